@@ -1,0 +1,40 @@
+"""UMAP for data that does not fit in memory: a map of every row, under a memory budget.
+
+    streamumap embed activations.npy --budget 40GB
+
+    from streamumap import StreamUMAP
+    StreamUMAP(budget="40GB").fit_transform("activations.npy")
+"""
+
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+__all__ = ["ActivationWriter", "StreamUMAP", "__version__", "plan"]
+
+if TYPE_CHECKING:
+    from streamumap.estimator import StreamUMAP
+    from streamumap.writer import ActivationWriter
+
+
+def plan(x=None, *, rows=None, features=None, dtype=None, active=None, budget=None, host_budget=None, device="auto", **params):
+    """What a run would do and need: a `planner.Plan`, from headers alone.
+
+    Of `x` (a path or an array), or of `rows` x `features` values of `dtype` ("float16"), `active` of them non-zero in a row. Budgets are sizes such
+    as "40GB"; `params` are fields of `params.Params`. Raises DoesNotFit where the budget cannot hold the job, InputError where something is wrong.
+    """
+    from streamumap.engine import plan_for
+
+    return plan_for(x, rows, features, dtype, active, budget, host_budget, device, **params)
+
+
+def __getattr__(name: str):
+    """The public names, imported when they are asked for: `import streamumap` stays light."""
+    if name == "StreamUMAP":
+        from streamumap.estimator import StreamUMAP
+
+        return StreamUMAP
+    if name == "ActivationWriter":
+        from streamumap.writer import ActivationWriter
+
+        return ActivationWriter
+    raise AttributeError(f"module 'streamumap' has no attribute {name!r}")

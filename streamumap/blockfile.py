@@ -1,0 +1,94 @@
+"""BlockFile: a .npy file of the run's own, written and read by blocks of rows. No memory maps: a full disk or a cut file is an error, not a signal."""
+
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+
+from streamumap.errors import OutputError
+
+
+class BlockFile:
+    """A 1-D or 2-D array on disk. Rows are the first axis. Reading and writing take no more memory than the block."""
+
+    def __init__(self, path: Path, descriptor: int, shape: tuple[int, ...], dtype: np.dtype, offset: int):
+        self.path, self.shape, self.dtype = Path(path), shape, dtype
+        self._fd, self._offset = descriptor, offset
+        self.row_bytes = dtype.itemsize * int(np.prod(shape[1:], dtype=np.int64))
+
+    @classmethod
+    def create(cls, path: Path, shape: tuple[int, ...], dtype) -> "BlockFile":
+        """A new file with its space reserved. Raises OutputError where it cannot be made or the disk is full."""
+        dtype = np.dtype(dtype)
+        try:
+            with open(path, "wb") as f:
+                np.lib.format.write_array_header_1_0(f, _header(shape, dtype))
+                offset = f.tell()
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            n_bytes = offset + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+            os.posix_fallocate(fd, 0, n_bytes)
+        except OSError as e:
+            raise OutputError(f"{path}: cannot be written ({e.strerror}); free space or choose another --out.") from e
+        return cls(path, fd, shape, dtype, offset)
+
+    @classmethod
+    def open(cls, path: Path) -> "BlockFile":
+        """A file that `create` made. Raises OSError or ValueError where it is not one or is cut."""
+        with open(path, "rb") as f:
+            if np.lib.format.read_magic(f) != (1, 0):
+                raise ValueError(f"{path}: not a file of a run")
+            shape, fortran, dtype = np.lib.format.read_array_header_1_0(f)
+            offset = f.tell()
+        if fortran or dtype.hasobject or os.path.getsize(path) != offset + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize:
+            raise ValueError(f"{path}: cut or not a file of a run")
+        return cls(path, os.open(path, os.O_RDONLY | os.O_CLOEXEC), shape, dtype, offset)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """Rows start..stop, a new array."""
+        out = np.empty((stop - start, *self.shape[1:]), self.dtype)
+        view, at = memoryview(out).cast("B"), self._offset + start * self.row_bytes
+        while len(view):
+            n = os.preadv(self._fd, [view], at)
+            if n == 0:
+                raise OutputError(f"{self.path}: ends early; run again with --fresh.")
+            view, at = view[n:], at + n
+        return out
+
+    def write(self, start: int, block: np.ndarray) -> None:
+        """Puts a block of rows at row `start`."""
+        block = np.ascontiguousarray(block, self.dtype)
+        view, at = memoryview(block).cast("B"), self._offset + start * self.row_bytes
+        try:
+            while len(view):
+                n = os.pwrite(self._fd, view, at)
+                view, at = view[n:], at + n
+        except OSError as e:
+            raise OutputError(f"{self.path}: cannot be written ({e.strerror}); free space and run the same command again.") from e
+
+    def blocks(self, block_rows: int):
+        """(start, rows) over the whole file."""
+        for start in range(0, len(self), block_rows):
+            yield start, self.read(start, min(start + block_rows, len(self)))
+
+    def shrink(self, n_rows: int) -> None:
+        """Gives back what lies behind the first `n_rows` rows. NumPy's header has room for any first axis, so the rows stay where they are."""
+        self.shape = (n_rows, *self.shape[1:])
+        header = io.BytesIO()
+        np.lib.format.write_array_header_1_0(header, _header(self.shape, self.dtype))
+        assert header.tell() == self._offset
+        os.pwrite(self._fd, header.getvalue(), 0)
+        os.ftruncate(self._fd, self._offset + n_rows * self.row_bytes)
+
+    def sync(self) -> None:
+        os.fsync(self._fd)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+def _header(shape, dtype):
+    return dict(descr=np.lib.format.dtype_to_descr(dtype), fortran_order=False, shape=shape)

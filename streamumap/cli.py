@@ -1,0 +1,257 @@
+"""The command line: parse, plan, run, draw. Data goes to standard output, everything else to standard error."""
+
+import json
+import signal
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from streamumap import __version__
+from streamumap.errors import Stopped, StreamUMAPError
+from streamumap.params import Params
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False,
+    help="UMAP for data that does not fit in memory: a map of every row, under a memory budget.",
+)  # fmt: skip
+
+
+def _knob(name: str, *flags: str):
+    """The option of one field of Params: help, range, unit and default are written once, there."""
+    field = Params.__dataclass_fields__[name]
+    m = field.metadata
+    allowed = f"one of {', '.join(m['choices'])}" if m["choices"] else f"{m['low']:g} to {m['high']:g}"
+    unit = f" {m['unit']}" if m["unit"] else ""
+    return typer.Option(*(flags or ("--" + name.replace("_", "-"),)), help=f"{m['help']} [{allowed}{unit}]", show_default=field.default is not None)
+
+
+Input = Annotated[str, typer.Argument(help="A .npy file of activations: rows x features.", metavar="INPUT")]
+Out = Annotated[Path | None, typer.Option("-o", "--out", help="Folder of the run. [default: INPUT's name + .umap beside it]", show_default=False)]
+BudgetOption = Annotated[
+    str | None, typer.Option(help="Hard cap on memory: of the GPU in a GPU run, of the process in a CPU run, e.g. 40GB. [default: 80% of what is free]")
+]
+HostBudget = Annotated[str | None, typer.Option(help="The same cap on host memory in a GPU run. [default: 80% of what is free]")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Dtype = Annotated[str | None, typer.Option(help="bfloat16, where the file keeps it as V2 or uint16. [default: as the file says]")]
+Neighbors = Annotated[int, _knob("n_neighbors")]
+Metric = Annotated[str, _knob("metric")]
+Components = Annotated[int, _knob("n_components")]
+Reduce = Annotated[str, _knob("reduce")]
+ReduceDims = Annotated[int, _knob("reduce_dims")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress.")]
+
+
+@app.command()
+def embed(
+    input: Input,
+    out: Out = None,
+    budget: BudgetOption = None,
+    host_budget: HostBudget = None,
+    device: DeviceOption = "auto",
+    dtype: Dtype = None,
+    n_neighbors: Neighbors = Params.n_neighbors,
+    min_dist: Annotated[float, _knob("min_dist")] = Params.min_dist,
+    spread: Annotated[float, _knob("spread")] = Params.spread,
+    n_components: Components = Params.n_components,
+    metric: Metric = Params.metric,
+    n_epochs: Annotated[int | None, _knob("n_epochs")] = Params.n_epochs,
+    init: Annotated[str, _knob("init")] = Params.init,
+    learning_rate: Annotated[float, _knob("learning_rate")] = Params.learning_rate,
+    repulsion_strength: Annotated[float, _knob("repulsion_strength")] = Params.repulsion_strength,
+    negative_sample_rate: Annotated[int, _knob("negative_sample_rate")] = Params.negative_sample_rate,
+    local_connectivity: Annotated[float, _knob("local_connectivity")] = Params.local_connectivity,
+    set_op_mix_ratio: Annotated[float, _knob("set_op_mix_ratio")] = Params.set_op_mix_ratio,
+    reduce: Reduce = Params.reduce,
+    reduce_dims: ReduceDims = Params.reduce_dims,
+    recall: Annotated[float, _knob("recall")] = Params.recall,
+    seed: Annotated[int, _knob("seed")] = Params.seed,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """The main job: a map of every row of INPUT, under a memory budget. The same command continues a run that was stopped."""
+    params = Params(
+        n_neighbors=n_neighbors, min_dist=min_dist, spread=spread, n_components=n_components, metric=metric, n_epochs=n_epochs, init=init,
+        learning_rate=learning_rate, repulsion_strength=repulsion_strength, negative_sample_rate=negative_sample_rate,
+        local_connectivity=local_connectivity, set_op_mix_ratio=set_op_mix_ratio, reduce=reduce, reduce_dims=reduce_dims, recall=recall, seed=seed,
+    )  # fmt: skip
+    folder = out or default_out(input)
+    run = _embed(input, params, folder, quiet, budget=budget, host_budget=host_budget, device=device, dtype=dtype)
+    print(json.dumps(run, indent=2) if json_ else folder)
+
+
+@app.command()
+def plan(
+    input: Annotated[str | None, typer.Argument(help="A .npy file; or give --rows and --features.", metavar="[INPUT]", show_default=False)] = None,
+    rows: Annotated[int | None, typer.Option(help="Rows of a matrix that there is no file of.")] = None,
+    features: Annotated[int | None, typer.Option(help="Its features.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="Its dtype. [default: float16, or as the file says]")] = None,
+    active: Annotated[int | None, typer.Option(help="Non-zero features in a row, where most are zero.", min=1)] = None,
+    budget: BudgetOption = None,
+    host_budget: HostBudget = None,
+    device: DeviceOption = "auto",
+    n_neighbors: Neighbors = Params.n_neighbors,
+    n_components: Components = Params.n_components,
+    reduce: Reduce = Params.reduce,
+    reduce_dims: ReduceDims = Params.reduce_dims,
+    json_: Json = False,
+) -> None:
+    """What embed would do and need; reads no more than headers and changes nothing."""
+    import streamumap
+
+    planned = streamumap.plan(
+        input, rows=rows, features=features, dtype=dtype, active=active, budget=budget, host_budget=host_budget, device=device,
+        n_neighbors=n_neighbors, n_components=n_components, reduce=reduce, reduce_dims=reduce_dims,
+    )  # fmt: skip
+    if json_:
+        stages = [asdict(s) for s in planned.stages]
+        print(json.dumps({"job": asdict(planned.job), "budget": asdict(planned.budget), "peak": asdict(planned.peak), "stages": stages}, indent=2))
+    else:
+        from streamumap.terminal import print_plan
+
+        print_plan(planned)
+
+
+@app.command()
+def inspect(input: Input, dtype: Dtype = None, json_: Json = False, quiet: Quiet = False) -> None:
+    """Shape, dtype, density, zero rows, dead features, duplicates, non-finite values."""
+    from streamumap.events import StageAdvanced, StageDone, StageStarted
+    from streamumap.source import open_source
+    from streamumap.source.scan import inspect_report, scan
+
+    source = open_source(input, dtype)
+    with _listener(quiet) as listener:
+        listener(StageStarted("inspect", source.n_rows, "rows"))
+        done = 0
+
+        def tick(n: int) -> None:
+            nonlocal done
+            done += n
+            listener(StageAdvanced("inspect", done))
+
+        block_rows = max(1, 32 * 2**20 // source.row_bytes)
+        report = inspect_report(source, scan(source, block_rows, tick))
+        listener(StageDone("inspect", 0.0, f"{source.n_rows:,} rows"))
+    if json_:
+        print(json.dumps(report, indent=2))
+    else:
+        from streamumap.terminal import print_report
+
+        print_report(report)
+
+
+@app.command()
+def render(
+    run: Annotated[Path, typer.Argument(help="Folder of a run.", metavar="RUN")],
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="The picture. [default: RUN/map.png]", show_default=False)] = None,
+    labels: Annotated[Path | None, typer.Option(help="A text file with one label a row, which colours the map.")] = None,
+    size: Annotated[int, typer.Option(help="Pixels along an edge.", min=64, max=16384)] = 1600,
+    dark: Annotated[bool, typer.Option(help="Light on dark.")] = False,
+) -> None:
+    """A picture of a finished or half-finished run."""
+    from streamumap.output import render_run
+
+    print(render_run(run, out or run / "map.png", labels, size, dark))
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder of the run.")] = Path("streamumap-demo.umap"),
+    budget: BudgetOption = None,
+    device: DeviceOption = "auto",
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """The main job on a small real data set that ships in the package: no GPU, no network."""
+    from streamumap.demo import write_files
+    from streamumap.output import render_run
+
+    files = write_files(out)
+    run = _embed(files.activations, Params(metric="cosine"), out, quiet, budget=budget, device=device)
+    picture = render_run(out, out / "map.png", files.labels, 1600, False)
+    if json_:
+        print(json.dumps(run, indent=2))
+        return
+    print(picture)
+    if not quiet:
+        print(
+            f"{run['input']['rows']:,} rows on a map, coloured by section: {picture}\n"
+            f"Next: streamumap inspect {files.activations}\n"
+            f"      streamumap embed {files.activations} --metric cosine --min-dist 0.5 -o other.umap\n"
+            f"      streamumap embed YOUR_ACTIVATIONS.npy --budget 40GB",
+            file=sys.stderr,
+        )
+
+
+@app.command()
+def doctor(json_: Json = False) -> None:
+    """Which devices, backends and optional packages are there, and their versions."""
+    from streamumap.doctor import examine
+
+    found = examine()
+    if json_:
+        print(json.dumps(found, indent=2))
+    else:
+        from streamumap.terminal import print_report
+
+        print_report(found)
+
+
+def default_out(input: str) -> Path:
+    """INPUT's name + .umap, beside it."""
+    path = Path(input)
+    return path.with_name(path.name.removesuffix(".npy") + ".umap")
+
+
+def _embed(input, params: Params, folder: Path, quiet: bool, **options) -> dict:
+    from streamumap import engine
+
+    stop: list[int] = []
+
+    def on_signal(number, frame) -> None:
+        if stop:
+            raise KeyboardInterrupt
+        stop.append(number)
+
+    before = {s: signal.signal(s, on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with _listener(quiet) as listener:
+            return engine.embed(input, params, out=folder, listener=listener, stopping=lambda: bool(stop), **options)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _listener(quiet: bool):
+    from streamumap.terminal import progress
+
+    return progress(quiet)
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(__version__)
+        raise typer.Exit()
+
+
+@app.callback()
+def _main(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False) -> None: ...
+
+
+def main() -> None:
+    """Runs the command line; an error meant for users becomes one line and its exit code."""
+    try:
+        app()
+    except StreamUMAPError as e:
+        sys.stderr.write(f"streamumap: {' '.join(str(e).split())}\n")
+        sys.exit(e.exit_code)
+    except KeyboardInterrupt:
+        sys.stderr.write("streamumap: stopped; the same command continues the run.\n")
+        sys.exit(Stopped.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""What can go wrong, one class for each exit code of the command line.
+
+Every message is one sentence that says what is wrong, where, what was expected and found, and the remedy.
+"""
+
+
+class StreamUMAPError(Exception):
+    """Base of every error meant for users."""
+
+    exit_code = 1
+
+
+class InputError(StreamUMAPError, ValueError):
+    """The input or an option is wrong."""
+
+    exit_code = 2
+
+
+class DoesNotFit(StreamUMAPError, MemoryError):
+    """The budget cannot hold the job. `smallest_bytes` is a budget that can."""
+
+    exit_code = 3
+
+    def __init__(self, message: str, smallest_bytes: int):
+        super().__init__(message)
+        self.smallest_bytes = smallest_bytes
+
+
+class OutputError(StreamUMAPError, OSError):
+    """The output cannot be written."""
+
+    exit_code = 4
+
+
+class InputChanged(StreamUMAPError):
+    """The input changed while it was being read."""
+
+    exit_code = 5
+
+
+class Stopped(StreamUMAPError):
+    """A signal asked the run to stop; the same command continues it."""
+
+    exit_code = 75

@@ -1,0 +1,106 @@
+"""The scikit-learn face of the engine."""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+
+from streamumap.engine import embed
+from streamumap.errors import InputError
+from streamumap.params import Params
+
+
+class StreamUMAP(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+    """UMAP of rows that need not fit in memory, with umap-learn's parameter names.
+
+    Parameters are those of `params.Params` (`random_state` is its seed), and:
+
+    budget, host_budget : sizes such as "40GB", or None for 80% of what is free. Hard caps, see the README.
+    device : "auto", "cpu", "cuda" or "cuda:N".
+    out : folder of the run, kept and continued; None: a temporary one, removed.
+    dtype : "bfloat16" where the input keeps it as V2 or uint16.
+
+    Attributes after `fit`: `embedding_` float32 (N, n_components), `run_` the content of run.json, `n_features_in_`.
+    """
+
+    def __init__(
+        self,
+        n_neighbors=15,
+        n_components=2,
+        metric="euclidean",
+        n_epochs=None,
+        learning_rate=1.0,
+        init="auto",
+        min_dist=0.1,
+        spread=1.0,
+        set_op_mix_ratio=1.0,
+        local_connectivity=1.0,
+        repulsion_strength=1.0,
+        negative_sample_rate=5,
+        random_state=42,
+        *,
+        reduce="none",
+        reduce_dims=512,
+        recall=0.95,
+        budget=None,
+        host_budget=None,
+        device="auto",
+        out=None,
+        dtype=None,
+    ):
+        self.n_neighbors = n_neighbors
+        self.n_components = n_components
+        self.metric = metric
+        self.n_epochs = n_epochs
+        self.learning_rate = learning_rate
+        self.init = init
+        self.min_dist = min_dist
+        self.spread = spread
+        self.set_op_mix_ratio = set_op_mix_ratio
+        self.local_connectivity = local_connectivity
+        self.repulsion_strength = repulsion_strength
+        self.negative_sample_rate = negative_sample_rate
+        self.random_state = random_state
+        self.reduce = reduce
+        self.reduce_dims = reduce_dims
+        self.recall = recall
+        self.budget = budget
+        self.host_budget = host_budget
+        self.device = device
+        self.out = out
+        self.dtype = dtype
+
+    def fit(self, X, y=None):
+        """X: the path of a `.npy` file or a 2-D array. Raises the errors of `streamumap.errors`."""
+        if self.out is not None:
+            return self._fit(X, Path(self.out))
+        with tempfile.TemporaryDirectory(prefix="streamumap-") as folder:
+            return self._fit(X, Path(folder) / "run")
+
+    def fit_transform(self, X, y=None, **_):
+        """The map of X's rows: float32 (N, n_components)."""
+        return self.fit(X, y).embedding_
+
+    def _fit(self, X, out):
+        budget = dict(budget=self.budget, host_budget=self.host_budget, device=self.device, dtype=self.dtype)
+        self.run_ = embed(X, self._params(), out=out, **budget)
+        self.embedding_ = np.load(out / "embedding.npy")
+        self.n_features_in_ = self.run_["input"]["features"]
+        return self
+
+    def _params(self) -> Params:
+        own = {"budget", "host_budget", "device", "out", "dtype", "random_state"}
+        if not isinstance(self.random_state, (int, np.integer)):
+            raise InputError(f"random_state: expected an integer, found {self.random_state!r}; give one, the map is then the same every time.")
+        values = {name: value for name, value in self.get_params().items() if name not in own}
+        return Params(seed=int(self.random_state), **{n: v.item() if isinstance(v, np.generic) else v for n, v in values.items()})
+
+    @property
+    def _n_features_out(self):
+        return self.embedding_.shape[1]
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string = True
+        return tags

@@ -1,0 +1,122 @@
+"""The graph stage: k-NN files in, the symmetric weights as three files out, a block of rows at a time.
+
+Bytes: three numbers a row stay in memory (rho, sigma, how many edges come in); an edge takes memory only while its block is made, 6 bytes on disk.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from streamumap.blockfile import BlockFile
+from streamumap.events import Tick, no_tick
+from streamumap.graph import cpu
+
+WEIGHT_ONE = 65535
+"""A weight of 1 on disk: uint16, weight x 65535, half a step (8e-6) off at most."""
+
+
+@dataclass(frozen=True)
+class GraphBlock:
+    """Rows first_row.. of the graph. indptr int64 from 0, targets int32, weights uint16; the first edge is edge `first_edge` of the whole."""
+
+    first_row: int
+    first_edge: int
+    indptr: np.ndarray
+    targets: np.ndarray
+    weights: np.ndarray
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The files of a graph."""
+
+    indptr: BlockFile  # int64 (N + 1,)
+    targets: BlockFile  # int32 (edges,)
+    weights: BlockFile  # uint16 (edges,)
+
+    @property
+    def n_rows(self) -> int:
+        return len(self.indptr) - 1
+
+    @property
+    def n_edges(self) -> int:
+        return len(self.targets)
+
+    def block(self, start: int, stop: int) -> GraphBlock:
+        indptr = self.indptr.read(start, stop + 1)
+        first, last = int(indptr[0]), int(indptr[-1])
+        return GraphBlock(start, first, indptr - first, self.targets.read(first, last), self.weights.read(first, last))
+
+
+def build(
+    knn_indices: BlockFile,
+    knn_distances: BlockFile,
+    create,
+    *,
+    local_connectivity: float,
+    set_op_mix_ratio: float,
+    block_rows: int,
+    tick: Tick = no_tick,
+) -> Graph:
+    """Streams the k-NN files (N, k) into a Graph; `create(name, shape, dtype)` makes a BlockFile. Ticks N rows three times.
+
+    The k-NN files are read once for each block of rows, to find the edges that come in.
+    """
+    n = len(knn_indices)
+    rho, sigma = _smoothed(knn_distances, local_connectivity, block_rows, tick)
+    incoming = np.zeros(n, np.int64)
+    for start, indices in knn_indices.blocks(block_rows):
+        cpu.count_incoming(indices, start, incoming)
+        tick(len(indices))
+    most_edges = 2 * int(incoming.sum())
+    graph = Graph(create("indptr", (n + 1,), np.int64), create("targets", (most_edges,), np.int32), create("weights", (most_edges,), np.uint16))
+    graph.indptr.write(0, np.zeros(1))
+    n_edges = 0
+    for start in range(0, n, block_rows):
+        stop = min(start + block_rows, n)
+        bounds, sources, source_weights = _incoming(knn_indices, knn_distances, rho, sigma, start, stop, incoming, block_rows)
+        indices, distances = knn_indices.read(start, stop), knn_distances.read(start, stop)
+        degree = np.empty(stop - start, np.int64)
+        most = len(sources) + indices.size
+        targets, weights = np.empty(most, np.int32), np.empty(most, np.float32)
+        n_new = cpu.merge_rows(indices, distances, start, rho, sigma, bounds, sources, source_weights, set_op_mix_ratio, degree, targets, weights)
+        graph.targets.write(n_edges, targets[:n_new])
+        graph.weights.write(n_edges, np.maximum(np.rint(weights[:n_new] * WEIGHT_ONE), 1))
+        graph.indptr.write(start + 1, n_edges + np.cumsum(degree))
+        n_edges += n_new
+        tick(stop - start)
+    graph.targets.shrink(n_edges)
+    graph.weights.shrink(n_edges)
+    return graph
+
+
+def _smoothed(knn_distances, local_connectivity, block_rows, tick):
+    n = len(knn_distances)
+    rho, sigma = np.empty(n, np.float32), np.empty(n, np.float32)
+    mean = _mean_distance(knn_distances, block_rows)
+    for start, distances in knn_distances.blocks(block_rows):
+        stop = start + len(distances)
+        cpu.smooth_knn(distances, mean, local_connectivity, rho[start:stop], sigma[start:stop])
+        tick(len(distances))
+    return rho, sigma
+
+
+def _incoming(knn_indices, knn_distances, rho, sigma, start, stop, incoming, block_rows):
+    """The edges that rows start..stop receive: bounds int64 (rows + 1,), sources int32 ascending in each list, weights float32."""
+    bounds = np.zeros(stop - start + 1, np.int64)
+    np.cumsum(incoming[start:stop], out=bounds[1:])
+    sources, weights = np.empty(bounds[-1], np.int32), np.empty(bounds[-1], np.float32)
+    cursor = bounds[:-1].copy()
+    for first, indices in knn_indices.blocks(block_rows):
+        distances = knn_distances.read(first, first + len(indices))
+        cpu.gather_incoming(indices, distances, first, rho, sigma, start, stop, cursor, sources, weights)
+    return bounds, sources, weights
+
+
+def _mean_distance(knn_distances, block_rows) -> float:
+    total, count = 0.0, 0
+    for _, distances in knn_distances.blocks(block_rows):
+        finite = distances[np.isfinite(distances)]
+        total += float(finite.sum(dtype=np.float64))
+        count += finite.size
+    return total / max(count, 1)

@@ -1,0 +1,154 @@
+"""The graph's arithmetic in numba, held to `reference.py` by tests. Compiled once a machine (cached)."""
+
+import numpy as np
+from numba import njit, prange
+
+from streamumap.graph.reference import MIN_SCALE, N_BISECTIONS, TOLERANCE
+
+
+@njit(cache=True)
+def _rho(row, local_connectivity):
+    n_positive, largest = 0, 0.0
+    for d in row:
+        if d > 0 and d < np.inf:
+            n_positive += 1
+            largest = d
+    if n_positive == 0 or n_positive < local_connectivity:
+        return largest
+    whole = int(np.floor(local_connectivity))
+    part = local_connectivity - whole
+    seen, before = 0, 0.0
+    for d in row:
+        if d > 0 and d < np.inf:
+            seen += 1
+            if whole == 0:
+                return part * d
+            if seen == whole:
+                if part <= TOLERANCE:
+                    return d
+                before = d
+            elif seen == whole + 1:
+                return before + part * (d - before)
+    return before
+
+
+@njit(cache=True)
+def _sigma(row, rho, target):
+    low, high, middle = 0.0, np.inf, 1.0
+    for _ in range(N_BISECTIONS):
+        total = 0.0
+        for j in range(1, len(row)):
+            total += np.exp(-(row[j] - rho) / middle) if row[j] > rho else 1.0
+        if abs(total - target) < TOLERANCE:
+            break
+        if total > target:
+            high = middle
+        else:
+            low = middle
+        middle = middle * 2 if high == np.inf else (low + high) / 2
+    return middle
+
+
+@njit(parallel=True, cache=True)
+def smooth_knn(distances, mean_distance, local_connectivity, rho, sigma):
+    """float32 (n, k) distances of a block of rows -> fills rho, sigma, float32 (n,)."""
+    n, k = distances.shape
+    target = np.log2(k)
+    for i in prange(n):
+        row = distances[i]
+        rho[i] = _rho(row, local_connectivity)
+        middle = _sigma(row, np.float64(rho[i]), target)
+        total, count = 0.0, 0
+        for d in row:
+            if d < np.inf:
+                total += d
+                count += 1
+        floor = MIN_SCALE * (total / max(count, 1) if rho[i] > 0 else mean_distance)
+        sigma[i] = max(middle, floor)
+
+
+@njit(cache=True)
+def _weight(distance, rho, sigma):
+    excess = np.float64(distance) - rho
+    return np.float32(np.exp(-excess / sigma)) if excess > 0 else np.float32(1.0)
+
+
+@njit(cache=True)
+def count_incoming(indices, first_row, counts):
+    """Adds to `counts` (int64 (N,)) the edges that rows first_row.. send: indices int32 (n, k), -1 and the row itself left out."""
+    n, k = indices.shape
+    for i in range(n):
+        for j in range(k):
+            target = indices[i, j]
+            if target >= 0 and target != first_row + i:
+                counts[target] += 1
+
+
+@njit(cache=True)
+def gather_incoming(indices, distances, first_row, rho, sigma, start, stop, cursor, sources, weights):
+    """Appends the edges of a block of rows whose targets lie in start..stop to the targets' lists.
+
+    `cursor` int64 (stop - start,) is where each target's list goes on; `sources` int32 and `weights` float32 hold the lists.
+    Blocks come in order, so each list is sorted by source.
+    """
+    n, k = indices.shape
+    for i in range(n):
+        source = first_row + i
+        for j in range(k):
+            target = indices[i, j]
+            if start <= target < stop and target != source:
+                at = cursor[target - start]
+                sources[at] = source
+                weights[at] = _weight(distances[i, j], rho[source], sigma[source])
+                cursor[target - start] = at + 1
+
+
+@njit(cache=True)
+def _sorted_outgoing(indices, distances, row, rho, sigma, targets, weights):
+    n = 0
+    for j in range(len(indices)):
+        target = indices[j]
+        if target < 0 or target == row:
+            continue
+        weight = _weight(distances[j], rho, sigma)
+        at = n
+        while at > 0 and targets[at - 1] > target:
+            targets[at], weights[at] = targets[at - 1], weights[at - 1]
+            at -= 1
+        targets[at], weights[at] = target, weight
+        n += 1
+    return n
+
+
+@njit(cache=True)
+def merge_rows(indices, distances, start, rho, sigma, list_start, sources, source_weights, mix, degree, targets, weights):
+    """Union of the edges that rows start.. send (indices, distances (n, k)) and receive (lists between list_start[i] and list_start[i + 1]).
+
+    Writes `targets` int32 and `weights` float32 row after row, sorted by target, and `degree` int64 (n,); returns how many were written.
+    An edge whose mixed weight is 0 (mix 0 and one direction only) is left out.
+    """
+    n, k = indices.shape
+    out, out_weights = np.empty(k, np.int32), np.empty(k, np.float32)
+    at = 0
+    for i in range(n):
+        row = start + i
+        n_out = _sorted_outgoing(indices[i], distances[i], row, rho[row], sigma[row], out, out_weights)
+        first, a, b, stop = at, 0, list_start[i], list_start[i + 1]
+        while a < n_out or b < stop:
+            if b >= stop or (a < n_out and out[a] < sources[b]):
+                target, forth, back = out[a], np.float64(out_weights[a]), 0.0
+                a += 1
+            elif a >= n_out or sources[b] < out[a]:
+                target, forth, back = sources[b], 0.0, np.float64(source_weights[b])
+                b += 1
+            else:
+                target, forth, back = out[a], np.float64(out_weights[a]), np.float64(source_weights[b])
+                a += 1
+                b += 1
+            both = forth * back
+            weight = np.float32(mix * (forth + back - both) + (1.0 - mix) * both)
+            if weight > 0:
+                targets[at], weights[at] = target, weight
+                at += 1
+        degree[i] = at - first
+    return at

@@ -1,0 +1,88 @@
+"""First positions. PCA and spectral starts take a fixed number of matrix products, so they cannot hang."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+WIDTH = 10.0
+"""Largest coordinate of the start (umap-learn)."""
+
+NOISE = 1e-4
+"""Standard deviation that parts rows which would start at the same point (umap-learn)."""
+
+SAMPLE_ROWS = 20_000
+OVERSAMPLING = 8
+PRODUCTS = 6
+
+
+def pca(row_blocks, sample, n_features: int, n_components: int, seed: int) -> np.ndarray:
+    """float32 (N, n_components): rows along their first principal components.
+
+    `sample`: a matrix of rows, dense or scipy.sparse, whose components are found by subspace iteration (Halko, Martinsson, Tropp 2011);
+    `row_blocks`: yields (start, matrix) over all rows, which are then projected. Rows and sample are centred on the sample's mean.
+    """
+    random = np.random.Generator(np.random.Philox(key=[seed, 0x1A]))
+    mean = np.asarray(sample.mean(axis=0), np.float64).reshape(-1)
+    width = min(n_components + OVERSAMPLING, n_features)
+    basis = np.linalg.qr(random.standard_normal((n_features, width)))[0]
+    for _ in range(PRODUCTS):
+        image = np.asarray(sample @ basis) - mean @ basis
+        basis = np.linalg.qr(np.asarray(sample.T @ image) - np.outer(mean, image.sum(0)))[0]
+    image = np.asarray(sample @ basis) - mean @ basis
+    _, _, rotation = np.linalg.svd(image, full_matrices=False)
+    directions = basis @ rotation[:n_components].T
+    directions *= np.where(directions[np.abs(directions).argmax(0), np.arange(directions.shape[1])] < 0, -1.0, 1.0)
+    offset = mean @ directions
+    parts = [np.asarray(rows @ directions.astype(np.float32)) - offset for _, rows in row_blocks]
+    out = np.concatenate(parts)
+    if out.shape[1] < n_components:
+        out = np.pad(out, ((0, 0), (0, n_components - out.shape[1])))
+    return _placed(out, seed)
+
+
+def spectral(graph_blocks, n_rows: int, n_components: int, seed: int, n_products: int = 120) -> np.ndarray:
+    """float32 (N, n_components): the leading non-trivial eigenvectors of the normalised graph, by subspace iteration on (I + A) / 2.
+
+    `graph_blocks()` yields (start, scipy.sparse.csr rows of the symmetric weights) over all rows and is called `n_products` + 1 times.
+    """
+    random = np.random.Generator(np.random.Philox(key=[seed, 0x1B]))
+    degree = np.concatenate([np.asarray(rows.sum(1)).ravel() for _, rows in graph_blocks()])
+    scale = 1.0 / np.sqrt(np.where(degree > 0, degree, 1.0))
+    vectors = random.standard_normal((n_rows, n_components + OVERSAMPLING))
+    trivial = (np.sqrt(degree) / np.sqrt(degree.sum()))[:, None]
+    for step in range(n_products):
+        scaled = scale[:, None] * vectors
+        product = np.concatenate([np.asarray(rows @ scaled) for _, rows in graph_blocks()])
+        vectors = 0.5 * (vectors + scale[:, None] * product)
+        vectors -= trivial @ (trivial.T @ vectors)
+        if step % 5 == 4 or step == n_products - 1:
+            vectors = np.linalg.qr(vectors)[0]
+    scaled = scale[:, None] * vectors
+    product = scale[:, None] * np.concatenate([np.asarray(rows @ scaled) for _, rows in graph_blocks()])
+    values, rotation = np.linalg.eigh(vectors.T @ product)
+    return _placed(vectors @ rotation[:, ::-1][:, :n_components], seed)
+
+
+def random(n_rows: int, n_components: int, seed: int) -> np.ndarray:
+    """float32 (N, n_components): uniform in [-WIDTH, WIDTH]."""
+    generator = np.random.Generator(np.random.Philox(key=[seed, 0x1C]))
+    return generator.uniform(-WIDTH, WIDTH, (n_rows, n_components)).astype(np.float32)
+
+
+def _placed(positions, seed):
+    """Centred, scaled to WIDTH, and shaken a little."""
+    positions = positions - positions.mean(0)
+    largest = np.abs(positions).max()
+    noise = np.random.Generator(np.random.Philox(key=[seed, 0x1D])).standard_normal(positions.shape)
+    return (positions * (WIDTH / largest if largest > 0 else 0.0) + NOISE * noise).astype(np.float32)
+
+
+def sample_numbers(n_rows: int) -> np.ndarray:
+    """Row numbers (int64, ascending, evenly spread) from which `pca` finds its components."""
+    return np.unique(np.linspace(0, n_rows - 1, min(n_rows, SAMPLE_ROWS)).astype(np.int64))
+
+
+def blocks(read, n_rows: int, block_rows: int) -> Iterator[tuple[int, object]]:
+    """(start, read(start, stop)) over all rows."""
+    for start in range(0, n_rows, block_rows):
+        yield start, read(start, min(start + block_rows, n_rows))

@@ -1,0 +1,146 @@
+"""The layout's epoch in numba, on all cores, held to `reference.py` by tests.
+
+Two loops a vertex: pulls along the edges that fire, then pushes from random vertices, which the compiler turns into vector code (pow is a short
+polynomial for that reason). Re-associated sums are the same bytes for any number of threads: a vertex is always summed by one.
+"""
+
+import numpy as np
+from numba import njit, prange
+
+from streamumap.layout.schedule import ATTRACTION, CLIP, PUSH_SOFTENING, STEP_LIMIT, Settings
+
+FAST = {"reassoc", "contract", "nsz", "nnan", "ninf"}
+GOLDEN = np.uint32(0x9E3779B9)
+_ONE, _ATTRACTION, _CLIP, _LIMIT, _SOFT, _TINY = (np.float32(x) for x in (1.0, ATTRACTION, CLIP, STEP_LIMIT, PUSH_SOFTENING, 1e-12))
+
+
+def epoch(old: np.ndarray, new: np.ndarray, first_row: int, indptr, targets, weights, first_edge: int, number: int, s: Settings) -> None:
+    """Writes rows first_row.. of `new` (float32 (N, C)) from `old` along a block of the graph's rows.
+
+    indptr int64 (rows + 1,) counts from the block's first edge, which is edge number `first_edge` of the whole graph.
+    """
+    step = s.step_size(number)
+    kernel = _epoch_2d if old.shape[1] == 2 else _epoch_nd
+    kernel(
+        old, new, first_row, indptr, targets, weights, np.uint32(first_edge & 0xFFFFFFFF), np.uint32(number), np.uint32(s.epoch_key(number)),
+        np.uint32(s.phase_key()), np.uint32(s.rate_scale), s.least_weight, s.negative_sample_rate, np.float32(step), np.float32(s.a),
+        np.float32(s.b), np.float32(-2 * s.a * s.b), np.float32(2 * s.b * s.repulsion_strength),
+    )  # fmt: skip
+
+
+@njit(inline="always")
+def _mix(x):
+    x = np.uint32(x)
+    x ^= x >> np.uint32(16)
+    x = np.uint32(x * np.uint32(0x7FEB352D))
+    x ^= x >> np.uint32(15)
+    x = np.uint32(x * np.uint32(0x846CA68B))
+    return x ^ (x >> np.uint32(16))
+
+
+@njit(inline="always")
+def _pow(x, b):
+    """x^b for x > 0, relative error under 1e-4: log2 and exp2 as minimax polynomials over one octave."""
+    bits = np.float32(x).view(np.int32)
+    t = np.int32((bits & 0x7FFFFF) | 0x3F800000).view(np.float32) - _ONE
+    log = t * (
+        np.float32(1.44179)
+        + t * (np.float32(-0.708476) + t * (np.float32(0.4150233) + t * (np.float32(-0.1928345) + t * np.float32(0.0445102))))
+    )
+    y = b * (np.float32((bits >> 23) - 127) + log)
+    y = max(np.float32(-126), min(np.float32(126), y))
+    whole = np.floor(y)
+    f = y - whole
+    part = _ONE + f * (
+        np.float32(0.6931472)
+        + f * (np.float32(0.2402265) + f * (np.float32(0.0554953) + f * (np.float32(0.0096844) + f * np.float32(0.00144))))
+    )
+    return part * np.int32((np.int32(whole) + 127) << 23).view(np.float32)
+
+
+@njit(inline="always")
+def _fires(edge, weight, number, phase, scale):
+    rate = np.uint32(weight * scale)
+    before = np.uint32(np.uint32(edge * GOLDEN) + phase + np.uint32(number * rate))
+    return np.uint32(before + rate) < before
+
+
+@njit(inline="always")
+def _clipped(x):
+    return max(-_CLIP, min(_CLIP, x))
+
+
+@njit(parallel=True, fastmath=FAST, cache=True)
+def _epoch_2d(old, new, first_row, indptr, targets, weights, first_edge, number, key, phase, scale, least, n_negative, step, a, b, pull, push):
+    n_vertices = np.uint64(len(old))
+    for row in prange(len(indptr) - 1):
+        i = first_row + row
+        x, y = old[i, 0], old[i, 1]
+        move_x, move_y, n_fired = np.float32(0), np.float32(0), 0
+        for e in range(indptr[row], indptr[row + 1]):
+            if weights[e] < least or not _fires(first_edge + np.uint32(e), np.uint32(weights[e]), number, phase, scale):
+                continue
+            n_fired += 1
+            dx, dy = x - old[targets[e], 0], y - old[targets[e], 1]
+            d2 = max(dx * dx + dy * dy, _TINY)
+            p = _pow(d2, b)
+            factor = pull * p / (d2 * (_ONE + a * p))
+            move_x += _ATTRACTION * _clipped(factor * dx)
+            move_y += _ATTRACTION * _clipped(factor * dy)
+        vertex_key = _mix(np.uint32(i) ^ key)
+        for s in range(n_fired * n_negative):
+            j = np.int64((np.uint64(_mix(vertex_key + np.uint32(s) * GOLDEN)) * n_vertices) >> np.uint64(32))
+            dx, dy = x - old[j, 0], y - old[j, 1]
+            d2 = max(dx * dx + dy * dy, _TINY)
+            factor = push / ((_SOFT + d2) * (_ONE + a * _pow(d2, b)))
+            move_x += _clipped(factor * dx)
+            move_y += _clipped(factor * dy)
+        length = step * np.sqrt(move_x * move_x + move_y * move_y)
+        scaled = step * min(_ONE, _LIMIT / max(length, _TINY))
+        new[i, 0] = x + scaled * move_x
+        new[i, 1] = y + scaled * move_y
+
+
+@njit(inline="always")
+def _difference(position, old, j, difference):
+    d2 = np.float32(0)
+    for c in range(len(position)):
+        difference[c] = position[c] - old[j, c]
+        d2 += difference[c] * difference[c]
+    return max(d2, _TINY)
+
+
+ROWS_A_TASK = 256
+
+
+@njit(parallel=True, fastmath=FAST, cache=True)
+def _epoch_nd(old, new, first_row, indptr, targets, weights, first_edge, number, key, phase, scale, least, n_negative, step, a, b, pull, push):
+    n_rows, n_components, n_vertices = len(indptr) - 1, old.shape[1], np.uint64(len(old))
+    for task in prange((n_rows + ROWS_A_TASK - 1) // ROWS_A_TASK):
+        difference, move = np.empty(n_components, np.float32), np.empty(n_components, np.float32)
+        for row in range(task * ROWS_A_TASK, min(n_rows, (task + 1) * ROWS_A_TASK)):
+            i = first_row + row
+            move[:] = np.float32(0)
+            n_fired = 0
+            for e in range(indptr[row], indptr[row + 1]):
+                if weights[e] < least or not _fires(first_edge + np.uint32(e), np.uint32(weights[e]), number, phase, scale):
+                    continue
+                n_fired += 1
+                d2 = _difference(old[i], old, targets[e], difference)
+                p = _pow(d2, b)
+                factor = pull * p / (d2 * (_ONE + a * p))
+                for c in range(n_components):
+                    move[c] += _ATTRACTION * _clipped(factor * difference[c])
+            vertex_key = _mix(np.uint32(i) ^ key)
+            for s in range(n_fired * n_negative):
+                j = np.int64((np.uint64(_mix(vertex_key + np.uint32(s) * GOLDEN)) * n_vertices) >> np.uint64(32))
+                d2 = _difference(old[i], old, j, difference)
+                factor = push / ((_SOFT + d2) * (_ONE + a * _pow(d2, b)))
+                for c in range(n_components):
+                    move[c] += _clipped(factor * difference[c])
+            length = np.float32(0)
+            for c in range(n_components):
+                length += move[c] * move[c]
+            scaled = step * min(_ONE, _LIMIT / max(step * np.sqrt(length), _TINY))
+            for c in range(n_components):
+                new[i, c] = old[i, c] + scaled * move[c]

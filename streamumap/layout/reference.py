@@ -1,0 +1,51 @@
+"""What one epoch of the layout is, in plain NumPy. Small inputs only."""
+
+import numpy as np
+
+from streamumap.layout.schedule import ATTRACTION, CLIP, PUSH_SOFTENING, STEP_LIMIT, Settings, mix32
+
+GOLDEN = 0x9E3779B9
+
+
+def fires(edge: int, weight: int, epoch: int, settings: Settings) -> bool:
+    """Whether the edge number `edge` of uint16 weight `weight` acts in this epoch: phase + epoch * rate passes a multiple of 2^32."""
+    if weight < settings.least_weight:
+        return False
+    rate = weight * settings.rate_scale
+    before = (edge * GOLDEN + settings.phase_key() + epoch * rate) & 0xFFFFFFFF
+    return before + rate > 0xFFFFFFFF
+
+
+def pushers(vertex: int, n_pushes: int, epoch: int, settings: Settings) -> list[int]:
+    """The random vertices that push this one away."""
+    key = mix32(vertex ^ settings.epoch_key(epoch))
+    return [(mix32(key + s * GOLDEN) * settings.n_vertices) >> 32 for s in range(n_pushes)]
+
+
+def epoch(positions: np.ndarray, indptr: np.ndarray, targets: np.ndarray, weights: np.ndarray, number: int, settings: Settings) -> np.ndarray:
+    """float32 (N, C) positions -> float32 (N, C) after epoch `number`. CSR graph: indptr int64, targets int32, weights uint16."""
+    step = settings.step_size(number)
+    new = positions.astype(np.float64)
+    for i in range(len(positions)):
+        edges = [e for e in range(indptr[i], indptr[i + 1]) if fires(e, int(weights[e]), number, settings)]
+        move = np.zeros(positions.shape[1])
+        for e in edges:
+            move += _pull(positions[i].astype(np.float64) - positions[targets[e]], settings)
+        for j in pushers(i, len(edges) * settings.negative_sample_rate, number, settings):
+            move += _push(positions[i].astype(np.float64) - positions[j], settings)
+        move *= step
+        length = np.sqrt((move**2).sum())
+        new[i] += move * min(1.0, STEP_LIMIT / length) if length > 0 else 0.0
+    return new.astype(np.float32)
+
+
+def _pull(difference, s):
+    d2 = max((difference**2).sum(), 1e-12)
+    factor = -2 * s.a * s.b * d2 ** (s.b - 1) / (1 + s.a * d2**s.b)
+    return ATTRACTION * np.clip(factor * difference, -CLIP, CLIP)
+
+
+def _push(difference, s):
+    d2 = max((difference**2).sum(), 1e-12)
+    factor = 2 * s.repulsion_strength * s.b / ((PUSH_SOFTENING + d2) * (1 + s.a * d2**s.b))
+    return np.clip(factor * difference, -CLIP, CLIP)

@@ -1,0 +1,90 @@
+"""What all backends share: constants, the curve, the step size, and the integers that decide which edge fires when."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+ATTRACTION = 0.5
+"""Weight of a pull. umap-learn moves both ends of an edge one after the other, from positions that are fresh; here every vertex adds up
+its pulls from the epoch's first positions. With 0.5 the edges end as long as umap-learn makes them (bench/layout.py measures it)."""
+
+CLIP = 4.0
+"""Largest part of one pull or push along one axis, before the step size (umap-learn)."""
+
+STEP_LIMIT = 4.0
+"""Longest move of a vertex in one epoch, in map units: a hub that adds up a thousand pulls must not be thrown out of the map."""
+
+PUSH_SOFTENING = 1e-3
+"""Added to the squared distance in a push (umap-learn)."""
+
+WEIGHT_ONE = 65535
+"""A weight of 1 as kept in the graph: uint16, weight x 65535."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Plain numbers of one layout. `rate_scale` turns a uint16 weight into a uint32 rate; edges lighter than `least_weight` never fire."""
+
+    a: float
+    b: float
+    n_epochs: int
+    learning_rate: float
+    repulsion_strength: float
+    negative_sample_rate: int
+    seed: int
+    n_vertices: int
+    rate_scale: int
+    least_weight: int
+
+    def step_size(self, epoch: int) -> float:
+        """Falls linearly from `learning_rate` to 0 (umap-learn)."""
+        return self.learning_rate * (1.0 - epoch / self.n_epochs)
+
+    def epoch_key(self, epoch: int) -> int:
+        """uint32 that seeds everything random in this epoch."""
+        return mix32(epoch * 0x9E3779B9 + mix32(self.seed & 0xFFFFFFFF) + mix32(self.seed >> 32))
+
+    def phase_key(self) -> int:
+        """uint32 that shifts the epochs in which edges fire."""
+        return mix32(self.seed ^ 0x5BD1E995)
+
+
+def settings(
+    n_vertices, max_weight, *, n_epochs, min_dist, spread, learning_rate, repulsion_strength, negative_sample_rate, seed
+) -> Settings:
+    """`max_weight`: the largest uint16 weight of the graph. `n_epochs` None: `default_epochs`."""
+    a, b = fit_ab(min_dist, spread)
+    n_epochs = default_epochs(n_vertices) if n_epochs is None else n_epochs
+    max_weight = max(int(max_weight), 1)
+    return Settings(
+        a=a, b=b, n_epochs=n_epochs, learning_rate=learning_rate, repulsion_strength=repulsion_strength,
+        negative_sample_rate=negative_sample_rate, seed=seed, n_vertices=n_vertices,
+        rate_scale=0xFFFFFFFF // max_weight, least_weight=-(-max_weight // n_epochs),
+    )  # fmt: skip
+
+
+SETTINGS = ("n_epochs", "min_dist", "spread", "learning_rate", "repulsion_strength", "negative_sample_rate", "seed")
+"""The parameters that `settings` takes, by their names in Params."""
+
+
+def default_epochs(n_vertices: int) -> int:
+    """500 up to 10,000 vertices as in umap-learn; 300 above (umap-learn: 200), where a synchronous epoch costs less than half of its."""
+    return 500 if n_vertices <= 10_000 else 300
+
+
+def fit_ab(min_dist: float, spread: float) -> tuple[float, float]:
+    """a, b of 1 / (1 + a d^(2b)), fitted to exp(-(d - min_dist) / spread) beyond min_dist and 1 before (umap-learn's find_ab_params)."""
+    from scipy.optimize import curve_fit  # half a second to import
+
+    d = np.linspace(0, spread * 3, 300)
+    wanted = np.where(d < min_dist, 1.0, np.exp(-(d - min_dist) / spread))
+    (a, b), _ = curve_fit(lambda x, a, b: 1.0 / (1.0 + a * x ** (2 * b)), d, wanted)
+    return float(a), float(b)
+
+
+def mix32(x: int) -> int:
+    """The 32-bit finaliser `lowbias32` (Ellis 2018, "Prospecting for hash functions")."""
+    x &= 0xFFFFFFFF
+    x = ((x ^ (x >> 16)) * 0x7FEB352D) & 0xFFFFFFFF
+    x = ((x ^ (x >> 15)) * 0x846CA68B) & 0xFFFFFFFF
+    return x ^ (x >> 16)

@@ -1,0 +1,189 @@
+"""Bytes: sizes as text, what the machine has, what the process uses. Arithmetic and measuring; deciding is `planner.py`'s."""
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from streamumap.errors import InputError
+
+UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+DEFAULT_SHARE = 0.8
+"""Part of the free memory that a run takes where no budget is given."""
+
+
+def parse_bytes(text: str | int, name: str = "--budget") -> int:
+    """ "40GB", "40GiB", "512 MB" or a number of bytes -> bytes. Raises InputError."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", str(text))
+    unit = match and UNITS.get(match[2].upper())
+    if not match or not unit or float(match[1]) * unit < 1:
+        raise InputError(f"{name}: expected a size such as 40GB, 40GiB, 512MB or a number of bytes, found {text!r}; write it so.")
+    return int(float(match[1]) * unit)
+
+
+def format_bytes(n_bytes: int) -> str:
+    """Three significant digits in decimal units: 391 MB."""
+    value, unit = float(n_bytes), "B"
+    for unit in ("B", "KB", "MB", "GB", "TB"):  # noqa: B007
+        if abs(value) < 999.5 or unit == "TB":
+            break
+        value /= 1000
+    return f"{value:.0f} {unit}" if value >= 99.5 or unit == "B" else f"{value:.3g} {unit}"
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes that a stage needs at its peak, beyond what the process takes anyway."""
+
+    host_bytes: int = 0
+    device_bytes: int = 0
+    disk_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Hard caps in bytes. `device_bytes` None: a CPU run, where `host_bytes` is --budget itself."""
+
+    host_bytes: int
+    device_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Device:
+    """A GPU as the driver describes it."""
+
+    number: int
+    name: str
+    total_bytes: int
+    free_bytes: int
+
+    @property
+    def label(self) -> str:
+        return f"cuda:{self.number}"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What there is to plan with. `device` None: the CPU alone."""
+
+    n_cores: int
+    host_free_bytes: int
+    device: Device | None = None
+
+
+def machine(device: str = "auto") -> Machine:
+    """The host, and the GPU that `device` ("auto", "cpu", "cuda", "cuda:N") means. Raises InputError where it asks for one that is not there."""
+    if device != "cpu" and not re.fullmatch(r"auto|cuda(:\d+)?", device):
+        raise InputError(f"--device: expected auto, cpu, cuda or cuda:N, found {device!r}; choose one of these.")
+    found = [] if device == "cpu" else devices()
+    number = int(device.partition(":")[2] or 0)
+    chosen = next((d for d in found if d.number == number), None)
+    if chosen is None and device.startswith("cuda"):
+        why = "the installed torch is a CPU build" if not _torch_has_cuda() else f"the driver reports {len(found)} GPUs"
+        raise InputError(f"--device: expected a GPU {device!r}, found none ({why}); use --device cpu or install what is missing.")
+    return Machine(n_cores(), host_free_bytes(), chosen)
+
+
+def n_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def devices() -> list[Device]:
+    """The GPUs that torch could use, in torch's order, without importing torch."""
+    if not _torch_has_cuda():
+        return []
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return []
+    out = []
+    for number, handle in enumerate(_visible(pynvml)):
+        memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+        out.append(Device(number, _text(pynvml.nvmlDeviceGetName(handle)), int(memory.total), int(memory.free)))
+    return out
+
+
+def _visible(pynvml):
+    handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+    wanted = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if wanted is None:
+        return handles
+    by_name = {_text(pynvml.nvmlDeviceGetUUID(h)): h for h in handles} | {str(i): h for i, h in enumerate(handles)}
+    return [by_name[w.strip()] for w in wanted.split(",") if w.strip() in by_name]
+
+
+def _text(value) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _torch_has_cuda() -> bool:
+    try:
+        return "+cpu" not in metadata.version("torch")
+    except metadata.PackageNotFoundError:
+        return False
+
+
+def host_free_bytes() -> int:
+    """The least of the memory available and what control groups leave."""
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for line in _lines("/proc/meminfo"):
+        if line.startswith("MemAvailable:"):
+            free = int(line.split()[1]) * 1024
+    for limit, used in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ):
+        texts = _lines(limit) + _lines(used)
+        if len(texts) == 2 and all(t.strip().isdigit() for t in texts):
+            free = min(free, max(0, int(texts[0]) - int(texts[1])))
+    return free
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text().splitlines()
+    except OSError:
+        return []
+
+
+def anonymous_bytes(pid: int | str = "self") -> int:
+    """RssAnon of a process."""
+    for line in _lines(f"/proc/{pid}/status"):
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+class Watch:
+    """Peaks of this process, sampled every few milliseconds by another one, so that nothing this process does can hide them.
+
+    `lap()` gives the peaks since the lap before: (RssAnon bytes, device bytes as the driver counts them for this process).
+    """
+
+    def __init__(self, device: Device | None = None):
+        package = str(Path(__file__).parent.parent)
+        path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
+        self._child = subprocess.Popen(
+            [sys.executable, "-m", "streamumap.watch", str(os.getpid()), "-1" if device is None else str(device.number)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, start_new_session=True, env={**os.environ, "PYTHONPATH": path},
+        )  # fmt: skip
+        self.lap()
+
+    def lap(self) -> tuple[int, int]:
+        assert self._child.stdin and self._child.stdout
+        self._child.stdin.write("\n")
+        self._child.stdin.flush()
+        host_bytes, device_bytes = self._child.stdout.readline().split()
+        return int(host_bytes), int(device_bytes)
+
+    def close(self) -> None:
+        assert self._child.stdin and self._child.stdout
+        self._child.stdin.close()
+        self._child.stdout.close()
+        self._child.wait()

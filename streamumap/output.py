@@ -1,0 +1,61 @@
+"""What other programs and people open: the Parquet file and the pictures of a run."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from streamumap.blockfile import BlockFile
+from streamumap.errors import InputError
+from streamumap.render import render
+
+AXES = ("x", "y", "z")
+
+
+def write_parquet(path: Path, embedding: np.ndarray, is_zero: np.ndarray, duplicate_of: np.ndarray) -> None:
+    """row_id, x, y, z (as many as there are; further ones are dim3, dim4, ...), is_zero, duplicate_of (null where the row is the first)."""
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    names = [AXES[i] if i < len(AXES) else f"dim{i}" for i in range(embedding.shape[1])]
+    columns = {"row_id": pa.array(np.arange(len(embedding), dtype=np.int64))}
+    columns |= {name: pa.array(np.ascontiguousarray(embedding[:, i])) for i, name in enumerate(names)}
+    columns["is_zero"] = pa.array(is_zero)
+    columns["duplicate_of"] = pa.array(duplicate_of, mask=duplicate_of < 0)
+    pyarrow.parquet.write_table(pa.table(columns), path)
+
+
+def describe(report: dict) -> tuple[str, str]:
+    """Title and subtitle of a run's picture, from its run.json."""
+    source, quality = report["input"], report["quality"]
+    facts = f"{source['rows']:,} x {source['features']:,} {source['dtype']}, {report['params']['metric']}"
+    facts += f", n_neighbors {report['params']['n_neighbors']}, min_dist {report['params']['min_dist']:g}"
+    return Path(source["name"]).name, f"{facts}; k-NN recall {quality['knn_recall']['value']:.3f}, trustworthiness {quality['trustworthiness']['value']:.3f}"
+
+
+def render_run(run: Path, out: Path, labels: Path | None = None, size_px: int = 1600, dark: bool = False) -> Path:
+    """A picture of the run in the folder `run`, of its last checkpoint where it is not finished. Raises InputError, OutputError."""
+    found = next((p for p in (run / "embedding.npy", run / "scratch" / "layout.npy") if p.exists()), None)
+    if found is None:
+        raise InputError(f"{run}: expected a run with a map or the beginning of one, found no embedding.npy; start it with streamumap embed.")
+    file = BlockFile.open(found)
+    embedding = file.read(0, len(file))
+    file.close()
+    if embedding.shape[1] < 2:
+        raise InputError(f"{run}: expected a map of 2 or more dimensions, found {embedding.shape[1]}; a picture needs two.")
+    report = run / "run.json"
+    title, subtitle = describe(json.loads(report.read_text())) if report.exists() else (run.name, "not finished")
+    render(embedding, out, labels=_read_labels(labels, len(embedding)), title=title, subtitle=subtitle, size_px=size_px, dark=dark)
+    return out
+
+
+def _read_labels(path: Path | None, n_rows: int) -> list[str] | None:
+    if path is None:
+        return None
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as e:
+        raise InputError(f"--labels: {path}: cannot be read ({e.strerror}); give a text file with one label a line.") from e
+    if len(lines) != n_rows:
+        raise InputError(f"--labels: {path}: expected {n_rows} lines, one a row, found {len(lines)}; give as many as there are rows.")
+    return lines

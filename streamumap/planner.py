@@ -1,0 +1,282 @@
+"""What a run will do and need, before it does anything: pure integers, no input or output.
+
+Each stage's bytes are a formula beside the stage; here they are added to what stays in memory, the largest block sizes that fit the budget are
+found, and a budget that cannot hold the smallest blocks is refused with one that can.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+from streamumap.errors import DoesNotFit, InputError
+from streamumap.graph import footprint as graph_footprint
+from streamumap.initial import SAMPLE_ROWS
+from streamumap.layout.footprint import layout_bytes
+from streamumap.memory import Budget, Device, Footprint, Machine, format_bytes
+from streamumap.neighbors import footprint as knn
+from streamumap.params import Params
+from streamumap.source.base import stored_dtype
+
+LIBRARIES_BYTES = 160 * 10**6
+"""RssAnon of numba with its compiler, scipy, pyarrow and matplotlib, on a first run."""
+
+TORCH_HOST_BYTES = 1_500 * 10**6
+"""RssAnon of torch with CUDA."""
+
+CONTEXT_BYTES = 700 * 2**20
+"""Device memory of a process with torch's modules, cuBLAS and Triton, before any array."""
+
+POOL_SHARE = 0.05
+"""What torch's pool loses to rounding, as a share of the arrays."""
+
+QUALITY_ROWS = 1_000
+"""Sampled rows on which recall, preservation and trustworthiness are measured."""
+
+QUALITY_NEIGHBORS = 15
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the source says. `n_nonzero` None: not known before the rows are read once; they are then planned as dense."""
+
+    n_rows: int
+    n_features: int
+    dtype: str
+    n_nonzero: int | None = None
+
+    @property
+    def itemsize(self) -> int:
+        return stored_dtype(self.dtype).itemsize
+
+    @property
+    def matrix_bytes(self) -> int:
+        return self.n_rows * self.n_features * self.itemsize
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One stage: who does it, in blocks of how many rows, and all bytes of the process while it runs."""
+
+    name: str
+    backend: str
+    blocks: dict[str, int]
+    predicted: Footprint
+
+
+@dataclass(frozen=True)
+class Plan:
+    job: Job
+    budget: Budget
+    machine: Machine
+    stages: tuple[StagePlan, ...]
+    packed_on_disk: bool = False
+
+    def __getitem__(self, name: str) -> StagePlan:
+        return next(s for s in self.stages if s.name == name)
+
+    def __contains__(self, name: str) -> bool:
+        return any(s.name == name for s in self.stages)
+
+    @property
+    def peak(self) -> Footprint:
+        return Footprint(*(max(getattr(s.predicted, f) for s in self.stages) for f in ("host_bytes", "device_bytes", "disk_bytes")))
+
+
+def make_plan(job: Job, params: Params, budget: Budget, machine: Machine) -> Plan:
+    """The fastest plan within the budget. Raises DoesNotFit, which names a budget that is enough."""
+    planner = _Planner(job, replace(params, n_neighbors=min(params.n_neighbors, job.n_rows)), budget, machine)
+    stages = planner.stages()
+    if planner.missing:
+        raise _does_not_fit(planner, budget)
+    return Plan(job, budget, machine, tuple(stages), planner.packed_on_disk)
+
+
+def _does_not_fit(planner, budget):
+    where, smallest_bytes = max(planner.missing, key=lambda m: m[1])
+    option = "--host-budget" if where == "host" and budget.device_bytes is not None else "--budget"
+    given = budget.device_bytes if where == "device" else budget.host_bytes
+    smallest_bytes = -(-smallest_bytes // 10**6) * 10**6
+    return DoesNotFit(
+        f"{option}: {format_bytes(given or 0)} cannot hold this job, the smallest that can is {smallest_bytes // 10**6}MB; raise it to that.",
+        smallest_bytes,
+    )
+
+
+def powers(largest: int, smallest: int) -> list[int]:
+    """largest and the powers of two below it down to smallest, descending."""
+    out = [largest]
+    power = 1 << max(largest - 1, 1).bit_length()
+    while power > smallest:
+        power //= 2
+        if smallest <= power < largest:
+            out.append(power)
+    return out
+
+
+class _Planner:
+    """Adds up stage after stage; `missing` collects what does not fit."""
+
+    def __init__(self, job: Job, params: Params, budget: Budget, machine: Machine):
+        self.job, self.params, self.budget, self.machine = job, params, budget, machine
+        self.gpu: Device | None = machine.device
+        self.missing: list[tuple[str, int]] = []
+        self.packed_on_disk = False
+        self.host_base = LIBRARIES_BYTES + (TORCH_HOST_BYTES if self.gpu else 0)
+        self.disk = job.n_rows * (params.n_neighbors * 8 + params.n_components * 4)
+
+    def stages(self) -> list[StagePlan]:
+        out = [self._read()]
+        if self.params.reduce != "none":
+            out.append(self._reduce())
+        out += [self._neighbors(), self._graph(), self._start(), self._layout(), self._quality(), self._write()]
+        return out
+
+    def _solve(self, name, backend, block, sizes: Iterable[int], host: Callable[[int], int], device: Callable[[int], int] = lambda b: 0):
+        """The first of `sizes` (descending) that fits both budgets; the last where none does, and what it would need."""
+        need_host = need_device = size = 0
+        for size in sizes:
+            need_host = self.host_base + host(size)
+            need_device = device(size)
+            if need_device:
+                need_device = CONTEXT_BYTES + int(need_device * (1 + POOL_SHARE))
+            if need_host <= self.budget.host_bytes and (self.budget.device_bytes is None or need_device <= self.budget.device_bytes):
+                break
+        else:
+            if need_host > self.budget.host_bytes:
+                self.missing.append(("host", need_host))
+            if self.budget.device_bytes is not None and need_device > self.budget.device_bytes:
+                self.missing.append(("device", need_device))
+        return StagePlan(name, backend, {block: size}, Footprint(need_host, need_device, self.disk))
+
+    def _read(self) -> StagePlan:
+        from streamumap.source.scan import scan_footprint
+
+        job = self.job
+        sizes = powers(max(1, min(job.n_rows, 32 * 2**20 // max(job.n_features * job.itemsize, 1))), 1)
+        stage = self._solve(
+            "read", "numpy", "block_rows", sizes, lambda b: scan_footprint(job.n_rows, job.n_features, job.itemsize, b) + self._packing(b)
+        )
+        self.host_base += job.n_rows * 9 + self._packed_bytes()
+        return stage
+
+    def _packing(self, block_rows) -> int:
+        return self._packed_bytes() + block_rows * self.job.n_features * self.job.itemsize
+
+    def _packed_bytes(self) -> int:
+        """Of the packed rows that stay in memory: up to a quarter of the budget; beyond that they go to disk."""
+        job = self.job
+        if job.n_nonzero is None:
+            return 0
+        from streamumap.source.packed import packed_footprint
+
+        in_memory, _ = packed_footprint(job.n_rows, job.n_features, job.n_nonzero, job.itemsize, on_disk=False)
+        self.packed_on_disk = in_memory > self.budget.host_bytes // 4
+        host, disk = packed_footprint(job.n_rows, job.n_features, job.n_nonzero, job.itemsize, on_disk=self.packed_on_disk)
+        self.disk = max(self.disk, disk + job.n_rows * (self.params.n_neighbors * 8 + self.params.n_components * 4))
+        return host
+
+    def _reduce(self) -> StagePlan:
+        from streamumap import reduce
+
+        job, dims = self.job, min(self.params.reduce_dims, self.job.n_features, self.job.n_rows)
+        sizes = powers(max(1, min(job.n_rows, 8192)), 16)
+        self.disk += job.n_rows * dims * 4
+        stage = self._solve("reduce", "numpy", "block_rows", sizes, lambda b: reduce.footprint(job.n_features, dims, b) + b * job.n_features * 8)
+        self.job = Job(job.n_rows, dims, "float32")
+        return stage
+
+    def _neighbors(self) -> StagePlan:
+        job, k = self.job, self.params.n_neighbors
+        if self.gpu:
+            return self._neighbors_cuda()
+        if job.n_nonzero is not None:
+            nonzero = job.n_nonzero
+            threads = self.machine.n_cores
+            return self._solve(
+                "neighbors", "packed", "query_rows", powers(min(job.n_rows, 8192), 64),
+                lambda b: knn.packed(job.n_rows, job.n_features, nonzero, k, b, threads),
+            )  # fmt: skip
+        return self._solve(
+            "neighbors", "dense", "cell_rows", powers(min(job.n_rows, 4096), min(job.n_rows, 256)),
+            lambda b: max(knn.dense(job.n_rows, job.n_features, k, b), job.n_rows * k * 16 + self._counting(k - 1, 512)),
+        )  # fmt: skip
+
+    def _counting(self, n_others, block_rows) -> int:
+        return knn.count_closer(min(QUALITY_ROWS, self.job.n_rows), n_others, self.job.n_features, block_rows)
+
+    def _neighbors_cuda(self) -> StagePlan:
+        """All rows on the device where they fit, else as many query rows as do."""
+        job, k = self.job, self.params.n_neighbors
+        shapes = [(job.n_rows, other, True) for other in (65_536, 16_384, 4_096)]
+        shapes += [(query, other, False) for query in powers(job.n_rows, 2_048)[1:] for other in (65_536, 16_384, 4_096, 1_024)]
+        stage = None
+        for query_rows, other_rows, resident in sorted(shapes, key=lambda s: (-s[0], -s[1])):
+            missing = list(self.missing)
+            stage = self._solve(
+                "neighbors", "cuda", "query_rows", [query_rows],
+                lambda b, other=other_rows: knn.cuda_host(job.n_rows, job.n_features, knn.cuda_itemsize(job.dtype), k, other),
+                lambda b, other=other_rows, stay=resident: max(
+                    knn.cuda_device(job.n_features, job.dtype, k, b, other, stay), self._counting(k - 1, 2_048)
+                ),
+            )  # fmt: skip
+            stage.blocks["other_rows"] = other_rows
+            if len(self.missing) == len(missing):
+                return stage
+            failed, self.missing = self.missing, missing
+        self.missing = failed
+        assert stage is not None
+        return stage
+
+    def _graph(self) -> StagePlan:
+        n, k = self.job.n_rows, self.params.n_neighbors
+        self.disk += graph_footprint.disk_bytes(n, k)
+        return self._solve("graph", "numba", "block_rows", powers(n, min(n, 4096)), lambda b: graph_footprint.build(n, k, b))
+
+    def _start(self) -> StagePlan:
+        job = self.job
+        per_row = job.n_features * 4 * 2 if job.n_nonzero is None else int(job.n_nonzero / job.n_rows * 12 * knn.UNEVEN) + 8
+        fixed = job.n_features * 40 * 8 + job.n_rows * self.params.n_components * 24
+        return self._solve(
+            "start", "numpy", "sample_rows", powers(min(job.n_rows, SAMPLE_ROWS), min(job.n_rows, 256)), lambda b: fixed + int(b * per_row * 1.25)
+        )
+
+    def _layout(self) -> StagePlan:
+        n, c = self.job.n_rows, self.params.n_components
+        edges = 2 * n * (self.params.n_neighbors - 1)
+        sizes = powers(n, min(n, 1024))
+        if self.gpu:
+            return self._solve(
+                "layout", "cuda", "block_rows", sizes,
+                lambda b: layout_bytes(n, c, b, edges), lambda b: layout_bytes(n, c, b, edges),
+            )  # fmt: skip
+        return self._solve("layout", "numba", "block_rows", sizes, lambda b: layout_bytes(n, c, b, edges))
+
+    def _quality(self) -> StagePlan:
+        job, c = self.job, self.params.n_components
+        tree = job.n_rows * (c * 16 + 40)
+        if self.gpu:
+            return self._solve(
+                "quality", "cuda", "block_rows", powers(min(job.n_rows, 16_384), 256),
+                lambda b: tree + 2 * b * job.n_features * job.itemsize, lambda b: self._counting(QUALITY_NEIGHBORS, b),
+            )  # fmt: skip
+        if job.n_nonzero is not None:
+            per_row = job.n_nonzero / job.n_rows * knn.UNEVEN
+            sample = int(per_row * 8 * QUALITY_ROWS * (QUALITY_NEIGHBORS + 1))
+            return self._solve(
+                "quality", "packed", "block_rows", powers(min(job.n_rows, 65_536), 256),
+                lambda b: tree + sample + int(b * (per_row * 24 + 16 * self.machine.n_cores)),
+            )  # fmt: skip
+        return self._solve(
+            "quality", "dense", "block_rows", powers(min(job.n_rows, 4096), 64), lambda b: tree + self._counting(QUALITY_NEIGHBORS, b)
+        )
+
+    def _write(self) -> StagePlan:
+        n, c = self.job.n_rows, self.params.n_components
+        return self._solve("write", "pyarrow", "size_px", [1600], lambda b: n * (c * 4 + 40) + 60 * b * b)
+
+
+def resolve_name(dtype: str) -> str:
+    """A dtype as the user names it -> as sources name it. Raises InputError."""
+    names = ("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float16", "bfloat16", "float32", "float64")
+    if dtype not in names:
+        raise InputError(f"--dtype: expected one of {', '.join(names)}, found {dtype!r}; choose one of these.")
+    return dtype

@@ -1,0 +1,83 @@
+"""RowSource: rows in, whatever they are kept in.
+
+A source is opened read-only, knows its shape before it reads a row, and hands out blocks of rows in the dtype in which they
+are stored. `widen` turns a block into float32; a GPU backend may take the stored block to the device and widen it there.
+"""
+
+from collections.abc import Iterator
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from streamumap.errors import InputError
+
+WIDE = ("float16", "bfloat16", "float32", "float64")
+"""Dtypes of floating-point rows. bfloat16 rows are handed out as uint16: NumPy has no such dtype."""
+
+
+@runtime_checkable
+class RowSource(Protocol):
+    """A matrix of rows that need not fit in memory."""
+
+    name: str  # what a message calls it: a path, or "the array"
+    n_rows: int
+    n_features: int
+    dtype: str  # as stored: "float16", "bfloat16", "float32", "int8", ...
+    row_bytes: int
+    fingerprint: dict  # JSON: enough to know the same input again
+
+    def read(self, start: int, stop: int, out: np.ndarray | None = None) -> np.ndarray:
+        """Rows start..stop as stored, (stop - start, n_features). `out`, a C-contiguous array of that shape or longer, is reused."""
+
+    def take(self, rows: np.ndarray) -> np.ndarray:
+        """The rows with these numbers (int64, ascending), as stored, (len(rows), n_features)."""
+
+    def check_unchanged(self) -> None:
+        """Raises InputChanged when the input is no longer what was opened."""
+
+    def close(self) -> None: ...
+
+
+def stored_dtype(dtype: str) -> np.dtype:
+    """The NumPy dtype in which blocks of rows of `dtype` are handed out."""
+    return np.dtype(np.uint16 if dtype == "bfloat16" else dtype)
+
+
+def widen(block: np.ndarray, dtype: str) -> np.ndarray:
+    """A block as stored -> float32 of the same shape. bfloat16 is exact; float64 is rounded; integers and booleans are cast."""
+    if dtype == "bfloat16":
+        return (block.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    if dtype == "float16" and block.flags.c_contiguous:
+        return _widen_half(block)
+    return block.astype(np.float32, copy=False)
+
+
+def _widen_half(block, piece_values=65_536):
+    """float16 -> float32, bit for bit what `astype` gives, two to three times faster: the bits shifted into place, then scaled by 2^112."""
+    out = np.empty(block.shape, np.float32)
+    half, values = block.reshape(-1), out.reshape(-1)
+    bits = values.view(np.int32)
+    for start in range(0, len(values), piece_values):
+        piece = slice(start, start + piece_values)
+        bits[piece] = half[piece].view(np.int16)  # sign-extended
+        np.left_shift(bits[piece], 13, out=bits[piece])
+        np.bitwise_and(bits[piece], np.int32(-1879056384), out=bits[piece])  # 0x8fffe000
+        np.multiply(values[piece], np.float32(2.0**112), out=values[piece])
+        if values[piece].max() >= 65536 or values[piece].min() <= -65536:  # inf and NaN
+            values[piece] = half[piece]
+    return out
+
+
+def blocks(source: RowSource, block_rows: int) -> Iterator[tuple[int, np.ndarray]]:
+    """(start, rows as stored) over the whole source, in order, through one reused buffer: a block is valid until the next."""
+    buffer = np.empty((min(block_rows, source.n_rows), source.n_features), stored_dtype(source.dtype))
+    for start in range(0, source.n_rows, block_rows):
+        yield start, source.read(start, min(start + block_rows, source.n_rows), buffer)
+
+
+def check_shape(name: str, n_rows: int, n_features: int) -> None:
+    """Raises InputError where the matrix is too small for a map."""
+    if n_features < 1:
+        raise InputError(f"{name}: shape: expected at least 1 feature, found {n_features}; give rows with features.")
+    if n_rows < 3:
+        raise InputError(f"{name}: shape: expected at least 3 rows, found {n_rows}; a map of fewer rows has no meaning.")

@@ -1,0 +1,138 @@
+"""The run's directory: the only place that knows which file is called what.
+
+A file under its final name is whole: it is written under a name of its own, synced and renamed, and then the directory is synced. What a stage
+made is kept under a key, a hash of all that it depends on; the same command finds it again, another one makes it anew.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from streamumap.blockfile import BlockFile
+from streamumap.errors import InputError, OutputError
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+SCRATCH = "scratch"
+
+
+def key_of(*parts) -> str:
+    """A short hash of JSON-able values."""
+    return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+class Workdir:
+    """RUN. Opened for one input; raises InputError where the folder holds something else, OutputError where it cannot be written."""
+
+    def __init__(self, path: Path, fingerprint: dict):
+        self.path = Path(path)
+        self._writable(lambda: self.path.mkdir(parents=True, exist_ok=True))
+        manifest = self._read_manifest()
+        if manifest is None and any(self.path.iterdir()):
+            raise InputError(f"--out: {self.path}: expected a new or empty folder or a run of this input, found other files; choose another --out.")
+        if manifest is not None and manifest["input"] != fingerprint:
+            raise InputError(f"--out: {self.path}: holds a run of another input (or this one changed since); choose another --out or remove it.")
+        self._lock = self._locked()
+        self._manifest = manifest or {"schema": SCHEMA, "input": fingerprint, "stages": {}}
+        self.scratch = self.path / SCRATCH
+        self._writable(lambda: self.scratch.mkdir(exist_ok=True))
+        self._save_manifest()
+
+    def has(self, stage: str, key: str) -> bool:
+        """Whether the stage's output is there, made from what `key` stands for."""
+        return self._manifest["stages"].get(stage) == key
+
+    def done(self, stage: str, key: str) -> None:
+        self._manifest["stages"][stage] = key
+        self._save_manifest()
+
+    def forget(self, *stages: str) -> None:
+        """Stages whose files are about to be replaced or are gone."""
+        for stage in stages:
+            self._manifest["stages"].pop(stage, None)
+        self._save_manifest()
+
+    def create(self, name: str, shape: tuple[int, ...], dtype) -> BlockFile:
+        """A new BlockFile in scratch."""
+        return BlockFile.create(self.scratch / f"{name}.npy", shape, dtype)
+
+    def open(self, name: str) -> BlockFile:
+        """A BlockFile of scratch or of the run, by its name without .npy."""
+        scratch = self.scratch / f"{name}.npy"
+        return BlockFile.open(scratch if scratch.exists() else self.path / f"{name}.npy")
+
+    def publish_file(self, file: BlockFile) -> None:
+        """Moves a BlockFile from scratch to the run, under its own name."""
+        file.sync()
+        self._rename(file.path, self.path / file.path.name)
+
+    def publish(self, name: str, write: Callable[[Path], None]) -> None:
+        """`write(path)` makes the file; then it gets its final name."""
+        temporary = self.scratch / name
+        self._writable(lambda: write(temporary))
+        with open(temporary, "rb+") as f:
+            os.fsync(f.fileno())
+        self._rename(temporary, self.path / name)
+
+    def publish_array(self, name: str, array: np.ndarray) -> None:
+        self.publish(f"{name}.npy", lambda path: np.save(path, array, allow_pickle=False))
+
+    def publish_json(self, name: str, value: dict) -> None:
+        self.publish(name, lambda path: path.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n"))
+
+    def finish(self) -> None:
+        """Removes what nobody needs after the run."""
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        self.forget(*[s for s in self._manifest["stages"] if s not in ("neighbors", "embedding")])
+
+    def close(self) -> None:
+        os.close(self._lock)
+
+    def _read_manifest(self):
+        try:
+            manifest = json.loads((self.path / MANIFEST).read_text())
+            assert manifest["schema"] == SCHEMA and isinstance(manifest["stages"], dict) and "input" in manifest
+            return manifest
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError, AssertionError, OSError) as e:
+            raise InputError(f"--out: {self.path / MANIFEST}: expected the manifest of a run, found something else; choose another --out.") from e
+
+    def _save_manifest(self):
+        temporary = self.path / f".{MANIFEST}"
+        self._writable(lambda: temporary.write_text(json.dumps(self._manifest, indent=2) + "\n"))
+        self._rename(temporary, self.path / MANIFEST)
+
+    def _rename(self, source: Path, target: Path):
+        def rename():
+            os.replace(source, target)
+            directory = os.open(target.parent, os.O_RDONLY)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
+
+        self._writable(rename)
+
+    def _locked(self) -> int:
+        descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as e:
+            os.close(descriptor)
+            raise InputError(f"--out: {self.path}: another run is writing here; wait for it or choose another --out.") from e
+        return descriptor
+
+    def _writable(self, action: Callable[[], object]) -> None:
+        try:
+            action()
+        except OutputError:
+            raise
+        except OSError as e:
+            raise OutputError(f"--out: {self.path}: cannot be written ({e.strerror or e}); free space or choose another --out.") from e

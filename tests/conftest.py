@@ -1,0 +1,106 @@
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import settings
+
+from streamumap import demo
+from streamumap.blockfile import BlockFile
+from streamumap.neighbors import reference
+from streamumap.source import open_source
+from streamumap.source.packed import pack
+
+settings.register_profile("untimed", deadline=None)  # the first example may compile
+settings.load_profile("untimed")
+
+
+@pytest.fixture(scope="session")
+def codes():
+    """600 real codes, float32 (600, 3072), 1% of which is not zero."""
+    return demo.dense(demo.load())[::16].astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def codes_knn(codes):
+    """The exact 15 neighbours of `codes` (cosine): indices int32, distances float32, as a search gives them."""
+    return reference.search(codes, 15, "cosine")
+
+
+@pytest.fixture
+def packed():
+    """packed(array) -> PackedRows in memory."""
+
+    def make(array):
+        return pack(open_source(array), 100, int(np.count_nonzero(array)))
+
+    return make
+
+
+@pytest.fixture
+def create(tmp_path):
+    """create(name, shape, dtype) -> BlockFile, as the engine gives it to a stage."""
+    made = []
+
+    def make(name, shape, dtype):
+        made.append(BlockFile.create(tmp_path / f"{len(made)}_{name}.npy", shape, dtype))
+        return made[-1]
+
+    yield make
+    for file in made:
+        file.close()
+
+
+@pytest.fixture
+def as_file(create):
+    """as_file(array) -> BlockFile that holds it."""
+
+    def make(array):
+        file = create("array", array.shape, array.dtype)
+        file.write(0, array)
+        return file
+
+    return make
+
+
+@pytest.fixture
+def poison(monkeypatch):
+    """poison(): from now on np.empty gives NaN and other garbage. Compile numba's functions before."""
+    empty = np.empty
+
+    def poisoned(*args, **kwargs):
+        array = empty(*args, **kwargs)
+        array.reshape(-1).view(np.uint8)[:] = 0xFD  # not 0xFF: -1 would pass for "no neighbour"
+        if array.dtype.kind == "f":
+            array[...] = np.nan
+        return array
+
+    return lambda: monkeypatch.setattr(np, "empty", poisoned)
+
+
+@pytest.fixture(scope="session")
+def umap_learn():
+    """umap-learn's functions, its compiled loops as plain Python: a few hundred rows take less time than compiling."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of its optional TensorFlow
+        from umap import umap_
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("smooth_knn_dist", "compute_membership_strengths"):
+            patch.setattr(umap_, name, getattr(umap_, name).py_func)
+        yield umap_
+
+
+@pytest.fixture
+def with_threads():
+    """with_threads(n, function, *args, **kwargs): the result with n numba threads."""
+    import numba
+
+    if numba.config.NUMBA_NUM_THREADS < 2:
+        pytest.skip("numba was started with one thread")
+    before = numba.get_num_threads()
+
+    def call(n, function, *args, **kwargs):
+        numba.set_num_threads(n)
+        return function(*args, **kwargs)
+
+    yield call
+    numba.set_num_threads(before)

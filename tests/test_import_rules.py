@@ -1,0 +1,214 @@
+"""Who may import whom. Every file of the package is parsed, so an import inside a function counts as well."""
+
+import ast
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "streamumap"
+
+# Imports go to the same layer or a lower one.
+LAYERS = [
+    {"errors", "events", "params", "memory", "watch"},
+    {"source", "workdir", "quality", "blockfile", "writer", "demo", "render", "output"},
+    {"reduce", "neighbors", "graph", "initial", "layout"},
+    {"planner"},
+    {"engine"},
+    {"streamumap", "cli", "estimator", "doctor", "terminal"},
+]
+LAYER_OF = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
+STAGES = LAYERS[2]
+
+BACKENDS = {"neighbors.packed", "neighbors.dense", "neighbors.cuda", "layout.cpu", "layout.cuda", "graph.cpu"}
+IN_FUNCTIONS = {"layout.run", "reduce", "engine"}  # these may import a compute library where they use it
+COMPUTE = {"torch", "triton", "numba", "pynndescent", "cuml", "cuvs"}
+ONLY_IN = {
+    "typer": {"cli"},
+    "sklearn": {"estimator"},
+    "pynvml": {"memory", "watch"},
+    "matplotlib": {"render"},
+    "bench": set(),
+    "tools": set(),
+    "tests": set(),
+}
+HEAVY = COMPUTE | {"sklearn", "matplotlib", "pyarrow", "scipy", "pandas", "pynvml"}
+
+
+@dataclass(frozen=True)
+class Import:
+    """`target`: the dotted name, what `from` takes out of a module included. `room`: the file or folder of ours it lies in, or ""."""
+
+    target: str
+    line: int
+    in_function: bool
+
+    @property
+    def library(self) -> str:
+        return self.target.partition(".")[0]
+
+    @property
+    def room(self) -> str:
+        if self.library != "streamumap" or self.target == "streamumap.__version__":
+            return ""
+        name = self.target.split(".")[1] if "." in self.target else "streamumap"
+        return name if name in LAYER_OF or exists(name) else "streamumap"  # what is no module is taken from the package itself
+
+
+def exists(room):
+    return (PACKAGE / f"{room}.py").exists() or (PACKAGE / room).is_dir()
+
+
+def module_of(path):
+    """streamumap/layout/__init__.py -> "layout"; streamumap/layout/cpu.py -> "layout.cpu"; streamumap/__init__.py -> "streamumap"."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts) or "streamumap"
+
+
+def imports(source, module, is_package=False):
+    """Every import statement, and every import_module("...") or __import__("..."), of a source text."""
+    found = []
+
+    def visit(node, in_function):
+        inside = in_function or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+        found.extend(Import(target, node.lineno, in_function) for target in targets(node, module, is_package))
+        for child in ast.iter_child_nodes(node):
+            visit(child, inside)
+
+    visit(ast.parse(source), False)
+    return found
+
+
+def targets(node, module, is_package):
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        return [f"{origin(node, module, is_package)}.{alias.name}" for alias in node.names]
+    if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+        name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+        return [str(node.args[0].value)] if name in ("import_module", "__import__") else []
+    return []
+
+
+def origin(node, module, is_package):
+    """The absolute name behind `from .x import` as well."""
+    if not node.level:
+        return node.module
+    parts = [] if module == "streamumap" else module.split(".")
+    parts = parts[: len(parts) - node.level + is_package] if parts else []
+    return ".".join(["streamumap", *parts, *([node.module] if node.module else [])])
+
+
+def broken(module, found):
+    """The rules that the imports of a module break, one sentence each."""
+    room = module.partition(".")[0]
+    return [f"streamumap/{module}, line {i.line}: {why}" for i in found if (why := objection(module, room, i))]
+
+
+def objection(module, room, i):
+    allowed = ONLY_IN.get(i.library)
+    if allowed is not None and module not in allowed:
+        return f"{i.library} may be imported in {', '.join(sorted(allowed)) or 'no file of the package'} only"
+    if i.library in COMPUTE and module not in BACKENDS and not (module in IN_FUNCTIONS and i.in_function):
+        return f"{i.library} may be imported in a backend file only"
+    if not i.room or i.room == room:
+        return ""
+    if i.room not in LAYER_OF:
+        return f"{i.room} has no place in LAYERS"
+    if room in STAGES and i.room in STAGES | {"workdir"}:
+        return f"a stage may import neither another stage nor the work directory, and this is {i.room}"
+    if LAYER_OF[i.room] > LAYER_OF[room]:
+        return f"imports go downward, and {i.room} is above"
+    return ""
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def test_every_file_is_found():
+    assert {"streamumap", "errors", "planner", "cli", "engine", "estimator"} | BACKENDS <= {module_of(path) for path in FILES}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_file_keeps_the_rules(path):
+    module = module_of(path)
+    assert module.partition(".")[0] in LAYER_OF, f"{module} has no place in LAYERS"
+    assert broken(module, imports(path.read_text(encoding="utf-8"), module, path.name == "__init__.py")) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("initial", "import torch"),
+        ("initial", "def f():\n    import torch.linalg"),
+        ("planner", "from numba import njit"),
+        ("neighbors.reference", "import triton.language as tl"),
+        ("quality", "import importlib\nimportlib.import_module('cuml.manifold')"),
+        ("source.npy", "__import__('pynndescent')"),
+        ("reduce", "import torch"),
+        ("layout.run", "import torch"),
+        ("engine", "from cuvs import neighbors"),
+        ("layout", "import torch"),
+        ("layout.cpu", "from streamumap.neighbors import reference"),
+        ("layout.cpu", "def f():\n    from streamumap import graph"),
+        ("graph.build", "from ..initial import pca"),
+        ("neighbors.dense", "import streamumap.planner"),
+        ("reduce", "from streamumap.workdir import Workdir"),
+        ("initial", "from streamumap import engine"),
+        ("graph.build", "from streamumap.cli import main"),
+        ("source.base", "from streamumap.estimator import StreamUMAP"),
+        ("source.base", "from streamumap import StreamUMAP"),
+        ("memory", "import streamumap"),
+        ("planner", "from streamumap.engine import run"),
+        ("engine", "if True:\n    from streamumap import cli"),
+        ("params", "from streamumap.source import open_source"),
+        ("events", "import streamumap.quality"),
+        ("engine", "import typer"),
+        ("cli", "from sklearn.base import BaseEstimator"),
+        ("engine", "def f():\n    import pynvml"),
+        ("cli", "import matplotlib.pyplot as plt"),
+        ("cli", "from bench import time_it"),
+        ("demo", "from tools.make_demo import sample"),
+        ("engine", "import tests.test_memory"),
+    ],
+)
+def test_what_breaks_a_rule_is_seen(module, source):
+    assert len(broken(module, imports(source, module))) == 1
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("layout.cuda", "import torch\nimport triton"),
+        ("layout.run", "def f():\n    import torch\n    from streamumap.layout import cuda"),
+        ("graph.build", "from . import cpu\nfrom .cpu import merge_rows\nfrom ..events import Tick"),
+        ("neighbors.cuda", "from streamumap.source.base import widen"),
+        ("engine", "from streamumap import __version__, initial\nfrom streamumap.planner import make_plan"),
+        ("cli", "import typer\nimport streamumap\nfrom streamumap import engine, plan"),
+        ("watch", "from streamumap import memory\nimport pynvml"),
+        ("streamumap", "def f():\n    from streamumap.estimator import StreamUMAP"),
+        ("planner", "from importlib import metadata\nmetadata.version('torch')"),
+    ],
+)
+def test_what_keeps_the_rules_is_left_alone(module, source):
+    assert broken(module, imports(source, module)) == []
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import streamumap",
+        "import streamumap.planner",
+        "import streamumap.cli",
+        "import streamumap, streamumap.planner, streamumap.cli",
+        "import streamumap.cli; sys.argv = ['streamumap', '--help']; streamumap.cli.main()",
+        "import streamumap.cli; sys.argv = ['streamumap', 'embed', '--help']; streamumap.cli.main()",
+    ],
+)
+def test_importing_and_help_stay_light(code):
+    report = f"print('heavy:', *sorted({HEAVY!r} & set(sys.modules)), file=sys.stderr)"
+    code = f"import atexit, sys\natexit.register(lambda: {report})\n{code}"
+    done = subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "heavy:\n"), done.stderr
