@@ -1,7 +1,11 @@
-"""BlockFile: a .npy file of the run's own, written and read by blocks of rows. No memory maps: a full disk or a cut file is an error, not a signal."""
+"""BlockFile: a .npy file of the run's own, written and read by blocks of rows.
+
+No memory maps: a full disk or a cut file is an error, not a signal.
+"""
 
 import io
 import os
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -21,16 +25,17 @@ class BlockFile:
     def create(cls, path: Path, shape: tuple[int, ...], dtype) -> "BlockFile":
         """A new file with its space reserved. Raises OutputError where it cannot be made or the disk is full."""
         dtype = np.dtype(dtype)
-        try:
-            with open(path, "wb") as f:
-                np.lib.format.write_array_header_1_0(f, _header(shape, dtype))
-                offset = f.tell()
-            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-            n_bytes = offset + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-            os.posix_fallocate(fd, 0, n_bytes)
-        except OSError as e:
-            raise OutputError(f"{path}: cannot be written ({e.strerror}); free space or choose another --out.") from e
-        return cls(path, fd, shape, dtype, offset)
+        header = _header(shape, dtype)
+        with _writing(path, "free space or choose another --out"):
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+            try:
+                os.pwrite(fd, header, 0)
+                os.posix_fallocate(fd, 0, len(header) + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize)
+            except OSError:
+                os.close(fd)
+                os.unlink(path)
+                raise
+        return cls(path, fd, shape, dtype, len(header))
 
     @classmethod
     def open(cls, path: Path) -> "BlockFile":
@@ -50,7 +55,7 @@ class BlockFile:
     def read(self, start: int, stop: int) -> np.ndarray:
         """Rows start..stop, a new array."""
         out = np.empty((stop - start, *self.shape[1:]), self.dtype)
-        view, at = memoryview(out).cast("B"), self._offset + start * self.row_bytes
+        view, at = _bytes(out), self._offset + start * self.row_bytes
         while len(view):
             n = os.preadv(self._fd, [view], at)
             if n == 0:
@@ -61,13 +66,11 @@ class BlockFile:
     def write(self, start: int, block: np.ndarray) -> None:
         """Puts a block of rows at row `start`."""
         block = np.ascontiguousarray(block, self.dtype)
-        view, at = memoryview(block).cast("B"), self._offset + start * self.row_bytes
-        try:
+        view, at = _bytes(block), self._offset + start * self.row_bytes
+        with _writing(self.path):
             while len(view):
                 n = os.pwrite(self._fd, view, at)
                 view, at = view[n:], at + n
-        except OSError as e:
-            raise OutputError(f"{self.path}: cannot be written ({e.strerror}); free space and run the same command again.") from e
 
     def blocks(self, block_rows: int):
         """(start, rows) over the whole file."""
@@ -75,20 +78,37 @@ class BlockFile:
             yield start, self.read(start, min(start + block_rows, len(self)))
 
     def shrink(self, n_rows: int) -> None:
-        """Gives back what lies behind the first `n_rows` rows. NumPy's header has room for any first axis, so the rows stay where they are."""
-        self.shape = (n_rows, *self.shape[1:])
-        header = io.BytesIO()
-        np.lib.format.write_array_header_1_0(header, _header(self.shape, self.dtype))
-        assert header.tell() == self._offset
-        os.pwrite(self._fd, header.getvalue(), 0)
-        os.ftruncate(self._fd, self._offset + n_rows * self.row_bytes)
+        """Gives back what lies behind the first `n_rows` rows. NumPy's header has room for any first axis: the rows stay where they are."""
+        shape = (n_rows, *self.shape[1:])
+        header = _header(shape, self.dtype)
+        assert len(header) == self._offset
+        with _writing(self.path):
+            os.pwrite(self._fd, header, 0)
+            os.ftruncate(self._fd, self._offset + n_rows * self.row_bytes)
+        self.shape = shape
 
     def sync(self) -> None:
-        os.fsync(self._fd)
+        with _writing(self.path):
+            os.fsync(self._fd)
 
     def close(self) -> None:
         os.close(self._fd)
 
 
-def _header(shape, dtype):
-    return dict(descr=np.lib.format.dtype_to_descr(dtype), fortran_order=False, shape=shape)
+@contextmanager
+def _writing(path, remedy="free space and run the same command again"):
+    try:
+        yield
+    except OSError as e:
+        raise OutputError(f"{path}: cannot be written ({e.strerror}); {remedy}.") from e
+
+
+def _bytes(array):
+    """The memory of a C-contiguous array. memoryview's own `cast` refuses arrays without a row."""
+    return memoryview(array.reshape(-1).view(np.uint8))
+
+
+def _header(shape, dtype) -> bytes:
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, dict(descr=np.lib.format.dtype_to_descr(dtype), fortran_order=False, shape=shape))
+    return header.getvalue()

@@ -1,25 +1,23 @@
 """The main job as a straight line: read, plan, then stage after stage, each one measured; what is there already is used again."""
 
 import os
-import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from streamumap import __version__, initial, memory, quality
-from streamumap.blockfile import BlockFile
+from streamumap import __version__, backends, initial, memory, quality
+from streamumap.backends import Rows
 from streamumap.errors import InputError, Stopped
 from streamumap.events import Listener, Note, StageAdvanced, StageDone, StageStarted, Tick, ignore
-from streamumap.memory import Budget, Footprint, Machine, format_bytes
+from streamumap.memory import Budget, Machine
 from streamumap.params import Params
 from streamumap.planner import QUALITY_NEIGHBORS, QUALITY_ROWS, Job, Plan, make_plan, resolve_name
+from streamumap.report import report
 from streamumap.source import RowSource, check_shape, open_source
 from streamumap.source.packed import PackedRows, pack, pays
 from streamumap.source.rows import DenseRows
@@ -27,6 +25,10 @@ from streamumap.source.scan import Scan, check_finite, scan, wild_features
 from streamumap.workdir import Workdir, key_of
 
 SAVE_EPOCHS = 25
+
+LAYOUT_PARAMS = (
+    "n_epochs", "min_dist", "spread", "learning_rate", "repulsion_strength", "negative_sample_rate", "n_components", "init", "seed",
+)  # fmt: skip
 
 
 def budget_for(machine: Machine, budget: str | int | None, host_budget: str | int | None) -> Budget:
@@ -79,11 +81,8 @@ def embed(
     plan = make_plan(job, params, budget_for(machine, budget, host_budget), machine)
     work = Workdir(Path(out), source.fingerprint)
     try:
-        run = _Run(source, params, plan, work, listener, stopping)
-        try:
+        with _Run(source, params, plan, work, listener, stopping) as run:
             return run.all()
-        finally:
-            run.close()
     finally:
         work.close()
         source.close()
@@ -95,69 +94,74 @@ class _Run:
     def __init__(self, source: RowSource, params: Params, plan: Plan, work: Workdir, listener: Listener, stopping: Callable[[], bool]):
         self.source, self.params, self.plan, self.work = source, params, plan, work
         self.listener, self.stopping = listener, stopping
-        self.report: dict = {"stages": [], "warnings": [], "quality": {}, "reused": []}
-        self.base_bytes = memory.anonymous_bytes()
-        self.watch = memory.Watch(plan.machine.device)
+        self.measured: dict = {"stages": [], "quality": {}, "warnings": [], "reused": []}
         self.packed: PackedRows | None = None
         self.started = time.monotonic()
+        self.base_bytes = memory.anonymous_bytes()
+        self.watch = memory.Watch(plan.machine.device)
 
-    def close(self) -> None:
+    def __enter__(self) -> "_Run":
+        return self
+
+    def __exit__(self, *_) -> None:
         self.watch.close()
         if self.packed is not None:
             self.packed.close()
 
     def all(self) -> dict:
-        if self.params.n_neighbors > self.source.n_rows:
-            self.warn(f"n_neighbors: {self.params.n_neighbors} is more than the {self.source.n_rows} rows; {self.source.n_rows} are used.")
-            self.params = replace(self.params, n_neighbors=self.source.n_rows)
-        for text in getattr(self.source, "warnings", ()):
-            self.warn(text)
+        """The straight line."""
+        self.clip_neighbors()
         found = self.read()
-        rows = self.reduce()
-        keys = self.keys()
-        if self.work.has("neighbors", keys["neighbors"]):
+        rows = Rows(self.source, self.reduce(), self.packed, found)
+        knn, graph_key, map_key = self.keys()
+        if self.work.has("neighbors", knn):
             self.reuse("the k-NN graph")
         else:
-            self.neighbors(rows, found, keys["neighbors"])
-        if self.work.has("embedding", keys["embedding"]):
+            self.neighbors(rows, knn)
+        if self.work.has("embedding", map_key):
             self.reuse("the map")
-            embedding = self.work.open("embedding").read(0, self.source.n_rows)
+            embedding = self.work.read("embedding")
         else:
-            graph = self.graph(keys["graph"])
-            embedding = self.layout(graph, rows, keys["embedding"])
+            embedding = self.layout(rows, self.graph(graph_key), map_key)
         self.source.check_unchanged()
-        self.quality(embedding, found)
-        return self.write(embedding, found)
+        self.quality(rows, embedding)
+        return self.write(found, embedding)
 
-    def keys(self) -> dict[str, str]:
-        """What each stage's output depends on."""
+    def clip_neighbors(self) -> None:
+        n = self.source.n_rows
+        if self.params.n_neighbors > n:
+            self.warn(f"n_neighbors: {self.params.n_neighbors} is more than the {n} rows; {n} are used.")
+            self.params = replace(self.params, n_neighbors=n)
+        for text in getattr(self.source, "warnings", ()):
+            self.warn(text)
+
+    def keys(self) -> tuple[str, str, str]:
+        """What k-NN graph, fuzzy graph and map depend on."""
         p = self.params
-        knn = key_of(__version__, p.n_neighbors, p.metric, p.reduce, p.reduce_dims, p.recall, p.seed, self.plan["neighbors"].backend)
+        reduced = (p.reduce, p.reduce_dims) if p.reduce != "none" else ()
+        knn = key_of(__version__, p.n_neighbors, p.metric, reduced, p.recall, p.seed, self.plan["neighbors"].backend)
         graph = key_of(knn, p.local_connectivity, p.set_op_mix_ratio)
-        map_ = key_of(graph, self.plan["layout"].backend, *[getattr(p, n) for n in LAYOUT_PARAMS])
-        return {"neighbors": knn, "graph": graph, "embedding": map_}
+        return knn, graph, key_of(graph, self.plan["layout"].backend, [getattr(p, name) for name in LAYOUT_PARAMS])
 
     def warn(self, text: str) -> None:
-        self.report["warnings"].append(text)
+        self.measured["warnings"].append(text)
         self.listener(Note("warning", text))
 
     def reuse(self, what: str) -> None:
-        self.report["reused"].append(what)
+        self.measured["reused"].append(what)
         self.listener(Note("info", f"{what} of the run before is used again"))
 
     @contextmanager
     def stage(self, name: str, total: int, unit: str) -> Iterator[tuple[Tick, list[str]]]:
-        """Times and measures what happens inside. Gives a tick and a list whose last text is the stage's result."""
-        planned = self.plan[name]
-        result: list[str] = [""]
-        done = 0
+        """Times and measures what happens inside. Gives a tick, and a list to put the stage's result in, as text."""
+        result, done = [""], 0
 
         def tick(n: int) -> None:
             nonlocal done
             done += n
             self.listener(StageAdvanced(name, done))
             if self.stopping():
-                raise Stopped(f"stopped while {name} was at {min(done, total)} of {total} {unit}; the same command continues the run.")
+                raise Stopped(f"stopped while {name} was at {min(done, total):,} of {total:,} {unit}; the same command continues the run.")
 
         self.listener(StageStarted(name, total, unit))
         self.watch.lap()
@@ -165,29 +169,31 @@ class _Run:
         yield tick, result
         seconds = time.monotonic() - started
         host_bytes, device_bytes = self.watch.lap()
-        measured = Footprint(max(0, host_bytes - self.base_bytes), device_bytes)
-        self.report["stages"].append(
+        backends.release(self.plan)
+        self.measured["stages"].append(
             {
-                "stage": name, "backend": planned.backend, "blocks": planned.blocks, "seconds": round(seconds, 3),
-                "predicted": asdict(planned.predicted), "measured": {"host_bytes": measured.host_bytes, "device_bytes": measured.device_bytes},
+                "stage": name,
+                "backend": self.plan[name].backend,
+                "blocks": self.plan[name].blocks,
+                "seconds": round(seconds, 3),
+                "predicted": asdict(self.plan[name].predicted),
+                "measured": {"host_bytes": max(0, host_bytes - self.base_bytes), "device_bytes": device_bytes},
             }
-        )  # fmt: skip
+        )
         self.listener(StageDone(name, seconds, result[-1]))
 
     def read(self) -> Scan:
         """One pass that finds what is broken or special; a second one that packs rows that are mostly zeros."""
-        block_rows = self.plan["read"].blocks["block_rows"]
-        n = self.source.n_rows
-        with self.stage("read", n, "rows") as (tick, result):
-            found = scan(self.source, block_rows, tick)
-            check_finite(self.source.name, found)
-            if self.plan.machine.device is None and pays(n, found.n_features, found.n_nonzero) and self.params.reduce == "none":
+        source, block_rows = self.source, self.plan["read"].blocks["block_rows"]
+        with self.stage("read", source.n_rows, "rows") as (tick, result):
+            found = scan(source, block_rows, tick)
+            check_finite(source.name, found)
+            if not self.plan.device and self.params.reduce == "none" and pays(found.n_rows, found.n_features, found.n_nonzero):
                 job = replace(self.plan.job, n_nonzero=found.n_nonzero)
                 self.plan = make_plan(job, self.params, self.plan.budget, self.plan.machine)
-                folder = self.work.scratch if self.plan.packed_on_disk else None
-                self.packed = pack(self.source, block_rows, found.n_nonzero, folder)
-            self.source.check_unchanged()
-            result.append(f"{n:,} x {found.n_features:,} {self.source.dtype}, {100 * found.density:.3g}% non-zero")
+                self.packed = pack(source, block_rows, found.n_nonzero, self.work.scratch if self.plan.packed_on_disk else None)
+            source.check_unchanged()
+            result.append(f"{found.n_rows:,} x {found.n_features:,} {source.dtype}, {100 * found.density:.3g}% non-zero")
         for column in wild_features(found)[:3]:
             self.warn(f"feature {column}: its values are millions of times those of the others and decide every distance; check or drop it.")
         if found.n_zero_rows:
@@ -202,12 +208,11 @@ class _Run:
             return self.source
         from streamumap.reduce import StreamedPCA
 
-        n, dims = self.source.n_rows, min(self.params.reduce_dims, self.source.n_features, self.source.n_rows)
-        block_rows = self.plan["reduce"].blocks["block_rows"]
-        rows = DenseRows(self.source, self.params.metric)
-        device = self.plan.machine.device.label if self.plan.machine.device else None
+        source, n = self.source, self.source.n_rows
+        dims = min(self.params.reduce_dims, source.n_features, n)
+        block_rows, rows = self.plan["reduce"].blocks["block_rows"], DenseRows(source, self.params.metric)
         with self.stage("reduce", 2 * n, "rows") as (tick, result):
-            pca = StreamedPCA(dims, device)
+            pca = StreamedPCA(dims, self.plan.device)
             for _, block in initial.blocks(rows.block, n, block_rows):
                 pca.partial_fit(block)
                 tick(len(block))
@@ -215,195 +220,111 @@ class _Run:
             for start, block in initial.blocks(rows.block, n, block_rows):
                 file.write(start, pca.transform(block))
                 tick(len(block))
-            result.append(f"{dims} of {self.source.n_features} dimensions keep {100 * pca.explained_variance_ratio_.sum():.3g}% of the variance")
+            file.close()
+            result.append(f"{dims} of {source.n_features} dimensions keep {100 * pca.explained_variance_ratio_.sum():.3g}% of the variance")
         return open_source(file.path)
 
-    def neighbors(self, rows: RowSource, found: Scan, key: str) -> None:
-        planned, p, n = self.plan["neighbors"], self.params, self.source.n_rows
-        reached_at: list[float] = []
-        small = quality.sample_rows(n, QUALITY_ROWS // 4, p.seed + 1)
+    def neighbors(self, rows: Rows, key: str) -> None:
+        p, n = self.params, self.source.n_rows
+
+        def recall(indices: np.ndarray, size: int) -> float:
+            sample = quality.sample_rows(n, size, p.seed)
+            others = indices[sample, 1:]
+            return quality.recall(backends.count_closer(rows, self.plan, p.metric, sample, others), others)
 
         def reached(indices: np.ndarray) -> bool:
-            ranks = self.count_closer(small, indices[small])
-            reached_at.append(quality.recall(ranks, indices[small]))
-            return reached_at[-1] >= p.recall
+            return recall(indices, QUALITY_ROWS // 4) >= p.recall
 
-        with self.stage("neighbors", self.neighbor_units(planned), "rows") as (tick, result):
-            indices, distances = self.search(rows, found, reached, tick)
-            sample = quality.sample_rows(n, QUALITY_ROWS, p.seed)
-            ranks = self.count_closer(sample, indices[sample, 1:])
-            recall = quality.recall(ranks, indices[sample, 1:])
-            self.work.forget("neighbors", "embedding")
+        with self.stage("neighbors", n, "rows") as (tick, result):
+            indices, distances = backends.search(rows, self.plan, p, reached, tick)
+            self.work.forget("neighbors", "graph", "layout", "embedding")
             for name, array in (("knn_indices", indices), ("knn_distances", distances)):
-                file = self.work.create(name, array.shape, array.dtype)
-                file.write(0, array)
-                self.work.publish_file(file)
-                file.close()
-            self.work.publish_json("recall.json", {"knn_recall": recall, "sample_size": len(sample)})
-            result.append(f"recall@{p.n_neighbors} {recall:.4f} on {len(sample):,} sampled rows, backend {planned.backend}")
-        if recall < p.recall:
-            self.warn(f"recall: {p.recall:g} was asked for, {recall:.4f} was reached, {p.recall - recall:.4f} short; "
-                      + ("neighbours of reduced rows are not those of the rows." if p.reduce != "none" else "raise --budget."))  # fmt: skip
-        self.work.done("neighbors", key)
-
-    def neighbor_units(self, planned) -> int:
-        n = self.source.n_rows
-        if planned.backend == "packed":
-            from streamumap.neighbors.footprint import PACKED_CORPUS_ROWS
-
-            return n * (-(-n // PACKED_CORPUS_ROWS) + 1)
-        return n
-
-    def search(self, rows: RowSource, found: Scan, reached, tick: Tick) -> tuple[np.ndarray, np.ndarray]:
-        planned, p = self.plan["neighbors"], self.params
-        blocks = planned.blocks
-        if planned.backend == "packed":
-            from streamumap.neighbors import packed
-
-            return packed.search(
-                self.packed, p.n_neighbors, p.metric, non_negative=found.non_negative, is_zero=found.is_zero, tick=tick, **blocks
-            )
-        if planned.backend == "cuda":
-            from streamumap.neighbors import cuda
-
-            assert self.plan.machine.device
-            non_negative = found.non_negative and p.reduce == "none"
-            return cuda.search(
-                rows, p.n_neighbors, p.metric, non_negative=non_negative, is_zero=found.is_zero, device=self.plan.machine.device.label,
-                tick=tick, **blocks,
-            )  # fmt: skip
-        from streamumap.neighbors import dense
-
-        return dense.search(
-            DenseRows(rows, p.metric), p.n_neighbors, seed=p.seed, n_threads=self.plan.machine.n_cores, reached=reached,
-            exhaustive=p.recall >= 1.0 or rows.n_rows <= dense.EXHAUSTIVE_ROWS, is_zero=found.is_zero, tick=tick, **blocks,
-        )  # fmt: skip
-
-    def count_closer(self, sample: np.ndarray, others: np.ndarray) -> np.ndarray:
-        """Exact ranks in the original rows, whatever the search saw."""
-        metric, planned = self.params.metric, self.plan["quality"]
-        block_rows = planned.blocks["block_rows"]
-        if self.packed is not None:
-            from streamumap.neighbors import packed
-
-            return packed.count_closer(self.packed, sample, others, metric, block_rows)
-        if planned.backend == "cuda":
-            from streamumap.neighbors import cuda
-
-            assert self.plan.machine.device
-            return cuda.count_closer(self.source, sample, others, metric, other_rows=block_rows, device=self.plan.machine.device.label)
-        from streamumap.neighbors import dense
-
-        return dense.count_closer(DenseRows(self.source, metric), sample, others, block_rows)
+                self.work.save(name, array)
+                self.work.publish_saved(name)
+            measured, size = recall(indices, QUALITY_ROWS), min(QUALITY_ROWS, n)
+            result.append(f"recall@{p.n_neighbors} {measured:.4f} on {size:,} sampled rows, backend {self.plan['neighbors'].backend}")
+        if measured < p.recall:
+            why = "neighbours of reduced rows are not those of the rows" if p.reduce != "none" else "a larger --budget may help"
+            self.warn(f"recall: {p.recall:g} was asked for, {measured:.4f} was reached, {p.recall - measured:.4f} short; {why}.")
+        self.work.done("neighbors", key, knn_recall={"value": measured, "k": p.n_neighbors, "sample_size": size})
 
     def graph(self, key: str):
         from streamumap.graph import build
 
-        p, block_rows = self.params, self.plan["graph"].blocks["block_rows"]
+        p = self.params
         if self.work.has("graph", key):
             self.reuse("the fuzzy graph")
             return build.Graph(*(self.work.open(name) for name in ("indptr", "targets", "weights")))
         with self.stage("graph", 3 * self.source.n_rows, "rows") as (tick, result):
             graph = build.build(
-                self.work.open("knn_indices"), self.work.open("knn_distances"), self.work.create,
-                local_connectivity=p.local_connectivity, set_op_mix_ratio=p.set_op_mix_ratio, block_rows=block_rows, tick=tick,
-            )  # fmt: skip
+                self.work.open("knn_indices"),
+                self.work.open("knn_distances"),
+                self.work.create,
+                local_connectivity=p.local_connectivity,
+                set_op_mix_ratio=p.set_op_mix_ratio,
+                tick=tick,
+                **self.plan["graph"].blocks,
+            )
             result.append(f"{graph.n_edges:,} edges")
         self.work.done("graph", key)
         return graph
 
-    def start(self, rows: RowSource) -> np.ndarray:
-        p, n = self.params, self.source.n_rows
-        sample_rows = self.plan["start"].blocks["sample_rows"]
-        with self.stage("start", n, "rows") as (tick, result):
-            if p.init == "random":
-                positions = initial.random(n, p.n_components, p.seed)
-            elif p.init == "spectral":
-                positions = self.spectral_start(sample_rows)
-            else:
-                positions = self.pca_start(rows, sample_rows, tick)
-            result.append("pca" if p.init == "auto" else p.init)
-        return positions
-
-    def pca_start(self, rows: RowSource, sample_rows: int, tick: Tick) -> np.ndarray:
-        p, n = self.params, self.source.n_rows
-        block_rows = max(1, sample_rows // 8)
-        numbers = initial.sample_numbers(n)[:: max(1, -(-min(n, initial.SAMPLE_ROWS) // sample_rows))]
-        if self.packed is not None:
-            packed, metric = self.packed, p.metric
-            sample, read = _sparse(packed.take(numbers), packed.n_features, metric), lambda a, b: _sparse(packed.block(a, b), packed.n_features, metric)
-        else:
-            dense = DenseRows(rows, p.metric)
-            sample, read = dense.take(numbers), dense.block
-
-        def ticked(a: int, b: int):
-            tick(b - a)
-            return read(a, b)
-
-        return initial.pca(initial.blocks(ticked, n, block_rows), sample, rows.n_features, p.n_components, p.seed)
-
-    def spectral_start(self, block_rows: int) -> np.ndarray:
-        from streamumap.graph import build
-
-        graph = build.Graph(*(self.work.open(name) for name in ("indptr", "targets", "weights")))
-        n = self.source.n_rows
-        return initial.spectral(lambda: initial.blocks(lambda a, b: _csr(graph.block(a, b), n), n, n), n, self.params.n_components, self.params.seed)
-
-    def layout(self, graph, rows: RowSource, key: str) -> np.ndarray:
+    def layout(self, rows: Rows, graph, key: str) -> np.ndarray:
         from streamumap.layout import run, schedule
 
         p, n = self.params, self.source.n_rows
         block_rows = self.plan["layout"].blocks["block_rows"]
-        heaviest = max(int(weights.max()) for _, weights in graph.weights.blocks(1 << 22))
+        heaviest = max((int(weights.max()) for _, weights in graph.weights.blocks(1 << 22)), default=1)
         settings = schedule.settings(n, heaviest, **{name: getattr(p, name) for name in schedule.SETTINGS})
-        backend = run.cuda_backend(self.plan.machine.device.label) if self.plan.machine.device else run.cpu_backend()
-        if self.work.has("layout", key):
-            file = self.work.open("layout")
-            state = run.LayoutState(file.read(0, n), int(self.work.open("epoch").read(0, 1)[0]))
-            self.reuse(f"the layout up to epoch {state.epoch}")
-        else:
-            state = run.LayoutState(self.start(rows))
         blocks = [lambda a=a: graph.block(a, min(a + block_rows, n)) for a in range(0, n, block_rows)]
+        state = self.saved_state(key) or run.LayoutState(self.start(rows, graph))
 
         def save(state: run.LayoutState) -> None:
             self.work.forget("layout")
-            for name, array in (("layout", state.positions), ("epoch", np.array([state.epoch]))):
-                self._replace(name, array)
-            self.work.done("layout", key)
+            self.work.save("layout", state.positions)
+            self.work.done("layout", key, epoch=state.epoch)
 
         with self.stage("layout", settings.n_epochs - state.epoch, "epochs") as (tick, result):
+            backend = backends.layout_backend(self.plan)
             state = run.run(state, settings.n_epochs, blocks, settings, backend, tick, save, SAVE_EPOCHS)
-            self.work.forget("embedding")
-            self.work.publish_array("embedding", state.positions)
-            far = quality.far_share(state.positions)
+            self.work.forget("embedding", "layout")
+            self.work.save("embedding", state.positions)
+            self.work.publish_saved("embedding")
             result.append(f"{settings.n_epochs} epochs, backend {self.plan['layout'].backend}")
-        self.report["quality"]["far_share"] = far
         self.work.done("embedding", key)
         return state.positions
 
-    def _replace(self, name: str, array: np.ndarray) -> None:
-        file = self.work.create(name, array.shape, array.dtype)
-        file.write(0, array)
-        file.sync()
-        file.close()
+    def saved_state(self, key: str):
+        if not self.work.has("layout", key):
+            return None
+        from streamumap.layout.run import LayoutState
 
-    def quality(self, embedding: np.ndarray, found: Scan) -> None:
+        epoch = self.work.facts("layout")["epoch"]
+        self.reuse(f"the layout up to epoch {epoch}")
+        return LayoutState(self.work.read("layout"), epoch)
+
+    def start(self, rows: Rows, graph) -> np.ndarray:
+        with self.stage("start", self.source.n_rows, "rows") as (tick, result):
+            result.append("pca" if self.params.init == "auto" else self.params.init)
+            return backends.first_positions(rows, self.plan, self.params, graph, tick)
+
+    def quality(self, rows: Rows, embedding: np.ndarray) -> None:
         p, n = self.params, self.source.n_rows
-        k = min(QUALITY_NEIGHBORS, n - 2)
-        sample = quality.sample_rows(n, QUALITY_ROWS, p.seed)
+        k, size = min(QUALITY_NEIGHBORS, n - 2), min(QUALITY_ROWS, n)
         with self.stage("quality", 1, "pass") as (tick, result):
-            ranks = self.count_closer(sample, quality.nearest_on_map(embedding, sample, k))
+            sample = quality.sample_rows(n, size, p.seed)
+            ranks = backends.count_closer(rows, self.plan, p.metric, sample, quality.nearest_on_map(embedding, sample, k))
             trust, kept = quality.trustworthiness(ranks, n), quality.preservation(ranks)
             tick(1)
-            result.append(f"trustworthiness@{k} {trust:.4f}, kNN preservation@{k} {kept:.4f} on {len(sample):,} sampled rows")
-        recall = _read_json(self.work.path / "recall.json")
-        self.report["quality"] |= {
-            "knn_recall": {"value": recall["knn_recall"], "k": p.n_neighbors, "sample_size": recall["sample_size"]},
-            "knn_preservation": {"value": kept, "k": k, "sample_size": len(sample)},
-            "trustworthiness": {"value": trust, "k": k, "sample_size": len(sample)},
+            result.append(f"trustworthiness@{k} {trust:.4f}, kNN preservation@{k} {kept:.4f} on {size:,} sampled rows")
+        self.measured["quality"] = {
+            **self.work.facts("neighbors"),
+            "knn_preservation": {"value": kept, "k": k, "sample_size": size},
+            "trustworthiness": {"value": trust, "k": k, "sample_size": size},
+            "far_share": {"value": quality.far_share(embedding), "sample_size": n},
         }
 
-    def write(self, embedding: np.ndarray, found: Scan) -> dict:
+    def write(self, found: Scan, embedding: np.ndarray) -> dict:
         from streamumap import output
         from streamumap.render import render
 
@@ -411,77 +332,15 @@ class _Run:
             self.work.publish("embedding.parquet", lambda path: output.write_parquet(path, embedding, found.is_zero, found.duplicate_of))
             tick(1)
             if self.params.n_components >= 2:
-                title, subtitle = output.describe(self.finished_report(found))
-                self.work.publish("map.png", lambda path: render(embedding, path, title=title, subtitle=subtitle))
+                title, subtitle = output.describe(self.report(found))
+                size_px = self.plan["write"].blocks["size_px"]
+                self.work.publish("map.png", lambda path: render(embedding, path, title=title, subtitle=subtitle, size_px=size_px))
             tick(1)
             result.append(str(self.work.path))
-        report = self.finished_report(found)
-        self.work.publish_json("run.json", report)
+        finished = self.report(found)
+        self.work.publish_json("run.json", finished)
         self.work.finish()
-        return report
+        return finished
 
-    def finished_report(self, found: Scan) -> dict:
-        stages, machine, budget = self.report["stages"], self.plan.machine, self.plan.budget
-        peak = {f: max(s["measured"][f] for s in stages) for f in ("host_bytes", "device_bytes")}
-        return {
-            "schema": 1,
-            "streamumap": __version__,
-            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-            "exit_status": 0,
-            "input": {
-                "name": self.source.name, "rows": self.source.n_rows, "features": self.source.n_features, "dtype": self.source.dtype,
-                "density": found.density, "zero_rows": found.n_zero_rows, "duplicate_rows": found.n_duplicate_rows,
-                "dead_features": found.n_dead_features, "fingerprint": self.source.fingerprint,
-            },
-            "params": self.params.to_json(),
-            "device": machine.device.name if machine.device else f"cpu, {machine.n_cores} cores, {platform.machine()}",
-            "versions": _versions(),
-            "budget": {"host_bytes": budget.host_bytes, "device_bytes": budget.device_bytes},
-            "predicted_peak": asdict(self.plan.peak),
-            "measured_peak": peak,
-            "seconds": round(time.monotonic() - self.started, 3),
-            **self.report,
-        }  # fmt: skip
-
-
-LAYOUT_PARAMS = (
-    "n_epochs", "min_dist", "spread", "learning_rate", "repulsion_strength", "negative_sample_rate", "n_components", "init", "seed",
-)  # fmt: skip
-
-
-def _read_json(path: Path) -> dict:
-    import json
-
-    return json.loads(path.read_text())
-
-
-def _sparse(rows, n_features: int, metric: str):
-    """A block of packed rows as a scipy matrix, of length 1 for cosine."""
-    import scipy.sparse
-
-    indptr, indices, values = rows
-    matrix = scipy.sparse.csr_matrix((values, indices.astype(np.int32), indptr), shape=(len(indptr) - 1, n_features))
-    if metric == "cosine":
-        norms = np.sqrt(np.asarray(matrix.multiply(matrix).sum(1), np.float64)).ravel()
-        matrix = scipy.sparse.diags(1.0 / np.where(norms > 0, norms, 1.0)).astype(np.float32) @ matrix
-    return matrix.tocsr()
-
-
-def _csr(block, n_columns: int):
-    import scipy.sparse
-
-    return scipy.sparse.csr_matrix((block.weights.astype(np.float32), block.targets, block.indptr), shape=(len(block.indptr) - 1, n_columns))
-
-
-def _versions() -> dict[str, str]:
-    names = ("numpy", "torch", "numba", "scipy", "scikit-learn", "triton")
-    out = {"python": platform.python_version()}
-    for name in names:
-        try:
-            out[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return out
-
-
-
+    def report(self, found: Scan) -> dict:
+        return report(self.source, found, self.params, self.plan, time.monotonic() - self.started, self.measured)

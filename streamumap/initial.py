@@ -25,19 +25,21 @@ def pca(row_blocks, sample, n_features: int, n_components: int, seed: int) -> np
     mean = np.asarray(sample.mean(axis=0), np.float64).reshape(-1)
     width = min(n_components + OVERSAMPLING, n_features)
     basis = np.linalg.qr(random.standard_normal((n_features, width)))[0]
+
+    def centred(directions):
+        return np.asarray(sample @ directions.astype(np.float32), np.float64) - mean @ directions
+
     for _ in range(PRODUCTS):
-        image = np.asarray(sample @ basis) - mean @ basis
-        basis = np.linalg.qr(np.asarray(sample.T @ image) - np.outer(mean, image.sum(0)))[0]
-    image = np.asarray(sample @ basis) - mean @ basis
+        image = centred(basis)
+        back = np.asarray(sample.T @ image.astype(np.float32), np.float64)
+        basis = np.linalg.qr(back - np.outer(mean, image.sum(0)))[0]
+    image = centred(basis)
     _, _, rotation = np.linalg.svd(image, full_matrices=False)
     directions = basis @ rotation[:n_components].T
     directions *= np.where(directions[np.abs(directions).argmax(0), np.arange(directions.shape[1])] < 0, -1.0, 1.0)
     offset = mean @ directions
     parts = [np.asarray(rows @ directions.astype(np.float32)) - offset for _, rows in row_blocks]
-    out = np.concatenate(parts)
-    if out.shape[1] < n_components:
-        out = np.pad(out, ((0, 0), (0, n_components - out.shape[1])))
-    return _placed(out, seed)
+    return _placed(np.concatenate(parts), n_components, seed)
 
 
 def spectral(graph_blocks, n_rows: int, n_components: int, seed: int, n_products: int = 120) -> np.ndarray:
@@ -46,10 +48,10 @@ def spectral(graph_blocks, n_rows: int, n_components: int, seed: int, n_products
     `graph_blocks()` yields (start, scipy.sparse.csr rows of the symmetric weights) over all rows and is called `n_products` + 1 times.
     """
     random = np.random.Generator(np.random.Philox(key=[seed, 0x1B]))
-    degree = np.concatenate([np.asarray(rows.sum(1)).ravel() for _, rows in graph_blocks()])
+    degree = np.concatenate([np.asarray(rows.sum(1, dtype=np.float64)).ravel() for _, rows in graph_blocks()])
     scale = 1.0 / np.sqrt(np.where(degree > 0, degree, 1.0))
     vectors = random.standard_normal((n_rows, n_components + OVERSAMPLING))
-    trivial = (np.sqrt(degree) / np.sqrt(degree.sum()))[:, None]
+    trivial = np.sqrt(degree / max(degree.sum(), 1e-300))[:, None]
     for step in range(n_products):
         scaled = scale[:, None] * vectors
         product = np.concatenate([np.asarray(rows @ scaled) for _, rows in graph_blocks()])
@@ -60,7 +62,7 @@ def spectral(graph_blocks, n_rows: int, n_components: int, seed: int, n_products
     scaled = scale[:, None] * vectors
     product = scale[:, None] * np.concatenate([np.asarray(rows @ scaled) for _, rows in graph_blocks()])
     values, rotation = np.linalg.eigh(vectors.T @ product)
-    return _placed(vectors @ rotation[:, ::-1][:, :n_components], seed)
+    return _placed(vectors @ rotation[:, ::-1][:, :n_components], n_components, seed)
 
 
 def random(n_rows: int, n_components: int, seed: int) -> np.ndarray:
@@ -69,17 +71,17 @@ def random(n_rows: int, n_components: int, seed: int) -> np.ndarray:
     return generator.uniform(-WIDTH, WIDTH, (n_rows, n_components)).astype(np.float32)
 
 
-def _placed(positions, seed):
-    """Centred, scaled to WIDTH, and shaken a little."""
-    positions = positions - positions.mean(0)
+def _placed(positions, n_components, seed):
+    """Centred, scaled to WIDTH, and shaken a little; where there are fewer axes than asked for, the others only shaken."""
+    positions = np.pad(positions - positions.mean(0), ((0, 0), (0, n_components - positions.shape[1])))
     largest = np.abs(positions).max()
     noise = np.random.Generator(np.random.Philox(key=[seed, 0x1D])).standard_normal(positions.shape)
     return (positions * (WIDTH / largest if largest > 0 else 0.0) + NOISE * noise).astype(np.float32)
 
 
-def sample_numbers(n_rows: int) -> np.ndarray:
+def sample_numbers(n_rows: int, size: int) -> np.ndarray:
     """Row numbers (int64, ascending, evenly spread) from which `pca` finds its components."""
-    return np.unique(np.linspace(0, n_rows - 1, min(n_rows, SAMPLE_ROWS)).astype(np.int64))
+    return np.unique(np.linspace(0, n_rows - 1, min(n_rows, size)).astype(np.int64))
 
 
 def blocks(read, n_rows: int, block_rows: int) -> Iterator[tuple[int, object]]:

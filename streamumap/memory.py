@@ -4,7 +4,9 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
+from fractions import Fraction
 from importlib import metadata
 from pathlib import Path
 
@@ -17,11 +19,11 @@ DEFAULT_SHARE = 0.8
 
 def parse_bytes(text: str | int, name: str = "--budget") -> int:
     """ "40GB", "40GiB", "512 MB" or a number of bytes -> bytes. Raises InputError."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", str(text))
+    match = re.fullmatch(r"\s*([0-9]{1,20}(?:\.[0-9]{1,20})?)\s*([a-zA-Z]*)\s*", str(text))
     unit = match and UNITS.get(match[2].upper())
-    if not match or not unit or float(match[1]) * unit < 1:
+    if not match or not unit or Fraction(match[1]) * unit < 1:
         raise InputError(f"{name}: expected a size such as 40GB, 40GiB, 512MB or a number of bytes, found {text!r}; write it so.")
-    return int(float(match[1]) * unit)
+    return int(Fraction(match[1]) * unit)
 
 
 def format_bytes(n_bytes: int) -> str:
@@ -103,19 +105,27 @@ def devices() -> list[Device]:
     except pynvml.NVMLError:
         return []
     out = []
-    for number, handle in enumerate(_visible(pynvml)):
+    for number, handle in enumerate(visible_handles()):
         memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
         out.append(Device(number, _text(pynvml.nvmlDeviceGetName(handle)), int(memory.total), int(memory.free)))
     return out
 
 
-def _visible(pynvml):
+def visible_handles() -> list:
+    """NVML's handles of the GPUs that CUDA shows this process, in CUDA's order. It stops, as CUDA does, at a name that means none."""
+    import pynvml
+
     handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
     wanted = os.environ.get("CUDA_VISIBLE_DEVICES")
     if wanted is None:
         return handles
-    by_name = {_text(pynvml.nvmlDeviceGetUUID(h)): h for h in handles} | {str(i): h for i, h in enumerate(handles)}
-    return [by_name[w.strip()] for w in wanted.split(",") if w.strip() in by_name]
+    out = []
+    for name in (w.strip() for w in wanted.split(",")):
+        meant = [h for i, h in enumerate(handles) if name == str(i) or (name and _text(pynvml.nvmlDeviceGetUUID(h)).startswith(name))]
+        if len(meant) != 1:
+            break
+        out += meant
+    return out
 
 
 def _text(value) -> str:
@@ -135,13 +145,14 @@ def host_free_bytes() -> int:
     for line in _lines("/proc/meminfo"):
         if line.startswith("MemAvailable:"):
             free = int(line.split()[1]) * 1024
-    for limit, used in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    for folder, limit, used in (
+        ("/sys/fs/cgroup", "memory.max", "memory.current"),
+        ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
     ):
-        texts = _lines(limit) + _lines(used)
-        if len(texts) == 2 and all(t.strip().isdigit() for t in texts):
-            free = min(free, max(0, int(texts[0]) - int(texts[1])))
+        numbers = [int(text) for name in (limit, used) for text in _lines(f"{folder}/{name}") if text.isdigit()]
+        if len(numbers) == 2:
+            cache = next((int(line.split()[1]) for line in _lines(f"{folder}/memory.stat") if line.startswith("inactive_file ")), 0)
+            free = min(free, max(0, numbers[0] - numbers[1] + cache))
     return free
 
 
@@ -170,20 +181,24 @@ class Watch:
         package = str(Path(__file__).parent.parent)
         path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
         self._child = subprocess.Popen(
-            [sys.executable, "-m", "streamumap.watch", str(os.getpid()), "-1" if device is None else str(device.number)],
+            [sys.executable, "-P", "-m", "streamumap.watch", str(os.getpid()), "-1" if device is None else str(device.number)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, start_new_session=True, env={**os.environ, "PYTHONPATH": path},
         )  # fmt: skip
         self.lap()
 
     def lap(self) -> tuple[int, int]:
         assert self._child.stdin and self._child.stdout
-        self._child.stdin.write("\n")
-        self._child.stdin.flush()
-        host_bytes, device_bytes = self._child.stdout.readline().split()
+        try:
+            self._child.stdin.write("\n")
+            self._child.stdin.flush()
+            host_bytes, device_bytes = self._child.stdout.readline().split()
+        except (BrokenPipeError, ValueError):  # it was killed: what is known is what is used now
+            return anonymous_bytes(), 0
         return int(host_bytes), int(device_bytes)
 
     def close(self) -> None:
         assert self._child.stdin and self._child.stdout
-        self._child.stdin.close()
+        with suppress(BrokenPipeError):
+            self._child.stdin.close()
         self._child.stdout.close()
         self._child.wait()

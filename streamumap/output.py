@@ -28,9 +28,9 @@ def write_parquet(path: Path, embedding: np.ndarray, is_zero: np.ndarray, duplic
 def describe(report: dict) -> tuple[str, str]:
     """Title and subtitle of a run's picture, from its run.json."""
     source, quality = report["input"], report["quality"]
-    facts = f"{source['rows']:,} x {source['features']:,} {source['dtype']}, {report['params']['metric']}"
-    facts += f", n_neighbors {report['params']['n_neighbors']}, min_dist {report['params']['min_dist']:g}"
-    return Path(source["name"]).name, f"{facts}; k-NN recall {quality['knn_recall']['value']:.3f}, trustworthiness {quality['trustworthiness']['value']:.3f}"
+    facts = f"{source['rows']:,} x {source['features']:,} {source['dtype']}, {report['params']['metric']}, k {report['params']['n_neighbors']}"
+    measured = f"recall {quality['knn_recall']['value']:.3f}, trustworthiness {quality['trustworthiness']['value']:.3f}"
+    return Path(source["name"]).name, f"{facts}; {measured}"
 
 
 def render_run(run: Path, out: Path, labels: Path | None = None, size_px: int = 1600, dark: bool = False) -> Path:

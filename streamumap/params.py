@@ -38,7 +38,7 @@ class Params:
 
     def __post_init__(self):
         for f in fields(self):
-            _check(f.name, getattr(self, f.name), f.metadata, optional=f.default is None)
+            _check(f.name, getattr(self, f.name), f.metadata, whole=f.type in (int, int | None), optional=f.default is None)
         if self.min_dist > self.spread:
             raise InputError(f"min_dist: expected at most spread ({self.spread:g}), found {self.min_dist:g}; lower it or raise spread.")
 
@@ -46,7 +46,7 @@ class Params:
         return asdict(self)
 
 
-def _check(name, value, metadata, optional):
+def _check(name, value, metadata, whole, optional):
     if value is None and optional:
         return
     if metadata["choices"] is not None:
@@ -54,5 +54,6 @@ def _check(name, value, metadata, optional):
             raise InputError(f"{name}: expected one of {', '.join(metadata['choices'])}, found {value!r}; choose one of these.")
         return
     low, high = metadata["low"], metadata["high"]
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-        raise InputError(f"{name}: expected a number from {low:g} to {high:g}, found {value!r}; give one in this range.")
+    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or not low <= value <= high:
+        kind = "whole number" if whole else "number"
+        raise InputError(f"{name}: expected a {kind} from {low:g} to {high:g}, found {value!r}; give one in this range.")

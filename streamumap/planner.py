@@ -77,6 +77,11 @@ class Plan:
         return any(s.name == name for s in self.stages)
 
     @property
+    def device(self) -> str | None:
+        """ "cuda:N", or None for a CPU run."""
+        return self.machine.device.label if self.machine.device else None
+
+    @property
     def peak(self) -> Footprint:
         return Footprint(*(max(getattr(s.predicted, f) for s in self.stages) for f in ("host_bytes", "device_bytes", "disk_bytes")))
 
@@ -232,12 +237,16 @@ class _Planner:
         return self._solve("graph", "numba", "block_rows", powers(n, min(n, 4096)), lambda b: graph_footprint.build(n, k, b))
 
     def _start(self) -> StagePlan:
+        """The sample and its centred copy; while all rows are projected, a block for each core."""
         job = self.job
-        per_row = job.n_features * 4 * 2 if job.n_nonzero is None else int(job.n_nonzero / job.n_rows * 12 * knn.UNEVEN) + 8
+        per_row = job.n_features * 4 if job.n_nonzero is None else int(job.n_nonzero / job.n_rows * 8 * knn.UNEVEN) + 8
         fixed = job.n_features * 40 * 8 + job.n_rows * self.params.n_components * 24
-        return self._solve(
-            "start", "numpy", "sample_rows", powers(min(job.n_rows, SAMPLE_ROWS), min(job.n_rows, 256)), lambda b: fixed + int(b * per_row * 1.25)
-        )
+        block_rows = max(1, min(job.n_rows, 16 * 2**20 // per_row))
+        sizes = powers(min(job.n_rows, SAMPLE_ROWS), min(job.n_rows, 256))
+        blocks = self.machine.n_cores * block_rows * per_row * 3
+        stage = self._solve("start", "numpy", "sample_rows", sizes, lambda b: fixed + max(int(b * per_row * 2.5), blocks))
+        stage.blocks["block_rows"] = block_rows
+        return stage
 
     def _layout(self) -> StagePlan:
         n, c = self.job.n_rows, self.params.n_components
@@ -271,7 +280,7 @@ class _Planner:
 
     def _write(self) -> StagePlan:
         n, c = self.job.n_rows, self.params.n_components
-        return self._solve("write", "pyarrow", "size_px", [1600], lambda b: n * (c * 4 + 40) + 60 * b * b)
+        return self._solve("write", "pyarrow", "size_px", [1600, 800, 400], lambda b: n * (c * 4 + 40) + 140 * b * b)
 
 
 def resolve_name(dtype: str) -> str:

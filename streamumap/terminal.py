@@ -1,6 +1,7 @@
 """What people see in a terminal: progress from events, tables from plans and reports."""
 
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -22,7 +23,7 @@ def progress(quiet: bool) -> Iterator[Listener]:
     if quiet:
         yield ignore
     elif not sys.stderr.isatty():
-        yield _plain()
+        yield _PlainLines()
     else:
         console = Console(stderr=True)
         columns = (TextColumn("{task.description:<9}"), BarColumn(20), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn(compact=True))
@@ -47,24 +48,24 @@ def _live(bars: Progress, console: Console) -> Listener:
     return listen
 
 
-def _plain() -> Listener:
-    import time
+class _PlainLines:
+    """Where there is no terminal: a line for each stage, and one now and then while a stage goes on."""
 
-    state = {"total": 1, "unit": "", "started": 0.0, "next": 0.0}
+    def __init__(self) -> None:
+        self.stage, self.started, self.next = StageStarted("", 1, ""), 0.0, 0.0
 
-    def listen(event: Event) -> None:
+    def __call__(self, event: Event) -> None:
         now = time.monotonic()
         if isinstance(event, StageStarted):
-            state.update(total=event.total, unit=event.unit, started=now, next=now + LINE_SECONDS)
+            self.stage, self.started, self.next = event, now, now + LINE_SECONDS
         elif isinstance(event, StageAdvanced):
-            if now >= state["next"] and 0 < event.done < state["total"]:
-                left = (now - state["started"]) * (state["total"] - event.done) / event.done
-                print(f"{event.stage}: {event.done:,} of {state['total']:,} {state['unit']}, {left:.0f} s left", file=sys.stderr, flush=True)
-                state["next"] = now + LINE_SECONDS
+            total, unit = self.stage.total, self.stage.unit
+            if now >= self.next and 0 < event.done < total:
+                left = (now - self.started) * (total - event.done) / event.done
+                print(f"{event.stage}: {event.done:,} of {total:,} {unit}, {left:.0f} s left", file=sys.stderr, flush=True)
+                self.next = now + LINE_SECONDS
         else:
             print(_done(event) if isinstance(event, StageDone) else _note(event), file=sys.stderr, flush=True)
-
-    return listen
 
 
 def _done(event: StageDone) -> str:

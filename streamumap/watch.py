@@ -12,31 +12,35 @@ from streamumap import memory
 PERIOD_SECONDS = 0.005
 
 
-def device_bytes(pid: int, number: int) -> int:
-    """What the driver counts for the process on this GPU; where the process is hidden from it (containers), all that is used there."""
-    import pynvml
+class DeviceMemory:
+    """What the driver counts for a process on a GPU. Where it does not show the process (containers): what all use beyond what was used at first."""
 
-    handle = memory._visible(pynvml)[number]
-    processes = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
-    ours = [int(p.usedGpuMemory or 0) for p in processes if p.pid == pid]
-    return ours[0] if ours else 0
-
-
-def main(pid: int, number: int) -> None:
-    if number >= 0:
+    def __init__(self, pid: int, number: int):
         import pynvml
 
         pynvml.nvmlInit()
+        self._nvml, self._pid, self._handle = pynvml, pid, memory.visible_handles()[number]
+        self._before = self._used()
+
+    def now(self) -> int:
+        processes = self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle)
+        shown = [int(p.usedGpuMemory) for p in processes if p.pid == self._pid and p.usedGpuMemory]
+        return shown[0] if shown else max(0, self._used() - self._before)
+
+    def _used(self) -> int:
+        return int(self._nvml.nvmlDeviceGetMemoryInfo(self._handle).used)
+
+
+def main(pid: int, number: int) -> None:
+    on_device = DeviceMemory(pid, number).now if number >= 0 else lambda: 0
     host, device = 0, 0
     while os.getppid() == pid:
-        host = max(host, memory.anonymous_bytes(pid))
-        if number >= 0:
-            device = max(device, device_bytes(pid, number))
+        host, device = max(host, memory.anonymous_bytes(pid)), max(device, on_device())
         if select.select([sys.stdin], [], [], PERIOD_SECONDS)[0]:
             if not sys.stdin.readline():
                 return
             print(host, device, flush=True)
-            host, device = memory.anonymous_bytes(pid), 0
+            host, device = memory.anonymous_bytes(pid), on_device()
 
 
 if __name__ == "__main__":

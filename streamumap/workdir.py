@@ -46,11 +46,15 @@ class Workdir:
 
     def has(self, stage: str, key: str) -> bool:
         """Whether the stage's output is there, made from what `key` stands for."""
-        return self._manifest["stages"].get(stage) == key
+        return self._manifest["stages"].get(stage, {}).get("key") == key
 
-    def done(self, stage: str, key: str) -> None:
-        self._manifest["stages"][stage] = key
+    def done(self, stage: str, key: str, **facts) -> None:
+        """The stage's output is whole. `facts`: JSON-able values that go with it."""
+        self._manifest["stages"][stage] = {"key": key, "facts": facts}
         self._save_manifest()
+
+    def facts(self, stage: str) -> dict:
+        return self._manifest["stages"][stage]["facts"]
 
     def forget(self, *stages: str) -> None:
         """Stages whose files are about to be replaced or are gone."""
@@ -67,12 +71,25 @@ class Workdir:
         scratch = self.scratch / f"{name}.npy"
         return BlockFile.open(scratch if scratch.exists() else self.path / f"{name}.npy")
 
-    def publish_file(self, file: BlockFile) -> None:
-        """Moves a BlockFile from scratch to the run, under its own name."""
-        file.sync()
-        self._rename(file.path, self.path / file.path.name)
+    def read(self, name: str) -> np.ndarray:
+        """The whole of such a file."""
+        file = self.open(name)
+        array = file.read(0, len(file))
+        file.close()
+        return array
 
-    def publish(self, name: str, write: Callable[[Path], None]) -> None:
+    def save(self, name: str, array: np.ndarray) -> None:
+        """An array as a file in scratch."""
+        file = self.create(name, array.shape, array.dtype)
+        file.write(0, array)
+        file.sync()
+        file.close()
+
+    def publish_saved(self, name: str) -> None:
+        """Moves a file from scratch to the run, under its own name."""
+        self._rename(self.scratch / f"{name}.npy", self.path / f"{name}.npy")
+
+    def publish(self, name: str, write: Callable[[Path], object]) -> None:
         """`write(path)` makes the file; then it gets its final name."""
         temporary = self.scratch / name
         self._writable(lambda: write(temporary))
@@ -80,16 +97,13 @@ class Workdir:
             os.fsync(f.fileno())
         self._rename(temporary, self.path / name)
 
-    def publish_array(self, name: str, array: np.ndarray) -> None:
-        self.publish(f"{name}.npy", lambda path: np.save(path, array, allow_pickle=False))
-
     def publish_json(self, name: str, value: dict) -> None:
         self.publish(name, lambda path: path.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n"))
 
     def finish(self) -> None:
         """Removes what nobody needs after the run."""
         shutil.rmtree(self.scratch, ignore_errors=True)
-        self.forget(*[s for s in self._manifest["stages"] if s not in ("neighbors", "embedding")])
+        self.forget("graph", "layout")
 
     def close(self) -> None:
         os.close(self._lock)

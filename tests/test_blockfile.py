@@ -25,7 +25,7 @@ def test_what_is_written_is_read_and_is_a_npy_file(tmp_path, shape, dtype):
         file.write(start, array[start : start + 2])
     file.write(len(array), array[:0])
     assert (len(file), file.shape, file.dtype) == (len(array), shape, dtype)
-    assert file.read(2, 5).tobytes() == array[2:5].tobytes() or not len(array)
+    assert np.array_equal(file.read(len(array) // 3, len(array)), array[len(array) // 3 :])
     assert file.read(0, 0).shape == (0, *shape[1:])
     file.sync()
     file.close()
@@ -134,7 +134,7 @@ def test_a_file_cut_while_open_is_an_error(tmp_path):
     file.close()
 
 
-@pytest.mark.parametrize("call", ["posix_fallocate", "open"])
+@pytest.mark.parametrize("call", ["open", "pwrite", "posix_fallocate"])
 def test_create_says_that_the_disk_is_full(tmp_path, monkeypatch, call):
     before = open_descriptors()
     monkeypatch.setattr(os, call, no_space)

@@ -16,7 +16,7 @@ LAYERS = [
     {"source", "workdir", "quality", "blockfile", "writer", "demo", "render", "output"},
     {"reduce", "neighbors", "graph", "initial", "layout"},
     {"planner"},
-    {"engine"},
+    {"engine", "backends", "report"},
     {"streamumap", "cli", "estimator", "doctor", "terminal"},
 ]
 LAYER_OF = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}

@@ -40,7 +40,7 @@ def _mix(x):
 
 @njit(inline="always")
 def _pow(x, b):
-    """x^b for x > 0, relative error under 1e-4: log2 and exp2 as minimax polynomials over one octave."""
+    """x^b for x > 0, relative error under 1e-4 max(1, b): log2 and exp2 as minimax polynomials over one octave."""
     bits = np.float32(x).view(np.int32)
     t = np.int32((bits & 0x7FFFFF) | 0x3F800000).view(np.float32) - _ONE
     log = t * (

@@ -58,7 +58,7 @@ def run(
 ) -> LayoutState:
     """Epochs state.epoch..until. Each of `blocks` reads one GraphBlock, in order; a graph of one block is placed once, others every epoch.
 
-    Every `save_epochs` epochs and at the end `save` gets the state. Ticks 1 for each epoch.
+    Every `save_epochs` epochs but the last `save` gets the state, whose positions it may keep only as a copy. Ticks 1 for each epoch.
     """
     old = backend.place(state.positions)
     new = backend.empty_like(old)

@@ -76,10 +76,10 @@ def fit_ab(min_dist: float, spread: float) -> tuple[float, float]:
     """a, b of 1 / (1 + a d^(2b)), fitted to exp(-(d - min_dist) / spread) beyond min_dist and 1 before (umap-learn's find_ab_params)."""
     from scipy.optimize import curve_fit  # half a second to import
 
-    d = np.linspace(0, spread * 3, 300)
-    wanted = np.where(d < min_dist, 1.0, np.exp(-(d - min_dist) / spread))
+    d = np.linspace(0, 3, 300)  # in units of spread: in map units the fit fails where spread is far from 1
+    wanted = np.where(d < min_dist / spread, 1.0, np.exp(-(d - min_dist / spread)))
     (a, b), _ = curve_fit(lambda x, a, b: 1.0 / (1.0 + a * x ** (2 * b)), d, wanted)
-    return float(a), float(b)
+    return float(a / spread ** (2 * b)), float(b)
 
 
 def mix32(x: int) -> int:

@@ -7,6 +7,7 @@ others pass by in chunks of `other_rows`; nothing else depends on N but the grap
 """
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -26,10 +27,10 @@ KEPT = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 def search(
     source, k: int, metric: str, *, query_rows: int, other_rows: int, non_negative: bool, is_zero: np.ndarray, device: str, tick: Tick = no_tick
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Exact k-NN of a RowSource's rows. `other_rows` is a multiple of GROUP. Ticks N rows for each chunk of `query_rows`."""
+    """Exact k-NN of a RowSource's rows. `other_rows` is a multiple of GROUP. Ticks N rows."""
     n = source.n_rows
     indices, distances = np.full((n, k), -1, np.int32), np.full((n, k), np.inf, np.float32)
-    with torch.inference_mode(), _Feeder(source, metric, other_rows, device) as feeder:
+    with torch.inference_mode(), _precision("high"), _Feeder(source, metric, other_rows, device) as feeder:
         for start in range(0, n, query_rows):
             stop = min(start + query_rows, n)
             queries, scale = feeder.chunk(start, stop)
@@ -42,7 +43,7 @@ def search(
                     _search_tile(
                         queries[tile], scale[tile], start + at, others, other_scale, bias, first, found[tile], squares[tile], non_negative
                     )
-                tick((stop - start) * len(others) // n)
+                tick((stop - start) * (first + len(others)) // n - (stop - start) * first // n)
             squares = squares / 2 if metric == "cosine" else squares.sqrt()
             indices[start:stop, 1:] = found.cpu().numpy()
             distances[start:stop, 1:] = squares.cpu().numpy()
@@ -61,10 +62,8 @@ def count_closer(
     `sample` int64 (S,) ascending, `others` (S, m), -1 for the distance at which there is no edge (1 for cosine, else inf). Ticks N rows.
     Distances that differ by less than a few float32 roundings count as equal.
     """
-    precision = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
     counts = torch.zeros(others.shape, dtype=torch.int64, device=device)
-    with torch.inference_mode(), _Feeder(source, metric, other_rows, device) as feeder:
+    with torch.inference_mode(), _precision("highest"), _Feeder(source, metric, other_rows, device) as feeder:
         ours = _unit(feeder.take(sample).float(), metric)
         own = (ours * ours).sum(1)
         thresholds = _thresholds(feeder, ours, own, others, metric)
@@ -72,12 +71,13 @@ def count_closer(
             block, scale = feeder.chunk(start, min(start + other_rows, source.n_rows))
             block = block.float() * scale[:, None]
             squares = own[:, None] + (block * block).sum(1)[None, :] - 2 * (ours @ block.T)
+            if metric == "cosine":
+                squares.masked_fill_((own == 0)[:, None] ^ (scale == 0)[None, :], 2.0)
             here = np.flatnonzero((sample >= start) & (sample < start + len(block)))
             squares[torch.from_numpy(here).to(device), torch.from_numpy(sample[here] - start).to(device)] = torch.inf
             for column in range(others.shape[1]):
                 counts[:, column] += (squares < thresholds[:, column : column + 1]).sum(1)
             tick(len(block))
-    torch.set_float32_matmul_precision(precision)
     return counts.cpu().numpy()
 
 
@@ -91,7 +91,10 @@ def _thresholds(feeder, ours, own, others, metric):
         for at in range(0, len(i), TILE_ROWS):
             a, b = torch.from_numpy(i[at : at + TILE_ROWS]).to(ours.device), torch.from_numpy(j[at : at + TILE_ROWS]).to(ours.device)
             there = torch.from_numpy(local[i[at : at + TILE_ROWS], j[at : at + TILE_ROWS]] - first).to(ours.device)
-            out[a, b] = ((ours[a] - theirs[there]) ** 2).sum(1)
+            squares = ((ours[a] - theirs[there]) ** 2).sum(1)
+            if metric == "cosine":
+                squares.masked_fill_((own[a] == 0) ^ (theirs[there] == 0).all(1), 2.0)
+            out[a, b] = squares
     return out - 4e-6 * own[:, None]
 
 
@@ -124,14 +127,25 @@ def _search_tile(queries, scale, first_query, others, other_scale, bias, first_o
     merged, order = torch.sort(torch.cat([squares, new], 1), dim=1, stable=True)
     squares.copy_(merged[:, :width])
     found.copy_(torch.cat([found, candidates], 1).gather(1, order[:, :width]))
+    found.masked_fill_(squares == torch.inf, -1)
 
 
 def _scores(queries, others):
     """float32 (n, m) products. Half precision goes in as stored; the sums are float32."""
     if queries.dtype != torch.float32 and queries.is_cuda:
         return torch.mm(queries, others.T, out_dtype=torch.float32)
-    torch.set_float32_matmul_precision("high")
     return queries.float() @ others.float().T
+
+
+@contextmanager
+def _precision(name):
+    """How float32 matrices are multiplied: "high" is TF32."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(name)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def _row_squares(rows):
@@ -154,7 +168,10 @@ def _largest(scores, n):
 
 @triton.jit
 def _pair_squares(queries, others, scale, other_scale, candidates, out, n_candidates, n_features, BLOCK: tl.constexpr):
-    """Squared distance of a query and one of its candidates, both scaled; inf where the candidate is -1."""
+    """Squared distance of a query and one of its candidates, both scaled; inf where the candidate is -1.
+
+    A scale of 0 is a zero row's under cosine: at 2 (a right angle) from a row that is none, not at 1.
+    """
     row = tl.program_id(0).to(tl.int64)
     at = row * n_candidates + tl.program_id(1)
     candidate = tl.load(candidates + at).to(tl.int64)
@@ -168,12 +185,16 @@ def _pair_squares(queries, others, scale, other_scale, candidates, out, n_candid
             a = tl.load(queries + row * n_features + feature, mask=live, other=0.0).to(tl.float32) * a_scale
             b = tl.load(others + candidate * n_features + feature, mask=live, other=0.0).to(tl.float32) * b_scale
             total += (a - b) * (a - b)
+        total *= tl.where((a_scale == 0) != (b_scale == 0), 2.0, 1.0)
     square = tl.sum(total, axis=0)
     tl.store(out + at, tl.where(candidate >= 0, square, float("inf")))
 
 
 class _Feeder:
-    """Chunks of rows on the device, each with the factor that makes its rows' length 1 (cosine). Reads one chunk ahead into pinned memory."""
+    """Chunks of rows on the device, each with the factors that make its rows' length 1 (cosine; 0 for a zero row).
+
+    Reads one chunk ahead into pinned memory.
+    """
 
     def __init__(self, source, metric, chunk_rows, device):
         self.source, self.metric, self.device = source, metric, device
@@ -199,7 +220,7 @@ class _Feeder:
         return rows, self._scale(rows)
 
     def others(self, start, stop, queries, scale, other_rows):
-        """(first, rows, scale) of every chunk, those in start..stop from the device itself."""
+        """(first, rows, scale) of every chunk; from the device itself where start..stop are all rows."""
         n = self.source.n_rows
         if start == 0 and stop == n:
             for first in range(0, n, other_rows):
@@ -235,7 +256,7 @@ class _Feeder:
         if self.metric != "cosine":
             return torch.ones(len(rows), device=self.device)
         norms = _row_squares(rows).sqrt_()
-        return 1.0 / torch.where(norms > 0, norms, 1.0)
+        return torch.where(norms > 0, 1.0 / norms, 0.0)
 
 
 def _pinned(shape, dtype, device):

@@ -62,13 +62,13 @@ def count_closer(rows, sample: np.ndarray, others: np.ndarray, metric: str, bloc
 
 
 def _thresholds(rows, ours, others, metric):
-    """The distances to `others` less a millionth, so that rounding does not count a row as closer than itself."""
+    """The distances to `others`, less what rounding may be: as a part of them and, for cosine, of the 1 from which they are taken."""
     needed = np.unique(others[others >= 0]).astype(np.int64)
     theirs = rows.take(needed)
     local = np.where(others >= 0, np.searchsorted(needed, others), -1)
     out = np.full(others.shape, 1.0 if metric == "cosine" else np.inf)
     _pairs(*ours, *theirs, local, metric == "cosine", out)
-    return out * (1 - 1e-6)
+    return out * (1 - 1e-6) - (1e-12 if metric == "cosine" else 0.0)
 
 
 def _inverse_norms(rows, block_rows):
@@ -93,7 +93,7 @@ def _bias(rows, start, stop, metric):
     if metric == "cosine":
         return np.zeros(stop - start, np.float32)
     indptr, _, values = rows.block(start, stop)
-    return (-0.5 * _squared_norms(indptr, values)).astype(np.float32)
+    return np.maximum(-0.5 * _squared_norms(indptr, values), np.finfo(np.float32).min).astype(np.float32)
 
 
 def _lists(indptr, features, values, n_features):

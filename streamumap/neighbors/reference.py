@@ -18,11 +18,18 @@ def distance_matrix(rows: np.ndarray, others: np.ndarray, metric: str) -> np.nda
 
 
 def search(rows: np.ndarray, k: int, metric: str) -> tuple[np.ndarray, np.ndarray]:
-    """Exact neighbours, ties by row number. For cosine and rows without negative values, a row at distance 1 (no common feature) is none."""
+    """Exact neighbours, ties by row number.
+
+    For cosine, a zero row has zero rows as neighbours only, and among rows without negative values a row at distance 1 (no common feature)
+    is none.
+    """
     n = len(rows)
     d = distance_matrix(rows, rows, metric)
-    if metric == "cosine" and (rows >= 0).all():
-        d[(rows.astype(np.float64) @ rows.astype(np.float64).T == 0) & (d > 0)] = np.inf
+    if metric == "cosine":
+        zero = ~rows.any(1)
+        d[np.ix_(zero, ~zero)] = np.inf
+        if (rows >= 0).all():
+            d[(rows.astype(np.float64) @ rows.astype(np.float64).T == 0) & (d > 0)] = np.inf
     np.fill_diagonal(d, -1.0)
     order = np.argsort(d, axis=1, kind="stable")[:, :k]
     distances = np.take_along_axis(d, order, 1)

@@ -1,0 +1,136 @@
+"""Who does what the plan says: the one place where a stage's backend, its rows and its numbers meet. Backends are imported when they are used."""
+
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from streamumap import initial
+from streamumap.events import Tick
+from streamumap.params import Params
+from streamumap.planner import Plan
+from streamumap.source import RowSource
+from streamumap.source.packed import PackedRows
+from streamumap.source.rows import DenseRows
+from streamumap.source.scan import Scan
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows in the forms that stages want. `searched` is `original` or its reduced form; `packed` None: not mostly zeros, or a GPU run."""
+
+    original: RowSource
+    searched: RowSource
+    packed: PackedRows | None
+    found: Scan
+
+
+def search(rows: Rows, plan: Plan, p: Params, reached: Callable[[np.ndarray], bool], tick: Tick) -> tuple[np.ndarray, np.ndarray]:
+    """The k-NN graph by the planned backend: indices int32, distances float32 (N, k)."""
+    planned, is_zero = plan["neighbors"], rows.found.is_zero
+    non_negative = rows.found.non_negative and rows.searched is rows.original
+    if planned.backend == "packed":
+        from streamumap.neighbors import packed
+
+        return packed.search(rows.packed, p.n_neighbors, p.metric, non_negative=non_negative, is_zero=is_zero, tick=tick, **planned.blocks)
+    if planned.backend == "cuda":
+        from streamumap.neighbors import cuda
+
+        return cuda.search(
+            rows.searched, p.n_neighbors, p.metric, non_negative=non_negative, is_zero=is_zero, device=plan.device, tick=tick, **planned.blocks
+        )
+    from streamumap.neighbors import dense
+
+    return dense.search(
+        DenseRows(rows.searched, p.metric), p.n_neighbors, seed=p.seed, n_threads=plan.machine.n_cores, reached=reached,
+        exhaustive=p.recall >= 1.0, is_zero=is_zero, tick=tick, **planned.blocks,
+    )  # fmt: skip
+
+
+def count_closer(rows: Rows, plan: Plan, metric: str, sample: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Exact ranks in the ORIGINAL rows, whatever was searched: int64 (S, m)."""
+    block_rows = plan["quality"].blocks["block_rows"]
+    if rows.packed is not None:
+        from streamumap.neighbors import packed
+
+        return packed.count_closer(rows.packed, sample, others, metric, block_rows)
+    if plan.device:
+        from streamumap.neighbors import cuda
+
+        return cuda.count_closer(rows.original, sample, others, metric, other_rows=block_rows, device=plan.device)
+    from streamumap.neighbors import dense
+
+    return dense.count_closer(DenseRows(rows.original, metric), sample, others, block_rows)
+
+
+def layout_backend(plan: Plan):
+    from streamumap.layout import run
+
+    return run.cuda_backend(plan.device) if plan.device else run.cpu_backend()
+
+
+def first_positions(rows: Rows, plan: Plan, p: Params, graph, tick: Tick) -> np.ndarray:
+    """float32 (N, n_components): `init` "auto" is PCA."""
+    n = rows.original.n_rows
+    if p.init == "random":
+        return initial.random(n, p.n_components, p.seed)
+    if p.init == "spectral":
+        return initial.spectral(lambda: iter([(0, _graph_matrix(graph))]), n, p.n_components, p.seed)
+    blocks = plan["start"].blocks
+    sample, read = _readers(rows, p.metric, initial.sample_numbers(n, blocks["sample_rows"]))
+    parts = _ahead(read, n, blocks["block_rows"], plan.machine.n_cores, tick)
+    with threadpool_limits(1):  # the same sums for any number of threads
+        return initial.pca(parts, sample, rows.searched.n_features, p.n_components, p.seed)
+
+
+def release(plan: Plan) -> None:
+    """Gives the device memory that no array uses any more back to the driver."""
+    if plan.device and "torch" in sys.modules:
+        sys.modules["torch"].cuda.empty_cache()
+
+
+def _readers(rows: Rows, metric: str, numbers: np.ndarray):
+    """The rows of these numbers, and a function that reads rows start..stop; both as matrices of rows of length 1 for cosine."""
+    packed = rows.packed
+    if packed is not None:
+        return _sparse(packed.take(numbers), packed.n_features, metric), lambda a, b: _sparse(packed.block(a, b), packed.n_features, metric)
+    dense = DenseRows(rows.searched, metric)
+    return dense.take(numbers), dense.block
+
+
+def _ahead(read, n_rows: int, block_rows: int, n_threads: int, tick: Tick) -> Iterator[tuple[int, object]]:
+    """(start, read(start, stop)) over all rows in order, `n_threads` blocks in memory at a time."""
+    waiting: deque = deque()
+    with ThreadPoolExecutor(n_threads) as pool:
+        for start in range(0, n_rows, block_rows):
+            waiting.append((start, pool.submit(read, start, min(start + block_rows, n_rows))))
+            if len(waiting) == n_threads:
+                first, block = waiting.popleft()
+                yield first, block.result()
+                tick(block_rows)
+        while waiting:
+            first, block = waiting.popleft()
+            yield first, block.result()
+
+
+def _sparse(rows, n_features: int, metric: str):
+    """Packed rows as a scipy matrix."""
+    import scipy.sparse
+
+    indptr, indices, values = rows
+    matrix = scipy.sparse.csr_matrix((values, indices.astype(np.int32), indptr), shape=(len(indptr) - 1, n_features))
+    if metric == "cosine":
+        norms = np.sqrt(np.asarray(matrix.multiply(matrix).sum(1), np.float64)).ravel()
+        matrix = scipy.sparse.diags(1.0 / np.where(norms > 0, norms, 1.0)).astype(np.float32) @ matrix
+    return matrix.tocsr()
+
+
+def _graph_matrix(graph):
+    import scipy.sparse
+
+    block = graph.block(0, graph.n_rows)
+    return scipy.sparse.csr_matrix((block.weights.astype(np.float32), block.targets, block.indptr), shape=(graph.n_rows, graph.n_rows))

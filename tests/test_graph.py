@@ -1,0 +1,233 @@
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from streamumap.errors import Stopped
+from streamumap.graph import build as stage
+from streamumap.graph import cpu, reference
+from streamumap.neighbors import reference as neighbors
+
+HALF_A_STEP = 0.5 / stage.WEIGHT_ONE + 1e-6
+
+
+def built(as_file, create, knn, block_rows=100, local_connectivity=1.0, set_op_mix_ratio=1.0, **more):
+    return stage.build(
+        *map(as_file, knn), create, local_connectivity=local_connectivity, set_op_mix_ratio=set_op_mix_ratio, block_rows=block_rows, **more
+    )
+
+
+def to_dense(graph):
+    """float64 (N, N), and that each row's targets are ascending and its weights positive."""
+    block = graph.block(0, graph.n_rows)
+    assert (block.first_row, block.first_edge, block.indptr[0], block.indptr[-1]) == (0, 0, 0, graph.n_edges)
+    out = np.zeros((graph.n_rows, graph.n_rows))
+    for i in range(graph.n_rows):
+        row = slice(block.indptr[i], block.indptr[i + 1])
+        assert (np.diff(block.targets[row]) > 0).all() and (block.weights[row] > 0).all()
+        out[i, block.targets[row]] = block.weights[row] / stage.WEIGHT_ONE
+    return out
+
+
+def content(graph):
+    return tuple(file.read(0, len(file)).tobytes() for file in (graph.indptr, graph.targets, graph.weights))
+
+
+def as_expected(dense):
+    """What a graph keeps of these weights: at least one step, where there is any."""
+    return np.where(dense > 0, np.maximum(dense, 1 / stage.WEIGHT_ONE), 0)
+
+
+def table(indices, distances):
+    return np.array(indices, np.int32), np.array(distances, np.float32)
+
+
+def random_knn(seed, n, k, shared=0.3, missing=0.2):
+    """A k-NN table with ties, zeros, hubs (low numbers are preferred) and short rows."""
+    rng = np.random.default_rng(seed)
+    indices, distances = np.full((n, k), -1, np.int32), np.full((n, k), np.inf, np.float32)
+    for i in range(n):
+        others = np.setdiff1d(np.unique((rng.random(3 * k) ** 2 * n).astype(int)), [i])[: k - 1]
+        others = rng.permutation(others)[: len(others) if rng.random() > missing else rng.integers(0, len(others) + 1)]
+        d = np.sort(rng.exponential(size=len(others)))
+        if rng.random() < shared:
+            d = np.floor(2 * d) / 2
+        indices[i, 0], distances[i, 0] = i, 0
+        indices[i, 1 : len(others) + 1], distances[i, 1 : len(others) + 1] = others, d * 10.0 ** rng.integers(-3, 4)
+    return indices, distances
+
+
+@pytest.mark.parametrize("local_connectivity", [0.0, 0.5, 1.0, 1.5, 3.0, 100.0])
+def test_smooth_knn_is_the_reference(codes_knn, local_connectivity):
+    for _, distances in (codes_knn, random_knn(0, 80, 7)):
+        n = len(distances)
+        mean = float(distances[np.isfinite(distances)].mean())
+        rho, sigma = np.full(n, np.nan, np.float32), np.full(n, np.nan, np.float32)
+        cpu.smooth_knn(distances, mean, local_connectivity, rho, sigma)
+        true_rho, true_sigma = reference.smooth_knn(distances, mean, local_connectivity)
+        assert np.array_equal(rho, true_rho)
+        assert np.allclose(sigma, true_sigma, rtol=1e-5)
+
+
+@pytest.mark.parametrize("local_connectivity", [1.0, 1.5, 3.0])
+@pytest.mark.parametrize("set_op_mix_ratio", [0.0, 0.5, 1.0])
+def test_weights_are_umap_learns(as_file, create, codes, codes_knn, umap_learn, local_connectivity, set_op_mix_ratio):
+    indices, distances = codes_knn
+    theirs, _, _ = umap_learn.fuzzy_simplicial_set(
+        codes, 15, None, "cosine", knn_indices=indices, knn_dists=distances,
+        local_connectivity=local_connectivity, set_op_mix_ratio=set_op_mix_ratio,
+    )  # fmt: skip
+    graph = built(as_file, create, codes_knn, 100, local_connectivity, set_op_mix_ratio)
+    assert np.abs(to_dense(graph) - theirs.toarray()).max() < 1e-4
+    slow = reference.fuzzy_graph(indices, distances, local_connectivity, set_op_mix_ratio)
+    assert np.abs(slow - theirs.toarray()).max() < 1e-4
+    assert abs(graph.n_edges - theirs.nnz) <= (theirs.data < 1e-6).sum()
+
+
+@pytest.mark.parametrize("set_op_mix_ratio", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("local_connectivity", [0.0, 1.0, 2.5])
+def test_build_is_the_reference(as_file, create, local_connectivity, set_op_mix_ratio):
+    knn = random_knn(1, 90, 8)
+    ours = to_dense(built(as_file, create, knn, 20, local_connectivity, set_op_mix_ratio))
+    true = reference.fuzzy_graph(*knn, local_connectivity, set_op_mix_ratio)
+    assert np.abs(ours - as_expected(true)).max() < HALF_A_STEP
+    assert np.array_equal(ours, ours.T)
+
+
+def test_any_block_rows_give_the_same_bytes(as_file, create):
+    knn = random_knn(2, 83, 6)
+    first, *others = (content(built(as_file, create, knn, block_rows)) for block_rows in (83, 1, 7, 88))
+    assert all(other == first for other in others)
+
+
+def test_any_number_of_threads_gives_the_same_bytes(as_file, create, codes_knn, with_threads):
+    one, two = (content(with_threads(n, built, as_file, create, codes_knn)) for n in (1, 2))
+    assert one == two
+
+
+def test_nothing_is_read_that_was_not_written(as_file, create, poison):
+    knn = random_knn(3, 83, 6)
+    before = content(built(as_file, create, knn, 20))
+    poison()
+    assert content(built(as_file, create, knn, 20)) == before
+
+
+def test_blocks_of_a_graph_are_its_rows(as_file, create):
+    graph = built(as_file, create, random_knn(4, 50, 6), 9)
+    whole = graph.block(0, 50)
+    for start, stop in ((0, 7), (7, 50), (49, 50), (12, 12)):
+        block = graph.block(start, stop)
+        edges = slice(whole.indptr[start], whole.indptr[stop])
+        assert (block.first_row, block.first_edge) == (start, edges.start)
+        assert np.array_equal(block.indptr, whole.indptr[start : stop + 1] - edges.start)
+        assert np.array_equal(block.targets, whole.targets[edges]) and np.array_equal(block.weights, whole.weights[edges])
+        assert (block.indptr.dtype, block.targets.dtype, block.weights.dtype) == (np.int64, np.int32, np.uint16)
+
+
+@pytest.mark.parametrize("block_rows", [1, 4, 10])
+def test_rows_without_neighbours_have_no_edges(as_file, create, block_rows):
+    indices, distances = random_knn(5, 30, 5, missing=0)
+    alone = np.array([0, 1, 2, 3, 9, 29])
+    indices[np.isin(indices, alone)] = -1
+    indices[alone, 1:] = -1
+    distances[indices < 0] = np.inf
+    indices[alone, 0], distances[alone, 0] = alone, 0
+    graph = built(as_file, create, (indices, distances), block_rows)
+    degree = np.diff(graph.indptr.read(0, 31))
+    assert (degree[alone] == 0).all() and degree.sum() > 0
+    assert np.abs(to_dense(graph) - as_expected(reference.fuzzy_graph(indices, distances))).max() < HALF_A_STEP
+
+
+def test_a_graph_without_any_edge(as_file, create):
+    indices, distances = np.full((9, 4), -1, np.int32), np.full((9, 4), np.inf, np.float32)
+    indices[:, 0], distances[:, 0] = np.arange(9), 0
+    graph = built(as_file, create, (indices, distances), 4)
+    assert graph.n_edges == 0 and graph.n_rows == 9
+    assert (graph.indptr.read(0, 10) == 0).all() and len(graph.block(2, 5).targets) == 0
+
+
+def test_two_neighbours_is_the_least(as_file, create):
+    knn = table([[0, 1], [1, 2], [2, 0]], [[0, 1], [0, 2], [0, 3]])
+    assert np.array_equal(to_dense(built(as_file, create, knn)), 1 - np.eye(3))
+
+
+@pytest.mark.parametrize("local_connectivity", [1.0, 3.0])
+def test_duplicates_by_the_thousand(as_file, create, local_connectivity):
+    n, k = 1500, 6
+    same = np.arange(1000)
+    indices = (np.arange(n)[:, None] + np.arange(k)) % n
+    distances = np.sort(np.random.default_rng(6).random((n, k)), axis=1)
+    distances[:, 0] = 0
+    indices[same] = (same[:, None] + np.arange(k)) % 1000
+    distances[same] = 0
+    knn = table(indices, distances)
+    weights = to_dense(built(as_file, create, knn, 700, local_connectivity))
+    assert (weights[same[:, None], indices[same, 1:]] == 1).all()
+    assert np.abs(weights - as_expected(reference.fuzzy_graph(*knn, local_connectivity))).max() < HALF_A_STEP
+
+
+def test_all_rows_the_same(as_file, create):
+    indices = (np.arange(40)[:, None] + np.arange(5)) % 40
+    graph = built(as_file, create, table(indices, np.zeros((40, 5))), 11)
+    assert (graph.weights.read(0, graph.n_edges) == stage.WEIGHT_ONE).all()
+
+
+def test_a_hub_keeps_every_edge(as_file, create):
+    n = 900
+    indices, distances = random_knn(7, n, 4, missing=0)
+    indices[1:, 1], distances[1:, 1:] = 0, distances[1:, 1:] + distances[1:, [1]]
+    indices[1:, 2:] = np.where(indices[1:, 2:] == 0, -1, indices[1:, 2:])
+    for row, d in zip(indices, distances, strict=True):
+        d[row < 0] = np.inf
+    for blocks in (n, 100):
+        graph = built(as_file, create, (indices, distances), blocks)
+        assert np.diff(graph.indptr.read(0, 2))[0] == n - 1
+        assert np.abs(to_dense(graph) - as_expected(reference.fuzzy_graph(indices, distances))).max() < HALF_A_STEP
+
+
+def test_ticks_three_times_all_rows_and_stops(as_file, create):
+    ticks = []
+    built(as_file, create, random_knn(8, 50, 5), 20, tick=ticks.append)
+    assert sum(ticks) == 150
+
+    def stop(n):
+        raise Stopped("stop")
+
+    with pytest.raises(Stopped):
+        built(as_file, create, random_knn(8, 50, 5), 20, tick=stop)
+
+
+@settings(max_examples=60)
+@given(
+    seed=st.integers(0, 2**32 - 1), n=st.integers(3, 30), k=st.integers(2, 9), block_rows=st.integers(1, 31),
+    local_connectivity=st.floats(0, 10), mix=st.floats(0, 1), scale=st.sampled_from([1e-12, 1.0, 1e12]),
+)  # fmt: skip
+@example(seed=0, n=3, k=9, block_rows=2, local_connectivity=0.0, mix=1.0, scale=1e-30)
+def test_any_table_gives_a_symmetric_graph_of_weights_up_to_1(tmp_path_factory, seed, n, k, block_rows, local_connectivity, mix, scale):
+    indices, distances = random_knn(seed, n, k)
+    distances *= np.float32(scale)
+    folder, made = tmp_path_factory.mktemp("graph"), []
+
+    def create(name, shape, dtype):
+        made.append(stage.BlockFile.create(folder / f"{len(made)}.npy", shape, dtype))
+        return made[-1]
+
+    knn = [create("knn", array.shape, array.dtype) for array in (indices, distances)]
+    for file, array in zip(knn, (indices, distances), strict=True):
+        file.write(0, array)
+    graph = stage.build(*knn, create, local_connectivity=local_connectivity, set_op_mix_ratio=mix, block_rows=block_rows)
+    ours = to_dense(graph)
+    assert np.array_equal(ours, ours.T) and ours.max(initial=0) <= 1 and (np.diag(ours) == 0).all()
+    true = reference.fuzzy_graph(indices, distances, local_connectivity, mix)
+    assert np.abs(ours - as_expected(true)).max() < HALF_A_STEP + 1e-5
+    for file in made:
+        file.close()
+
+
+def test_distances_of_rows_that_share_no_feature_are_no_edges(codes):
+    rows = codes[:40].copy()
+    rows[::2, 1500:] = 0
+    rows[1::2, :1500] = 0
+    indices, distances = neighbors.search(rows, 30, "cosine")
+    weights = reference.fuzzy_graph(indices, distances)
+    assert (indices < 0).any() and (weights[::2, 1::2] == 0).all() and (weights > 0).any()
