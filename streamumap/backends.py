@@ -10,10 +10,11 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from streamumap import initial
+from streamumap.errors import InputError
 from streamumap.events import Tick
 from streamumap.params import Params
 from streamumap.planner import Plan
-from streamumap.source import RowSource
+from streamumap.source import RowSource, open_source, widen
 from streamumap.source.packed import PackedRows
 from streamumap.source.rows import DenseRows
 from streamumap.source.scan import Scan
@@ -68,23 +69,44 @@ def count_closer(rows: Rows, plan: Plan, metric: str, sample: np.ndarray, others
 
 
 def layout_backend(plan: Plan):
+    """The `layout.run.Backend` that the plan names."""
     from streamumap.layout import run
 
-    return run.cuda_backend(plan.device) if plan.device else run.cpu_backend()
+    return run.cuda_backend(plan.device) if plan["layout"].backend == "cuda" else run.cpu_backend()
 
 
 def first_positions(rows: Rows, plan: Plan, p: Params, graph, tick: Tick) -> np.ndarray:
     """float32 (N, n_components): `init` "auto" is PCA."""
     n = rows.original.n_rows
+    if p.init.endswith(".npy"):
+        return _given_positions(p.init, n, p.n_components)
     if p.init == "random":
         return initial.random(n, p.n_components, p.seed)
     if p.init == "spectral":
         return initial.spectral(lambda: iter([(0, _graph_matrix(graph))]), n, p.n_components, p.seed)
     blocks = plan["start"].blocks
     sample, read = _readers(rows, p.metric, initial.sample_numbers(n, blocks["sample_rows"]))
-    parts = _ahead(read, n, blocks["block_rows"], plan.machine.n_cores, tick)
     with threadpool_limits(1):  # the same sums for any number of threads
-        return initial.pca(parts, sample, rows.searched.n_features, p.n_components, p.seed)
+        if plan.device is None:
+            parts = _ahead(read, n, blocks["block_rows"], plan.machine.n_cores, tick)
+            return initial.pca(parts, sample, rows.searched.n_features, p.n_components, p.seed)
+        from streamumap.neighbors import cuda
+
+        along, offset = initial.directions(sample, rows.searched.n_features, p.n_components, p.seed)
+        projected = cuda.project(rows.searched, along, p.metric, other_rows=blocks["block_rows"], device=plan.device, tick=tick)
+        return initial.placed(projected - offset, p.n_components, p.seed)
+
+
+def _given_positions(path: str, n_rows: int, n_components: int) -> np.ndarray:
+    source = open_source(path)
+    if (source.n_rows, source.n_features) != (n_rows, n_components):
+        found = f"{source.n_rows} x {source.n_features}"
+        raise InputError(f"--init: {path}: expected {n_rows} x {n_components} positions, found {found}; give one position for each row.")
+    positions = widen(source.read(0, n_rows), source.dtype)
+    source.close()
+    if not np.isfinite(positions).all():
+        raise InputError(f"--init: {path}: expected finite positions, found NaN or Inf; replace them.")
+    return positions
 
 
 def release(plan: Plan) -> None:

@@ -25,17 +25,17 @@ def _knob(name: str, *flags: str):
     m = field.metadata
     allowed = f"one of {', '.join(m['choices'])}" if m["choices"] else f"{m['low']:g} to {m['high']:g}"
     unit = f" {m['unit']}" if m["unit"] else ""
-    return typer.Option(*(flags or ("--" + name.replace("_", "-"),)), help=f"{m['help']} [{allowed}{unit}]", show_default=field.default is not None)
+    return typer.Option(*(flags or ("--" + name.replace("_", "-"),)), help=f"{m['help']} ({allowed}{unit})", show_default=field.default is not None)
 
 
 Input = Annotated[str, typer.Argument(help="A .npy file of activations: rows x features.", metavar="INPUT")]
-Out = Annotated[Path | None, typer.Option("-o", "--out", help="Folder of the run. [default: INPUT's name + .umap beside it]", show_default=False)]
+Out = Annotated[Path | None, typer.Option("-o", "--out", help="Folder of the run. (default: INPUT's name + .umap beside it)", show_default=False)]
 BudgetOption = Annotated[
-    str | None, typer.Option(help="Hard cap on memory: of the GPU in a GPU run, of the process in a CPU run, e.g. 40GB. [default: 80% of what is free]")
+    str | None, typer.Option(help="Hard cap on memory: of the GPU in a GPU run, of the process in a CPU run, e.g. 40GB. (default: 80% of what is free)")
 ]
-HostBudget = Annotated[str | None, typer.Option(help="The same cap on host memory in a GPU run. [default: 80% of what is free]")]
+HostBudget = Annotated[str | None, typer.Option(help="The same cap on host memory in a GPU run. (default: 80% of what is free)")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-Dtype = Annotated[str | None, typer.Option(help="bfloat16, where the file keeps it as V2 or uint16. [default: as the file says]")]
+Dtype = Annotated[str | None, typer.Option(help="bfloat16, where the file keeps it as V2 or uint16. (default: as the file says)")]
 Neighbors = Annotated[int, _knob("n_neighbors")]
 Metric = Annotated[str, _knob("metric")]
 Components = Annotated[int, _knob("n_components")]
@@ -65,10 +65,12 @@ def embed(
     negative_sample_rate: Annotated[int, _knob("negative_sample_rate")] = Params.negative_sample_rate,
     local_connectivity: Annotated[float, _knob("local_connectivity")] = Params.local_connectivity,
     set_op_mix_ratio: Annotated[float, _knob("set_op_mix_ratio")] = Params.set_op_mix_ratio,
+    layout: Annotated[str, _knob("layout")] = Params.layout,
     reduce: Reduce = Params.reduce,
     reduce_dims: ReduceDims = Params.reduce_dims,
     recall: Annotated[float, _knob("recall")] = Params.recall,
     seed: Annotated[int, _knob("seed")] = Params.seed,
+    snapshots: Annotated[int, typer.Option(help="Positions kept on the way, evenly spaced over the epochs, in RUN/snapshots.", min=0)] = 0,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -76,10 +78,12 @@ def embed(
     params = Params(
         n_neighbors=n_neighbors, min_dist=min_dist, spread=spread, n_components=n_components, metric=metric, n_epochs=n_epochs, init=init,
         learning_rate=learning_rate, repulsion_strength=repulsion_strength, negative_sample_rate=negative_sample_rate,
-        local_connectivity=local_connectivity, set_op_mix_ratio=set_op_mix_ratio, reduce=reduce, reduce_dims=reduce_dims, recall=recall, seed=seed,
+        local_connectivity=local_connectivity, set_op_mix_ratio=set_op_mix_ratio, layout=layout, reduce=reduce, reduce_dims=reduce_dims, recall=recall, seed=seed,
     )  # fmt: skip
     folder = out or default_out(input)
-    run = _embed(input, params, folder, quiet, budget=budget, host_budget=host_budget, device=device, dtype=dtype)
+    run = _embed(
+        input, params, folder, quiet, budget=budget, host_budget=host_budget, device=device, dtype=dtype, snapshots=snapshots
+    )
     print(json.dumps(run, indent=2) if json_ else folder)
 
 
@@ -88,7 +92,7 @@ def plan(
     input: Annotated[str | None, typer.Argument(help="A .npy file; or give --rows and --features.", metavar="[INPUT]", show_default=False)] = None,
     rows: Annotated[int | None, typer.Option(help="Rows of a matrix that there is no file of.")] = None,
     features: Annotated[int | None, typer.Option(help="Its features.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="Its dtype. [default: float16, or as the file says]")] = None,
+    dtype: Annotated[str | None, typer.Option(help="Its dtype. (default: float16, or as the file says)")] = None,
     active: Annotated[int | None, typer.Option(help="Non-zero features in a row, where most are zero.", min=1)] = None,
     budget: BudgetOption = None,
     host_budget: HostBudget = None,
@@ -146,9 +150,9 @@ def inspect(input: Input, dtype: Dtype = None, json_: Json = False, quiet: Quiet
 @app.command()
 def render(
     run: Annotated[Path, typer.Argument(help="Folder of a run.", metavar="RUN")],
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="The picture. [default: RUN/map.png]", show_default=False)] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="The picture. (default: RUN/map.png)", show_default=False)] = None,
     labels: Annotated[Path | None, typer.Option(help="A text file with one label a row, which colours the map.")] = None,
-    size: Annotated[int, typer.Option(help="Pixels along an edge.", min=64, max=16384)] = 1600,
+    size: Annotated[int, typer.Option(help="Pixels along an edge.", min=200, max=4000)] = 1600,
     dark: Annotated[bool, typer.Option(help="Light on dark.")] = False,
 ) -> None:
     """A picture of a finished or half-finished run."""
@@ -203,21 +207,21 @@ def doctor(json_: Json = False) -> None:
 def default_out(input: str) -> Path:
     """INPUT's name + .umap, beside it."""
     path = Path(input)
-    return path.with_name(path.name.removesuffix(".npy") + ".umap")
+    return path.parent / (path.name.removesuffix(".npy") + ".umap")
 
 
 def _embed(input, params: Params, folder: Path, quiet: bool, **options) -> dict:
-    from streamumap import engine
-
     stop: list[int] = []
 
     def on_signal(number, frame) -> None:
         if stop:
-            raise KeyboardInterrupt
+            raise Stopped("stopped at once; the same command continues the run.")
         stop.append(number)
 
     before = {s: signal.signal(s, on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
+        from streamumap import engine
+
         with _listener(quiet) as listener:
             return engine.embed(input, params, out=folder, listener=listener, stopping=lambda: bool(stop), **options)
     finally:
@@ -248,9 +252,6 @@ def main() -> None:
     except StreamUMAPError as e:
         sys.stderr.write(f"streamumap: {' '.join(str(e).split())}\n")
         sys.exit(e.exit_code)
-    except KeyboardInterrupt:
-        sys.stderr.write("streamumap: stopped; the same command continues the run.\n")
-        sys.exit(Stopped.exit_code)
 
 
 if __name__ == "__main__":

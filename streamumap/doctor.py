@@ -23,7 +23,7 @@ def examine() -> dict:
         "devices": [f"{d.label} {d.name}, {memory.format_bytes(d.free_bytes)} of {memory.format_bytes(d.total_bytes)} free" for d in devices],
         "backends": {
             "neighbors": ["packed", "dense", *(["cuda"] if gpu else [])],
-            "layout": ["numba", *(["cuda"] if gpu else [])],
+            "layout": ["cpu", *(["cuda"] if gpu else []), *(["cuml"] if gpu and util.find_spec("cuml") else [])],
         },
     }
 

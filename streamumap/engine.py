@@ -24,7 +24,8 @@ from streamumap.source.rows import DenseRows
 from streamumap.source.scan import Scan, check_finite, scan, wild_features
 from streamumap.workdir import Workdir, key_of
 
-SAVE_EPOCHS = 25
+SAVE_SECONDS = 5.0
+"""Between two checkpoints of the layout."""
 
 LAYOUT_PARAMS = (
     "n_epochs", "min_dist", "spread", "learning_rate", "repulsion_strength", "negative_sample_rate", "n_components", "init", "seed",
@@ -54,6 +55,8 @@ def plan_for(x, rows, features, dtype, active, budget, host_budget, device, **pa
         check_shape("plan", rows, features)
         job = Job(rows, features, resolve_name(dtype or "float16"))
     if active is not None:
+        if not 1 <= active <= job.n_features:
+            raise InputError(f"--active: expected 1 to {job.n_features}, the features of a row, found {active}; give one in this range.")
         job = replace(job, n_nonzero=job.n_rows * active)
     machine = memory.machine(device)
     return make_plan(job, Params(**params), budget_for(machine, budget, host_budget), machine)
@@ -69,11 +72,12 @@ def embed(
     device: str = "auto",
     dtype: str | None = None,
     listener: Listener = ignore,
+    snapshots: int = 0,
     stopping: Callable[[], bool] = lambda: False,
 ) -> dict:
     """Makes a map of every row of `x` in the folder `out` and returns the content of its run.json. Raises the errors of `errors.py`.
 
-    `stopping()` is asked between units of work; when it is true the run raises Stopped, and the same call continues it.
+    `snapshots` positions on the way, evenly spaced over the epochs, are kept in out/snapshots. `stopping()` is asked between units of work; when it is true the run raises Stopped, and the same call continues it.
     """
     source = open_source(x, dtype)
     machine = memory.machine(device)
@@ -81,7 +85,7 @@ def embed(
     plan = make_plan(job, params, budget_for(machine, budget, host_budget), machine)
     work = Workdir(Path(out), source.fingerprint)
     try:
-        with _Run(source, params, plan, work, listener, stopping) as run:
+        with _Run(source, params, plan, work, listener, stopping, snapshots) as run:
             return run.all()
     finally:
         work.close()
@@ -91,11 +95,12 @@ def embed(
 class _Run:
     """What the stages of one run share, and how each of them is timed, measured and told of."""
 
-    def __init__(self, source: RowSource, params: Params, plan: Plan, work: Workdir, listener: Listener, stopping: Callable[[], bool]):
+    def __init__(self, source: RowSource, params: Params, plan: Plan, work: Workdir, listener: Listener, stopping: Callable[[], bool], snapshots: int):
         self.source, self.params, self.plan, self.work = source, params, plan, work
-        self.listener, self.stopping = listener, stopping
+        self.listener, self.stopping, self.n_snapshots = listener, stopping, snapshots
         self.measured: dict = {"stages": [], "quality": {}, "warnings": [], "reused": []}
         self.packed: PackedRows | None = None
+        self.given_start = open_source(params.init).fingerprint if params.init.endswith(".npy") else None
         self.started = time.monotonic()
         self.base_bytes = memory.anonymous_bytes()
         self.watch = memory.Watch(plan.machine.device)
@@ -141,7 +146,7 @@ class _Run:
         reduced = (p.reduce, p.reduce_dims) if p.reduce != "none" else ()
         knn = key_of(__version__, p.n_neighbors, p.metric, reduced, p.recall, p.seed, self.plan["neighbors"].backend)
         graph = key_of(knn, p.local_connectivity, p.set_op_mix_ratio)
-        return knn, graph, key_of(graph, self.plan["layout"].backend, [getattr(p, name) for name in LAYOUT_PARAMS])
+        return knn, graph, key_of(graph, self.plan["layout"].backend, [getattr(p, name) for name in LAYOUT_PARAMS], self.given_start)
 
     def warn(self, text: str) -> None:
         self.measured["warnings"].append(text)
@@ -191,7 +196,8 @@ class _Run:
             if not self.plan.device and self.params.reduce == "none" and pays(found.n_rows, found.n_features, found.n_nonzero):
                 job = replace(self.plan.job, n_nonzero=found.n_nonzero)
                 self.plan = make_plan(job, self.params, self.plan.budget, self.plan.machine)
-                self.packed = pack(source, block_rows, found.n_nonzero, self.work.scratch if self.plan.packed_on_disk else None)
+                if self.plan["neighbors"].backend == "packed":
+                    self.packed = pack(source, block_rows, found.n_nonzero, self.work.scratch if self.plan.packed_on_disk else None)
             source.check_unchanged()
             result.append(f"{found.n_rows:,} x {found.n_features:,} {source.dtype}, {100 * found.density:.3g}% non-zero")
         for column in wild_features(found)[:3]:
@@ -256,6 +262,7 @@ class _Run:
             self.reuse("the fuzzy graph")
             return build.Graph(*(self.work.open(name) for name in ("indptr", "targets", "weights")))
         with self.stage("graph", 3 * self.source.n_rows, "rows") as (tick, result):
+            self.work.forget("graph")
             graph = build.build(
                 self.work.open("knn_indices"),
                 self.work.open("knn_distances"),
@@ -265,8 +272,11 @@ class _Run:
                 tick=tick,
                 **self.plan["graph"].blocks,
             )
-            result.append(f"{graph.n_edges:,} edges")
+            sizes = build.component_sizes(graph, **self.plan["graph"].blocks)
+            pieces = "in one piece" if len(sizes) == 1 else f"in {len(sizes):,} pieces, the largest of {sizes[0]:,} rows"
+            result.append(f"{graph.n_edges:,} edges, {pieces}")
         self.work.done("graph", key)
+        self.measured["graph"] = {"edges": graph.n_edges, "components": len(sizes), "largest_component_rows": int(sizes[0])}
         return graph
 
     def layout(self, rows: Rows, graph, key: str) -> np.ndarray:
@@ -279,14 +289,27 @@ class _Run:
         blocks = [lambda a=a: graph.block(a, min(a + block_rows, n)) for a in range(0, n, block_rows)]
         state = self.saved_state(key) or run.LayoutState(self.start(rows, graph))
 
-        def save(state: run.LayoutState) -> None:
-            self.work.forget("layout")
-            self.work.save("layout", state.positions)
-            self.work.done("layout", key, epoch=state.epoch)
+        shots = set(np.linspace(0, settings.n_epochs, self.n_snapshots + 1).astype(int)[1:].tolist())
+        saved_at = time.monotonic()
+
+        def after_epoch(epoch: int, get: Callable[[], run.LayoutState]) -> None:
+            nonlocal saved_at
+            if epoch in shots:
+                self.work.publish_snapshot(epoch, get().positions)
+            if epoch < settings.n_epochs and (self.stopping() or time.monotonic() - saved_at > SAVE_SECONDS):
+                self.work.forget("layout")
+                self.work.save("layout", get().positions)
+                self.work.done("layout", key, epoch=epoch)
+                saved_at = time.monotonic()
 
         with self.stage("layout", settings.n_epochs - state.epoch, "epochs") as (tick, result):
-            backend = backends.layout_backend(self.plan)
-            state = run.run(state, settings.n_epochs, blocks, settings, backend, tick, save, SAVE_EPOCHS)
+            if self.plan["layout"].backend == "cuml":
+                from streamumap.layout import cuml
+
+                knn = self.work.read("knn_indices"), self.work.read("knn_distances")
+                state = run.LayoutState(cuml.layout(*knn, state.positions, settings, p.local_connectivity, p.set_op_mix_ratio), settings.n_epochs)
+            else:
+                state = run.run(state, settings.n_epochs, blocks, settings, backends.layout_backend(self.plan), tick, after_epoch)
             self.work.forget("embedding", "layout")
             self.work.save("embedding", state.positions)
             self.work.publish_saved("embedding")

@@ -40,6 +40,7 @@ class StreamUMAP(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         negative_sample_rate=5,
         random_state=42,
         *,
+        layout="auto",
         reduce="none",
         reduce_dims=512,
         recall=0.95,
@@ -62,6 +63,7 @@ class StreamUMAP(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         self.repulsion_strength = repulsion_strength
         self.negative_sample_rate = negative_sample_rate
         self.random_state = random_state
+        self.layout = layout
         self.reduce = reduce
         self.reduce_dims = reduce_dims
         self.recall = recall

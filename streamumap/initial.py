@@ -18,8 +18,16 @@ PRODUCTS = 6
 def pca(row_blocks, sample, n_features: int, n_components: int, seed: int) -> np.ndarray:
     """float32 (N, n_components): rows along their first principal components.
 
-    `sample`: a matrix of rows, dense or scipy.sparse, whose components are found by subspace iteration (Halko, Martinsson, Tropp 2011);
-    `row_blocks`: yields (start, matrix) over all rows, which are then projected. Rows and sample are centred on the sample's mean.
+    `row_blocks` yields (start, matrix) over all rows; `sample` is as for `directions`.
+    """
+    along, offset = directions(sample, n_features, n_components, seed)
+    return placed(np.concatenate([np.asarray(rows @ along) for _, rows in row_blocks]) - offset, n_components, seed)
+
+
+def directions(sample, n_features: int, n_components: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first principal components of a sample of rows, float32 (n_features, C), C <= n_components, and its mean along them, float64 (C,).
+
+    `sample`: a matrix, dense or scipy.sparse. Subspace iteration with PRODUCTS steps (Halko, Martinsson, Tropp 2011).
     """
     random = np.random.Generator(np.random.Philox(key=[seed, 0x1A]))
     mean = np.asarray(sample.mean(axis=0), np.float64).reshape(-1)
@@ -33,13 +41,10 @@ def pca(row_blocks, sample, n_features: int, n_components: int, seed: int) -> np
         image = centred(basis)
         back = np.asarray(sample.T @ image.astype(np.float32), np.float64)
         basis = np.linalg.qr(back - np.outer(mean, image.sum(0)))[0]
-    image = centred(basis)
-    _, _, rotation = np.linalg.svd(image, full_matrices=False)
-    directions = basis @ rotation[:n_components].T
-    directions *= np.where(directions[np.abs(directions).argmax(0), np.arange(directions.shape[1])] < 0, -1.0, 1.0)
-    offset = mean @ directions
-    parts = [np.asarray(rows @ directions.astype(np.float32)) - offset for _, rows in row_blocks]
-    return _placed(np.concatenate(parts), n_components, seed)
+    _, _, rotation = np.linalg.svd(centred(basis), full_matrices=False)
+    along = basis @ rotation[:n_components].T
+    along *= np.where(along[np.abs(along).argmax(0), np.arange(along.shape[1])] < 0, -1.0, 1.0)
+    return along.astype(np.float32), mean @ along
 
 
 def spectral(graph_blocks, n_rows: int, n_components: int, seed: int, n_products: int = 120) -> np.ndarray:
@@ -62,7 +67,7 @@ def spectral(graph_blocks, n_rows: int, n_components: int, seed: int, n_products
     scaled = scale[:, None] * vectors
     product = scale[:, None] * np.concatenate([np.asarray(rows @ scaled) for _, rows in graph_blocks()])
     values, rotation = np.linalg.eigh(vectors.T @ product)
-    return _placed(vectors @ rotation[:, ::-1][:, :n_components], n_components, seed)
+    return placed(vectors @ rotation[:, ::-1][:, :n_components], n_components, seed)
 
 
 def random(n_rows: int, n_components: int, seed: int) -> np.ndarray:
@@ -71,7 +76,7 @@ def random(n_rows: int, n_components: int, seed: int) -> np.ndarray:
     return generator.uniform(-WIDTH, WIDTH, (n_rows, n_components)).astype(np.float32)
 
 
-def _placed(positions, n_components, seed):
+def placed(positions, n_components, seed):
     """Centred, scaled to WIDTH, and shaken a little; where there are fewer axes than asked for, the others only shaken."""
     positions = np.pad(positions - positions.mean(0), ((0, 0), (0, n_components - positions.shape[1])))
     largest = np.abs(positions).max()

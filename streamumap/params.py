@@ -25,12 +25,13 @@ class Params:
     n_epochs: int | None = knob(
         None, "Epochs of the layout. Default: 500 up to 10,000 rows, 200 above.", low=1, high=100_000, unit="epochs"
     )
-    init: str = knob("auto", "First positions.", choices=("auto", "pca", "spectral", "random"))
+    init: str = knob("auto", "First positions; or the path of a .npy file of them.", choices=("auto", "pca", "spectral", "random"))
     learning_rate: float = knob(1.0, "First step size of the layout.", low=1e-6, high=1e3)
     repulsion_strength: float = knob(1.0, "Weight of repulsion.", low=0.0, high=1e3)
     negative_sample_rate: int = knob(5, "Random rows pushed away for each neighbour pulled.", low=0, high=1000)
     local_connectivity: float = knob(1.0, "Neighbours a row is fully connected to.", low=0.0, high=100.0)
     set_op_mix_ratio: float = knob(1.0, "Fuzzy union (1) to fuzzy intersection (0) of the two directions.", low=0.0, high=1.0)
+    layout: str = knob("auto", "Backend of the layout; auto: cuda on a GPU, else cpu.", choices=("auto", "cpu", "cuda", "cuml"), source=OURS)
     reduce: str = knob("none", "Reduce the features before the neighbours are searched.", choices=("none", "pca"), source=OURS)
     reduce_dims: int = knob(512, "Dimensions kept by --reduce.", low=1, high=1_000_000, unit="features", source=OURS)
     recall: float = knob(0.95, "Floor for the recall of the k-NN graph, measured on sampled rows.", low=0.0, high=1.0, source=OURS)
@@ -50,7 +51,7 @@ def _check(name, value, metadata, whole, optional):
     if value is None and optional:
         return
     if metadata["choices"] is not None:
-        if value not in metadata["choices"]:
+        if value not in metadata["choices"] and not (name == "init" and str(value).endswith(".npy")):
             raise InputError(f"{name}: expected one of {', '.join(metadata['choices'])}, found {value!r}; choose one of these.")
         return
     low, high = metadata["low"], metadata["high"]

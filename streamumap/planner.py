@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from streamumap.errors import DoesNotFit, InputError
 from streamumap.graph import footprint as graph_footprint
 from streamumap.initial import SAMPLE_ROWS
-from streamumap.layout.footprint import layout_bytes
+from streamumap.layout.footprint import cuml_bytes, layout_bytes
 from streamumap.memory import Budget, Device, Footprint, Machine, format_bytes
 from streamumap.neighbors import footprint as knn
 from streamumap.params import Params
@@ -22,8 +22,8 @@ LIBRARIES_BYTES = 160 * 10**6
 TORCH_HOST_BYTES = 1_500 * 10**6
 """RssAnon of torch with CUDA."""
 
-CONTEXT_BYTES = 700 * 2**20
-"""Device memory of a process with torch's modules, cuBLAS and Triton, before any array."""
+CONTEXT_BYTES = 1_100 * 2**20
+"""Device memory of a process with torch's modules, cuBLAS and its workspaces, and Triton, before any array."""
 
 POOL_SHARE = 0.05
 """What torch's pool loses to rounding, as a share of the arrays."""
@@ -87,23 +87,43 @@ class Plan:
 
 
 def make_plan(job: Job, params: Params, budget: Budget, machine: Machine) -> Plan:
-    """The fastest plan within the budget. Raises DoesNotFit, which names a budget that is enough."""
-    planner = _Planner(job, replace(params, n_neighbors=min(params.n_neighbors, job.n_rows)), budget, machine)
-    stages = planner.stages()
-    if planner.missing:
-        raise _does_not_fit(planner, budget)
-    return Plan(job, budget, machine, tuple(stages), planner.packed_on_disk)
+    """The fastest plan within the budget. Raises DoesNotFit, which names a budget that is enough.
+
+    Rows that are mostly zeros are packed in a CPU run: in memory where that makes no block smaller, else on disk. Where even that does not fit
+    they are searched as they are.
+    """
+    params = replace(params, n_neighbors=min(params.n_neighbors, job.n_rows))
+
+    def attempt(job: Job, packed_on_disk: bool = False) -> tuple[_Planner, tuple[StagePlan, ...]]:
+        planner = _Planner(job, params, budget, machine, packed_on_disk)
+        return planner, tuple(planner.stages())
+
+    ways = [attempt(replace(job, n_nonzero=None))]
+    if _packs(job, params, machine):
+        memory, disk = attempt(job), attempt(job, packed_on_disk=True)
+        ways = [memory if [s.blocks for s in memory[1]] == [s.blocks for s in disk[1]] else disk, disk, *ways]
+    for planner, stages in ways:
+        if not planner.missing:
+            return Plan(job, budget, machine, stages, planner.packed_on_disk)
+    raise min((_does_not_fit(planner.missing, budget) for planner, _ in ways), key=lambda e: e.smallest_bytes)
 
 
-def _does_not_fit(planner, budget):
-    where, smallest_bytes = max(planner.missing, key=lambda m: m[1])
-    option = "--host-budget" if where == "host" and budget.device_bytes is not None else "--budget"
-    given = budget.device_bytes if where == "device" else budget.host_bytes
-    smallest_bytes = -(-smallest_bytes // 10**6) * 10**6
-    return DoesNotFit(
-        f"{option}: {format_bytes(given or 0)} cannot hold this job, the smallest that can is {smallest_bytes // 10**6}MB; raise it to that.",
-        smallest_bytes,
-    )
+def _packs(job: Job, params: Params, machine: Machine) -> bool:
+    from streamumap.source.packed import pays
+
+    return job.n_nonzero is not None and not machine.device and params.reduce == "none" and pays(job.n_rows, job.n_features, job.n_nonzero)
+
+
+def _does_not_fit(missing: list[tuple[str, int]], budget: Budget) -> DoesNotFit:
+    """`smallest_bytes` is that of the device where the device is too small."""
+    host = "--budget" if budget.device_bytes is None else "--host-budget"
+    options = {"device": ("--budget", budget.device_bytes or 0), "host": (host, budget.host_bytes)}
+    smallest = {where: -(-max(n for w, n in missing if w == where) // 10**6) * 10**6 for where in options if where in dict(missing)}
+    texts = [
+        f"{options[where][0]}: {format_bytes(options[where][1])} cannot hold this job, the smallest that can is {n // 10**6}MB"
+        for where, n in smallest.items()
+    ]
+    return DoesNotFit(f"{'; '.join(texts)}; raise {'it to that' if len(texts) == 1 else 'both to these'}.", next(iter(smallest.values())))
 
 
 def powers(largest: int, smallest: int) -> list[int]:
@@ -120,11 +140,13 @@ def powers(largest: int, smallest: int) -> list[int]:
 class _Planner:
     """Adds up stage after stage; `missing` collects what does not fit."""
 
-    def __init__(self, job: Job, params: Params, budget: Budget, machine: Machine):
+    def __init__(self, job: Job, params: Params, budget: Budget, machine: Machine, packed_on_disk: bool):
         self.job, self.params, self.budget, self.machine = job, params, budget, machine
+        self.original = job
         self.gpu: Device | None = machine.device
         self.missing: list[tuple[str, int]] = []
-        self.packed_on_disk = False
+        self.packed_on_disk = packed_on_disk
+        self.device_base = 0
         self.host_base = LIBRARIES_BYTES + (TORCH_HOST_BYTES if self.gpu else 0)
         self.disk = job.n_rows * (params.n_neighbors * 8 + params.n_components * 4)
 
@@ -132,7 +154,8 @@ class _Planner:
         out = [self._read()]
         if self.params.reduce != "none":
             out.append(self._reduce())
-        out += [self._neighbors(), self._graph(), self._start(), self._layout(), self._quality(), self._write()]
+        neighbors = self._neighbors()
+        out += [neighbors, self._graph(), self._start(), self._layout(), self._quality(neighbors.blocks.get("cell_rows", 0)), self._write()]
         return out
 
     def _solve(self, name, backend, block, sizes: Iterable[int], host: Callable[[int], int], device: Callable[[int], int] = lambda b: 0):
@@ -140,9 +163,7 @@ class _Planner:
         need_host = need_device = size = 0
         for size in sizes:
             need_host = self.host_base + host(size)
-            need_device = device(size)
-            if need_device:
-                need_device = CONTEXT_BYTES + int(need_device * (1 + POOL_SHARE))
+            need_device = max(self.device_base, (CONTEXT_BYTES + int(device(size) * (1 + POOL_SHARE))) if device(size) else 0)
             if need_host <= self.budget.host_bytes and (self.budget.device_bytes is None or need_device <= self.budget.device_bytes):
                 break
         else:
@@ -150,6 +171,8 @@ class _Planner:
                 self.missing.append(("host", need_host))
             if self.budget.device_bytes is not None and need_device > self.budget.device_bytes:
                 self.missing.append(("device", need_device))
+        if need_device:
+            self.device_base = CONTEXT_BYTES
         return StagePlan(name, backend, {block: size}, Footprint(need_host, need_device, self.disk))
 
     def _read(self) -> StagePlan:
@@ -167,14 +190,12 @@ class _Planner:
         return self._packed_bytes() + block_rows * self.job.n_features * self.job.itemsize
 
     def _packed_bytes(self) -> int:
-        """Of the packed rows that stay in memory: up to a quarter of the budget; beyond that they go to disk."""
+        """Of the packed rows that stay in memory."""
         job = self.job
         if job.n_nonzero is None:
             return 0
         from streamumap.source.packed import packed_footprint
 
-        in_memory, _ = packed_footprint(job.n_rows, job.n_features, job.n_nonzero, job.itemsize, on_disk=False)
-        self.packed_on_disk = in_memory > self.budget.host_bytes // 4
         host, disk = packed_footprint(job.n_rows, job.n_features, job.n_nonzero, job.itemsize, on_disk=self.packed_on_disk)
         self.disk = max(self.disk, disk + job.n_rows * (self.params.n_neighbors * 8 + self.params.n_components * 4))
         return host
@@ -185,7 +206,11 @@ class _Planner:
         job, dims = self.job, min(self.params.reduce_dims, self.job.n_features, self.job.n_rows)
         sizes = powers(max(1, min(job.n_rows, 8192)), 16)
         self.disk += job.n_rows * dims * 4
-        stage = self._solve("reduce", "numpy", "block_rows", sizes, lambda b: reduce.footprint(job.n_features, dims, b) + b * job.n_features * 8)
+        stage = self._solve(
+            "reduce", "cuda" if self.gpu else "numpy", "block_rows", sizes,
+            lambda b: reduce.footprint(job.n_features, dims, b) + b * job.n_features * 8,
+            lambda b: reduce.device_footprint(job.n_features, dims, b, 4) if self.gpu else 0,
+        )  # fmt: skip
         self.job = Job(job.n_rows, dims, "float32")
         return stage
 
@@ -200,10 +225,22 @@ class _Planner:
                 "neighbors", "packed", "query_rows", powers(min(job.n_rows, 8192), 64),
                 lambda b: knn.packed(job.n_rows, job.n_features, nonzero, k, b, threads),
             )  # fmt: skip
+        return self._neighbors_dense()
+
+    def _neighbors_dense(self) -> StagePlan:
+        """The graph found so far is measured in between, by blocks of no more rows than a cell has."""
+        job, k, threads = self.job, self.params.n_neighbors, self.machine.n_cores
+        n, d = job.n_rows, job.n_features
+        least = min(n, knn.dense_least_rows(k))
         return self._solve(
-            "neighbors", "dense", "cell_rows", powers(min(job.n_rows, 4096), min(job.n_rows, 256)),
-            lambda b: max(knn.dense(job.n_rows, job.n_features, k, b), job.n_rows * k * 16 + self._counting(k - 1, 512)),
+            "neighbors", "dense", "cell_rows", [*powers(min(n, 4096), least), least],
+            lambda b: max(knn.dense(n, d, job.itemsize, k, b, threads), knn.dense_held(n, d, k, b) + self._counting_dense(k - 1, b)),
         )  # fmt: skip
+
+    def _counting_dense(self, n_others, block_rows) -> int:
+        """Ranks are counted in the rows as they came, reduced or not."""
+        rows = self.original
+        return knn.dense_count_closer(min(QUALITY_ROWS, rows.n_rows), n_others, rows.n_features, rows.itemsize, block_rows)
 
     def _counting(self, n_others, block_rows) -> int:
         return knn.count_closer(min(QUALITY_ROWS, self.job.n_rows), n_others, self.job.n_features, block_rows)
@@ -241,25 +278,36 @@ class _Planner:
         job = self.job
         per_row = job.n_features * 4 if job.n_nonzero is None else int(job.n_nonzero / job.n_rows * 8 * knn.UNEVEN) + 8
         fixed = job.n_features * 40 * 8 + job.n_rows * self.params.n_components * 24
-        block_rows = max(1, min(job.n_rows, 16 * 2**20 // per_row))
+        block_rows = max(1, min(job.n_rows, (128 if self.gpu else 16) * 2**20 // per_row))
         sizes = powers(min(job.n_rows, SAMPLE_ROWS), min(job.n_rows, 256))
-        blocks = self.machine.n_cores * block_rows * per_row * 3
-        stage = self._solve("start", "numpy", "sample_rows", sizes, lambda b: fixed + max(int(b * per_row * 2.5), blocks))
+        if self.gpu:
+            on_device = block_rows * (3 * job.n_features * knn.cuda_itemsize(job.dtype) + job.n_features * 4)
+            pinned = 2 * block_rows * job.n_features * job.itemsize
+            stage = self._solve("start", "cuda", "sample_rows", sizes, lambda b: fixed + int(b * per_row * 2.5) + pinned, lambda b: on_device)
+        else:
+            blocks = self.machine.n_cores * block_rows * per_row * 3
+            stage = self._solve("start", "numpy", "sample_rows", sizes, lambda b: fixed + max(int(b * per_row * 2.5), blocks))
         stage.blocks["block_rows"] = block_rows
         return stage
 
     def _layout(self) -> StagePlan:
-        n, c = self.job.n_rows, self.params.n_components
-        edges = 2 * n * (self.params.n_neighbors - 1)
-        sizes = powers(n, min(n, 1024))
-        if self.gpu:
-            return self._solve(
-                "layout", "cuda", "block_rows", sizes,
-                lambda b: layout_bytes(n, c, b, edges), lambda b: layout_bytes(n, c, b, edges),
-            )  # fmt: skip
-        return self._solve("layout", "numba", "block_rows", sizes, lambda b: layout_bytes(n, c, b, edges))
+        n, c, k = self.job.n_rows, self.params.n_components, self.params.n_neighbors
+        backend = self.params.layout
+        if backend == "auto":
+            backend = "cuda" if self.gpu else "cpu"
+        if backend != "cpu" and not self.gpu:
+            raise InputError(f"--layout: {backend} needs a GPU and this is a CPU run; use --layout cpu or --device cuda.")
+        if backend == "cuml":
+            return self._solve("layout", "cuml", "block_rows", [n], lambda b: n * (k * 8 + c * 12), lambda b: cuml_bytes(n, k))
+        edges = 2 * n * (k - 1)
 
-    def _quality(self) -> StagePlan:
+        def needed(block_rows: int) -> int:
+            return layout_bytes(n, c, block_rows, edges)
+
+        return self._solve("layout", backend, "block_rows", powers(n, min(n, 1024)), needed, needed if backend == "cuda" else lambda b: 0)
+
+    def _quality(self, cell_rows: int) -> StagePlan:
+        """`cell_rows`: of dense neighbours on a CPU."""
         job, c = self.job, self.params.n_components
         tree = job.n_rows * (c * 16 + 40)
         if self.gpu:
@@ -275,8 +323,9 @@ class _Planner:
                 lambda b: tree + sample + int(b * (per_row * 24 + 16 * self.machine.n_cores)),
             )  # fmt: skip
         return self._solve(
-            "quality", "dense", "block_rows", powers(min(job.n_rows, 4096), 64), lambda b: tree + self._counting(QUALITY_NEIGHBORS, b)
-        )
+            "quality", "dense", "block_rows", powers(cell_rows, min(cell_rows, 64)),
+            lambda b: tree + self._counting_dense(QUALITY_NEIGHBORS, b),
+        )  # fmt: skip
 
     def _write(self) -> StagePlan:
         n, c = self.job.n_rows, self.params.n_components

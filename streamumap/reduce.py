@@ -44,8 +44,8 @@ def device_footprint(n_features: int, n_components: int, block_rows: int, itemsi
     """Device bytes that a StreamedPCA with a device takes at its peak, rows of `itemsize` bytes a value; the context
     of the device not counted. Its host bytes are those of `footprint`: the decomposition is done there."""
     moment_bytes, piece_rows = 8 * n_features**2, min(block_rows, PIECE_ROWS)
-    piece_bytes = piece_rows * n_features * (itemsize + 4)
-    adding_bytes = max(moment_bytes, moment_bytes // 2 + piece_bytes)
+    piece_bytes = piece_rows * n_features * (itemsize + 4 + 4)
+    adding_bytes = moment_bytes + moment_bytes // 2 + piece_bytes
     transforming_bytes = piece_bytes + 4 * n_components * (n_features + piece_rows)
     return moment_bytes + max(adding_bytes, transforming_bytes) + CUBLAS_BYTES
 

@@ -11,6 +11,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,16 @@ from streamumap.errors import InputError, OutputError
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
+UNFINISHED_MANIFEST = f".{MANIFEST}"
 SCRATCH = "scratch"
+SNAPSHOTS = "snapshots"
+FILES = {
+    "neighbors": ("knn_indices", "knn_distances"),
+    "graph": ("indptr", "targets", "weights"),
+    "layout": ("layout",),
+    "embedding": ("embedding",),
+}
+"""What the stages leave behind, without .npy."""
 
 
 def key_of(*parts) -> str:
@@ -32,21 +42,20 @@ class Workdir:
 
     def __init__(self, path: Path, fingerprint: dict):
         self.path = Path(path)
-        self._writable(lambda: self.path.mkdir(parents=True, exist_ok=True))
-        manifest = self._read_manifest()
-        if manifest is None and any(self.path.iterdir()):
-            raise InputError(f"--out: {self.path}: expected a new or empty folder or a run of this input, found other files; choose another --out.")
-        if manifest is not None and manifest["input"] != fingerprint:
-            raise InputError(f"--out: {self.path}: holds a run of another input (or this one changed since); choose another --out or remove it.")
-        self._lock = self._locked()
-        self._manifest = manifest or {"schema": SCHEMA, "input": fingerprint, "stages": {}}
         self.scratch = self.path / SCRATCH
-        self._writable(lambda: self.scratch.mkdir(exist_ok=True))
-        self._save_manifest()
+        self._writable(lambda: self.path.mkdir(parents=True, exist_ok=True))
+        self._lock = self._locked()
+        try:
+            self._manifest = self._read_manifest(fingerprint)
+            self._save_manifest()
+            self._writable(lambda: self.scratch.mkdir(exist_ok=True))
+        except BaseException:
+            self.close()
+            raise
 
     def has(self, stage: str, key: str) -> bool:
-        """Whether the stage's output is there, made from what `key` stands for."""
-        return self._manifest["stages"].get(stage, {}).get("key") == key
+        """Whether the stage's output is there, whole, made from what `key` stands for."""
+        return self._manifest["stages"].get(stage, {}).get("key") == key and all(self._whole(name) for name in FILES[stage])
 
     def done(self, stage: str, key: str, **facts) -> None:
         """The stage's output is whole. `facts`: JSON-able values that go with it."""
@@ -89,38 +98,76 @@ class Workdir:
         """Moves a file from scratch to the run, under its own name."""
         self._rename(self.scratch / f"{name}.npy", self.path / f"{name}.npy")
 
+    def publish_snapshot(self, epoch: int, positions: np.ndarray) -> None:
+        """RUN/snapshots/epoch_000123.npy."""
+        name = f"epoch_{epoch:06d}.npy"
+        self.save(name.removesuffix(".npy"), positions)
+        self._writable(lambda: (self.path / SNAPSHOTS).mkdir(exist_ok=True))
+        self._rename(self.scratch / name, self.path / SNAPSHOTS / name)
+
     def publish(self, name: str, write: Callable[[Path], object]) -> None:
         """`write(path)` makes the file; then it gets its final name."""
         temporary = self.scratch / name
-        self._writable(lambda: write(temporary))
-        with open(temporary, "rb+") as f:
-            os.fsync(f.fileno())
+
+        def write_and_sync():
+            write(temporary)
+            with open(temporary, "rb+") as f:
+                os.fsync(f.fileno())
+
+        self._writable(write_and_sync)
         self._rename(temporary, self.path / name)
 
     def publish_json(self, name: str, value: dict) -> None:
-        self.publish(name, lambda path: path.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n"))
+        self.publish(name, lambda path: path.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8"))
 
     def finish(self) -> None:
         """Removes what nobody needs after the run."""
-        shutil.rmtree(self.scratch, ignore_errors=True)
         self.forget("graph", "layout")
+        shutil.rmtree(self.scratch, ignore_errors=True)
 
     def close(self) -> None:
         os.close(self._lock)
 
-    def _read_manifest(self):
+    def _whole(self, name: str) -> bool:
         try:
-            manifest = json.loads((self.path / MANIFEST).read_text())
-            assert manifest["schema"] == SCHEMA and isinstance(manifest["stages"], dict) and "input" in manifest
-            return manifest
-        except FileNotFoundError:
-            return None
-        except (ValueError, KeyError, TypeError, AssertionError, OSError) as e:
-            raise InputError(f"--out: {self.path / MANIFEST}: expected the manifest of a run, found something else; choose another --out.") from e
+            self.open(name).close()
+            return True
+        except (OSError, ValueError):  # removed or cut by somebody else
+            return False
+
+    def _read_manifest(self, fingerprint: dict) -> dict:
+        try:
+            names = set(os.listdir(self.path))
+            if MANIFEST not in names:
+                if names - {UNFINISHED_MANIFEST}:
+                    raise InputError(
+                        f"--out: {self.path}: expected a new or empty folder or a run of this input, found other files; choose another --out."
+                    )
+                return {"schema": SCHEMA, "input": fingerprint, "stages": {}}
+            manifest = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
+        except InputError:
+            raise
+        except (ValueError, OSError, RecursionError) as e:
+            raise self._no_manifest() from e
+        if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA or not isinstance(manifest.get("stages"), dict):
+            raise self._no_manifest()
+        if manifest.get("input") != fingerprint:
+            raise InputError(f"--out: {self.path}: holds a run of another input (or this one changed since); choose another --out or remove it.")
+        return manifest
+
+    def _no_manifest(self) -> InputError:
+        return InputError(f"--out: {self.path / MANIFEST}: expected the manifest of a run, found something else; choose another --out.")
 
     def _save_manifest(self):
-        temporary = self.path / f".{MANIFEST}"
-        self._writable(lambda: temporary.write_text(json.dumps(self._manifest, indent=2) + "\n"))
+        temporary = self.path / UNFINISHED_MANIFEST
+
+        def write():
+            with open(temporary, "w", encoding="utf-8") as f:
+                f.write(json.dumps(self._manifest, indent=2) + "\n")
+                f.flush()
+                os.fsync(f.fileno())
+
+        self._writable(write)
         self._rename(temporary, self.path / MANIFEST)
 
     def _rename(self, source: Path, target: Path):
@@ -135,7 +182,7 @@ class Workdir:
         self._writable(rename)
 
     def _locked(self) -> int:
-        descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor: int = self._writable(lambda: os.open(self.path, os.O_RDONLY | os.O_CLOEXEC))
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as e:
@@ -143,9 +190,9 @@ class Workdir:
             raise InputError(f"--out: {self.path}: another run is writing here; wait for it or choose another --out.") from e
         return descriptor
 
-    def _writable(self, action: Callable[[], object]) -> None:
+    def _writable(self, action: Callable[[], Any]) -> Any:
         try:
-            action()
+            return action()
         except OutputError:
             raise
         except OSError as e:

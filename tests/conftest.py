@@ -1,3 +1,5 @@
+import importlib
+import sys
 import warnings
 
 import numpy as np
@@ -80,13 +82,17 @@ def poison(monkeypatch):
 @pytest.fixture(scope="session")
 def umap_learn():
     """umap-learn's functions, its compiled loops as plain Python: a few hundred rows take less time than compiling."""
-    with warnings.catch_warnings():
+    import numba
+
+    loaded = set(sys.modules)
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of its optional TensorFlow
-        from umap import umap_
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("smooth_knn_dist", "compute_membership_strengths"):
-            patch.setattr(umap_, name, getattr(umap_, name).py_func)
-        yield umap_
+        patch.setattr(numba.config, "DISABLE_JIT", True)
+        umap_ = importlib.import_module("umap.umap_")
+    yield umap_
+    for name in set(sys.modules) - loaded:
+        if name.split(".")[0] in ("umap", "pynndescent"):  # others want them compiled
+            del sys.modules[name]
 
 
 @pytest.fixture

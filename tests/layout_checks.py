@@ -57,7 +57,7 @@ def check_which_edges_fire(epoch, n, numbers, first_edge, **changes):
     assert 0 < fired < n * len(numbers)
 
 
-def check_many_vertices(epoch, n=70_001, n_rows=20):
+def check_many_vertices(epoch, n=40_001, n_rows=20):
     """Random rows are drawn from all `n`, and rows and their edges may start anywhere."""
     indptr, targets, weights = make_graph(n_rows, (1, 4, 7))
     targets[:] = np.random.default_rng(2).integers(0, n, len(targets))

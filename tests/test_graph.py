@@ -2,6 +2,8 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import connected_components
 
 from streamumap.errors import Stopped
 from streamumap.graph import build as stage
@@ -231,3 +233,36 @@ def test_distances_of_rows_that_share_no_feature_are_no_edges(codes):
     indices, distances = neighbors.search(rows, 30, "cosine")
     weights = reference.fuzzy_graph(indices, distances)
     assert (indices < 0).any() and (weights[::2, 1::2] == 0).all() and (weights > 0).any()
+
+
+@pytest.mark.parametrize("block_rows", [1, 7, 60])
+def test_components_are_those_of_scipy(as_file, create, block_rows):
+    from scipy.sparse.csgraph import connected_components
+
+    indices, distances = random_knn(5, 60, 3, shared=0.0, missing=0.5)
+    graph = built(as_file, create, (indices, distances))
+    n_components, label = connected_components(to_dense(graph) > 0, directed=False)
+    sizes = stage.component_sizes(graph, block_rows)
+    assert len(sizes) == n_components > 1
+    assert sizes.tolist() == sorted(np.bincount(label).tolist(), reverse=True)
+
+
+@pytest.mark.parametrize("block_rows", [1, 17, 200])
+@pytest.mark.parametrize("k", [2, 3, 6])
+def test_components_are_scipys(as_file, create, k, block_rows):
+    graph = built(as_file, create, random_knn(9, 120, k, missing=0.5))
+    sizes = stage.component_sizes(graph, block_rows)
+    labels = connected_components(csr_array(to_dense(graph)), directed=False)[1]
+    assert sizes.dtype == np.int64 and sizes.tolist() == sorted(np.bincount(labels).tolist(), reverse=True)
+    assert k > 2 or len(sizes) > 5
+
+
+def test_components_of_a_chain_and_of_nothing(as_file, create):
+    n = 500
+    order = np.random.default_rng(10).permutation(n)
+    indices = np.full((n, 2), -1)
+    indices[:, 0], indices[order[:-1], 1] = np.arange(n), order[1:]
+    distances = np.where(indices < 0, np.inf, [0, 1])
+    assert stage.component_sizes(built(as_file, create, table(indices, distances)), 77).tolist() == [n]
+    indices[:, 1], distances[:, 1] = -1, np.inf
+    assert stage.component_sizes(built(as_file, create, table(indices, distances)), 77).tolist() == [1] * n

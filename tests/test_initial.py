@@ -24,13 +24,13 @@ def unplaced(positions):
 
 @pytest.mark.parametrize("form", [np.asarray, sparse.csr_matrix, sparse.csr_array])
 def test_pca_is_the_exact_one(codes, form):
-    rows = codes.astype(np.float64)
-    start = initial.pca(in_blocks(form(rows)), form(rows), 3072, 2, 0)
-    assert start.dtype == np.float32 and start.shape == (600, 2)
-    true = unplaced(exact_pca(rows, 2))
+    rows = codes[:200, :800]
+    start = initial.pca(in_blocks(form(rows)), form(rows), 800, 2, 0)
+    assert start.dtype == np.float32 and start.shape == (200, 2)
+    true = unplaced(exact_pca(rows.astype(np.float64), 2))
     ours = unplaced(start)
     ours *= np.sign((ours * true).sum(0))
-    assert np.abs(ours - true).max() < 2e-3
+    assert np.abs(ours - true).max() < 0.01
     assert np.abs(start).max() == pytest.approx(initial.WIDTH, rel=1e-3)
     assert np.abs(start.mean(0)).max() < 1e-3
 
@@ -42,10 +42,11 @@ def test_pca_centres_rows_far_from_the_origin():
 
 
 def test_pca_does_not_depend_on_the_blocks_but_on_the_seed(codes):
-    sample = codes[initial.sample_numbers(600)[::3]]
-    starts = [initial.pca(in_blocks(codes, n), sample, 3072, 2, 7) for n in (1, 600, 605)]
+    rows = codes[:100, :500]
+    sample = rows[initial.sample_numbers(100, 60)]
+    starts = [initial.pca(in_blocks(rows, n), sample, 500, 2, 7) for n in (1, 100, 105)]
     assert all(np.allclose(starts[0], other, atol=2e-5) for other in starts[1:])
-    assert not np.array_equal(starts[0], initial.pca(in_blocks(codes, 1), sample, 3072, 2, 8))
+    assert not np.array_equal(starts[0], initial.pca(in_blocks(rows, 1), sample, 500, 2, 8))
 
 
 @pytest.mark.parametrize(("n_rows", "n_features", "n_components"), [(3, 1, 2), (3, 4, 2), (5, 2, 10), (40, 12, 12), (3, 1, 1)])
@@ -131,8 +132,8 @@ def test_random_fills_the_square_and_repeats():
     assert np.array_equal(start, initial.random(5000, 3, 1)) and not np.array_equal(start, initial.random(5000, 3, 2))
 
 
-@given(st.integers(3, 10**7))
-def test_sampled_rows_span_all(n_rows):
-    numbers = initial.sample_numbers(n_rows)
-    assert numbers.dtype == np.int64 and len(numbers) == min(n_rows, initial.SAMPLE_ROWS)
+@given(st.integers(3, 10**9), st.integers(2, 1000))
+def test_sampled_rows_span_all(n_rows, size):
+    numbers = initial.sample_numbers(n_rows, size)
+    assert numbers.dtype == np.int64 and len(numbers) == min(n_rows, size)
     assert numbers[0] == 0 and numbers[-1] == n_rows - 1 and (np.diff(numbers) > 0).all()

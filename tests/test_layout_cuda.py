@@ -49,14 +49,14 @@ def test_epoch_is_the_reference(n_components):
     check_epoch(epoch, n_components, N)
 
 
-@pytest.mark.parametrize("changes", [dict(negative_sample_rate=0), dict(negative_sample_rate=1, repulsion_strength=0.0), dict(seed=7)])
+@pytest.mark.parametrize("changes", [dict(negative_sample_rate=0), dict(negative_sample_rate=1, repulsion_strength=0.5), dict(seed=7)])
 def test_epoch_is_the_reference_whatever_the_parameters(changes):
     check_epoch(epoch, 2, N, numbers=(3,), **changes)
 
 
-@pytest.mark.parametrize("first_edge", [0, 2**31 - 20, 2**32 - 20, 2**33 + 5])
+@pytest.mark.parametrize("first_edge", [0, 2**31 - 9, 2**32 - 9, 2**33 + 5])
 def test_the_same_edges_fire(first_edge):
-    check_which_edges_fire(epoch, 41, (0, 77, 198), first_edge)
+    check_which_edges_fire(epoch, 25, (0, 77, 198), first_edge)
 
 
 @pytest.mark.parametrize("changes", [dict(n_epochs=10), dict(max_weight=40_000), dict(seed=2**63 - 1)])

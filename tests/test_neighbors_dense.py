@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numba import njit
 
-from streamumap.neighbors import dense, reference
+from streamumap.neighbors import cells, dense, exhaustive, footprint, reference, table
 
 K = 8
 
@@ -120,6 +121,28 @@ def test_joins_of_rows_find_more_and_a_floor_not_reached_ends_with_all(approxima
     assert recall(values, "cosine", indices, distances) == 1.0
 
 
+@pytest.mark.parametrize(("k", "floor", "ends_with_all"), [(15, 0.88, False), (8, 0.97, True)])
+def test_noise_that_sketches_cannot_tell_reaches_the_floor(approximate, monkeypatch, k, floor, ends_with_all):
+    random, last = np.random.default_rng(0), []
+    values = (random.standard_normal((5, 300))[random.integers(0, 5, 1500)] + random.standard_normal((1500, 300))).astype(np.float32)
+    true = np.argsort(reference.distance_matrix(values, values, "cosine") + 9 * np.eye(1500), axis=1)[:, : k - 1]
+    seen = []
+
+    def found(indices):
+        return np.mean([len(np.intersect1d(a, b)) for a, b in zip(indices, true, strict=True)]) / (k - 1)
+
+    def reached(indices):
+        seen.append(found(indices))
+        return seen[-1] >= floor
+
+    all_with_all = dense.all_with_all
+    monkeypatch.setattr(dense, "all_with_all", lambda work: (last.append(work), all_with_all(work)))
+    indices, distances = run(values, "cosine", k=k, reached=reached)
+    check(values, "cosine", indices, distances)
+    assert seen[0] < floor - 0.1 <= floor <= found(indices[:, 1:])
+    assert (len(last) == 1) == ends_with_all == (max(seen) < floor)
+
+
 @pytest.mark.parametrize("exhaustive", [False, True])
 def test_same_bytes_for_any_number_of_threads(approximate, exhaustive):
     values = clustered(1500, 280)
@@ -151,9 +174,9 @@ def test_one_cell_would_take_all(approximate):
 
 
 def test_every_row_gets_a_cell_when_no_room_is_left():
-    cells, room = np.full((7, 2), -1, np.int32), np.array([2, 1])
-    dense._assign(np.tile(np.array([0, 1], np.int32), (7, 1)), room, cells)
-    assert (cells[:, 0] >= 0).all() and cells[0].tolist() == [0, 1]
+    found, room = np.full((7, 2), -1, np.int32), np.array([2, 1])
+    cells._assign(np.tile(np.array([0, 1], np.int32), (7, 1)), room, found)
+    assert (found[:, 0] >= 0).all() and found[0].tolist() == [0, 1]
 
 
 @settings(max_examples=60, deadline=None)
@@ -170,9 +193,9 @@ def test_insert_keeps_the_nearest(pairs, width):
     assert (indices[0][len(expected) :] == -1).all() and (fresh[0] == (indices[0] >= 0)).all()
 
 
-@dense.njit
+@njit
 def _insert_one(indices, squares, fresh, square, number):
-    dense._insert_fresh(indices, squares, fresh, np.float32(square), np.int32(number))
+    table.insert_fresh(indices, squares, fresh, np.float32(square), np.int32(number))
 
 
 @settings(max_examples=25, deadline=None)
@@ -185,8 +208,8 @@ def test_products_are_merged_both_ways(n, m, width, seed):
     true = ((x[:n, None] - x[None, n:]) ** 2).sum(2)
     squares = np.full((n + m, width), np.inf, np.float32)
     indices = np.full((n + m, width), -1, np.int32)
-    dense._merge(products, norms[:n], norms[n:], 0, n, indices, squares)
-    dense._merge_down(0, m, products, norms[:n], norms[n:], 0, n, indices, squares)
+    exhaustive._merge(products, norms[:n], norms[n:], 0, n, indices, squares)
+    exhaustive._merge_down(0, m, products, norms[:n], norms[n:], 0, n, indices, squares)
     for row, distances in [(i, true[i]) for i in range(n)] + [(n + j, true[:, j]) for j in range(m)]:
         expected = np.sort(distances)[:width]
         assert (squares[row][: len(expected)] == expected).all() and np.isinf(squares[row][len(expected) :]).all()
@@ -212,19 +235,34 @@ def test_count_closer_is_the_reference_and_no_row_is_closer_than_itself(metric):
                 assert below - 3 <= counts[i, j] <= below
 
 
-def test_memory_is_what_footprint_says(approximate, monkeypatch):
-    monkeypatch.setattr(dense, "PIECE_BYTES", 2**16)
-    monkeypatch.setattr(dense, "SAMPLE_ROWS", 100)
-    monkeypatch.setattr(dense, "TILES", 1)
+@pytest.mark.parametrize("exhaustive", [False, True])
+def test_memory_is_what_footprint_says(approximate, exhaustive):
     values = clustered(6000, 300)
     run(values[:600], "cosine", reached=lambda indices: False)
     tracemalloc.start()
     try:
         before = tracemalloc.get_traced_memory()[0]
         tracemalloc.reset_peak()
-        run(values, "cosine", cell_rows=300, n_threads=2, reached=lambda indices: False)
+        run(values, "cosine", cell_rows=1500, exhaustive=exhaustive)
         used = tracemalloc.get_traced_memory()[1] - before
     finally:
         tracemalloc.stop()
-    promised = dense.footprint(6000, 300, K, 300)
-    assert used < promised, (used, promised)
+    promised = footprint.dense(6000, 300, 4, K, 1500, 2)
+    assert promised / 3 < used < promised, (used, promised)
+
+
+def test_memory_of_counting_is_what_footprint_says():
+    values = clustered(6000, 300)
+    rows, sample = Rows(values, "cosine"), np.arange(0, 6000, 10)
+    others = np.random.default_rng(0).integers(0, 6000, (600, 5))
+    dense.count_closer(rows, sample[:5], others[:5], 100)
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        tracemalloc.reset_peak()
+        dense.count_closer(rows, sample, others, 2000)
+        used = tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+    promised = footprint.dense_count_closer(600, 5, 300, 4, 2000)
+    assert promised / 3 < used < promised, (used, promised)

@@ -60,7 +60,9 @@ def write_files(run: Path) -> DemoFiles:
                 writer.append(dense(demo))
         for path, lines in ((paths.labels, demo.labels), (paths.names, demo.names)):
             path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    except PermissionError as error:
+    except OutputError:
+        raise
+    except OSError as error:
         raise OutputError(f"{stem.parent}: cannot be written ({error.strerror}); choose another folder with -o.") from error
     return paths
 

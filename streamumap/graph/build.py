@@ -75,15 +75,11 @@ def build(
     for start in range(0, n, block_rows):
         stop = min(start + block_rows, n)
         bounds, sources, source_weights = _incoming(knn_indices, knn_distances, rho, sigma, start, stop, incoming, block_rows)
-        indices, distances = knn_indices.read(start, stop), knn_distances.read(start, stop)
-        degree = np.empty(stop - start, np.int64)
-        most = len(sources) + indices.size
-        targets, weights = np.empty(most, np.int32), np.empty(most, np.float32)
-        n_new = cpu.merge_rows(indices, distances, start, rho, sigma, bounds, sources, source_weights, set_op_mix_ratio, degree, targets, weights)
-        graph.targets.write(n_edges, targets[:n_new])
-        graph.weights.write(n_edges, np.maximum(np.rint(weights[:n_new] * WEIGHT_ONE), 1))
+        targets, weights, degree = _merged(knn_indices, knn_distances, rho, sigma, start, stop, bounds, sources, source_weights, set_op_mix_ratio)
+        graph.targets.write(n_edges, targets)
+        graph.weights.write(n_edges, weights)
         graph.indptr.write(start + 1, n_edges + np.cumsum(degree))
-        n_edges += n_new
+        n_edges += len(targets)
         tick(stop - start)
     graph.targets.shrink(n_edges)
     graph.weights.shrink(n_edges)
@@ -113,6 +109,19 @@ def _incoming(knn_indices, knn_distances, rho, sigma, start, stop, incoming, blo
     return bounds, sources, weights
 
 
+def _merged(knn_indices, knn_distances, rho, sigma, start, stop, bounds, sources, source_weights, mix):
+    """The edges of rows start..stop: targets int32, weights uint16, degree int64 (rows,)."""
+    indices, distances = knn_indices.read(start, stop), knn_distances.read(start, stop)
+    degree = np.empty(stop - start, np.int64)
+    most = len(sources) + indices.size
+    targets, weights = np.empty(most, np.int32), np.empty(most, np.float32)
+    cpu.merge_rows(indices, distances, start, rho, sigma, bounds, sources, source_weights, mix, degree, targets, weights)
+    first_edge = np.cumsum(degree) - degree
+    packed_targets, packed_weights = np.empty(degree.sum(), np.int32), np.empty(degree.sum(), np.uint16)
+    cpu.compact(bounds, indices.shape[1], degree, first_edge, targets, weights, WEIGHT_ONE, packed_targets, packed_weights)
+    return packed_targets, packed_weights, degree
+
+
 def _mean_distance(knn_distances, block_rows) -> float:
     total, count = 0.0, 0
     for _, distances in knn_distances.blocks(block_rows):
@@ -120,3 +129,15 @@ def _mean_distance(knn_distances, block_rows) -> float:
         total += float(finite.sum(dtype=np.float64))
         count += finite.size
     return total / max(count, 1)
+
+
+def component_sizes(graph: Graph, block_rows: int) -> np.ndarray:
+    """Rows of each connected component of the graph, int64, largest first."""
+    n = graph.n_rows
+    parent = np.arange(n, dtype=np.int32)
+    for start in range(0, n, block_rows):
+        block = graph.block(start, min(start + block_rows, n))
+        cpu.join_components(block.indptr, block.targets, start, parent)
+    sizes = np.zeros(n, np.int64)
+    cpu.component_sizes(parent, sizes)
+    return -np.sort(-sizes[sizes > 0])

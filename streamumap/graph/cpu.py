@@ -1,9 +1,11 @@
 """The graph's arithmetic in numba, held to `reference.py` by tests. Compiled once a machine (cached)."""
 
 import numpy as np
-from numba import njit, prange
+from numba import get_num_threads, njit, prange
 
 from streamumap.graph.reference import MIN_SCALE, N_BISECTIONS, TOLERANCE
+
+NO_ROW = np.int32(2**31 - 1)
 
 
 @njit(cache=True)
@@ -84,23 +86,29 @@ def count_incoming(indices, first_row, counts):
                 counts[target] += 1
 
 
-@njit(cache=True)
 def gather_incoming(indices, distances, first_row, rho, sigma, start, stop, cursor, sources, weights):
     """Appends the edges of a block of rows whose targets lie in start..stop to the targets' lists.
 
     `cursor` int64 (stop - start,) is where each target's list goes on; `sources` int32 and `weights` float32 hold the lists.
-    Blocks come in order, so each list is sorted by source.
+    Each thread has its own targets and looks at all edges in order, so each list is sorted by source, whatever the number of threads.
     """
+    _gather_incoming(indices, distances, first_row, rho, sigma, start, stop, cursor, sources, weights, get_num_threads())
+
+
+@njit(parallel=True, cache=True)
+def _gather_incoming(indices, distances, first_row, rho, sigma, start, stop, cursor, sources, weights, n_tasks):
     n, k = indices.shape
-    for i in range(n):
-        source = first_row + i
-        for j in range(k):
-            target = indices[i, j]
-            if start <= target < stop and target != source:
-                at = cursor[target - start]
-                sources[at] = source
-                weights[at] = _weight(distances[i, j], rho[source], sigma[source])
-                cursor[target - start] = at + 1
+    for task in prange(n_tasks):
+        low, high = start + (stop - start) * task // n_tasks, start + (stop - start) * (task + 1) // n_tasks
+        for i in range(n):
+            source = first_row + i
+            for j in range(k):
+                target = indices[i, j]
+                if low <= target < high and target != source:
+                    at = cursor[target - start]
+                    sources[at] = source
+                    weights[at] = _weight(distances[i, j], rho[source], sigma[source])
+                    cursor[target - start] = at + 1
 
 
 @njit(cache=True)
@@ -120,35 +128,70 @@ def _sorted_outgoing(indices, distances, row, rho, sigma, targets, weights):
     return n
 
 
-@njit(cache=True)
+ROWS_A_TASK = 1024
+
+
+@njit(parallel=True, cache=True)
 def merge_rows(indices, distances, start, rho, sigma, list_start, sources, source_weights, mix, degree, targets, weights):
     """Union of the edges that rows start.. send (indices, distances (n, k)) and receive (lists between list_start[i] and list_start[i + 1]).
 
-    Writes `targets` int32 and `weights` float32 row after row, sorted by target, and `degree` int64 (n,); returns how many were written.
-    An edge whose mixed weight is 0 (mix 0 and one direction only) is left out.
+    Row i's edges go to `targets` int32 and `weights` float32 from list_start[i] + i * k on, sorted by target, and their number to `degree`
+    int64 (n,). An edge whose mixed weight is 0 (mix 0 and one direction only) is left out.
     """
     n, k = indices.shape
-    out, out_weights = np.empty(k, np.int32), np.empty(k, np.float32)
-    at = 0
-    for i in range(n):
-        row = start + i
-        n_out = _sorted_outgoing(indices[i], distances[i], row, rho[row], sigma[row], out, out_weights)
-        first, a, b, stop = at, 0, list_start[i], list_start[i + 1]
-        while a < n_out or b < stop:
-            if b >= stop or (a < n_out and out[a] < sources[b]):
-                target, forth, back = out[a], np.float64(out_weights[a]), 0.0
-                a += 1
-            elif a >= n_out or sources[b] < out[a]:
-                target, forth, back = sources[b], 0.0, np.float64(source_weights[b])
-                b += 1
-            else:
-                target, forth, back = out[a], np.float64(out_weights[a]), np.float64(source_weights[b])
-                a += 1
-                b += 1
-            both = forth * back
-            weight = np.float32(mix * (forth + back - both) + (1.0 - mix) * both)
-            if weight > 0:
-                targets[at], weights[at] = target, weight
-                at += 1
-        degree[i] = at - first
-    return at
+    for task in prange((n + ROWS_A_TASK - 1) // ROWS_A_TASK):
+        out, out_weights = np.empty(k, np.int32), np.empty(k, np.float32)
+        for i in range(task * ROWS_A_TASK, min(n, (task + 1) * ROWS_A_TASK)):
+            row = start + i
+            n_out = _sorted_outgoing(indices[i], distances[i], row, rho[row], sigma[row], out, out_weights)
+            first = list_start[i] + i * k
+            at, a, b, stop = first, 0, list_start[i], list_start[i + 1]
+            while a < n_out or b < stop:
+                forth, back = np.float64(0), np.float64(0)
+                target = min(out[a] if a < n_out else NO_ROW, sources[b] if b < stop else NO_ROW)
+                if a < n_out and out[a] == target:
+                    forth = np.float64(out_weights[a])
+                    a += 1
+                if b < stop and sources[b] == target:
+                    back = np.float64(source_weights[b])
+                    b += 1
+                both = forth * back
+                weight = np.float32(mix * (forth + back - both) + (1.0 - mix) * both)
+                if weight > 0:
+                    targets[at], weights[at] = target, weight
+                    at += 1
+            degree[i] = at - first
+
+
+@njit(parallel=True, cache=True)
+def compact(list_start, k, degree, first_edge, targets, weights, one, packed_targets, packed_weights):
+    """What `merge_rows` wrote, without the gaps: row i's edges from first_edge[i] on, weights as uint16, `one` for 1 and at least 1."""
+    for i in prange(len(degree)):
+        source, target = list_start[i] + i * k, first_edge[i]
+        for e in range(degree[i]):
+            packed_targets[target + e] = targets[source + e]
+            packed_weights[target + e] = np.uint16(max(np.rint(np.float64(weights[source + e]) * one), 1.0))
+
+
+@njit(cache=True)
+def root_of(parent, i):
+    while parent[i] != i:
+        parent[i] = parent[parent[i]]
+        i = parent[i]
+    return i
+
+
+@njit(cache=True)
+def join_components(indptr, targets, first_row, parent):
+    """Union-find (Tarjan 1975) over a block of the graph's rows: `parent` int32 (N,), the root of a component is its smallest row."""
+    for row in range(len(indptr) - 1):
+        for e in range(indptr[row], indptr[row + 1]):
+            a, b = root_of(parent, first_row + row), root_of(parent, targets[e])
+            if a != b:
+                parent[max(a, b)] = min(a, b)
+
+
+@njit(cache=True)
+def component_sizes(parent, sizes):
+    for i in range(len(parent)):
+        sizes[root_of(parent, i)] += 1

@@ -19,18 +19,19 @@ class LayoutState:
 
 @dataclass(frozen=True)
 class Backend:
-    """Where an epoch runs: `place` brings an array there, `fetch` back, `epoch` is `cpu.epoch`'s signature."""
+    """Where an epoch runs: `place` brings an array there, `fetch` back, `wait` until it is done; `epoch` has `cpu.epoch`'s signature."""
 
     place: Callable
     fetch: Callable
     empty_like: Callable
     epoch: Callable
+    wait: Callable[[], object]
 
 
 def cpu_backend() -> Backend:
     from streamumap.layout import cpu
 
-    return Backend(place=np.array, fetch=np.asarray, empty_like=np.empty_like, epoch=cpu.epoch)
+    return Backend(place=np.array, fetch=np.asarray, empty_like=np.empty_like, epoch=cpu.epoch, wait=lambda: None)
 
 
 def cuda_backend(device: str) -> Backend:
@@ -43,6 +44,7 @@ def cuda_backend(device: str) -> Backend:
         fetch=lambda tensor: tensor.cpu().numpy(),
         empty_like=torch.empty_like,
         epoch=cuda.epoch,
+        wait=torch.cuda.synchronize if device.startswith("cuda") else lambda: None,
     )
 
 
@@ -53,12 +55,11 @@ def run(
     settings: Settings,
     backend: Backend,
     tick: Tick = no_tick,
-    save: Callable[[LayoutState], None] | None = None,
-    save_epochs: int = 25,
+    after_epoch: Callable[[int, Callable[[], LayoutState]], None] | None = None,
 ) -> LayoutState:
     """Epochs state.epoch..until. Each of `blocks` reads one GraphBlock, in order; a graph of one block is placed once, others every epoch.
 
-    Every `save_epochs` epochs but the last `save` gets the state, whose positions it may keep only as a copy. Ticks 1 for each epoch.
+    After each epoch `after_epoch(epochs done, get)` is called, where `get()` fetches the state then, and 1 is ticked.
     """
     old = backend.place(state.positions)
     new = backend.empty_like(old)
@@ -66,9 +67,10 @@ def run(
     for number in range(state.epoch, until):
         for first_row, first_edge, indptr, targets, weights in place():
             backend.epoch(old, new, first_row, indptr, targets, weights, first_edge, number, settings)
+        backend.wait()
         old, new = new, old
-        if save is not None and (number + 1) % save_epochs == 0 and number + 1 < until:
-            save(LayoutState(backend.fetch(old), number + 1))
+        if after_epoch is not None:
+            after_epoch(number + 1, lambda positions=old, done=number + 1: LayoutState(np.array(backend.fetch(positions)), done))
         tick(1)
     return LayoutState(np.array(backend.fetch(old)), max(until, state.epoch))
 

@@ -81,6 +81,17 @@ def count_closer(
     return counts.cpu().numpy()
 
 
+def project(source, directions: np.ndarray, metric: str, *, other_rows: int, device: str, tick: Tick = no_tick) -> np.ndarray:
+    """The rows (of length 1 for cosine) times float32 (D, C): float32 (N, C). Ticks N rows."""
+    out = np.empty((source.n_rows, directions.shape[1]), np.float32)
+    with torch.inference_mode(), _Feeder(source, metric, other_rows, device) as feeder:
+        along = torch.from_numpy(np.ascontiguousarray(directions)).to(device)
+        for first, rows, scale in feeder.stream(other_rows):
+            out[first : first + len(rows)] = ((rows.float() @ along) * scale[:, None]).cpu().numpy()
+            tick(len(rows))
+    return out
+
+
 def _thresholds(feeder, ours, own, others, metric):
     needed = np.unique(others[others >= 0]).astype(np.int64)
     out = torch.full(others.shape, 2.0 if metric == "cosine" else torch.inf, device=ours.device)
@@ -222,10 +233,15 @@ class _Feeder:
     def others(self, start, stop, queries, scale, other_rows):
         """(first, rows, scale) of every chunk; from the device itself where start..stop are all rows."""
         n = self.source.n_rows
-        if start == 0 and stop == n:
-            for first in range(0, n, other_rows):
-                yield first, queries[first : first + other_rows], scale[first : first + other_rows]
+        if (start, stop) != (0, n):
+            yield from self.stream(other_rows)
             return
+        for first in range(0, n, other_rows):
+            yield first, queries[first : first + other_rows], scale[first : first + other_rows]
+
+    def stream(self, other_rows):
+        """(first, rows, scale) of every chunk, read while the one before is used."""
+        n = self.source.n_rows
         waiting = self.reader.submit(self._stage, self.turn, 0, min(other_rows, n))
         for first in range(0, n, other_rows):
             rows = self._sent(waiting.result())

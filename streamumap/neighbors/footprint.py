@@ -1,5 +1,7 @@
 """Bytes of the k-NN backends as formulas, importable without torch or numba: what `planner.py` adds up and tests hold to measurements."""
 
+from math import isqrt
+
 PACKED_CORPUS_ROWS = 65_536
 """Rows of an inverted index: their numbers fit uint16 and a row's sums (256 KiB) stay in a core's cache."""
 
@@ -9,8 +11,33 @@ PACKED_MARGIN = 8
 UNEVEN = 1.5
 """A block of rows may have this many times the mean of non-zeros."""
 
+DENSE_SKETCH = 256
+"""Bytes of a row's sketch; a row of fewer features has one for each."""
+
+DENSE_SAMPLE_ROWS = 2048
+DENSE_LEAST_CELL = 256
 DENSE_OVERLAP = 2
-DENSE_REVERSE = 15
+
+DENSE_WIDTH = 2
+DENSE_LEAST_WIDTH = 24
+"""Candidates proposed for each neighbour wanted, and at least."""
+
+DENSE_FORWARD = 28
+DENSE_REVERSE = 20
+"""Nearest neighbours of a row, and nearest rows that name it as neighbour, that take part in its join."""
+
+DENSE_MARGIN = 4
+"""Neighbours kept beyond k where products choose them: the distances put near ties right."""
+
+DENSE_TILE_ROWS = 512
+DENSE_TILES = 8
+DENSE_PIECE_BYTES = 2**21
+DENSE_WORKERS = 8
+DENSE_GROUP = 16
+"""Pieces of products that wait to be merged."""
+
+DENSE_BLAS_BYTES = 3 * 2**20
+"""What a thread of OpenBLAS keeps for the parts of matrices that it works on, as measured."""
 
 CUDA_TILE_ROWS = 2048
 """Query rows of one matrix product."""
@@ -31,10 +58,78 @@ def packed(n_rows: int, n_features: int, n_nonzero: int, k: int, query_rows: int
     return lists + tables + query_nonzero * 14 + measuring + n_threads * PACKED_CORPUS_ROWS * 4
 
 
-def dense(n_rows: int, n_features: int, k: int, cell_rows: int) -> int:
-    """Host bytes of `dense.search`: the table with its reverse lists, and rows and products of one cell."""
-    tables = n_rows * (k - 1) * 8 + n_rows * k * 8 + n_rows * DENSE_REVERSE * 8 + n_rows * DENSE_OVERLAP * 8
-    return tables + cell_rows * (3 * n_features * 4 + cell_rows * 4)
+def dense(n_rows: int, n_features: int, itemsize: int, k: int, cell_rows: int, n_threads: int) -> int:
+    """Host bytes of `dense.search`: what it holds throughout, and the step that needs most beyond. `itemsize` is that of a stored value."""
+    n, width, cell = n_rows, dense_width(k), min(n_rows, max(cell_rows, dense_least_rows(k)))
+    threads = min(n_threads, DENSE_WORKERS)
+    reading = threads * max(DENSE_PIECE_BYTES // 4, n_features) * (itemsize + 8)
+    n_cells = dense_cells(n)[0]
+    sketches = n * (min(DENSE_SKETCH, n_features) + 8)
+    cells = n * DENSE_OVERLAP * (4 + 16) + n_cells * 8 * (n_cells + threads * DENSE_TILE_ROWS)
+    members = n * (DENSE_FORWARD + 2 * DENSE_REVERSE) * 4
+    introduced = k - 1 + DENSE_REVERSE
+    products = min(cell if cell == n else cell // 2, DENSE_TILE_ROWS * DENSE_TILES) ** 2 * 4
+    steps = (
+        sketches + _sketching(n_features, itemsize, threads),
+        sketches + n * width * 9 + max(cells, members),
+        n * (width * 4 + 9) + cell * width * 12 + reading,
+        n * (k - 1 + (introduced + DENSE_REVERSE) * 4 + 9)
+        + cell * introduced * 12
+        + max(reading, _joining(n_features, introduced, threads)),
+        n * DENSE_MARGIN * 8 + products + reading,
+        n * k * 12,
+    )
+    return dense_held(n, n_features, k, cell) + max(steps) + threads * DENSE_BLAS_BYTES
+
+
+def dense_held(n_rows: int, n_features: int, k: int, cell_rows: int) -> int:
+    """Of it what is there at all times, also while the graph found so far is measured: the table, the order of the rows, gathered rows."""
+    return n_rows * ((k - 1) * 8 + 16) + cell_rows * n_features * 4
+
+
+def dense_count_closer(n_sample: int, n_others: int, n_features: int, itemsize: int, block_rows: int) -> int:
+    """Host bytes of `dense.count_closer`: the sample; while it is read, or a block is, what that takes, and the products with the block.
+
+    The last two are not there at once, but what one frees is no room for the other: the allocator keeps it.
+    """
+    row_bytes = n_features * (itemsize + 8)
+    blocks = max(block_rows, n_others) * row_bytes + block_rows * n_sample * 4
+    return n_sample * (n_features * 4 + n_others * 32) + max(n_sample * n_features * (itemsize + 4), blocks) + DENSE_BLAS_BYTES
+
+
+def dense_width(k: int) -> int:
+    """Candidates of a row."""
+    return max(DENSE_WIDTH * (k - 1), DENSE_LEAST_WIDTH)
+
+
+def dense_least_rows(k: int) -> int:
+    """The fewest rows that must be held at a time: one row with all its candidates, or with the members of its join."""
+    return 2 + max(dense_width(k), k + DENSE_REVERSE)
+
+
+def dense_cells(n_rows: int) -> tuple[int, int]:
+    """How many cells there are, and the most rows of one: a fifth of their room stays free, less where few rows leave fewer cells."""
+    cap = max(DENSE_LEAST_CELL, isqrt(2 * n_rows))
+    return min(n_rows, max(1, -(-n_rows * DENSE_OVERLAP * 5 // (cap * 4)))), cap
+
+
+def dense_join_step(n_features: int, n_members: int) -> int:
+    """Rows whose members, and the products of those, make a piece."""
+    return max(1, DENSE_PIECE_BYTES // (n_members * (n_features + n_members) * 4))
+
+
+def _sketching(n_features, itemsize, threads):
+    """The projection and what it is made of, then pieces of rows with their float32 codes."""
+    projection = n_features * DENSE_SKETCH * 4
+    piece_rows = max(1, DENSE_PIECE_BYTES // (4 * n_features))
+    codes = piece_rows * min(DENSE_SKETCH, n_features) * 4 * 3
+    return max(3 * projection, projection + threads * (piece_rows * n_features * (itemsize + 8) + codes))
+
+
+def _joining(n_features, n_members, threads):
+    """Gathered members for each thread, products for each piece that waits."""
+    step = dense_join_step(n_features, n_members)
+    return step * n_members * (threads * n_features * 4 + (DENSE_GROUP + threads) * (n_members * 4 + 12))
 
 
 def cuda_itemsize(dtype: str) -> int:
@@ -60,6 +155,6 @@ def cuda_host(n_rows: int, n_features: int, itemsize: int, k: int, other_rows: i
 
 
 def count_closer(n_sample: int, n_others: int, n_features: int, block_rows: int) -> int:
-    """Bytes, on the device or the host, of `count_closer` over dense rows: the sample, a block as float32, their products."""
+    """Device bytes of `cuda.count_closer`: the sample, a block as float32, their products."""
     gathered = min(n_sample * n_others, 2 * CUDA_TILE_ROWS) * n_features * 4
     return n_sample * n_features * 4 * 2 + block_rows * n_features * 4 * 3 + n_sample * block_rows * 4 * 4 + gathered

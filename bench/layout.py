@@ -1,0 +1,267 @@
+"""The layout alone, from one exact k-NN graph, one fuzzy graph and one PCA start: streamumap against umap-learn, or cuML on a GPU.
+
+    python bench/layout.py --data FOLDER_OR_NPY [--seeds 3] [--epochs 200 300] [--dims 2] [--attraction 0.25 0.5 1 2] [--device cuda]
+    python bench/layout.py --data FOLDER_OR_NPY --rows 10000 --dims 3 10
+
+Besides the measures of the map: `edge_similarity`, the mean of 1 / (1 + a d^(2b)) over the graph's edges, weighted by their weights,
+and `edge_length`, the median length of an edge on the map: ATTRACTION of layout/schedule.py is to make ours what umap-learn's are.
+Compilation is not counted. cuML takes the k-NN graph and makes the fuzzy graph itself: `graph_seconds` is what ours took for that.
+"""
+
+import argparse
+import dataclasses
+import importlib.util
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+from measures import Data, append, dense_file, facts, measure, open_data, print_table, read_labels, sizes, skip
+
+from streamumap import backends, quality
+from streamumap.blockfile import BlockFile
+from streamumap.errors import InputError
+from streamumap.events import no_tick
+from streamumap.graph.build import WEIGHT_ONE, Graph, build
+from streamumap.layout import run, schedule
+from streamumap.params import Params
+from streamumap.source import open_source
+
+EDGE_ROWS = 65_536
+ROWS_SEED = 7
+
+
+@dataclass(frozen=True)
+class Setup:
+    """One graph, and what is laid out on it."""
+
+    data: Data
+    indices: np.ndarray  # int32 (N, k)
+    distances: np.ndarray  # float32 (N, k)
+    graph: Graph
+    graph_seconds: float
+    heaviest: int
+
+
+@dataclass(frozen=True)
+class System:
+    """`lay_out(start, seed, n_epochs)` gives positions, float32 (N, C). `n_seeds` None: all."""
+
+    name: str
+    n_epochs: int
+    lay_out: Callable[[np.ndarray, int, int], np.ndarray]
+    n_seeds: int | None = None
+
+
+def set_up(data: Data, folder: Path) -> Setup:
+    """The exact k-NN graph, and the fuzzy graph as a run makes it."""
+    indices, distances = backends.search(data.rows, data.plan, data.params, lambda found: False, no_tick)
+
+    def create(name, shape, dtype):
+        return BlockFile.create(folder / f"{name}.npy", shape, dtype)
+
+    def filled(name, array):
+        file = create(name, array.shape, array.dtype)
+        file.write(0, array)
+        return file
+
+    near, far = filled("knn_indices", indices), filled("knn_distances", distances)
+    p, seconds, graph = data.params, 0.0, None
+    for _ in range(2):  # the first time may compile
+        started = time.perf_counter()
+        graph = build(
+            near, far, create, local_connectivity=p.local_connectivity, set_op_mix_ratio=p.set_op_mix_ratio, **data.plan["graph"].blocks
+        )
+        seconds = time.perf_counter() - started
+    assert graph is not None
+    return Setup(data, indices, distances, graph, seconds, max(int(w.max()) for _, w in graph.weights.blocks(1 << 22)))
+
+
+def settings(setup: Setup, seed: int, n_epochs: int) -> schedule.Settings:
+    values = {name: getattr(setup.data.params, name) for name in schedule.SETTINGS}
+    return schedule.settings(setup.graph.n_rows, setup.heaviest, **values | {"seed": seed, "n_epochs": n_epochs})
+
+
+@contextmanager
+def backend_with(attraction: float, device: str | None) -> Iterator[run.Backend]:
+    """The backend with another ATTRACTION. numba freezes constants when it compiles, and its cache does not see that they changed: the
+    module is loaded a second time, with a cache of its own."""
+    if device:
+        backend = run.cuda_backend(device)
+        from streamumap.layout import cuda
+
+        with mock.patch.object(cuda, "ATTRACTION", attraction):
+            yield backend
+        return
+    from numba import config
+
+    spec = importlib.util.find_spec("streamumap.layout.cpu")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    with tempfile.TemporaryDirectory() as cache:
+        with mock.patch.object(schedule, "ATTRACTION", attraction), mock.patch.object(config, "CACHE_DIR", cache):
+            spec.loader.exec_module(module)
+        yield dataclasses.replace(run.cpu_backend(), epoch=module.epoch)
+
+
+def ours(setup: Setup, backend: run.Backend, start: np.ndarray, seed: int, n_epochs: int, until: int | None = None) -> np.ndarray:
+    block = setup.graph.block(0, setup.graph.n_rows)
+    until = n_epochs if until is None else until
+    return run.run(run.LayoutState(start), until, [lambda: block], settings(setup, seed, n_epochs), backend).positions
+
+
+def umap_learn(setup: Setup, parallel: bool, start: np.ndarray, seed: int, n_epochs: int) -> np.ndarray:
+    """umap-learn's loop on our graph, called as its simplicial_set_embedding does: edges too light to fire left out, both ends moved."""
+    from umap.layouts import optimize_layout_euclidean
+    from umap.umap_ import make_epochs_per_sample
+
+    s, block = settings(setup, seed, n_epochs), setup.graph.block(0, setup.graph.n_rows)
+    weights = block.weights.astype(np.float32) / WEIGHT_ONE
+    kept = weights >= weights.max() / max(n_epochs, 1)
+    head = np.repeat(np.arange(len(start), dtype=np.int32), np.diff(block.indptr))[kept]
+    limits = np.iinfo(np.int32)
+    state = np.random.RandomState(seed).randint(limits.min + 1, limits.max - 1, 3).astype(np.int64)
+    positions = start.copy()
+    return optimize_layout_euclidean(
+        positions, positions, head, block.targets[kept], n_epochs, len(start), make_epochs_per_sample(weights[kept], n_epochs),
+        s.a, s.b, state, s.repulsion_strength, s.learning_rate, s.negative_sample_rate, parallel=parallel, move_other=True,
+    )  # fmt: skip
+
+
+def cuml(setup: Setup, umap, start: np.ndarray, seed: int, n_epochs: int) -> np.ndarray:
+    """cuML's fuzzy graph and layout from our k-NN graph. It wants rows as well, of which it then uses the number: it gets the start."""
+    p = setup.data.params
+    model = umap(
+        n_neighbors=p.n_neighbors, n_components=start.shape[1], n_epochs=n_epochs, min_dist=p.min_dist, spread=p.spread, init=start,
+        precomputed_knn=(setup.indices.astype(np.int64), setup.distances), output_type="numpy",
+    )  # fmt: skip
+    return np.asarray(model.fit_transform(start))
+
+
+def edges_on_map(setup: Setup, embedding: np.ndarray) -> dict[str, float]:
+    """How long the graph's edges are on the map: see the head of this file."""
+    s, n = settings(setup, 0, 1), setup.graph.n_rows
+    total = weight = 0.0
+    lengths = np.empty(setup.graph.n_edges, np.float32)
+    for first in range(0, n, EDGE_ROWS):
+        block = setup.graph.block(first, min(first + EDGE_ROWS, n))
+        sources = np.repeat(np.arange(first, first + len(block.indptr) - 1), np.diff(block.indptr))
+        squares = ((embedding[sources].astype(np.float64) - embedding[block.targets]) ** 2).sum(1)
+        total += float((block.weights / (1 + s.a * squares**s.b)).sum())
+        weight += float(block.weights.sum(dtype=np.float64))
+        lengths[block.first_edge : block.first_edge + len(squares)] = np.sqrt(squares)
+    return {"edge_similarity": total / weight, "edge_length": float(np.median(lengths))}
+
+
+def systems(setup: Setup, options: argparse.Namespace, cuml_umap) -> Iterator[System]:
+    """One after the other, each warm (compiled) when it is given."""
+    n, device = setup.graph.n_rows, setup.data.plan.device
+    small = np.zeros((n, 2), np.float32)
+    for attraction in options.attraction:
+        with backend_with(attraction, device) as backend:
+            for dims in options.dims:
+                ours(setup, backend, np.resize(small, (n, dims)), 0, 10, until=1)
+            for n_epochs in options.epochs or [schedule.default_epochs(n)]:
+                yield System(f"streamumap, attraction {attraction:g}", n_epochs, partial(ours, setup, backend))
+    their_epochs = options.epochs or [500 if n <= 10_000 else 200]
+    if device and cuml_umap:
+        cuml(setup, cuml_umap, small, 0, 1)
+        for n_epochs in their_epochs:
+            yield System("cuML", n_epochs, partial(cuml, setup, cuml_umap))
+    for parallel in () if device else (True, False):
+        umap_learn(setup, parallel, small, 0, 1)
+        for n_epochs in their_epochs[: None if parallel else 1]:
+            name, n_seeds = ("umap-learn", None) if parallel else ("umap-learn, one thread", 1)
+            yield System(name, n_epochs, partial(umap_learn, setup, parallel), n_seeds)
+
+
+def compare(setup: Setup, options: argparse.Namespace, cuml_umap) -> list[dict]:
+    """Every system on every seed, measured and recorded."""
+    data, source = setup.data, setup.data.rows.original
+    parameters = {
+        "rows": source.n_rows, "features": source.n_features, "dtype": source.dtype, "data": options.data.name, "metric": options.metric,
+        "device": options.device, "n_edges": setup.graph.n_edges, "graph_seconds": setup.graph_seconds,
+    }  # fmt: skip
+    records = []
+    for system in systems(setup, options, cuml_umap):
+        for dims in options.dims:
+            for seed in range(options.seeds)[: system.n_seeds]:
+                p = dataclasses.replace(data.params, n_components=dims, seed=seed)
+                start = backends.first_positions(data.rows, data.plan, p, setup.graph, no_tick)
+                wall, cpu = time.perf_counter(), time.process_time()
+                embedding = system.lay_out(start, seed, system.n_epochs)
+                costs = {"wall_seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
+                key = {"system": system.name, "dims": dims, "epochs": system.n_epochs, "seed": seed}
+                values = costs | measure(embedding, data) | edges_on_map(setup, embedding)
+                append("layout", key | values | {"parameters": parameters, "measured_on": sizes(data)} | facts())
+                records.append(key | values)
+                print(f"{system.name}, {dims}-D, {system.n_epochs} epochs, seed {seed}", file=sys.stderr, flush=True)
+    return records
+
+
+def print_means(records: list[dict]) -> None:
+    names = [name for name, value in records[0].items() if isinstance(value, float)]
+    groups: dict[tuple, list[dict]] = {}
+    for r in records:
+        groups.setdefault((r["dims"], r["system"], r["epochs"]), []).append(r)
+    lines = []
+    for (dims, system, n_epochs), group in sorted(groups.items(), key=lambda item: item[0][0]):
+        means = [np.mean([r[name] for r in group]) for name in names]
+        lines.append([system, str(dims), str(n_epochs), str(len(group)), *(f"{x:.2f}" if x >= 10 else f"{x:.4f}" for x in means)])
+    print_table(["mean over seeds", "dims", "epochs", "seeds", *names], lines)
+
+
+def import_cuml(device: str):
+    """cuML's UMAP, before torch brings CUDA libraries of its own; None on a CPU, or, with the reason, where it is missing."""
+    if device == "cpu":
+        return None
+    try:
+        from cuml.manifold import UMAP
+    except ImportError as error:
+        print(f"cuML is skipped: {error}")
+        return None
+    return UMAP
+
+
+def open_rows(path: Path, options: argparse.Namespace) -> Data:
+    """All rows, or --rows of them, drawn at random."""
+    params, labels = Params(metric=options.metric, recall=1.0), read_labels(options.labels, options.data)
+    if options.rows is None:
+        return open_data(path, params, labels, options.device)
+    source = open_source(path)
+    numbers = quality.sample_rows(source.n_rows, options.rows, ROWS_SEED)
+    return open_data(source.take(numbers), params, None if labels is None else labels[numbers], options.device)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="a .npy file, or a folder with topk_indices.npy and topk_values.npy")
+    parser.add_argument("--labels", type=Path, help="one label a line; a folder's labels.txt is found")
+    parser.add_argument("--metric", default="cosine", choices=["cosine", "euclidean"])
+    parser.add_argument("--rows", type=int, help="so many random rows [default: all]")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=int, nargs="+", help="[default: each system's own]")
+    parser.add_argument("--dims", type=int, nargs="+", default=[2])
+    parser.add_argument("--attraction", type=float, nargs="+", default=[schedule.ATTRACTION])
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
+    options = parser.parse_args()
+    options.data = options.data.resolve()
+    if not options.data.exists():
+        skip(f"{options.data} is missing")
+    cuml_umap = import_cuml(options.device)
+    with tempfile.TemporaryDirectory() as name:
+        try:
+            data = open_rows(dense_file(options.data, Path(name)), options)
+        except InputError as error:
+            skip(str(error))
+        print_means(compare(set_up(data, Path(name)), options, cuml_umap))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,207 @@
+"""What all benchmarks share: rows opened once, the same measures for every map of them, and the record that a result is written as.
+
+All measures are on samples drawn from a fixed seed; what is a neighbour is decided exactly, among all rows, in blocks that the plan chose.
+"""
+
+import json
+import platform
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from streamumap import backends, engine, memory, quality
+from streamumap.params import Params
+from streamumap.planner import QUALITY_ROWS, Job, Plan, make_plan
+from streamumap.source import open_source
+from streamumap.source.packed import pack, pays
+from streamumap.source.rows import DenseRows
+from streamumap.source.scan import check_finite, scan
+from streamumap.writer import ActivationWriter
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "bench" / "results"
+PACKAGES = ("streamumap", "numpy", "scipy", "numba", "torch", "triton", "umap-learn", "pynndescent", "cuml-cu13")
+
+NEIGHBORS = 15
+SAMPLE_ROWS = 3_000
+TRIPLETS = 100_000
+SEED = 7
+BLOCK_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class Data:
+    """Rows, and the samples on which every map of them is measured."""
+
+    rows: backends.Rows
+    plan: Plan
+    params: Params
+    labels: np.ndarray | None  # int64 (N,)
+    sample: np.ndarray  # int64 (S,), ascending
+    triplets: np.ndarray  # int64 (T, 3): a row and two others, one of which is nearer to it
+    first_is_nearer: np.ndarray  # bool (T,)
+
+
+def skip(reason: str) -> NoReturn:
+    print(f"skipped: {reason}")
+    sys.exit(0)
+
+
+def dense_file(data: Path, folder: Path) -> Path:
+    """`data` itself where it is a file; for a folder of TopK pairs a dense float16 .npy made of them in `folder`. Skips where they miss."""
+    if data.is_file():
+        return data
+    needed = [data / name for name in ("topk_indices.npy", "topk_values.npy")]
+    for path in needed:
+        if not path.is_file():
+            skip(f"{path} is missing")
+    indices, values = (np.load(path, allow_pickle=False) for path in needed)
+    sidecar = data / "sae.json"
+    n_features = json.loads(sidecar.read_text())["d_sae"] if sidecar.is_file() else int(indices.max()) + 1
+    made = folder / f"{data.name}.npy"
+    with ActivationWriter(made, n_features=n_features) as writer:
+        for start in range(0, len(indices), 4096):
+            part = slice(start, start + 4096)
+            block = np.zeros((len(indices[part]), n_features), np.float16)
+            at, column = np.nonzero(values[part])  # an explicit zero may stand anywhere
+            block[at, indices[part][at, column]] = values[part][at, column]
+            writer.append(block)
+    return made
+
+
+def read_labels(given: Path | None, data: Path) -> np.ndarray | None:
+    """int64 (N,): the lines of `given`, or of labels.txt where `data` is a folder that has it, numbered; None where there are none."""
+    path = given or data / "labels.txt"
+    if given is None and not path.is_file():
+        return None
+    return np.unique(path.read_text(encoding="utf-8").splitlines(), return_inverse=True)[1]
+
+
+def open_data(x: Any, params: Params, labels: np.ndarray | None = None, device: str = "cpu") -> Data:
+    """Reads, checks and packs the rows of `x` (a path or an array) as a run does, and draws the samples."""
+    source, machine = open_source(x), memory.machine(device)
+    if labels is not None and len(labels) != source.n_rows:
+        sys.exit(f"labels: expected {source.n_rows} lines, one a row, found {len(labels)}")
+    budget = engine.budget_for(machine, None, None)
+    job = Job(source.n_rows, source.n_features, source.dtype)
+    plan = make_plan(job, params, budget, machine)
+    block_rows = plan["read"].blocks["block_rows"]
+    found = scan(source, block_rows)
+    check_finite(source.name, found)
+    packed = None
+    if machine.device is None and pays(found.n_rows, found.n_features, found.n_nonzero):
+        plan = make_plan(replace(job, n_nonzero=found.n_nonzero), params, budget, machine)
+        packed = pack(source, block_rows, found.n_nonzero)
+    triplets, first_is_nearer = _triplets(DenseRows(source, params.metric))
+    sample = quality.sample_rows(source.n_rows, SAMPLE_ROWS, SEED)
+    return Data(backends.Rows(source, source, packed, found), plan, params, labels, sample, triplets, first_is_nearer)
+
+
+def measure(embedding: np.ndarray, data: Data) -> dict[str, float]:
+    """Every measure of one map, float32 (N, C), by name. Label measures are there only with labels."""
+    near = quality.nearest_on_map(embedding, data.sample, NEIGHBORS)
+    ranks = _ranks(near, data)
+    out = {
+        "trustworthiness": quality.trustworthiness(ranks, len(embedding)),
+        "knn_preservation": quality.preservation(ranks),
+        "triplet_accuracy": _triplet_accuracy(embedding, data),
+        "far_share": quality.far_share(embedding),
+    }
+    if data.labels is not None:
+        out["label_majority"], out["label_share"] = _label_agreement(data.labels[near], data.labels[data.sample])
+    return out
+
+
+def sizes(data: Data) -> dict[str, int]:
+    """How large the samples of `measure` are; triplets with equal distances are left out."""
+    return {"neighbors": NEIGHBORS, "sample_rows": len(data.sample), "triplets": len(data.triplets), "seed": SEED}
+
+
+def facts() -> dict[str, Any]:
+    """Where, when and with what a result was measured."""
+    changed = _git("status", "--porcelain", "--", "streamumap", "bench")
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": _git("rev-parse", "HEAD") + ("+" if changed else ""),
+        "machine": {"cpu": _cpu(), "cores": memory.n_cores(), "gpu": [device.name for device in memory.devices()]},
+        "versions": {"python": platform.python_version()} | {name: version for name in PACKAGES if (version := _version(name))},
+    }
+
+
+def append(name: str, record: dict[str, Any]) -> None:
+    """One more line of bench/results/NAME.jsonl."""
+    RESULTS.mkdir(exist_ok=True)
+    with open(RESULTS / f"{name}.jsonl", "a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def print_table(header: list[str], lines: list[list[str]]) -> None:
+    widths = [max(len(line[i]) for line in [header, *lines]) for i in range(len(header))]
+    for line in [header, *lines]:
+        print("  ".join([line[0].ljust(widths[0]), *(text.rjust(width) for text, width in zip(line[1:], widths[1:], strict=True))]))
+
+
+def _ranks(near: np.ndarray, data: Data) -> np.ndarray:
+    """As many sampled rows at a time as the plan has counted on."""
+    parts = [slice(start, start + QUALITY_ROWS) for start in range(0, len(near), QUALITY_ROWS)]
+    return np.concatenate([backends.count_closer(data.rows, data.plan, data.params.metric, data.sample[p], near[p]) for p in parts])
+
+
+def _label_agreement(near: np.ndarray, own: np.ndarray) -> tuple[float, float]:
+    """Labels of neighbours (S, k) and rows (S,) -> share whose majority is right (of equal counts the nearer one), mean share right."""
+    votes = (near[:, :, None] == near[:, None, :]).sum(2)
+    winner = np.take_along_axis(near, votes.argmax(1)[:, None], 1)[:, 0]
+    return float((winner == own).mean()), float((near == own[:, None]).mean())
+
+
+def _triplets(rows: DenseRows) -> tuple[np.ndarray, np.ndarray]:
+    """Random triplets of different rows, (T, 3), without those whose two distances are equal; and whether the first other is the nearer."""
+    n, random = rows.n_rows, np.random.Generator(np.random.Philox(key=[SEED, 0x7A]))
+    row, first, second = random.integers(n, size=TRIPLETS), random.integers(n - 1, size=TRIPLETS), random.integers(n - 2, size=TRIPLETS)
+    second += second >= first
+    triplets = np.stack([row, (row + 1 + first) % n, (row + 1 + second) % n], axis=1)
+    block = max(1, BLOCK_BYTES // (6 * 4 * rows.n_features))
+    excess = np.concatenate([_excess(rows, triplets[start : start + block]) for start in range(0, TRIPLETS, block)])
+    return triplets[excess != 0], excess[excess != 0] < 0
+
+
+def _excess(rows: DenseRows, triplets: np.ndarray) -> np.ndarray:
+    """Distance to the first other less that to the second, up to a scale. Rows of length 1 (cosine): from their products."""
+    needed = np.unique(triplets)
+    taken = rows.take(needed)
+    row, first, second = (taken[np.searchsorted(needed, triplets[:, i])] for i in range(3))
+    if rows.metric == "cosine":
+        return np.einsum("ij,ij->i", row, second, dtype=np.float64) - np.einsum("ij,ij->i", row, first, dtype=np.float64)
+    return _squares(row - first) - _squares(row - second)
+
+
+def _triplet_accuracy(embedding: np.ndarray, data: Data) -> float:
+    row, first, second = (embedding[data.triplets[:, i]].astype(np.float64) for i in range(3))
+    return float(((_squares(row - first) < _squares(row - second)) == data.first_is_nearer).mean())
+
+
+def _squares(rows: np.ndarray) -> np.ndarray:
+    return np.einsum("ij,ij->i", rows, rows, dtype=np.float64)
+
+
+def _cpu() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,109 @@
+"""All rows with all, block against block, by matrix products: exact, and the last resort where candidates are not good enough."""
+
+import numpy as np
+from numba import njit
+
+from streamumap.neighbors.cells import make_cells
+from streamumap.neighbors.footprint import DENSE_MARGIN as MARGIN
+from streamumap.neighbors.footprint import DENSE_TILE_ROWS as TILE_ROWS
+from streamumap.neighbors.footprint import DENSE_TILES as TILES
+from streamumap.neighbors.sketch import make_sketch
+from streamumap.neighbors.table import insert
+from streamumap.neighbors.work import Work, slices, squared_norms
+
+CHUNK = 64
+"""Products looked at together: most are passed over."""
+
+
+def all_with_all(work: Work) -> None:
+    """Fills the table anew. Every pair of blocks is multiplied once and serves the rows of both. Ticks N rows, and N for the measuring.
+
+    Rows stay in the order of the input; a table wider by MARGIN takes what products err.
+    """
+    n = work.n
+    if work.cell_rows < n:
+        work.order = make_cells(work, make_sketch(work), 0)[2]
+    work.clear(min(work.k - 1 + MARGIN, n - 1))
+    half = max(1, work.cell_rows // 2) if work.cell_rows < n else n
+    products = np.empty(min(half, TILE_ROWS * TILES) ** 2, np.float32)
+    for start in range(0, n, half):
+        block, norms = _load(work, start, min(start + half, n), work.buffer[:half])
+        for first in range(start, n, half):
+            other, other_norms = (block, norms) if first == start else _load(work, first, min(first + half, n), work.buffer[half:])
+            _merge_blocks(work, products, start, block, norms, first, other, other_norms)
+        work.tick(len(block))
+    work.measure_again()
+
+
+def _load(work, start, stop, out):
+    block = work.gather(np.arange(start, stop), out)
+    return block, np.ones(len(block), np.float32) if work.cosine else squared_norms(block).astype(np.float32)
+
+
+def _merge_blocks(work: Work, products, start, block, norms, first, other, other_norms):
+    """By squares of TILES x TILES tiles, those above the diagonal where the blocks are one and the same."""
+    side = TILE_ROWS * TILES
+    for b in slices(len(other), side):
+        for a in slices(len(block), side):
+            if first > start or b.stop > a.start:
+                square = products[: (a.stop - a.start) * (b.stop - b.start)].reshape(a.stop - a.start, -1)
+                both = first > start or b.start > a.start
+                _merge_square(work, square, start + a.start, block[a], norms[a], first + b.start, other[b], other_norms[b], both)
+
+
+def _merge_square(work: Work, products, row, near, norms, column, far, other_norms, both):
+    """A thread takes a tile of rows for its products and its lists, then a tile of columns for theirs."""
+
+    def across(tile):
+        np.matmul(near[tile], far.T, out=products[tile])
+        _merge(products[tile], norms[tile], other_norms, row + tile.start, column, work.indices, work.squares)
+
+    def down(tile):
+        _merge_down(tile.start, tile.stop, products, norms, other_norms, row, column, work.indices, work.squares)
+
+    list(work.pool.map(across, slices(len(near), TILE_ROWS)))
+    if both:
+        list(work.pool.map(down, slices(len(far), TILE_ROWS)))
+
+
+@njit(nogil=True, cache=True)
+def _merge(products, norms, other_norms, first_row, first_other, indices, squares):
+    """Most rows are further than the worst kept: CHUNK of them are passed over at a time."""
+    for row in range(len(products)):
+        i = first_row + row
+        dots = products[row]
+        worst = squares[i, -1] - norms[row]
+        for start in range(0, len(dots), CHUNK):
+            stop = min(start + CHUNK, len(dots))
+            nearer = np.int32(0)
+            for j in range(start, stop):
+                nearer |= np.int32(other_norms[j] - np.float32(2) * dots[j] < worst)
+            if nearer == 0:
+                continue
+            for j in range(start, stop):
+                score = other_norms[j] - np.float32(2) * dots[j]
+                if score < worst and first_other + j != i:
+                    insert(indices[i], squares[i], max(np.float32(0), norms[row] + score), np.int32(first_other + j))
+                    worst = squares[i, -1] - norms[row]
+
+
+@njit(nogil=True, cache=True)
+def _merge_down(first, last, products, norms, other_norms, first_row, first_other, indices, squares):
+    """The same for the rows of columns first..last, CHUNK columns at a time."""
+    worst = np.empty(CHUNK, np.float32)
+    for start in range(first, last, CHUNK):
+        stop = min(start + CHUNK, last)
+        for j in range(start, stop):
+            worst[j - start] = squares[first_other + j, -1] - other_norms[j]
+        for row in range(len(products)):
+            dots, norm = products[row], norms[row]
+            nearer = np.int32(0)
+            for j in range(start, stop):
+                nearer |= np.int32(norm - np.float32(2) * dots[j] < worst[j - start])
+            if nearer == 0:
+                continue
+            for j in range(start, stop):
+                score, i = norm - np.float32(2) * dots[j], first_other + j
+                if score < worst[j - start] and first_row + row != i:
+                    insert(indices[i], squares[i], max(np.float32(0), other_norms[j] + score), np.int32(first_row + row))
+                    worst[j - start] = squares[i, -1] - other_norms[j]

@@ -1,0 +1,61 @@
+"""Neighbours of neighbours by the rows themselves, for rows whose sketches do not tell near from far.
+
+Every row introduces those that it names, and those that name it, to each other: one small matrix product a row.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+from numba import njit
+
+from streamumap.neighbors.footprint import DENSE_GROUP as GROUP
+from streamumap.neighbors.footprint import DENSE_REVERSE as REVERSE
+from streamumap.neighbors.footprint import dense_join_step
+from streamumap.neighbors.table import insert, members_of
+from streamumap.neighbors.work import Work, slices, squared_norms
+
+
+def join_rows(work: Work) -> None:
+    """Merges into the table what the neighbours of each row, in both directions, are to each other. Ticks N rows.
+
+    Products are merged in the order of the rows, whichever thread made them.
+    """
+    members = members_of(work.indices, work.squares, np.ones(work.indices.shape, np.uint8), work.k - 1, REVERSE)
+    for pivots, needed, block in work.batches(members):
+        norms = np.ones(len(needed), np.float32) if work.cosine else squared_norms(block).astype(np.float32)
+        for found, local, dots in _products(work, members, pivots, needed, block):
+            _merge_pairs(found, local, norms, dots, work.indices, work.squares)
+    work.tick(work.n)
+
+
+def _products(work: Work, members, pivots, needed, block) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """For runs of pivots, GROUP of them in memory at a time: members (p, m), where they are in `block` (p, m), their products (p, m, m)."""
+
+    def products(piece):
+        found = members[pivots[piece]]
+        local = np.where(found >= 0, np.searchsorted(needed, found), 0)
+        gathered = block[local]
+        return found, local, gathered @ gathered.transpose(0, 2, 1)
+
+    pieces = slices(len(pivots), dense_join_step(work.rows.n_features, members.shape[1]))
+    for first in range(0, len(pieces), GROUP):
+        yield from work.pool.map(products, pieces[first : first + GROUP])
+
+
+@njit(cache=True)
+def _merge_pairs(members, local, norms, dots, table_indices, table_squares):
+    width = members.shape[1]
+    for pivot in range(len(members)):
+        for a in range(width):
+            i = members[pivot, a]
+            if i < 0:
+                continue
+            for b in range(a):
+                j = members[pivot, b]
+                if j < 0 or i == j:
+                    continue
+                square = max(np.float32(0), norms[local[pivot, a]] + norms[local[pivot, b]] - np.float32(2) * dots[pivot, a, b])
+                if square < table_squares[i, -1]:
+                    insert(table_indices[i], table_squares[i], square, j)
+                if square < table_squares[j, -1]:
+                    insert(table_indices[j], table_squares[j], square, i)

@@ -1,0 +1,107 @@
+"""Candidates for every row from sketches alone: the rows of its cells, then neighbours of neighbours (NN-descent: Dong, Moses, Li 2011)."""
+
+import numpy as np
+from numba import njit
+
+from streamumap.neighbors.cells import make_cells
+from streamumap.neighbors.footprint import DENSE_FORWARD as FORWARD
+from streamumap.neighbors.footprint import DENSE_OVERLAP as OVERLAP
+from streamumap.neighbors.footprint import DENSE_REVERSE as REVERSE
+from streamumap.neighbors.footprint import DENSE_TILE_ROWS as TILE_ROWS
+from streamumap.neighbors.footprint import dense_width
+from streamumap.neighbors.sketch import Sketch, code_product, make_sketch
+from streamumap.neighbors.table import insert_fresh, members_of
+from streamumap.neighbors.work import Work
+
+PASSES = 3
+"""Times that rows are put into cells, around other rows each time."""
+
+SKETCH_JOINS = 6
+SETTLED = 0.02
+"""Joins of sketches stop when they change less than this share of the lists."""
+
+
+def propose(work: Work) -> np.ndarray:
+    """int32 (N, width): rows near by their sketches, nearest first, -1 where none. Also puts `work.order` into the order of the cells."""
+    sketch = make_sketch(work)
+    width = min(dense_width(work.k), work.n - 1)
+    indices = np.full((work.n, width), -1, np.int32)
+    squares = np.full((work.n, width), np.inf, np.float32)
+    fresh = np.zeros((work.n, width), np.uint8)
+    for number in range(PASSES):
+        _search_pass(work, sketch, number, indices, squares, fresh)
+    for _ in range(SKETCH_JOINS):
+        if _join(work, sketch, indices, squares, fresh) < SETTLED * work.n * FORWARD:
+            break
+    return indices
+
+
+def _search_pass(work: Work, sketch: Sketch, number, indices, squares, fresh):
+    """Compares each row with the rows of its cells."""
+    cells, bounds, order = make_cells(work, sketch, number)
+    if number == 0:
+        work.order = order
+    members = np.argsort(cells.ravel(), kind="stable")[np.count_nonzero(cells < 0) :] // OVERLAP
+    for own in cells.T.copy():
+        by_cell = np.argsort(own, kind="stable")  # so that the rows of a cell stay in the cache
+        work.each(_search_cells, work.n, TILE_ROWS, by_cell, own, bounds, members, *sketch, indices, squares, fresh)
+
+
+def _join(work: Work, sketch: Sketch, indices, squares, fresh) -> int:
+    """Compares each row with the neighbours of its neighbours; the number of changes."""
+    members = members_of(indices, squares, fresh, FORWARD, REVERSE)
+    fresh[:, :FORWARD] = 0
+    slots = 1 << int(indices.shape[1] + members.shape[1] ** 2).bit_length()
+    return sum(work.each(_join_sketches, work.n, TILE_ROWS, work.order, members, slots, *sketch, indices, squares, fresh))
+
+
+@njit(nogil=True, cache=True)
+def _search_cells(start, stop, order, own, bounds, members, codes, scale, norm, indices, squares, fresh):
+    for place in range(start, stop):
+        i = order[place]
+        if own[i] < 0:
+            continue
+        for at in range(bounds[own[i]], bounds[own[i] + 1]):
+            j = members[at]
+            square = norm[j] - np.float32(2) * scale[i] * scale[j] * np.float32(code_product(codes, i, j))
+            if square < squares[i, -1] and j != i:
+                insert_fresh(indices[i], squares[i], fresh[i], square, np.int32(j))
+
+
+@njit(nogil=True, cache=True)
+def _join_sketches(start, stop, order, members, slots, codes, scale, norm, indices, squares, fresh):
+    """Neighbours of neighbours, unless both steps are old; the number of changes."""
+    changes = 0
+    visited = np.empty(slots, np.int32)
+    for place in range(start, stop):
+        i = order[place]
+        visited[:] = -1
+        for c in range(indices.shape[1]):
+            if indices[i, c] >= 0:
+                _visit(visited, indices[i, c])
+        for step in members[i]:
+            if step == -1:
+                continue
+            through = step if step >= 0 else -2 - step
+            for second in members[through]:
+                if second == -1 or (step < 0 and second < 0):
+                    continue
+                j = second if second >= 0 else -2 - second
+                if j == i or not _visit(visited, j):
+                    continue
+                square = norm[j] - np.float32(2) * scale[i] * scale[j] * np.float32(code_product(codes, i, j))
+                if square < squares[i, -1] and insert_fresh(indices[i], squares[i], fresh[i], square, j):
+                    changes += 1
+    return changes
+
+
+@njit(inline="always")
+def _visit(visited, number):
+    """Whether `number` was not in the open-addressing set; it is now."""
+    at = (number * np.int64(2654435761) >> np.int64(8)) & (len(visited) - 1)
+    while visited[at] != -1:
+        if visited[at] == number:
+            return False
+        at = (at + 1) & (len(visited) - 1)
+    visited[at] = number
+    return True

@@ -1,0 +1,231 @@
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamumap import planner
+from streamumap.errors import DoesNotFit, InputError
+from streamumap.memory import Budget, Device, Machine, parse_bytes
+from streamumap.params import Params
+from streamumap.planner import Job, make_plan, powers, resolve_name
+from streamumap.source.packed import pays
+
+GB = 10**9
+CPU = Machine(n_cores=2, host_free_bytes=16 * GB)
+GPU = Machine(n_cores=16, host_free_bytes=128 * GB, device=Device(0, "Fake", 150 * GB, 149 * GB))
+MACHINES = {"cpu": CPU, "gpu": GPU}
+
+
+def caps(machine, n_bytes, host_bytes=100 * GB):
+    """--budget n_bytes."""
+    return Budget(host_bytes, n_bytes) if machine.device else Budget(n_bytes)
+
+
+def smallest(job, params, machine):
+    with pytest.raises(DoesNotFit) as refused:
+        make_plan(job, params, caps(machine, 1), machine)
+    return refused.value.smallest_bytes
+
+
+@st.composite
+def jobs(draw):
+    n_rows, n_features = draw(st.integers(3, 10_000_000)), draw(st.integers(1, 12_288))
+    active = draw(st.none() | st.integers(1, n_features))
+    return Job(n_rows, n_features, draw(st.sampled_from(["float16", "bfloat16", "float32", "float64", "int8", "bool"])), active and n_rows * active)
+
+
+some_params = st.builds(
+    Params,
+    n_neighbors=st.integers(2, 100),
+    n_components=st.integers(1, 5),
+    reduce=st.sampled_from(["none", "none", "pca"]),
+    reduce_dims=st.integers(1, 600),
+)
+machines = st.sampled_from(list(MACHINES.values()))
+
+
+# Whatever the job: the plan holds the budget, or is refused with one that is enough
+
+
+@given(jobs(), some_params, machines, st.integers(1, 200 * GB), st.integers(1, 200 * GB))
+def test_every_stage_stays_within_the_budget_or_the_job_is_refused(job, params, machine, n_bytes, host_bytes):
+    budget = caps(machine, n_bytes, host_bytes)
+    try:
+        plan = make_plan(job, params, budget, machine)
+    except DoesNotFit as refused:
+        assert refused.smallest_bytes > (n_bytes if "--budget" in str(refused) else host_bytes)
+        return
+    for stage in plan.stages:
+        assert 0 < stage.predicted.host_bytes <= budget.host_bytes
+        assert 0 <= stage.predicted.device_bytes <= (budget.device_bytes or 0)
+        assert all(size >= 1 for size in stage.blocks.values()) and stage.blocks
+    assert plan.peak.host_bytes == max(s.predicted.host_bytes for s in plan.stages)
+
+
+@given(jobs(), some_params, machines)
+def test_the_smallest_budget_works_and_a_smaller_one_does_not(job, params, machine):
+    n_bytes = smallest(job, params, machine)
+    assert make_plan(job, params, caps(machine, n_bytes), machine).peak
+    with pytest.raises(DoesNotFit) as refused:
+        make_plan(job, params, caps(machine, n_bytes * 95 // 100), machine)
+    assert refused.value.smallest_bytes == n_bytes
+
+
+@given(jobs(), some_params, st.integers(1, 3 * GB), st.integers(1, 3 * GB))
+def test_a_budget_too_small_on_both_sides_names_both(job, params, device_bytes, host_bytes):
+    """What it names is then enough, taken together."""
+    try:
+        make_plan(job, params, Budget(host_bytes, device_bytes), GPU)
+    except DoesNotFit as refused:
+        budget = Budget(named(refused, "--host-budget") or host_bytes, named(refused, "--budget") or device_bytes)
+        assert make_plan(job, params, budget, GPU)
+        assert refused.smallest_bytes == named(refused, "--budget") or not named(refused, "--budget")
+
+
+def named(refused, option):
+    """The size that a message names for an option."""
+    for part in str(refused).split("; "):
+        if part.startswith(option + ":"):
+            return parse_bytes(part.rpartition(" is ")[2])
+    return None
+
+
+@given(jobs(), some_params, machines, st.floats(1, 30), st.floats(1, 10))
+def test_a_larger_budget_never_makes_a_block_smaller(job, params, machine, share, more):
+    n_bytes = int(smallest(job, params, machine) * share)
+    small, large = (make_plan(job, params, caps(machine, int(n)), machine) for n in (n_bytes, n_bytes * more))
+    for a, b in zip(small.stages, large.stages, strict=True):
+        if a.backend == b.backend and a.name != "neighbors":
+            assert all(a.blocks[name] <= b.blocks[name] for name in a.blocks), (a, b)
+        elif a.backend == b.backend:
+            assert list(a.blocks.values()) <= list(b.blocks.values()), (a, b)  # query rows first, then other rows
+
+
+# What is planned
+
+
+def test_dense_rows_on_a_cpu():
+    plan = make_plan(Job(63_666, 3072, "float16"), Params(), Budget(1 * GB), CPU)
+    assert [s.name for s in plan.stages] == ["read", "neighbors", "graph", "start", "layout", "quality", "write"]
+    assert [s.backend for s in plan.stages] == ["numpy", "dense", "numba", "numpy", "numba", "dense", "pyarrow"]
+    assert plan.device is None and not plan.packed_on_disk and plan.peak.device_bytes == 0
+    assert "reduce" not in plan and "read" in plan and plan["graph"].name == "graph"
+
+
+def test_rows_mostly_of_zeros_are_packed_on_a_cpu():
+    job = Job(63_666, 3072, "float16", 63_666 * 32)
+    plan = make_plan(job, Params(), Budget(1 * GB), CPU)
+    assert plan["neighbors"].backend == plan["quality"].backend == "packed" and not plan.packed_on_disk
+
+
+def test_packed_rows_go_to_disk_when_the_blocks_need_the_memory():
+    job = Job(1_000_000, 3072, "float16", 1_000_000 * 60)
+    on_disk, in_memory = (make_plan(job, Params(), Budget(n), CPU) for n in (7 * GB // 10, 8 * GB))
+    assert on_disk.packed_on_disk and not in_memory.packed_on_disk
+    assert on_disk.peak.disk_bytes - in_memory.peak.disk_bytes >= 60_000_000 * 4
+
+
+def test_rows_are_searched_as_they_are_where_packed_ones_do_not_fit():
+    job = Job(100_000, 12_288, "float16", 100_000 * 300)
+    assert pays(job.n_rows, job.n_features, job.n_nonzero)
+    plan = make_plan(job, Params(), Budget(smallest(replace(job, n_nonzero=None), Params(), CPU)), CPU)
+    assert plan["neighbors"].backend == "dense" and not plan.packed_on_disk
+
+
+@pytest.mark.parametrize(
+    ("params", "machine", "active"), [(Params(), GPU, 32), (Params(reduce="pca", reduce_dims=8), CPU, 32), (Params(), CPU, 3000)], ids=["gpu", "pca", "full"]
+)
+def test_rows_that_are_not_packed_are_planned_as_they_are(params, machine, active):
+    job = Job(100_000, 3072, "float16")
+    plans = [make_plan(j, params, caps(machine, 4 * GB), machine).stages for j in (job, replace(job, n_nonzero=job.n_rows * active))]
+    assert plans[0] == plans[1]
+
+
+def test_reduced_rows_are_what_the_later_stages_see():
+    job, params = Job(100_000, 3072, "float16"), Params(reduce="pca", reduce_dims=64)
+    plan, whole = (make_plan(job, p, Budget(2 * GB), CPU) for p in (params, Params()))
+    assert plan["reduce"].blocks["block_rows"] >= 16
+    assert plan["start"].blocks["block_rows"] > whole["start"].blocks["block_rows"]
+    assert plan.peak.disk_bytes - whole.peak.disk_bytes == 100_000 * 64 * 4
+
+
+def test_neighbours_are_no_more_than_rows():
+    plans = [make_plan(Job(20, 8, "float32"), Params(n_neighbors=k), Budget(2 * GB), CPU).stages for k in (20, 1000)]
+    assert plans[0] == plans[1]
+
+
+SEED = Job(3_000_000, 3072, "float16")
+
+
+@pytest.mark.parametrize(("n_bytes", "resident"), [(40 * GB, True), (8 * GB, False)])
+def test_three_million_rows_on_a_gpu(n_bytes, resident):
+    plan = make_plan(SEED, Params(), caps(GPU, n_bytes), GPU)
+    assert plan.device == "cuda:0" and plan["neighbors"].backend == plan["layout"].backend == plan["quality"].backend == "cuda"
+    blocks = plan["neighbors"].blocks
+    assert (blocks["query_rows"] == SEED.n_rows) == resident and blocks["other_rows"] % 32 == 0
+    assert plan["neighbors"].predicted.device_bytes > (SEED.matrix_bytes if resident else n_bytes // 4)
+
+
+@given(st.integers(3, 10_000_000), st.integers(1, 12_288), st.sampled_from(["float16", "float32", "uint8"]), st.floats(1, 60))
+def test_chunks_on_a_gpu_are_whole_groups(n_rows, n_features, dtype, share):
+    job = Job(n_rows, n_features, dtype)
+    plan = make_plan(job, Params(), caps(GPU, int(smallest(job, Params(), GPU) * share)), GPU)
+    blocks = plan["neighbors"].blocks
+    assert blocks["other_rows"] % 32 == 0 and 1 <= blocks["query_rows"] <= n_rows
+    assert plan["neighbors"].predicted.device_bytes >= planner.CONTEXT_BYTES
+
+
+def test_a_refusal_says_which_option_and_how_much():
+    with pytest.raises(DoesNotFit, match=r"^--budget: 100 MB cannot hold this job, the smallest that can is \d+MB; raise it to that\.$") as refused:
+        make_plan(SEED, Params(), Budget(100 * 10**6), CPU)
+    assert refused.value.exit_code == 3 and f"{refused.value.smallest_bytes // 10**6}MB" in str(refused.value)
+    with pytest.raises(DoesNotFit, match="^--host-budget: 100 MB cannot"):
+        make_plan(SEED, Params(), Budget(100 * 10**6, 40 * GB), GPU)
+    with pytest.raises(DoesNotFit, match="^--budget: 800 MB cannot hold .*; --host-budget: 100 MB cannot hold .*; raise both to these.$"):
+        make_plan(SEED, Params(), Budget(100 * 10**6, 8 * GB // 10), GPU)
+
+
+def test_planning_does_no_work(tmp_path):
+    """No file but modules is opened, and no compute library is loaded."""
+    code = (
+        "import sys\n"
+        "from streamumap.planner import Job, make_plan\n"
+        "from streamumap.params import Params\n"
+        "from streamumap.memory import Budget, Device, Machine\n"
+        "from streamumap.source import packed, scan\n"
+        "from streamumap import reduce\n"
+        "opened = []\n"
+        "sys.addaudithook(lambda event, args: opened.append(args) if event in ('open', 'os.listdir', 'subprocess.Popen') else None)\n"
+        "for device in (None, Device(0, 'x', 10**11, 10**11)):\n"
+        "    for p in (Params(), Params(reduce='pca')):\n"
+        "        make_plan(Job(10**6, 3072, 'float16', 32 * 10**6), p, Budget(10**11, device and 10**11), Machine(2, 10**11, device))\n"
+        "assert not opened, opened\n"
+        "assert not {'torch', 'numba', 'triton', 'sklearn', 'pyarrow', 'matplotlib', 'scipy'} & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+# Small parts
+
+
+@given(st.integers(1, 10**8), st.integers(1, 10**4))
+def test_powers_descend_from_the_largest_by_powers_of_two(largest, least):
+    sizes = powers(largest, least)
+    assert sizes[0] == largest and sizes == sorted(set(sizes), reverse=True)
+    assert all(size & (size - 1) == 0 and size >= least for size in sizes[1:])
+    assert len(sizes) == 1 or sizes[-1] < 2 * least or least >= largest
+
+
+@pytest.mark.parametrize("name", ["bool", "bfloat16", "float16", "float64", "uint8"])
+def test_names_of_dtypes(name):
+    assert resolve_name(name) == name and Job(10, 3, name).matrix_bytes == 30 * Job(10, 3, name).itemsize
+
+
+@pytest.mark.parametrize("name", ["", "half", "complex64", "object", "f2", "float8"])
+def test_other_dtypes_are_refused(name):
+    with pytest.raises(InputError, match="^--dtype: expected one of bool, .*, found .*; choose one of these"):
+        resolve_name(name)
