@@ -4,7 +4,7 @@
     python bench/layout.py --data FOLDER_OR_NPY --rows 10000 --dims 3 10
 
 Besides the measures of the map: `edge_similarity`, the mean of 1 / (1 + a d^(2b)) over the graph's edges, weighted by their weights,
-and `edge_length`, the median length of an edge on the map: ATTRACTION of layout/schedule.py is to make ours what umap-learn's are.
+and `edge_length`, the median length of an edge on the map: what ATTRACTION of layout/schedule.py decides.
 Compilation is not counted. cuML takes the k-NN graph and makes the fuzzy graph itself: `graph_seconds` is what ours took for that.
 """
 

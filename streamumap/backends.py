@@ -12,6 +12,7 @@ from threadpoolctl import threadpool_limits
 from streamumap import initial
 from streamumap.errors import InputError
 from streamumap.events import Tick
+from streamumap.neighbors import footprint
 from streamumap.params import Params
 from streamumap.planner import Plan
 from streamumap.source import RowSource, open_source, widen
@@ -50,6 +51,12 @@ def search(rows: Rows, plan: Plan, p: Params, reached: Callable[[np.ndarray], bo
         DenseRows(rows.searched, p.metric), p.n_neighbors, seed=p.seed, n_threads=plan.machine.n_cores, reached=reached,
         exhaustive=p.recall >= 1.0, is_zero=is_zero, tick=tick, **planned.blocks,
     )  # fmt: skip
+
+
+def search_ticks(plan: Plan) -> int:
+    """How many rows `search` ticks: of each pass over them. The dense search makes as many as it takes; one is sure."""
+    n = plan.job.n_rows
+    return n * (1 + -(-n // footprint.PACKED_CORPUS_ROWS)) if plan["neighbors"].backend == "packed" else n
 
 
 def count_closer(rows: Rows, plan: Plan, metric: str, sample: np.ndarray, others: np.ndarray) -> np.ndarray:

@@ -241,7 +241,7 @@ class _Run:
         def reached(indices: np.ndarray) -> bool:
             return recall(indices, QUALITY_ROWS // 4) >= p.recall
 
-        with self.stage("neighbors", n, "rows") as (tick, result):
+        with self.stage("neighbors", backends.search_ticks(self.plan), "rows") as (tick, result):
             indices, distances = backends.search(rows, self.plan, p, reached, tick)
             self.work.forget("neighbors", "graph", "layout", "embedding")
             for name, array in (("knn_indices", indices), ("knn_distances", distances)):

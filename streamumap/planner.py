@@ -89,8 +89,8 @@ class Plan:
 def make_plan(job: Job, params: Params, budget: Budget, machine: Machine) -> Plan:
     """The fastest plan within the budget. Raises DoesNotFit, which names a budget that is enough.
 
-    Rows that are mostly zeros are packed in a CPU run: in memory where that makes no block smaller, else on disk. Where even that does not fit
-    they are searched as they are.
+    Rows that are mostly zeros are packed in a CPU run: in memory where that makes no block smaller, else on disk.
+    Where even that does not fit they are searched as they are.
     """
     params = replace(params, n_neighbors=min(params.n_neighbors, job.n_rows))
 

@@ -20,6 +20,7 @@ from streamumap.errors import InputError
 
 PIECE_ROWS = 8192  # rows in one float32 product: bounds its rounding error and the memory of the widened rows
 BLAS_BYTES = 32 << 20  # what the BLAS libraries of numpy and scipy keep for themselves
+POOL = 1.25  # torch's pool keeps freed blocks of other sizes
 CUBLAS_BYTES = 64 << 20
 
 
@@ -44,10 +45,10 @@ def device_footprint(n_features: int, n_components: int, block_rows: int, itemsi
     """Device bytes that a StreamedPCA with a device takes at its peak, rows of `itemsize` bytes a value; the context
     of the device not counted. Its host bytes are those of `footprint`: the decomposition is done there."""
     moment_bytes, piece_rows = 8 * n_features**2, min(block_rows, PIECE_ROWS)
-    piece_bytes = piece_rows * n_features * (itemsize + 4 + 4)
-    adding_bytes = moment_bytes + moment_bytes // 2 + piece_bytes
+    piece_bytes = piece_rows * n_features * (itemsize + 4 + 4 + 8)  # as it came, widened, centred, and in float64 for its mean
+    adding_bytes = 2 * moment_bytes + piece_bytes
     transforming_bytes = piece_bytes + 4 * n_components * (n_features + piece_rows)
-    return moment_bytes + max(adding_bytes, transforming_bytes) + CUBLAS_BYTES
+    return int((moment_bytes + max(adding_bytes, transforming_bytes) + CUBLAS_BYTES) * POOL)
 
 
 def decompose(n_rows: int, moment: np.ndarray, n_components: int) -> Components:

@@ -141,7 +141,8 @@ class Workdir:
             if MANIFEST not in names:
                 if names - {UNFINISHED_MANIFEST}:
                     raise InputError(
-                        f"--out: {self.path}: expected a new or empty folder or a run of this input, found other files; choose another --out."
+                        f"--out: {self.path}: expected a new or empty folder or a run of this input, found other files; "
+                        "choose another --out."
                     )
                 return {"schema": SCHEMA, "input": fingerprint, "stages": {}}
             manifest = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
@@ -152,7 +153,9 @@ class Workdir:
         if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA or not isinstance(manifest.get("stages"), dict):
             raise self._no_manifest()
         if manifest.get("input") != fingerprint:
-            raise InputError(f"--out: {self.path}: holds a run of another input (or this one changed since); choose another --out or remove it.")
+            raise InputError(
+                f"--out: {self.path}: holds a run of another input (or this one changed since); choose another --out or remove it."
+            )
         return manifest
 
     def _no_manifest(self) -> InputError:

@@ -76,7 +76,9 @@ def finished(tmp_path_factory):
 
 def process(*args, **environment):
     command = [sys.executable, "-m", "streamumap.cli", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, cwd="/", env=os.environ | {"PYTHONPATH": ROOT} | environment, timeout=120)
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd="/", env=os.environ | {"PYTHONPATH": ROOT} | environment, timeout=120
+    )
 
 
 # Data on standard output, progress on standard error
@@ -150,7 +152,9 @@ def test_a_terminal_gets_a_live_bar(finished):
     reader = threading.Thread(target=read)
     reader.start()
     command = [sys.executable, "-m", "streamumap.cli", "embed", finished.input, *FAST, "--metric", "cosine"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=theirs, env=os.environ | {"PYTHONPATH": ROOT, "TERM": "xterm"}, timeout=120)
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=theirs, env=os.environ | {"PYTHONPATH": ROOT, "TERM": "xterm"}, timeout=120
+    )
     os.close(theirs)
     reader.join()
     os.close(ours)
@@ -192,7 +196,9 @@ def test_version(call):
     assert call("--version").out == "0.1.0\n"
 
 
-@pytest.mark.parametrize("args", [["embed"], ["embed", "a", "--no-such"], ["embed", "a", "--n-neighbors", "x"], ["nothing"], ["render", "a", "--size", "3"]])
+@pytest.mark.parametrize(
+    "args", [["embed"], ["embed", "a", "--no-such"], ["embed", "a", "--n-neighbors", "x"], ["nothing"], ["render", "a", "--size", "3"]]
+)
 def test_wrong_usage_exits_2(args, call):
     done = call(*args)
     assert (done.code, done.out) == (2, "") and "Traceback" not in done.err and done.err
@@ -292,7 +298,8 @@ def test_odd_paths_are_refused_on_one_line(path, command, refused, tmp_path, mon
 
 
 @pytest.mark.parametrize(
-    "options", [[], ["--rows", "5"], ["--features", "5"], ["--rows", "2", "--features", "5"], ["--rows", "9", "--features", "5", "--dtype", "half"]]
+    "options",
+    [[], ["--rows", "5"], ["--features", "5"], ["--rows", "2", "--features", "5"], ["--rows", "9", "--features", "5", "--dtype", "half"]],
 )
 def test_a_plan_of_nothing_is_refused(options, refused):
     refused(2, "plan", *options, "--device", "cpu", "--budget", "2GB")
@@ -407,8 +414,8 @@ def test_an_input_that_changes_during_the_run(refused, rows, monkeypatch, tmp_pa
 
 def test_signals_stop_and_the_same_command_continues(tmp_path):
     """SIGTERM in the layout, then SIGINT, then the rest: the bytes of a run that nobody stopped."""
-    np.save(tmp_path / "a.npy", CODES[:1500])
-    command = ["embed", tmp_path / "a.npy", "--metric", "cosine", "--device", "cpu", "--budget", "2GB", "--n-epochs", "500"]
+    np.save(tmp_path / "a.npy", CODES[:1000])
+    command = ["embed", tmp_path / "a.npy", "--metric", "cosine", "--device", "cpu", "--budget", "2GB", "--n-epochs", "400"]
     for number in (signal.SIGTERM, signal.SIGINT):
         started = subprocess.Popen(
             [sys.executable, "-u", "-m", "streamumap.cli", *map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -420,7 +427,9 @@ def test_signals_stop_and_the_same_command_continues(tmp_path):
             started.send_signal(number)
             lines += started.stderr
             assert started.wait(60) == 75 and started.stdout.read() == ""
-        assert re.search(r"^streamumap: stopped while layout was at [\d,]+ of [\d,]+ epochs; the same command continues the run\.$", lines[-1])
+        assert re.search(
+            r"^streamumap: stopped while layout was at [\d,]+ of [\d,]+ epochs; the same command continues the run\.$", lines[-1]
+        )
         assert "Traceback" not in "".join(lines)
     done = process(*command, "--json")
     assert done.returncode == 0 and any("layout up to epoch" in text for text in json.loads(done.stdout)["reused"])
@@ -478,5 +487,3 @@ def test_a_demo_that_cannot_be_written(refused, tmp_path):
 def test_where_a_run_goes_by_default():
     for given, out in [("a/b.npy", "a/b.umap"), ("b", "b.umap"), ("b.npz", "b.npz.umap"), ("/x/c d.npy", "/x/c d.umap")]:
         assert cli.default_out(given) == Path(out)
-
-

@@ -62,7 +62,7 @@ def contents(out):
 
 
 class StopAt:
-    """Listens, and says stop once `stage` has done `amount` units; in the layout one epoch later, since a signal is seen when an epoch ends."""
+    """Listens, and says stop once `stage` has done `amount` units; in the layout when an epoch ends, as a signal is seen."""
 
     def __init__(self, stage, amount):
         self.stage, self.amount, self.asked = stage, amount - (stage == "layout"), -1
@@ -124,7 +124,7 @@ def test_the_report(finished):
     for stage in report["stages"]:
         assert stage["seconds"] >= 0 and stage["predicted"]["host_bytes"] > 0 and stage["measured"]["host_bytes"] >= 0
     assert report["predicted_peak"]["host_bytes"] <= report["budget"]["host_bytes"] == 2 * 10**9
-    assert report["measured_peak"]["host_bytes"] == max(s["measured"]["host_bytes"] for s in report["stages"]) > 0
+    assert report["measured_peak"]["host_bytes"] == max(s["measured"]["host_bytes"] for s in report["stages"])
     for name, size in [("knn_recall", 300), ("knn_preservation", 300), ("trustworthiness", 300)]:
         assert 0 <= report["quality"][name]["value"] <= 1 and report["quality"][name]["sample_size"] == size
 
@@ -188,7 +188,9 @@ def test_another_input_is_refused(finished, rows):
 # Stopped and continued
 
 
-@pytest.mark.parametrize(("stage", "amount"), [("read", 1), ("neighbors", 1), ("graph", 1), ("layout", 2), ("layout", 17), ("quality", 1), ("write", 1)])
+@pytest.mark.parametrize(
+    ("stage", "amount"), [("read", 1), ("neighbors", 1), ("graph", 1), ("layout", 2), ("layout", 17), ("quality", 1), ("write", 1)]
+)
 def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(stage, amount, finished, rows, run, tmp_path):
     stopped(rows, SHORT, tmp_path / "run", stage, amount)
     assert not (tmp_path / "run" / "run.json").exists()
@@ -242,7 +244,22 @@ def test_the_number_of_threads_changes_nothing(codes, tmp_path):
     np.save(tmp_path / "a.npy", np.concatenate([codes, codes * 2, codes[:300] + codes[300:]])[:1500])
     maps = []
     for n in ("1", "2"):
-        command = [sys.executable, "-m", "streamumap.cli", "embed", "a.npy", "--metric", "cosine", "--n-epochs", "20", "-o", n, "-q", "--device", "cpu"]
+        command = [
+            sys.executable,
+            "-m",
+            "streamumap.cli",
+            "embed",
+            "a.npy",
+            "--metric",
+            "cosine",
+            "--n-epochs",
+            "20",
+            "-o",
+            n,
+            "-q",
+            "--device",
+            "cpu",
+        ]
         environment = os.environ | {"PYTHONPATH": ROOT, "NUMBA_NUM_THREADS": n, "OMP_NUM_THREADS": n, "OPENBLAS_NUM_THREADS": n}
         subprocess.run(command, cwd=tmp_path, env=environment, check=True)
         maps.append(contents(tmp_path / n))
@@ -322,7 +339,18 @@ def test_maps_of_other_dimensions(n_components, run, tmp_path):
         lambda codes: np.eye(64, dtype=np.float32),
         lambda codes: np.concatenate([np.eye(20, dtype=np.float32), 1e18 * np.eye(20, dtype=np.float32)]),
     ],
-    ids=["3 rows", "4 rows", "as many as neighbours", "zeros", "ones", "mostly zero rows", "hundreds of duplicates", "1 feature", "equidistant", "huge"],
+    ids=[
+        "3 rows",
+        "4 rows",
+        "as many as neighbours",
+        "zeros",
+        "ones",
+        "mostly zero rows",
+        "hundreds of duplicates",
+        "1 feature",
+        "equidistant",
+        "huge",
+    ],
 )
 def test_odd_rows_get_a_place_on_the_map(make, metric, codes, tmp_path):
     array = make(codes)
@@ -368,8 +396,10 @@ def test_the_same_numbers_give_the_same_map_whatever_keeps_them(make, dtype, nam
 
 def test_booleans(tmp_path):
     array = np.random.default_rng(0).random((80, 30)) < 0.5
-    maps = [engine.embed(a, Params(n_epochs=5), out=tmp_path / str(a.dtype), **BOUNDS) and np.load(tmp_path / str(a.dtype) / "embedding.npy")
-            for a in (array, array.astype(np.float32))]  # fmt: skip
+    maps = []
+    for rows in (array, array.astype(np.float32)):
+        engine.embed(rows, Params(n_epochs=5), out=tmp_path / str(rows.dtype), **BOUNDS)
+        maps.append(np.load(tmp_path / str(rows.dtype) / "embedding.npy"))
     assert np.array_equal(*maps)
 
 
@@ -385,12 +415,13 @@ def test_a_feature_that_decides_every_distance_is_named(tmp_path):
 
 def test_reduced_rows_and_how_much_recall_they_cost(codes, tmp_path):
     notes = []
-    report = engine.embed(
-        codes[:400], replace(SHORT, reduce="pca", reduce_dims=20), out=tmp_path / "run", listener=notes.append, **BOUNDS
-    )
+    report = engine.embed(codes[:400], replace(SHORT, reduce="pca", reduce_dims=20), out=tmp_path / "run", listener=notes.append, **BOUNDS)
     recall = report["quality"]["knn_recall"]["value"]
     assert recall < 0.9 and [s["stage"] for s in report["stages"]][:3] == ["read", "reduce", "neighbors"]
-    expected = f"recall: 0.95 was asked for, {recall:.4f} was reached, {0.95 - recall:.4f} short; neighbours of reduced rows are not those of the rows."
+    expected = (
+        f"recall: 0.95 was asked for, {recall:.4f} was reached, {0.95 - recall:.4f} short; "
+        "neighbours of reduced rows are not those of the rows."
+    )
     assert report["warnings"] == [expected] and Note("warning", expected) in notes
     assert sorted(os.listdir(tmp_path / "run")) == sorted([*FILES, "embedding.parquet", "map.png", "run.json", "manifest.json"])
     indices = np.load(tmp_path / "run" / "knn_indices.npy")

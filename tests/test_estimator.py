@@ -43,7 +43,22 @@ def fitted(codes):
 
 
 def test_array_and_path_give_the_map_that_the_command_line_gives(codes, file, fitted):
-    command = [sys.executable, "-m", "streamumap.cli", "embed", str(file), "-q", "--n-epochs", "15", "--budget", "2GB", "--device", "cpu", "--metric", "cosine"]
+    command = [
+        sys.executable,
+        "-m",
+        "streamumap.cli",
+        "embed",
+        str(file),
+        "-q",
+        "--n-epochs",
+        "15",
+        "--budget",
+        "2GB",
+        "--device",
+        "cpu",
+        "--metric",
+        "cosine",
+    ]
     subprocess.run(command, env=os.environ | {"PYTHONPATH": ROOT}, check=True, capture_output=True)
     expected = np.load(file.with_suffix(".umap") / "embedding.npy")
     assert expected.dtype == np.float32 and expected.shape == (300, 2)
@@ -156,7 +171,10 @@ def test_an_array_that_changes_is_noticed(codes, monkeypatch):
 def test_bfloat16(codes):
     words = (codes[:100].view(np.uint32) >> 16).astype(np.uint16)
     exact = (words.astype(np.uint32) << 16).view(np.float32)
-    maps = [StreamUMAP(**FAST, dtype=dtype).fit_transform(x) for x, dtype in ((words, "bfloat16"), (words.view("V2"), "bfloat16"), (exact, None))]
+    maps = [
+        StreamUMAP(**FAST, dtype=dtype).fit_transform(x)
+        for x, dtype in ((words, "bfloat16"), (words.view("V2"), "bfloat16"), (exact, None))
+    ]
     assert np.array_equal(maps[0], maps[1]) and np.allclose(maps[0], maps[2], atol=1e-3)
 
 
@@ -174,7 +192,9 @@ def test_the_public_names_are_there_before_and_after_the_engine_was_imported():
         "from streamumap import *\n"
         "plan(rows=10, features=5, budget='2GB', device='cpu')\n"
     )
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], env=os.environ | {"PYTHONPATH": ROOT}, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], env=os.environ | {"PYTHONPATH": ROOT}, capture_output=True, text=True
+    )
     assert (done.returncode, done.stderr) == (0, "")
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = streamumap.nothing
@@ -192,7 +212,13 @@ def test_a_plan(codes, file):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"rows": 5}, {"x": np.ones((5, 5)), "rows": 5, "features": 5}, {"rows": 5, "features": 5, "dtype": "half"}, {"rows": 5, "features": 5, "active": 6}],
+    [
+        {},
+        {"rows": 5},
+        {"x": np.ones((5, 5)), "rows": 5, "features": 5},
+        {"rows": 5, "features": 5, "dtype": "half"},
+        {"rows": 5, "features": 5, "active": 6},
+    ],
 )
 def test_a_plan_of_nothing_is_refused(options):
     with pytest.raises(InputError):

@@ -80,7 +80,10 @@ def test_a_half_finished_run_is_drawn_from_its_checkpoint(tmp_path):
 @pytest.mark.parametrize(
     ("break_it", "message"),
     [
-        (lambda run: os.unlink(run / "embedding.npy"), "expected a run with a map .*, found no embedding.npy; start it with streamumap embed"),
+        (
+            lambda run: os.unlink(run / "embedding.npy"),
+            "expected a run with a map .*, found no embedding.npy; start it with streamumap embed",
+        ),
         (lambda run: os.truncate(run / "embedding.npy", 300), "embedding.npy: expected the map of a run, found something else or a part"),
         (lambda run: (run / "embedding.npy").write_text("text"), "embedding.npy: expected the map of a run"),
         (lambda run: np.save(run / "embedding.npy", points(50, 1)), "expected a map of 2 or more dimensions, found 1; a picture needs two"),

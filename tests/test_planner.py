@@ -34,7 +34,9 @@ def smallest(job, params, machine):
 def jobs(draw):
     n_rows, n_features = draw(st.integers(3, 10_000_000)), draw(st.integers(1, 12_288))
     active = draw(st.none() | st.integers(1, n_features))
-    return Job(n_rows, n_features, draw(st.sampled_from(["float16", "bfloat16", "float32", "float64", "int8", "bool"])), active and n_rows * active)
+    return Job(
+        n_rows, n_features, draw(st.sampled_from(["float16", "bfloat16", "float32", "float64", "int8", "bool"])), active and n_rows * active
+    )
 
 
 some_params = st.builds(
@@ -110,7 +112,7 @@ def test_a_larger_budget_never_makes_a_block_smaller(job, params, machine, share
 def test_dense_rows_on_a_cpu():
     plan = make_plan(Job(63_666, 3072, "float16"), Params(), Budget(1 * GB), CPU)
     assert [s.name for s in plan.stages] == ["read", "neighbors", "graph", "start", "layout", "quality", "write"]
-    assert [s.backend for s in plan.stages] == ["numpy", "dense", "numba", "numpy", "numba", "dense", "pyarrow"]
+    assert [s.backend for s in plan.stages] == ["numpy", "dense", "numba", "numpy", "cpu", "dense", "pyarrow"]
     assert plan.device is None and not plan.packed_on_disk and plan.peak.device_bytes == 0
     assert "reduce" not in plan and "read" in plan and plan["graph"].name == "graph"
 
@@ -136,7 +138,9 @@ def test_rows_are_searched_as_they_are_where_packed_ones_do_not_fit():
 
 
 @pytest.mark.parametrize(
-    ("params", "machine", "active"), [(Params(), GPU, 32), (Params(reduce="pca", reduce_dims=8), CPU, 32), (Params(), CPU, 3000)], ids=["gpu", "pca", "full"]
+    ("params", "machine", "active"),
+    [(Params(), GPU, 32), (Params(reduce="pca", reduce_dims=8), CPU, 32), (Params(), CPU, 3000)],
+    ids=["gpu", "pca", "full"],
 )
 def test_rows_that_are_not_packed_are_planned_as_they_are(params, machine, active):
     job = Job(100_000, 3072, "float16")
@@ -179,7 +183,9 @@ def test_chunks_on_a_gpu_are_whole_groups(n_rows, n_features, dtype, share):
 
 
 def test_a_refusal_says_which_option_and_how_much():
-    with pytest.raises(DoesNotFit, match=r"^--budget: 100 MB cannot hold this job, the smallest that can is \d+MB; raise it to that\.$") as refused:
+    with pytest.raises(
+        DoesNotFit, match=r"^--budget: 100 MB cannot hold this job, the smallest that can is \d+MB; raise it to that\.$"
+    ) as refused:
         make_plan(SEED, Params(), Budget(100 * 10**6), CPU)
     assert refused.value.exit_code == 3 and f"{refused.value.smallest_bytes // 10**6}MB" in str(refused.value)
     with pytest.raises(DoesNotFit, match="^--host-budget: 100 MB cannot"):

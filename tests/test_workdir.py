@@ -101,7 +101,17 @@ def test_a_run_of_another_input_is_refused_and_left_alone(work, again):
     assert (work.path / MANIFEST).read_bytes() == before
 
 
-NO_MANIFESTS = ["", "{", "[]", "5", "null", '{"schema": 1}', '{"schema": 2, "input": {}, "stages": {}}', '{"schema": 1, "input": {}, "stages": []}', "[" * 10**5]
+NO_MANIFESTS = [
+    "",
+    "{",
+    "[]",
+    "5",
+    "null",
+    '{"schema": 1}',
+    '{"schema": 2, "input": {}, "stages": {}}',
+    '{"schema": 1, "input": {}, "stages": []}',
+    "[" * 10**5,
+]
 
 
 @pytest.mark.parametrize("text", NO_MANIFESTS, ids=range(len(NO_MANIFESTS)))

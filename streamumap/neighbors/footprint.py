@@ -68,15 +68,14 @@ def dense(n_rows: int, n_features: int, itemsize: int, k: int, cell_rows: int, n
     cells = n * DENSE_OVERLAP * (4 + 16) + n_cells * 8 * (n_cells + threads * DENSE_TILE_ROWS)
     members = n * (DENSE_FORWARD + 2 * DENSE_REVERSE) * 4
     introduced = k - 1 + DENSE_REVERSE
+    joining = _joining(n_features, introduced, threads)
     products = min(cell if cell == n else cell // 2, DENSE_TILE_ROWS * DENSE_TILES) ** 2 * 4
     steps = (
         sketches + _sketching(n_features, itemsize, threads),
         sketches + n * width * 9 + max(cells, members),
         n * (width * 4 + 9) + cell * width * 12 + reading,
-        n * (k - 1 + (introduced + DENSE_REVERSE) * 4 + 9)
-        + cell * introduced * 12
-        + max(reading, _joining(n_features, introduced, threads)),
-        n * DENSE_MARGIN * 8 + products + reading,
+        n * (k - 1 + (introduced + DENSE_REVERSE) * 4 + 9) + cell * introduced * 12 + max(reading, joining),
+        n * DENSE_MARGIN * 8 + products + reading + joining,  # the allocator keeps what joins have freed
         n * k * 12,
     )
     return dense_held(n, n_features, k, cell) + max(steps) + threads * DENSE_BLAS_BYTES
