@@ -1,11 +1,13 @@
-"""The layout alone, from one exact k-NN graph, one fuzzy graph and one PCA start: streamumap against umap-learn, or cuML on a GPU.
+"""The layout alone, from one exact k-NN graph, one fuzzy graph and one PCA start: streamumap against umap-learn, or
+cuML on a GPU.
 
-    python bench/layout.py --data FOLDER_OR_NPY [--seeds 3] [--epochs 200 300] [--dims 2] [--attraction 0.25 0.5 1 2] [--device cuda]
-    python bench/layout.py --data FOLDER_OR_NPY --rows 10000 --dims 3 10
+    python bench/layout.py --data FOLDER_OR_NPY [--seeds 3] [--epochs 200 300] [--dims 2] [--attraction 0.25 0.5 1 2]
+    [--device cuda] python bench/layout.py --data FOLDER_OR_NPY --rows 10000 --dims 3 10
 
-Besides the measures of the map: `edge_similarity`, the mean of 1 / (1 + a d^(2b)) over the graph's edges, weighted by their weights,
-and `edge_length`, the median length of an edge on the map: what ATTRACTION of layout/schedule.py decides.
-Compilation is not counted. cuML takes the k-NN graph and makes the fuzzy graph itself: `graph_seconds` is what ours took for that.
+Besides the measures of the map: `edge_similarity`, the mean of 1 / (1 + a d^(2b)) over the graph's edges, weighted by
+their weights, and `edge_length`, the median length of an edge on the map: what ATTRACTION of layout/schedule.py
+decides. Compilation is not counted. cuML takes the k-NN graph and makes the fuzzy graph itself: `graph_seconds` is what
+ours took for that.
 """
 
 import argparse
@@ -76,7 +78,12 @@ def set_up(data: Data, folder: Path) -> Setup:
     for _ in range(2):  # the first time may compile
         started = time.perf_counter()
         graph = build(
-            near, far, create, local_connectivity=p.local_connectivity, set_op_mix_ratio=p.set_op_mix_ratio, **data.plan["graph"].blocks
+            near,
+            far,
+            create,
+            local_connectivity=p.local_connectivity,
+            set_op_mix_ratio=p.set_op_mix_ratio,
+            **data.plan["graph"].blocks,
         )
         seconds = time.perf_counter() - started
     assert graph is not None
@@ -90,8 +97,8 @@ def settings(setup: Setup, seed: int, n_epochs: int) -> schedule.Settings:
 
 @contextmanager
 def backend_with(attraction: float, device: str | None) -> Iterator[run.Backend]:
-    """The backend with another ATTRACTION. numba freezes constants when it compiles, and its cache does not see that they changed: the
-    module is loaded a second time, with a cache of its own."""
+    """The backend with another ATTRACTION. numba freezes constants when it compiles, and its cache does not see that
+    they changed: the module is loaded a second time, with a cache of its own."""
     if device:
         backend = run.cuda_backend(device)
         from streamumap.layout import cuda
@@ -110,14 +117,17 @@ def backend_with(attraction: float, device: str | None) -> Iterator[run.Backend]
         yield dataclasses.replace(run.cpu_backend(), epoch=module.epoch)
 
 
-def ours(setup: Setup, backend: run.Backend, start: np.ndarray, seed: int, n_epochs: int, until: int | None = None) -> np.ndarray:
+def ours(
+    setup: Setup, backend: run.Backend, start: np.ndarray, seed: int, n_epochs: int, until: int | None = None
+) -> np.ndarray:
     block = setup.graph.block(0, setup.graph.n_rows)
     until = n_epochs if until is None else until
     return run.run(run.LayoutState(start), until, [lambda: block], settings(setup, seed, n_epochs), backend).positions
 
 
 def umap_learn(setup: Setup, parallel: bool, start: np.ndarray, seed: int, n_epochs: int) -> np.ndarray:
-    """umap-learn's loop on our graph, called as its simplicial_set_embedding does: edges too light to fire left out, both ends moved."""
+    """umap-learn's loop on our graph, called as its simplicial_set_embedding does: edges too light to fire left out,
+    both ends moved."""
     from umap.layouts import optimize_layout_euclidean
     from umap.umap_ import make_epochs_per_sample
 
@@ -135,7 +145,8 @@ def umap_learn(setup: Setup, parallel: bool, start: np.ndarray, seed: int, n_epo
 
 
 def cuml(setup: Setup, umap, start: np.ndarray, seed: int, n_epochs: int) -> np.ndarray:
-    """cuML's fuzzy graph and layout from our k-NN graph. It wants rows as well, of which it then uses the number: it gets the start."""
+    """cuML's fuzzy graph and layout from our k-NN graph. It wants rows as well, of which it then uses the number: it
+    gets the start."""
     p = setup.data.params
     model = umap(
         n_neighbors=p.n_neighbors, n_components=start.shape[1], n_epochs=n_epochs, min_dist=p.min_dist, spread=p.spread, init=start,
@@ -213,12 +224,15 @@ def print_means(records: list[dict]) -> None:
     lines = []
     for (dims, system, n_epochs), group in sorted(groups.items(), key=lambda item: item[0][0]):
         means = [np.mean([r[name] for r in group]) for name in names]
-        lines.append([system, str(dims), str(n_epochs), str(len(group)), *(f"{x:.2f}" if x >= 10 else f"{x:.4f}" for x in means)])
+        lines.append(
+            [system, str(dims), str(n_epochs), str(len(group)), *(f"{x:.2f}" if x >= 10 else f"{x:.4f}" for x in means)]
+        )
     print_table(["mean over seeds", "dims", "epochs", "seeds", *names], lines)
 
 
 def import_cuml(device: str):
-    """cuML's UMAP, before torch brings CUDA libraries of its own; None on a CPU, or, with the reason, where it is missing."""
+    """cuML's UMAP, before torch brings CUDA libraries of its own; None on a CPU, or, with the reason, where it is
+    missing."""
     if device == "cpu":
         return None
     try:
@@ -241,7 +255,9 @@ def open_rows(path: Path, options: argparse.Namespace) -> Data:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="a .npy file, or a folder with topk_indices.npy and topk_values.npy")
+    parser.add_argument(
+        "--data", type=Path, required=True, help="a .npy file, or a folder with topk_indices.npy and topk_values.npy"
+    )
     parser.add_argument("--labels", type=Path, help="one label a line; a folder's labels.txt is found")
     parser.add_argument("--metric", default="cosine", choices=["cosine", "euclidean"])
     parser.add_argument("--rows", type=int, help="so many random rows [default: all]")

@@ -1,9 +1,12 @@
-"""The main job from file to map, against umap-learn: each run in a process of its own, in alternation, watched from outside.
+"""The main job from file to map, against umap-learn: each run in a process of its own, in alternation, watched from
+outside.
 
-    python bench/main_job.py --data FOLDER_OR_NPY [--labels FILE] [--metric cosine] [--budget 1GB] [--runs 3] [--peer umap-learn]
+    python bench/main_job.py --data FOLDER_OR_NPY [--labels FILE] [--metric cosine] [--budget 1GB] [--runs 3] [--peer
+    umap-learn]
 
-Each first runs once uncounted, with an empty numba cache: its seconds are those of the lines "first", compilation included. Peaks are
-sums over the process and its children, sampled every SAMPLE_SECONDS; pages that they share count more than once in RSS.
+Each first runs once uncounted, with an empty numba cache: its seconds are those of the lines "first", compilation
+included. Peaks are sums over the process and its children, sampled every SAMPLE_SECONDS; pages that they share count
+more than once in RSS.
 """
 
 import argparse
@@ -90,7 +93,11 @@ def process_bytes(pid: int) -> tuple[int, int]:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
         return 0, 0
-    kib = {name: int(text.split()[0]) for name, _, text in (line.partition(":") for line in lines) if name in ("RssAnon", "VmRSS")}
+    kib = {
+        name: int(text.split()[0])
+        for name, _, text in (line.partition(":") for line in lines)
+        if name in ("RssAnon", "VmRSS")
+    }
     return kib.get("RssAnon", 0) * 1024, kib.get("VmRSS", 0) * 1024
 
 
@@ -98,7 +105,9 @@ def watched(command: list[str], environment: dict[str, str], log: Path) -> Costs
     """Runs a command to its end. Exits with what it wrote where it fails."""
     with open(log, "wb") as file:
         started = time.perf_counter()
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file
+        )
     watcher = Watcher(process.pid)
     watcher.start()
     try:
@@ -120,7 +129,19 @@ def commands(peer: str, path: Path, folder: Path, metric: str, budget: str):
 
     def ours(number: int) -> tuple[list[str], Path]:
         out = folder / f"{number}.umap"
-        command = [sys.executable, "-m", "streamumap.cli", "embed", str(path), "--device", "cpu", "--metric", metric, "--budget", budget]
+        command = [
+            sys.executable,
+            "-m",
+            "streamumap.cli",
+            "embed",
+            str(path),
+            "--device",
+            "cpu",
+            "--metric",
+            metric,
+            "--budget",
+            budget,
+        ]
         return [*command, "-q", "-o", str(out)], out / "embedding.npy"
 
     def theirs(number: int) -> tuple[list[str], Path]:
@@ -143,7 +164,14 @@ def compare(path: Path, data: Data, folder: Path, options: argparse.Namespace) -
             arguments, result = command(number)
             costs = watched(arguments, environment, folder / "log")
             values = asdict(costs) | measure(np.load(result, allow_pickle=False), data)
-            record = {"system": name, "run": number or "first", **values, "parameters": parameters, "measured_on": sizes(data), **facts()}
+            record = {
+                "system": name,
+                "run": number or "first",
+                **values,
+                "parameters": parameters,
+                "measured_on": sizes(data),
+                **facts(),
+            }
             append("main_job", record)
             records.append(record)
             print(f"{name}, run {number or 'first'}: {costs.wall_seconds:.1f} s", file=sys.stderr, flush=True)
@@ -151,13 +179,17 @@ def compare(path: Path, data: Data, folder: Path, options: argparse.Namespace) -
 
 
 def print_results(records: list[dict], peer: str) -> None:
-    measures = [name for name in records[0] if name not in (*COSTS, "system", "run") and isinstance(records[0][name], float)]
+    measures = [
+        name for name in records[0] if name not in (*COSTS, "system", "run") and isinstance(records[0][name], float)
+    ]
     lines = []
     for r in records:
         costs = [f"{r['wall_seconds']:.1f}", f"{r['cpu_seconds']:.1f}", *(f"{r[name] / 1e6:.0f}" for name in COSTS[2:])]
         lines.append([r["system"], str(r["run"]), *costs, *(f"{r[name]:.4f}" for name in measures)])
     print_table(["system", "run", "wall s", "CPU s", "RssAnon MB", "RSS MB", *measures], lines)
-    ours, theirs = ([r for r in records if r["system"] == name and r["run"] != "first"] for name in ("streamumap", peer))
+    ours, theirs = (
+        [r for r in records if r["system"] == name and r["run"] != "first"] for name in ("streamumap", peer)
+    )
     for name in COSTS:
         ratios = [b[name] / a[name] for a, b in zip(ours, theirs, strict=True)]
         print(f"{name}: {peer} / streamumap {median(ratios):.2f} (median of {', '.join(f'{x:.2f}' for x in ratios)})")
@@ -165,7 +197,9 @@ def print_results(records: list[dict], peer: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="a .npy file, or a folder with topk_indices.npy and topk_values.npy")
+    parser.add_argument(
+        "--data", type=Path, required=True, help="a .npy file, or a folder with topk_indices.npy and topk_values.npy"
+    )
     parser.add_argument("--labels", type=Path, help="one label a line; a folder's labels.txt is found")
     parser.add_argument("--metric", default="cosine", choices=["cosine", "euclidean"])
     parser.add_argument("--budget", default="1GB")

@@ -1,6 +1,8 @@
-"""What all benchmarks share: rows opened once, the same measures for every map of them, and the record that a result is written as.
+"""What all benchmarks share: rows opened once, the same measures for every map of them, and the record that a result is
+written as.
 
-All measures are on samples drawn from a fixed seed; what is a neighbour is decided exactly, among all rows, in blocks that the plan chose.
+All measures are on samples drawn from a fixed seed; what is a neighbour is decided exactly, among all rows, in blocks
+that the plan chose.
 """
 
 import json
@@ -54,7 +56,8 @@ def skip(reason: str) -> NoReturn:
 
 
 def dense_file(data: Path, folder: Path) -> Path:
-    """`data` itself where it is a file; for a folder of TopK pairs a dense float16 .npy made of them in `folder`. Skips where they miss."""
+    """`data` itself where it is a file; for a folder of TopK pairs a dense float16 .npy made of them in `folder`. Skips
+    where they miss."""
     if data.is_file():
         return data
     needed = [data / name for name in ("topk_indices.npy", "topk_values.npy")]
@@ -76,7 +79,8 @@ def dense_file(data: Path, folder: Path) -> Path:
 
 
 def read_labels(given: Path | None, data: Path) -> np.ndarray | None:
-    """int64 (N,): the lines of `given`, or of labels.txt where `data` is a folder that has it, numbered; None where there are none."""
+    """int64 (N,): the lines of `given`, or of labels.txt where `data` is a folder that has it, numbered; None where
+    there are none."""
     path = given or data / "labels.txt"
     if given is None and not path.is_file():
         return None
@@ -130,7 +134,8 @@ def facts() -> dict[str, Any]:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _git("rev-parse", "HEAD") + ("+" if changed else ""),
         "machine": {"cpu": _cpu(), "cores": memory.n_cores(), "gpu": [device.name for device in memory.devices()]},
-        "versions": {"python": platform.python_version()} | {name: version for name in PACKAGES if (version := _version(name))},
+        "versions": {"python": platform.python_version()}
+        | {name: version for name in PACKAGES if (version := _version(name))},
     }
 
 
@@ -144,26 +149,41 @@ def append(name: str, record: dict[str, Any]) -> None:
 def print_table(header: list[str], lines: list[list[str]]) -> None:
     widths = [max(len(line[i]) for line in [header, *lines]) for i in range(len(header))]
     for line in [header, *lines]:
-        print("  ".join([line[0].ljust(widths[0]), *(text.rjust(width) for text, width in zip(line[1:], widths[1:], strict=True))]))
+        print(
+            "  ".join(
+                [
+                    line[0].ljust(widths[0]),
+                    *(text.rjust(width) for text, width in zip(line[1:], widths[1:], strict=True)),
+                ]
+            )
+        )
 
 
 def _ranks(near: np.ndarray, data: Data) -> np.ndarray:
     """As many sampled rows at a time as the plan has counted on."""
     parts = [slice(start, start + QUALITY_ROWS) for start in range(0, len(near), QUALITY_ROWS)]
-    return np.concatenate([backends.count_closer(data.rows, data.plan, data.params.metric, data.sample[p], near[p]) for p in parts])
+    return np.concatenate(
+        [backends.count_closer(data.rows, data.plan, data.params.metric, data.sample[p], near[p]) for p in parts]
+    )
 
 
 def _label_agreement(near: np.ndarray, own: np.ndarray) -> tuple[float, float]:
-    """Labels of neighbours (S, k) and rows (S,) -> share whose majority is right (of equal counts the nearer one), mean share right."""
+    """Labels of neighbours (S, k) and rows (S,) -> share whose majority is right (of equal counts the nearer one), mean
+    share right."""
     votes = (near[:, :, None] == near[:, None, :]).sum(2)
     winner = np.take_along_axis(near, votes.argmax(1)[:, None], 1)[:, 0]
     return float((winner == own).mean()), float((near == own[:, None]).mean())
 
 
 def _triplets(rows: DenseRows) -> tuple[np.ndarray, np.ndarray]:
-    """Random triplets of different rows, (T, 3), without those whose two distances are equal; and whether the first other is the nearer."""
+    """Random triplets of different rows, (T, 3), without those whose two distances are equal; and whether the first
+    other is the nearer."""
     n, random = rows.n_rows, np.random.Generator(np.random.Philox(key=[SEED, 0x7A]))
-    row, first, second = random.integers(n, size=TRIPLETS), random.integers(n - 1, size=TRIPLETS), random.integers(n - 2, size=TRIPLETS)
+    row, first, second = (
+        random.integers(n, size=TRIPLETS),
+        random.integers(n - 1, size=TRIPLETS),
+        random.integers(n - 2, size=TRIPLETS),
+    )
     second += second >= first
     triplets = np.stack([row, (row + 1 + first) % n, (row + 1 + second) % n], axis=1)
     block = max(1, BLOCK_BYTES // (6 * 4 * rows.n_features))
@@ -172,12 +192,15 @@ def _triplets(rows: DenseRows) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _excess(rows: DenseRows, triplets: np.ndarray) -> np.ndarray:
-    """Distance to the first other less that to the second, up to a scale. Rows of length 1 (cosine): from their products."""
+    """Distance to the first other less that to the second, up to a scale. Rows of length 1 (cosine): from their
+    products."""
     needed = np.unique(triplets)
     taken = rows.take(needed)
     row, first, second = (taken[np.searchsorted(needed, triplets[:, i])] for i in range(3))
     if rows.metric == "cosine":
-        return np.einsum("ij,ij->i", row, second, dtype=np.float64) - np.einsum("ij,ij->i", row, first, dtype=np.float64)
+        return np.einsum("ij,ij->i", row, second, dtype=np.float64) - np.einsum(
+            "ij,ij->i", row, first, dtype=np.float64
+        )
     return _squares(row - first) - _squares(row - second)
 
 
@@ -192,7 +215,9 @@ def _squares(rows: np.ndarray) -> np.ndarray:
 
 def _cpu() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor()
+    )
 
 
 def _git(*arguments: str) -> str:

@@ -1,9 +1,9 @@
 """UMAP for data that does not fit in memory: a map of every row, under a memory budget.
 
-    streamumap embed activations.npy --budget 40GB
+streamumap embed activations.npy --budget 40GB
 
-    from streamumap import StreamUMAP
-    StreamUMAP(budget="40GB").fit_transform("activations.npy")
+from streamumap import StreamUMAP
+StreamUMAP(budget="40GB").fit_transform("activations.npy")
 """
 
 from typing import TYPE_CHECKING
@@ -16,11 +16,14 @@ if TYPE_CHECKING:
     from streamumap.writer import ActivationWriter
 
 
-def plan(x=None, *, rows=None, features=None, dtype=None, active=None, budget=None, host_budget=None, device="auto", **params):
+def plan(
+    x=None, *, rows=None, features=None, dtype=None, active=None, budget=None, host_budget=None, device="auto", **params
+):
     """What a run would do and need: a `planner.Plan`, from headers alone.
 
-    Of `x` (a path or an array), or of `rows` x `features` values of `dtype` ("float16"), `active` of them non-zero in a row. Budgets are sizes such
-    as "40GB"; `params` are fields of `params.Params`. Raises DoesNotFit where the budget cannot hold the job, InputError where something is wrong.
+    Of `x` (a path or an array), or of `rows` x `features` values of `dtype` ("float16"), `active` of them non-zero in a
+    row. Budgets are sizes such as "40GB"; `params` are fields of `params.Params`. Raises DoesNotFit where the budget
+    cannot hold the job, InputError where something is wrong.
     """
     from streamumap.engine import plan_for
 

@@ -1,4 +1,5 @@
-"""Who does what the plan says: the one place where a stage's backend, its rows and its numbers meet. Backends are imported when they are used."""
+"""Who does what the plan says: the one place where a stage's backend, its rows and its numbers meet. Backends are
+imported when they are used."""
 
 import sys
 from collections import deque
@@ -23,7 +24,8 @@ from streamumap.source.scan import Scan
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows in the forms that stages want. `searched` is `original` or its reduced form; `packed` None: not mostly zeros, or a GPU run."""
+    """The rows in the forms that stages want. `searched` is `original` or its reduced form; `packed` None: not mostly
+    zeros, or a GPU run."""
 
     original: RowSource
     searched: RowSource
@@ -31,19 +33,38 @@ class Rows:
     found: Scan
 
 
-def search(rows: Rows, plan: Plan, p: Params, reached: Callable[[np.ndarray], bool], tick: Tick) -> tuple[np.ndarray, np.ndarray]:
+def search(
+    rows: Rows, plan: Plan, p: Params, reached: Callable[[np.ndarray], bool], tick: Tick
+) -> tuple[np.ndarray, np.ndarray]:
     """The k-NN graph by the planned backend: indices int32, distances float32 (N, k)."""
     planned, is_zero = plan["neighbors"], rows.found.is_zero
     non_negative = rows.found.non_negative and rows.searched is rows.original
     if planned.backend == "packed":
         from streamumap.neighbors import packed
 
-        return packed.search(rows.packed, p.n_neighbors, p.metric, non_negative=non_negative, is_zero=is_zero, tick=tick, **planned.blocks)
+        return packed.search(
+            rows.packed,
+            p.n_neighbors,
+            p.metric,
+            non_negative=non_negative,
+            is_zero=is_zero,
+            tick=tick,
+            **planned.blocks,
+        )
     if planned.backend == "cuda":
         from streamumap.neighbors import cuda
 
+        assert plan.device
+
         return cuda.search(
-            rows.searched, p.n_neighbors, p.metric, non_negative=non_negative, is_zero=is_zero, device=plan.device, tick=tick, **planned.blocks
+            rows.searched,
+            p.n_neighbors,
+            p.metric,
+            non_negative=non_negative,
+            is_zero=is_zero,
+            device=plan.device,
+            tick=tick,
+            **planned.blocks,
         )
     from streamumap.neighbors import dense
 
@@ -79,7 +100,10 @@ def layout_backend(plan: Plan):
     """The `layout.run.Backend` that the plan names."""
     from streamumap.layout import run
 
-    return run.cuda_backend(plan.device) if plan["layout"].backend == "cuda" else run.cpu_backend()
+    if plan["layout"].backend == "cuda":
+        assert plan.device
+        return run.cuda_backend(plan.device)
+    return run.cpu_backend()
 
 
 def first_positions(rows: Rows, plan: Plan, p: Params, graph, tick: Tick) -> np.ndarray:
@@ -100,7 +124,9 @@ def first_positions(rows: Rows, plan: Plan, p: Params, graph, tick: Tick) -> np.
         from streamumap.neighbors import cuda
 
         along, offset = initial.directions(sample, rows.searched.n_features, p.n_components, p.seed)
-        projected = cuda.project(rows.searched, along, p.metric, other_rows=blocks["block_rows"], device=plan.device, tick=tick)
+        projected = cuda.project(
+            rows.searched, along, p.metric, other_rows=blocks["block_rows"], device=plan.device, tick=tick
+        )
         return initial.placed(projected - offset, p.n_components, p.seed)
 
 
@@ -108,7 +134,9 @@ def _given_positions(path: str, n_rows: int, n_components: int) -> np.ndarray:
     source = open_source(path)
     if (source.n_rows, source.n_features) != (n_rows, n_components):
         found = f"{source.n_rows} x {source.n_features}"
-        raise InputError(f"--init: {path}: expected {n_rows} x {n_components} positions, found {found}; give one position for each row.")
+        raise InputError(
+            f"--init: {path}: expected {n_rows} x {n_components} positions, found {found}; give one position for each row."
+        )
     positions = widen(source.read(0, n_rows), source.dtype)
     source.close()
     if not np.isfinite(positions).all():
@@ -123,10 +151,13 @@ def release(plan: Plan) -> None:
 
 
 def _readers(rows: Rows, metric: str, numbers: np.ndarray):
-    """The rows of these numbers, and a function that reads rows start..stop; both as matrices of rows of length 1 for cosine."""
+    """The rows of these numbers, and a function that reads rows start..stop; both as matrices of rows of length 1 for
+    cosine."""
     packed = rows.packed
     if packed is not None:
-        return _sparse(packed.take(numbers), packed.n_features, metric), lambda a, b: _sparse(packed.block(a, b), packed.n_features, metric)
+        return _sparse(packed.take(numbers), packed.n_features, metric), lambda a, b: _sparse(
+            packed.block(a, b), packed.n_features, metric
+        )
     dense = DenseRows(rows.searched, metric)
     return dense.take(numbers), dense.block
 
@@ -162,4 +193,6 @@ def _graph_matrix(graph):
     import scipy.sparse
 
     block = graph.block(0, graph.n_rows)
-    return scipy.sparse.csr_matrix((block.weights.astype(np.float32), block.targets, block.indptr), shape=(graph.n_rows, graph.n_rows))
+    return scipy.sparse.csr_matrix(
+        (block.weights.astype(np.float32), block.targets, block.indptr), shape=(graph.n_rows, graph.n_rows)
+    )

@@ -45,7 +45,11 @@ class BlockFile:
                 raise ValueError(f"{path}: not a file of a run")
             shape, fortran, dtype = np.lib.format.read_array_header_1_0(f)
             offset = f.tell()
-        if fortran or dtype.hasobject or os.path.getsize(path) != offset + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize:
+        if (
+            fortran
+            or dtype.hasobject
+            or os.path.getsize(path) != offset + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        ):
             raise ValueError(f"{path}: cut or not a file of a run")
         return cls(path, os.open(path, os.O_RDONLY | os.O_CLOEXEC), shape, dtype, offset)
 
@@ -59,7 +63,7 @@ class BlockFile:
         while len(view):
             n = os.preadv(self._fd, [view], at)
             if n == 0:
-                raise OutputError(f"{self.path}: ends early; run again with --fresh.")
+                raise OutputError(f"{self.path}: ends early; remove this folder and run again.")
             view, at = view[n:], at + n
         return out
 
@@ -78,7 +82,8 @@ class BlockFile:
             yield start, self.read(start, min(start + block_rows, len(self)))
 
     def shrink(self, n_rows: int) -> None:
-        """Gives back what lies behind the first `n_rows` rows. NumPy's header has room for any first axis: the rows stay where they are."""
+        """Gives back what lies behind the first `n_rows` rows. NumPy's header has room for any first axis: the rows
+        stay where they are."""
         shape = (n_rows, *self.shape[1:])
         header = _header(shape, self.dtype)
         assert len(header) == self._offset
@@ -110,5 +115,7 @@ def _bytes(array):
 
 def _header(shape, dtype) -> bytes:
     header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(header, dict(descr=np.lib.format.dtype_to_descr(dtype), fortran_order=False, shape=shape))
+    np.lib.format.write_array_header_1_0(
+        header, dict(descr=np.lib.format.dtype_to_descr(dtype), fortran_order=False, shape=shape)
+    )
     return header.getvalue()

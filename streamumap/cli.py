@@ -25,17 +25,33 @@ def _knob(name: str, *flags: str):
     m = field.metadata
     allowed = f"one of {', '.join(m['choices'])}" if m["choices"] else f"{m['low']:g} to {m['high']:g}"
     unit = f" {m['unit']}" if m["unit"] else ""
-    return typer.Option(*(flags or ("--" + name.replace("_", "-"),)), help=f"{m['help']} ({allowed}{unit})", show_default=field.default is not None)
+    return typer.Option(
+        *(flags or ("--" + name.replace("_", "-"),)),
+        help=f"{m['help']} ({allowed}{unit})",
+        show_default=field.default is not None,
+    )
 
 
 Input = Annotated[str, typer.Argument(help="A .npy file of activations: rows x features.", metavar="INPUT")]
-Out = Annotated[Path | None, typer.Option("-o", "--out", help="Folder of the run. (default: INPUT's name + .umap beside it)", show_default=False)]
-BudgetOption = Annotated[
-    str | None, typer.Option(help="Hard cap on memory: of the GPU in a GPU run, of the process in a CPU run, e.g. 40GB. (default: 80% of what is free)")
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        "-o", "--out", help="Folder of the run. (default: INPUT's name + .umap beside it)", show_default=False
+    ),
 ]
-HostBudget = Annotated[str | None, typer.Option(help="The same cap on host memory in a GPU run. (default: 80% of what is free)")]
+BudgetOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Hard cap on memory: of the GPU in a GPU run, of the process in a CPU run, e.g. 40GB. (default: 80% of what is free)"
+    ),
+]
+HostBudget = Annotated[
+    str | None, typer.Option(help="The same cap on host memory in a GPU run. (default: 80% of what is free)")
+]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-Dtype = Annotated[str | None, typer.Option(help="bfloat16, where the file keeps it as V2 or uint16. (default: as the file says)")]
+Dtype = Annotated[
+    str | None, typer.Option(help="bfloat16, where the file keeps it as V2 or uint16. (default: as the file says)")
+]
 Neighbors = Annotated[int, _knob("n_neighbors")]
 Metric = Annotated[str, _knob("metric")]
 Components = Annotated[int, _knob("n_components")]
@@ -70,26 +86,41 @@ def embed(
     reduce_dims: ReduceDims = Params.reduce_dims,
     recall: Annotated[float, _knob("recall")] = Params.recall,
     seed: Annotated[int, _knob("seed")] = Params.seed,
-    snapshots: Annotated[int, typer.Option(help="Positions kept on the way, evenly spaced over the epochs, in RUN/snapshots.", min=0)] = 0,
+    snapshots: Annotated[
+        int, typer.Option(help="Positions kept on the way, evenly spaced over the epochs, in RUN/snapshots.", min=0)
+    ] = 0,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """The main job: a map of every row of INPUT, under a memory budget. The same command continues a run that was stopped."""
+    """The main job: a map of every row of INPUT, under a memory budget. The same command continues a run that was
+    stopped."""
     params = Params(
         n_neighbors=n_neighbors, min_dist=min_dist, spread=spread, n_components=n_components, metric=metric, n_epochs=n_epochs, init=init,
         learning_rate=learning_rate, repulsion_strength=repulsion_strength, negative_sample_rate=negative_sample_rate,
-        local_connectivity=local_connectivity, set_op_mix_ratio=set_op_mix_ratio, layout=layout, reduce=reduce, reduce_dims=reduce_dims, recall=recall, seed=seed,
+        local_connectivity=local_connectivity, set_op_mix_ratio=set_op_mix_ratio, layout=layout, reduce=reduce,
+        reduce_dims=reduce_dims, recall=recall, seed=seed,
     )  # fmt: skip
     folder = out or default_out(input)
     run = _embed(
-        input, params, folder, quiet, budget=budget, host_budget=host_budget, device=device, dtype=dtype, snapshots=snapshots
+        input,
+        params,
+        folder,
+        quiet,
+        budget=budget,
+        host_budget=host_budget,
+        device=device,
+        dtype=dtype,
+        snapshots=snapshots,
     )
     print(json.dumps(run, indent=2) if json_ else folder)
 
 
 @app.command()
 def plan(
-    input: Annotated[str | None, typer.Argument(help="A .npy file; or give --rows and --features.", metavar="[INPUT]", show_default=False)] = None,
+    input: Annotated[
+        str | None,
+        typer.Argument(help="A .npy file; or give --rows and --features.", metavar="[INPUT]", show_default=False),
+    ] = None,
     rows: Annotated[int | None, typer.Option(help="Rows of a matrix that there is no file of.")] = None,
     features: Annotated[int | None, typer.Option(help="Its features.")] = None,
     dtype: Annotated[str | None, typer.Option(help="Its dtype. (default: float16, or as the file says)")] = None,
@@ -112,7 +143,17 @@ def plan(
     )  # fmt: skip
     if json_:
         stages = [asdict(s) for s in planned.stages]
-        print(json.dumps({"job": asdict(planned.job), "budget": asdict(planned.budget), "peak": asdict(planned.peak), "stages": stages}, indent=2))
+        print(
+            json.dumps(
+                {
+                    "job": asdict(planned.job),
+                    "budget": asdict(planned.budget),
+                    "peak": asdict(planned.peak),
+                    "stages": stages,
+                },
+                indent=2,
+            )
+        )
     else:
         from streamumap.terminal import print_plan
 
@@ -150,8 +191,12 @@ def inspect(input: Input, dtype: Dtype = None, json_: Json = False, quiet: Quiet
 @app.command()
 def render(
     run: Annotated[Path, typer.Argument(help="Folder of a run.", metavar="RUN")],
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="The picture. (default: RUN/map.png)", show_default=False)] = None,
-    labels: Annotated[Path | None, typer.Option(help="A text file with one label a row, which colours the map.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="The picture. (default: RUN/map.png)", show_default=False)
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="A text file with one label a row, which colours the map.")
+    ] = None,
     size: Annotated[int, typer.Option(help="Pixels along an edge.", min=200, max=4000)] = 1600,
     dark: Annotated[bool, typer.Option(help="Light on dark.")] = False,
 ) -> None:
@@ -242,7 +287,11 @@ def _version(value: bool) -> None:
 
 
 @app.callback()
-def _main(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False) -> None: ...
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None: ...
 
 
 def main() -> None:

@@ -20,7 +20,10 @@ def examine() -> dict:
         "optional packages": {name: _version(name) or "not installed" for name in OPTIONAL},
         "cores": memory.n_cores(),
         "free memory bytes": memory.host_free_bytes(),
-        "devices": [f"{d.label} {d.name}, {memory.format_bytes(d.free_bytes)} of {memory.format_bytes(d.total_bytes)} free" for d in devices],
+        "devices": [
+            f"{d.label} {d.name}, {memory.format_bytes(d.free_bytes)} of {memory.format_bytes(d.total_bytes)} free"
+            for d in devices
+        ],
         "backends": {
             "neighbors": ["packed", "dense", *(["cuda"] if gpu else [])],
             "layout": ["cpu", *(["cuda"] if gpu else []), *(["cuml"] if gpu and util.find_spec("cuml") else [])],

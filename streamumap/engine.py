@@ -1,4 +1,5 @@
-"""The main job as a straight line: read, plan, then stage after stage, each one measured; what is there already is used again."""
+"""The main job as a straight line: read, plan, then stage after stage, each one measured; what is there already is used
+again."""
 
 import os
 import time
@@ -19,7 +20,7 @@ from streamumap.params import Params
 from streamumap.planner import QUALITY_NEIGHBORS, QUALITY_ROWS, Job, Plan, make_plan, resolve_name
 from streamumap.report import report
 from streamumap.source import RowSource, check_shape, open_source
-from streamumap.source.packed import PackedRows, pack, pays
+from streamumap.source.packed import PackedRows, pack
 from streamumap.source.rows import DenseRows
 from streamumap.source.scan import Scan, check_finite, scan, wild_features
 from streamumap.workdir import Workdir, key_of
@@ -45,7 +46,7 @@ def budget_for(machine: Machine, budget: str | int | None, host_budget: str | in
 
 def plan_for(x, rows, features, dtype, active, budget, host_budget, device, **params) -> Plan:
     """`streamumap.plan`."""
-    if (x is None) == (rows is None or features is None):
+    if (rows is None) != (features is None) or (x is None) == (rows is None):
         raise InputError("plan: expected an input, or --rows and --features, found both or neither; give one of them.")
     if x is not None:
         source = open_source(x, dtype)
@@ -56,7 +57,9 @@ def plan_for(x, rows, features, dtype, active, budget, host_budget, device, **pa
         job = Job(rows, features, resolve_name(dtype or "float16"))
     if active is not None:
         if not 1 <= active <= job.n_features:
-            raise InputError(f"--active: expected 1 to {job.n_features}, the features of a row, found {active}; give one in this range.")
+            raise InputError(
+                f"--active: expected 1 to {job.n_features}, the features of a row, found {active}; give one in this range."
+            )
         job = replace(job, n_nonzero=job.n_rows * active)
     machine = memory.machine(device)
     return make_plan(job, Params(**params), budget_for(machine, budget, host_budget), machine)
@@ -75,9 +78,11 @@ def embed(
     snapshots: int = 0,
     stopping: Callable[[], bool] = lambda: False,
 ) -> dict:
-    """Makes a map of every row of `x` in the folder `out` and returns the content of its run.json. Raises the errors of `errors.py`.
+    """Makes a map of every row of `x` in the folder `out` and returns the content of its run.json. Raises the errors of
+    `errors.py`.
 
-    `snapshots` positions on the way, evenly spaced over the epochs, are kept in out/snapshots. `stopping()` is asked between units of work; when it is true the run raises Stopped, and the same call continues it.
+    `snapshots` positions on the way, evenly spaced over the epochs, are kept in out/snapshots. `stopping()` is asked
+    between units of work; when it is true the run raises Stopped, and the same call continues it.
     """
     source = open_source(x, dtype)
     machine = memory.machine(device)
@@ -95,7 +100,16 @@ def embed(
 class _Run:
     """What the stages of one run share, and how each of them is timed, measured and told of."""
 
-    def __init__(self, source: RowSource, params: Params, plan: Plan, work: Workdir, listener: Listener, stopping: Callable[[], bool], snapshots: int):
+    def __init__(
+        self,
+        source: RowSource,
+        params: Params,
+        plan: Plan,
+        work: Workdir,
+        listener: Listener,
+        stopping: Callable[[], bool],
+        snapshots: int,
+    ):
         self.source, self.params, self.plan, self.work = source, params, plan, work
         self.listener, self.stopping, self.n_snapshots = listener, stopping, snapshots
         self.measured: dict = {"stages": [], "quality": {}, "warnings": [], "reused": []}
@@ -146,7 +160,11 @@ class _Run:
         reduced = (p.reduce, p.reduce_dims) if p.reduce != "none" else ()
         knn = key_of(__version__, p.n_neighbors, p.metric, reduced, p.recall, p.seed, self.plan["neighbors"].backend)
         graph = key_of(knn, p.local_connectivity, p.set_op_mix_ratio)
-        return knn, graph, key_of(graph, self.plan["layout"].backend, [getattr(p, name) for name in LAYOUT_PARAMS], self.given_start)
+        return (
+            knn,
+            graph,
+            key_of(graph, self.plan["layout"].backend, [getattr(p, name) for name in LAYOUT_PARAMS], self.given_start),
+        )
 
     def warn(self, text: str) -> None:
         self.measured["warnings"].append(text)
@@ -164,9 +182,11 @@ class _Run:
         def tick(n: int) -> None:
             nonlocal done
             done += n
-            self.listener(StageAdvanced(name, done))
+            self.listener(StageAdvanced(name, min(done, total)))
             if self.stopping():
-                raise Stopped(f"stopped while {name} was at {min(done, total):,} of {total:,} {unit}; the same command continues the run.")
+                raise Stopped(
+                    f"stopped while {name} was at {min(done, total):,} of {total:,} {unit}; the same command continues the run."
+                )
 
         self.listener(StageStarted(name, total, unit))
         self.watch.lap()
@@ -193,19 +213,25 @@ class _Run:
         with self.stage("read", source.n_rows, "rows") as (tick, result):
             found = scan(source, block_rows, tick)
             check_finite(source.name, found)
-            if not self.plan.device and self.params.reduce == "none" and pays(found.n_rows, found.n_features, found.n_nonzero):
-                job = replace(self.plan.job, n_nonzero=found.n_nonzero)
-                self.plan = make_plan(job, self.params, self.plan.budget, self.plan.machine)
-                if self.plan["neighbors"].backend == "packed":
-                    self.packed = pack(source, block_rows, found.n_nonzero, self.work.scratch if self.plan.packed_on_disk else None)
+            job = replace(self.plan.job, n_nonzero=found.n_nonzero)
+            self.plan = make_plan(job, self.params, self.plan.budget, self.plan.machine)
+            if self.plan["neighbors"].backend == "packed":
+                folder = self.work.scratch if self.plan.packed_on_disk else None
+                self.packed = pack(source, block_rows, found.n_nonzero, folder)
             source.check_unchanged()
-            result.append(f"{found.n_rows:,} x {found.n_features:,} {source.dtype}, {100 * found.density:.3g}% non-zero")
+            result.append(
+                f"{found.n_rows:,} x {found.n_features:,} {source.dtype}, {100 * found.density:.3g}% non-zero"
+            )
         for column in wild_features(found)[:3]:
-            self.warn(f"feature {column}: its values are millions of times those of the others and decide every distance; check or drop it.")
+            self.warn(
+                f"feature {column}: its values are millions of times those of the others and decide every distance; check or drop it."
+            )
         if found.n_zero_rows:
             self.listener(Note("info", f"{found.n_zero_rows:,} rows are all zeros; they are marked is_zero"))
         if found.n_duplicate_rows:
-            self.listener(Note("info", f"{found.n_duplicate_rows:,} rows repeat an earlier row; they are marked duplicate_of"))
+            self.listener(
+                Note("info", f"{found.n_duplicate_rows:,} rows repeat an earlier row; they are marked duplicate_of")
+            )
         return found
 
     def reduce(self) -> RowSource:
@@ -227,7 +253,9 @@ class _Run:
                 file.write(start, pca.transform(block))
                 tick(len(block))
             file.close()
-            result.append(f"{dims} of {source.n_features} dimensions keep {100 * pca.explained_variance_ratio_.sum():.3g}% of the variance")
+            result.append(
+                f"{dims} of {source.n_features} dimensions keep {100 * pca.explained_variance_ratio_.sum():.3g}% of the variance"
+            )
         return open_source(file.path)
 
     def neighbors(self, rows: Rows, key: str) -> None:
@@ -248,10 +276,18 @@ class _Run:
                 self.work.save(name, array)
                 self.work.publish_saved(name)
             measured, size = recall(indices, QUALITY_ROWS), min(QUALITY_ROWS, n)
-            result.append(f"recall@{p.n_neighbors} {measured:.4f} on {size:,} sampled rows, backend {self.plan['neighbors'].backend}")
+            result.append(
+                f"recall@{p.n_neighbors} {measured:.4f} on {size:,} sampled rows, backend {self.plan['neighbors'].backend}"
+            )
         if measured < p.recall:
-            why = "neighbours of reduced rows are not those of the rows" if p.reduce != "none" else "a larger --budget may help"
-            self.warn(f"recall: {p.recall:g} was asked for, {measured:.4f} was reached, {p.recall - measured:.4f} short; {why}.")
+            why = (
+                "neighbours of reduced rows are not those of the rows"
+                if p.reduce != "none"
+                else "a larger --budget may help"
+            )
+            self.warn(
+                f"recall: {p.recall:g} was asked for, {measured:.4f} was reached, {p.recall - measured:.4f} short; {why}."
+            )
         self.work.done("neighbors", key, knn_recall={"value": measured, "k": p.n_neighbors, "sample_size": size})
 
     def graph(self, key: str):
@@ -273,10 +309,16 @@ class _Run:
                 **self.plan["graph"].blocks,
             )
             sizes = build.component_sizes(graph, **self.plan["graph"].blocks)
-            pieces = "in one piece" if len(sizes) == 1 else f"in {len(sizes):,} pieces, the largest of {sizes[0]:,} rows"
+            pieces = (
+                "in one piece" if len(sizes) == 1 else f"in {len(sizes):,} pieces, the largest of {sizes[0]:,} rows"
+            )
             result.append(f"{graph.n_edges:,} edges, {pieces}")
         self.work.done("graph", key)
-        self.measured["graph"] = {"edges": graph.n_edges, "components": len(sizes), "largest_component_rows": int(sizes[0])}
+        self.measured["graph"] = {
+            "edges": graph.n_edges,
+            "components": len(sizes),
+            "largest_component_rows": int(sizes[0]),
+        }
         return graph
 
     def layout(self, rows: Rows, graph, key: str) -> np.ndarray:
@@ -307,10 +349,12 @@ class _Run:
                 from streamumap.layout import cuml
 
                 knn = self.work.read("knn_indices"), self.work.read("knn_distances")
-                state = run.LayoutState(cuml.layout(*knn, state.positions, settings, p.local_connectivity, p.set_op_mix_ratio), settings.n_epochs)
+                done = cuml.layout(*knn, state.positions, settings, p.local_connectivity, p.set_op_mix_ratio)
+                state = run.LayoutState(done, settings.n_epochs)
             else:
-                state = run.run(state, settings.n_epochs, blocks, settings, backends.layout_backend(self.plan), tick, after_epoch)
-            self.work.forget("embedding", "layout")
+                backend = backends.layout_backend(self.plan)
+                state = run.run(state, settings.n_epochs, blocks, settings, backend, tick, after_epoch)
+            self.work.retract()
             self.work.save("embedding", state.positions)
             self.work.publish_saved("embedding")
             result.append(f"{settings.n_epochs} epochs, backend {self.plan['layout'].backend}")
@@ -336,7 +380,9 @@ class _Run:
         k, size = min(QUALITY_NEIGHBORS, n - 2), min(QUALITY_ROWS, n)
         with self.stage("quality", 1, "pass") as (tick, result):
             sample = quality.sample_rows(n, size, p.seed)
-            ranks = backends.count_closer(rows, self.plan, p.metric, sample, quality.nearest_on_map(embedding, sample, k))
+            ranks = backends.count_closer(
+                rows, self.plan, p.metric, sample, quality.nearest_on_map(embedding, sample, k)
+            )
             trust, kept = quality.trustworthiness(ranks, n), quality.preservation(ranks)
             tick(1)
             result.append(f"trustworthiness@{k} {trust:.4f}, kNN preservation@{k} {kept:.4f} on {size:,} sampled rows")
@@ -352,12 +398,17 @@ class _Run:
         from streamumap.render import render
 
         with self.stage("write", 2, "files") as (tick, result):
-            self.work.publish("embedding.parquet", lambda path: output.write_parquet(path, embedding, found.is_zero, found.duplicate_of))
+            self.work.publish(
+                "embedding.parquet",
+                lambda path: output.write_parquet(path, embedding, found.is_zero, found.duplicate_of),
+            )
             tick(1)
             if self.params.n_components >= 2:
                 title, subtitle = output.describe(self.report(found))
                 size_px = self.plan["write"].blocks["size_px"]
-                self.work.publish("map.png", lambda path: render(embedding, path, title=title, subtitle=subtitle, size_px=size_px))
+                self.work.publish(
+                    "map.png", lambda path: render(embedding, path, title=title, subtitle=subtitle, size_px=size_px)
+                )
             tick(1)
             result.append(str(self.work.path))
         finished = self.report(found)

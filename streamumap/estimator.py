@@ -94,9 +94,13 @@ class StreamUMAP(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
     def _params(self) -> Params:
         own = {"budget", "host_budget", "device", "out", "dtype", "random_state"}
         if not isinstance(self.random_state, (int, np.integer)):
-            raise InputError(f"random_state: expected an integer, found {self.random_state!r}; give one, the map is then the same every time.")
+            raise InputError(
+                f"random_state: expected an integer, found {self.random_state!r}; give one, the map is then the same every time."
+            )
         values = {name: value for name, value in self.get_params().items() if name not in own}
-        return Params(seed=int(self.random_state), **{n: v.item() if isinstance(v, np.generic) else v for n, v in values.items()})
+        return Params(
+            seed=int(self.random_state), **{n: v.item() if isinstance(v, np.generic) else v for n, v in values.items()}
+        )
 
     @property
     def _n_features_out(self):

@@ -25,7 +25,8 @@ def pca(row_blocks, sample, n_features: int, n_components: int, seed: int) -> np
 
 
 def directions(sample, n_features: int, n_components: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The first principal components of a sample of rows, float32 (n_features, C), C <= n_components, and its mean along them, float64 (C,).
+    """The first principal components of a sample of rows, float32 (n_features, C), C <= n_components, and its mean
+    along them, float64 (C,).
 
     `sample`: a matrix, dense or scipy.sparse. Subspace iteration with PRODUCTS steps (Halko, Martinsson, Tropp 2011).
     """
@@ -48,9 +49,11 @@ def directions(sample, n_features: int, n_components: int, seed: int) -> tuple[n
 
 
 def spectral(graph_blocks, n_rows: int, n_components: int, seed: int, n_products: int = 120) -> np.ndarray:
-    """float32 (N, n_components): the leading non-trivial eigenvectors of the normalised graph, by subspace iteration on (I + A) / 2.
+    """float32 (N, n_components): the leading non-trivial eigenvectors of the normalised graph, by subspace iteration on
+    (I + A) / 2.
 
-    `graph_blocks()` yields (start, scipy.sparse.csr rows of the symmetric weights) over all rows and is called `n_products` + 1 times.
+    `graph_blocks()` yields (start, scipy.sparse.csr rows of the symmetric weights) over all rows and is called
+    `n_products` + 1 times.
     """
     random = np.random.Generator(np.random.Philox(key=[seed, 0x1B]))
     degree = np.concatenate([np.asarray(rows.sum(1, dtype=np.float64)).ravel() for _, rows in graph_blocks()])
@@ -77,7 +80,8 @@ def random(n_rows: int, n_components: int, seed: int) -> np.ndarray:
 
 
 def placed(positions, n_components, seed):
-    """Centred, scaled to WIDTH, and shaken a little; where there are fewer axes than asked for, the others only shaken."""
+    """Centred, scaled to WIDTH, and shaken a little; where there are fewer axes than asked for, the others only
+    shaken."""
     positions = np.pad(positions - positions.mean(0), ((0, 0), (0, n_components - positions.shape[1])))
     largest = np.abs(positions).max()
     noise = np.random.Generator(np.random.Philox(key=[seed, 0x1D])).standard_normal(positions.shape)

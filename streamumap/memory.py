@@ -1,4 +1,5 @@
-"""Bytes: sizes as text, what the machine has, what the process uses. Arithmetic and measuring; deciding is `planner.py`'s."""
+"""Bytes: sizes as text, what the machine has, what the process uses. Arithmetic and measuring; deciding is
+`planner.py`'s."""
 
 import os
 import re
@@ -12,7 +13,18 @@ from pathlib import Path
 
 from streamumap.errors import InputError
 
-UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+UNITS = {
+    "": 1,
+    "B": 1,
+    "KB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "TB": 10**12,
+    "KIB": 2**10,
+    "MIB": 2**20,
+    "GIB": 2**30,
+    "TIB": 2**40,
+}
 DEFAULT_SHARE = 0.8
 """Part of the free memory that a run takes where no budget is given."""
 
@@ -22,7 +34,9 @@ def parse_bytes(text: str | int, name: str = "--budget") -> int:
     match = re.fullmatch(r"\s*([0-9]{1,20}(?:\.[0-9]{1,20})?)\s*([a-zA-Z]*)\s*", str(text))
     unit = match and UNITS.get(match[2].upper())
     if not match or not unit or Fraction(match[1]) * unit < 1:
-        raise InputError(f"{name}: expected a size such as 40GB, 40GiB, 512MB or a number of bytes, found {text!r}; write it so.")
+        raise InputError(
+            f"{name}: expected a size such as 40GB, 40GiB, 512MB or a number of bytes, found {text!r}; write it so."
+        )
     return int(Fraction(match[1]) * unit)
 
 
@@ -77,7 +91,8 @@ class Machine:
 
 
 def machine(device: str = "auto") -> Machine:
-    """The host, and the GPU that `device` ("auto", "cpu", "cuda", "cuda:N") means. Raises InputError where it asks for one that is not there."""
+    """The host, and the GPU that `device` ("auto", "cpu", "cuda", "cuda:N") means. Raises InputError where it asks for
+    one that is not there."""
     if device != "cpu" and not re.fullmatch(r"auto|cuda(:\d+)?", device):
         raise InputError(f"--device: expected auto, cpu, cuda or cuda:N, found {device!r}; choose one of these.")
     found = [] if device == "cpu" else devices()
@@ -85,7 +100,9 @@ def machine(device: str = "auto") -> Machine:
     chosen = next((d for d in found if d.number == number), None)
     if chosen is None and device.startswith("cuda"):
         why = "the installed torch is a CPU build" if not _torch_has_cuda() else f"the driver reports {len(found)} GPUs"
-        raise InputError(f"--device: expected a GPU {device!r}, found none ({why}); use --device cpu or install what is missing.")
+        raise InputError(
+            f"--device: expected a GPU {device!r}, found none ({why}); use --device cpu or install what is missing."
+        )
     return Machine(n_cores(), host_free_bytes(), chosen)
 
 
@@ -112,7 +129,8 @@ def devices() -> list[Device]:
 
 
 def visible_handles() -> list:
-    """NVML's handles of the GPUs that CUDA shows this process, in CUDA's order. It stops, as CUDA does, at a name that means none."""
+    """NVML's handles of the GPUs that CUDA shows this process, in CUDA's order. It stops, as CUDA does, at a name that
+    means none."""
     import pynvml
 
     handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
@@ -121,7 +139,11 @@ def visible_handles() -> list:
         return handles
     out = []
     for name in (w.strip() for w in wanted.split(",")):
-        meant = [h for i, h in enumerate(handles) if name == str(i) or (name and _text(pynvml.nvmlDeviceGetUUID(h)).startswith(name))]
+        meant = [
+            h
+            for i, h in enumerate(handles)
+            if name == str(i) or (name and _text(pynvml.nvmlDeviceGetUUID(h)).startswith(name))
+        ]
         if len(meant) != 1:
             break
         out += meant
@@ -151,7 +173,10 @@ def host_free_bytes() -> int:
     ):
         numbers = [int(text) for name in (limit, used) for text in _lines(f"{folder}/{name}") if text.isdigit()]
         if len(numbers) == 2:
-            cache = next((int(line.split()[1]) for line in _lines(f"{folder}/memory.stat") if line.startswith("inactive_file ")), 0)
+            cache = next(
+                (int(line.split()[1]) for line in _lines(f"{folder}/memory.stat") if line.startswith("inactive_file ")),
+                0,
+            )
             free = min(free, max(0, numbers[0] - numbers[1] + cache))
     return free
 
@@ -172,9 +197,11 @@ def anonymous_bytes(pid: int | str = "self") -> int:
 
 
 class Watch:
-    """Peaks of this process, sampled every few milliseconds by another one, so that nothing this process does can hide them.
+    """Peaks of this process, sampled every few milliseconds by another one, so that nothing this process does can hide
+    them.
 
-    `lap()` gives the peaks since the lap before: (RssAnon bytes, device bytes as the driver counts them for this process).
+    `lap()` gives the peaks since the lap before: (RssAnon bytes, device bytes as the driver counts them for this
+    process).
     """
 
     def __init__(self, device: Device | None = None):

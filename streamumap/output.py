@@ -13,7 +13,8 @@ AXES = ("x", "y", "z")
 
 
 def write_parquet(path: Path, embedding: np.ndarray, is_zero: np.ndarray, duplicate_of: np.ndarray) -> None:
-    """row_id, x, y, z (as many as there are; further ones are dim3, dim4, ...), is_zero, duplicate_of (null where the row is the first)."""
+    """row_id, x, y, z (as many as there are; further ones are dim3, dim4, ...), is_zero, duplicate_of (null where the
+    row is the first)."""
     import pyarrow as pa
     import pyarrow.parquet
 
@@ -34,16 +35,29 @@ def describe(report: dict) -> tuple[str, str]:
 
 
 def render_run(run: Path, out: Path, labels: Path | None = None, size_px: int = 1600, dark: bool = False) -> Path:
-    """A picture of the run in the folder `run`, of its last checkpoint where it is not finished. Raises InputError, OutputError."""
+    """A picture of the run in the folder `run`, of its last checkpoint where it is not finished. Raises InputError,
+    OutputError."""
     found = next((p for p in (run / "embedding.npy", run / "scratch" / "layout.npy") if p.exists()), None)
     if found is None:
-        raise InputError(f"{run}: expected a run with a map or the beginning of one, found no embedding.npy; start it with streamumap embed.")
+        raise InputError(
+            f"{run}: expected a run with a map or the beginning of one, found no embedding.npy; start it with streamumap embed."
+        )
     embedding = _read(found)
     if embedding.shape[1] < 2:
-        raise InputError(f"{run}: expected a map of 2 or more dimensions, found {embedding.shape[1]}; a picture needs two.")
+        raise InputError(
+            f"{run}: expected a map of 2 or more dimensions, found {embedding.shape[1]}; a picture needs two."
+        )
     report = run / "run.json"
     title, subtitle = _described(report) if report.exists() else (run.name, "not finished")
-    render(embedding, out, labels=_read_labels(labels, len(embedding)), title=title, subtitle=subtitle, size_px=size_px, dark=dark)
+    render(
+        embedding,
+        out,
+        labels=_read_labels(labels, len(embedding)),
+        title=title,
+        subtitle=subtitle,
+        size_px=size_px,
+        dark=dark,
+    )
     return out
 
 
@@ -51,7 +65,9 @@ def _read(path: Path) -> np.ndarray:
     try:
         file = BlockFile.open(path)
     except (OSError, ValueError) as e:
-        raise InputError(f"{path}: expected the map of a run, found something else or a part of it; run streamumap embed again.") from e
+        raise InputError(
+            f"{path}: expected the map of a run, found something else or a part of it; run streamumap embed again."
+        ) from e
     embedding = file.read(0, len(file))
     file.close()
     return embedding
@@ -61,7 +77,9 @@ def _described(path: Path) -> tuple[str, str]:
     try:
         return describe(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError) as e:
-        raise InputError(f"{path}: expected the report of a run, found something else; run streamumap embed again.") from e
+        raise InputError(
+            f"{path}: expected the report of a run, found something else; run streamumap embed again."
+        ) from e
 
 
 def _read_labels(path: Path | None, n_rows: int) -> list[str] | None:
@@ -70,9 +88,15 @@ def _read_labels(path: Path | None, n_rows: int) -> list[str] | None:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as e:
-        raise InputError(f"--labels: {path}: cannot be read ({e.strerror}); give a text file with one label a line.") from e
+        raise InputError(
+            f"--labels: {path}: cannot be read ({e.strerror}); give a text file with one label a line."
+        ) from e
     except UnicodeDecodeError as e:
-        raise InputError(f"--labels: {path}: expected text in UTF-8, found byte {e.object[e.start]}; save it as UTF-8.") from e
+        raise InputError(
+            f"--labels: {path}: expected text in UTF-8, found byte {e.object[e.start]}; save it as UTF-8."
+        ) from e
     if len(lines) != n_rows:
-        raise InputError(f"--labels: {path}: expected {n_rows} lines, one a row, found {len(lines)}; give as many as there are rows.")
+        raise InputError(
+            f"--labels: {path}: expected {n_rows} lines, one a row, found {len(lines)}; give as many as there are rows."
+        )
     return lines

@@ -10,12 +10,15 @@ OURS = "streamumap"
 
 def knob(default, help, *, low=None, high=None, choices=None, unit="", source=UMAP):
     """A field of Params. `low` and `high` are inclusive."""
-    return field(default=default, metadata=dict(help=help, low=low, high=high, choices=choices, unit=unit, source=source))
+    return field(
+        default=default, metadata=dict(help=help, low=low, high=high, choices=choices, unit=unit, source=source)
+    )
 
 
 @dataclass(frozen=True)
 class Params:
-    """The parameters that decide what the map is (not how much memory it may take). Raises InputError where one is out of range."""
+    """The parameters that decide what the map is (not how much memory it may take). Raises InputError where one is out
+    of range."""
 
     n_neighbors: int = knob(15, "Neighbours of a row, itself included.", low=2, high=1000)
     min_dist: float = knob(0.1, "Smallest distance of two points on the map.", low=0.0, high=100.0, unit="map units")
@@ -25,23 +28,40 @@ class Params:
     n_epochs: int | None = knob(
         None, "Epochs of the layout. Default: 500 up to 10,000 rows, 200 above.", low=1, high=100_000, unit="epochs"
     )
-    init: str = knob("auto", "First positions; or the path of a .npy file of them.", choices=("auto", "pca", "spectral", "random"))
+    init: str = knob(
+        "auto", "First positions; or the path of a .npy file of them.", choices=("auto", "pca", "spectral", "random")
+    )
     learning_rate: float = knob(1.0, "First step size of the layout.", low=1e-6, high=1e3)
     repulsion_strength: float = knob(1.0, "Weight of repulsion.", low=0.0, high=1e3)
     negative_sample_rate: int = knob(5, "Random rows pushed away for each neighbour pulled.", low=0, high=1000)
     local_connectivity: float = knob(1.0, "Neighbours a row is fully connected to.", low=0.0, high=100.0)
-    set_op_mix_ratio: float = knob(1.0, "Fuzzy union (1) to fuzzy intersection (0) of the two directions.", low=0.0, high=1.0)
-    layout: str = knob("auto", "Backend of the layout; auto: cuda on a GPU, else cpu.", choices=("auto", "cpu", "cuda", "cuml"), source=OURS)
-    reduce: str = knob("none", "Reduce the features before the neighbours are searched.", choices=("none", "pca"), source=OURS)
+    set_op_mix_ratio: float = knob(
+        1.0, "Fuzzy union (1) to fuzzy intersection (0) of the two directions.", low=0.0, high=1.0
+    )
+    layout: str = knob(
+        "auto",
+        "Backend of the layout; auto: cuda on a GPU, else cpu.",
+        choices=("auto", "cpu", "cuda", "cuml"),
+        source=OURS,
+    )
+    reduce: str = knob(
+        "none", "Reduce the features before the neighbours are searched.", choices=("none", "pca"), source=OURS
+    )
     reduce_dims: int = knob(512, "Dimensions kept by --reduce.", low=1, high=1_000_000, unit="features", source=OURS)
-    recall: float = knob(0.95, "Floor for the recall of the k-NN graph, measured on sampled rows.", low=0.0, high=1.0, source=OURS)
+    recall: float = knob(
+        0.95, "Floor for the recall of the k-NN graph, measured on sampled rows.", low=0.0, high=1.0, source=OURS
+    )
     seed: int = knob(42, "Seed of everything random.", low=0, high=2**63 - 1, source="umap-learn's random_state")
 
     def __post_init__(self):
         for f in fields(self):
-            _check(f.name, getattr(self, f.name), f.metadata, whole=f.type in (int, int | None), optional=f.default is None)
+            _check(
+                f.name, getattr(self, f.name), f.metadata, whole=f.type in (int, int | None), optional=f.default is None
+            )
         if self.min_dist > self.spread:
-            raise InputError(f"min_dist: expected at most spread ({self.spread:g}), found {self.min_dist:g}; lower it or raise spread.")
+            raise InputError(
+                f"min_dist: expected at most spread ({self.spread:g}), found {self.min_dist:g}; lower it or raise spread."
+            )
 
     def to_json(self) -> dict:
         return asdict(self)
@@ -52,9 +72,13 @@ def _check(name, value, metadata, whole, optional):
         return
     if metadata["choices"] is not None:
         if value not in metadata["choices"] and not (name == "init" and str(value).endswith(".npy")):
-            raise InputError(f"{name}: expected one of {', '.join(metadata['choices'])}, found {value!r}; choose one of these.")
+            raise InputError(
+                f"{name}: expected one of {', '.join(metadata['choices'])}, found {value!r}; choose one of these."
+            )
         return
     low, high = metadata["low"], metadata["high"]
     if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or not low <= value <= high:
         kind = "whole number" if whole else "number"
-        raise InputError(f"{name}: expected a {kind} from {low:g} to {high:g}, found {value!r}; give one in this range.")
+        raise InputError(
+            f"{name}: expected a {kind} from {low:g} to {high:g}, found {value!r}; give one in this range."
+        )

@@ -1,7 +1,7 @@
 """What a run will do and need, before it does anything: pure integers, no input or output.
 
-Each stage's bytes are a formula beside the stage; here they are added to what stays in memory, the largest block sizes that fit the budget are
-found, and a budget that cannot hold the smallest blocks is refused with one that can.
+Each stage's bytes are a formula beside the stage; here they are added to what stays in memory, the largest block sizes
+that fit the budget are found, and a budget that cannot hold the smallest blocks is refused with one that can.
 """
 
 from collections.abc import Callable, Iterable
@@ -36,7 +36,8 @@ QUALITY_NEIGHBORS = 15
 
 @dataclass(frozen=True)
 class Job:
-    """What the source says. `n_nonzero` None: not known before the rows are read once; they are then planned as dense."""
+    """What the source says. `n_nonzero` None: not known before the rows are read once; they are then planned as
+    dense."""
 
     n_rows: int
     n_features: int
@@ -83,7 +84,9 @@ class Plan:
 
     @property
     def peak(self) -> Footprint:
-        return Footprint(*(max(getattr(s.predicted, f) for s in self.stages) for f in ("host_bytes", "device_bytes", "disk_bytes")))
+        return Footprint(
+            *(max(getattr(s.predicted, f) for s in self.stages) for f in ("host_bytes", "device_bytes", "disk_bytes"))
+        )
 
 
 def make_plan(job: Job, params: Params, budget: Budget, machine: Machine) -> Plan:
@@ -111,19 +114,31 @@ def make_plan(job: Job, params: Params, budget: Budget, machine: Machine) -> Pla
 def _packs(job: Job, params: Params, machine: Machine) -> bool:
     from streamumap.source.packed import pays
 
-    return job.n_nonzero is not None and not machine.device and params.reduce == "none" and pays(job.n_rows, job.n_features, job.n_nonzero)
+    return (
+        job.n_nonzero is not None
+        and not machine.device
+        and params.reduce == "none"
+        and pays(job.n_rows, job.n_features, job.n_nonzero)
+    )
 
 
 def _does_not_fit(missing: list[tuple[str, int]], budget: Budget) -> DoesNotFit:
     """`smallest_bytes` is that of the device where the device is too small."""
     host = "--budget" if budget.device_bytes is None else "--host-budget"
     options = {"device": ("--budget", budget.device_bytes or 0), "host": (host, budget.host_bytes)}
-    smallest = {where: -(-max(n for w, n in missing if w == where) // 10**6) * 10**6 for where in options if where in dict(missing)}
+    smallest = {
+        where: -(-max(n for w, n in missing if w == where) // 10**6) * 10**6
+        for where in options
+        if where in dict(missing)
+    }
     texts = [
         f"{options[where][0]}: {format_bytes(options[where][1])} cannot hold this job, the smallest that can is {n // 10**6}MB"
         for where, n in smallest.items()
     ]
-    return DoesNotFit(f"{'; '.join(texts)}; raise {'it to that' if len(texts) == 1 else 'both to these'}.", next(iter(smallest.values())))
+    return DoesNotFit(
+        f"{'; '.join(texts)}; raise {'it to that' if len(texts) == 1 else 'both to these'}.",
+        next(iter(smallest.values())),
+    )
 
 
 def powers(largest: int, smallest: int) -> list[int]:
@@ -135,6 +150,9 @@ def powers(largest: int, smallest: int) -> list[int]:
         if smallest <= power < largest:
             out.append(power)
     return out
+
+
+Bytes = Callable[[int], int]
 
 
 class _Planner:
@@ -155,25 +173,40 @@ class _Planner:
         if self.params.reduce != "none":
             out.append(self._reduce())
         neighbors = self._neighbors()
-        out += [neighbors, self._graph(), self._start(), self._layout(), self._quality(neighbors.blocks.get("cell_rows", 0)), self._write()]
+        out += [
+            neighbors,
+            self._graph(),
+            self._start(),
+            self._layout(),
+            self._quality(neighbors.blocks.get("cell_rows", 0)),
+            self._write(),
+        ]
         return out
 
-    def _solve(self, name, backend, block, sizes: Iterable[int], host: Callable[[int], int], device: Callable[[int], int] = lambda b: 0):
-        """The first of `sizes` (descending) that fits both budgets; the last where none does, and what it would need."""
-        need_host = need_device = size = 0
-        for size in sizes:
-            need_host = self.host_base + host(size)
-            need_device = max(self.device_base, (CONTEXT_BYTES + int(device(size) * (1 + POOL_SHARE))) if device(size) else 0)
-            if need_host <= self.budget.host_bytes and (self.budget.device_bytes is None or need_device <= self.budget.device_bytes):
+    def _solve(self, name, backend, block, sizes: Iterable[int], host: Bytes, device: Bytes | None = None) -> StagePlan:
+        """`_fit` where one block size is free; `host` and `device` are functions of it."""
+        on_device = None if device is None else (lambda shape: device(shape[block]))
+        return self._fit(name, backend, [{block: size} for size in sizes], lambda shape: host(shape[block]), on_device)
+
+    def _fit(self, name, backend, shapes: list[dict[str, int]], host, device=None) -> StagePlan:
+        """The first of `shapes` (block sizes, the largest first) that fits both budgets; the last where none does, and
+        what it would need."""
+        for shape in shapes:
+            need_host = self.host_base + host(shape)
+            arrays = device(shape) if device is not None else 0
+            need_device = max(self.device_base, CONTEXT_BYTES + int(arrays * (1 + POOL_SHARE)) if arrays else 0)
+            host_fits = need_host <= self.budget.host_bytes
+            device_fits = self.budget.device_bytes is None or need_device <= self.budget.device_bytes
+            if host_fits and device_fits:
                 break
         else:
-            if need_host > self.budget.host_bytes:
+            if not host_fits:
                 self.missing.append(("host", need_host))
-            if self.budget.device_bytes is not None and need_device > self.budget.device_bytes:
+            if not device_fits:
                 self.missing.append(("device", need_device))
         if need_device:
             self.device_base = CONTEXT_BYTES
-        return StagePlan(name, backend, {block: size}, Footprint(need_host, need_device, self.disk))
+        return StagePlan(name, backend, shape, Footprint(need_host, need_device, self.disk))
 
     def _read(self) -> StagePlan:
         from streamumap.source.scan import scan_footprint
@@ -181,7 +214,11 @@ class _Planner:
         job = self.job
         sizes = powers(max(1, min(job.n_rows, 32 * 2**20 // max(job.n_features * job.itemsize, 1))), 1)
         stage = self._solve(
-            "read", "numpy", "block_rows", sizes, lambda b: scan_footprint(job.n_rows, job.n_features, job.itemsize, b) + self._packing(b)
+            "read",
+            "numpy",
+            "block_rows",
+            sizes,
+            lambda b: scan_footprint(job.n_rows, job.n_features, job.itemsize, b) + self._packing(b),
         )
         self.host_base += job.n_rows * 9 + self._packed_bytes()
         return stage
@@ -196,7 +233,9 @@ class _Planner:
             return 0
         from streamumap.source.packed import packed_footprint
 
-        host, disk = packed_footprint(job.n_rows, job.n_features, job.n_nonzero, job.itemsize, on_disk=self.packed_on_disk)
+        host, disk = packed_footprint(
+            job.n_rows, job.n_features, job.n_nonzero, job.itemsize, on_disk=self.packed_on_disk
+        )
         self.disk = max(self.disk, disk + job.n_rows * (self.params.n_neighbors * 8 + self.params.n_components * 4))
         return host
 
@@ -209,7 +248,7 @@ class _Planner:
         stage = self._solve(
             "reduce", "cuda" if self.gpu else "numpy", "block_rows", sizes,
             lambda b: reduce.footprint(job.n_features, dims, b) + b * job.n_features * 8,
-            lambda b: reduce.device_footprint(job.n_features, dims, b, 4) if self.gpu else 0,
+            (lambda b: reduce.device_footprint(job.n_features, dims, b, 4)) if self.gpu else None,
         )  # fmt: skip
         self.job = Job(job.n_rows, dims, "float32")
         return stage
@@ -240,38 +279,38 @@ class _Planner:
     def _counting_dense(self, n_others, block_rows) -> int:
         """Ranks are counted in the rows as they came, reduced or not."""
         rows = self.original
-        return knn.dense_count_closer(min(QUALITY_ROWS, rows.n_rows), n_others, rows.n_features, rows.itemsize, block_rows)
+        return knn.dense_count_closer(
+            min(QUALITY_ROWS, rows.n_rows), n_others, rows.n_features, rows.itemsize, block_rows
+        )
 
     def _counting(self, n_others, block_rows) -> int:
-        return knn.count_closer(min(QUALITY_ROWS, self.job.n_rows), n_others, self.job.n_features, block_rows)
+        return knn.count_closer(min(QUALITY_ROWS, self.job.n_rows), n_others, self.original.n_features, block_rows)
 
     def _neighbors_cuda(self) -> StagePlan:
         """All rows on the device where they fit, else as many query rows as do."""
         job, k = self.job, self.params.n_neighbors
-        shapes = [(job.n_rows, other, True) for other in (65_536, 16_384, 4_096)]
-        shapes += [(query, other, False) for query in powers(job.n_rows, 2_048)[1:] for other in (65_536, 16_384, 4_096, 1_024)]
-        stage = None
-        for query_rows, other_rows, resident in sorted(shapes, key=lambda s: (-s[0], -s[1])):
-            missing = list(self.missing)
-            stage = self._solve(
-                "neighbors", "cuda", "query_rows", [query_rows],
-                lambda b, other=other_rows: knn.cuda_host(job.n_rows, job.n_features, knn.cuda_itemsize(job.dtype), k, other),
-                lambda b, other=other_rows, stay=resident: max(
-                    knn.cuda_device(job.n_features, job.dtype, k, b, other, stay), self._counting(k - 1, 2_048)
-                ),
-            )  # fmt: skip
-            stage.blocks["other_rows"] = other_rows
-            if len(self.missing) == len(missing):
-                return stage
-            failed, self.missing = self.missing, missing
-        self.missing = failed
-        assert stage is not None
-        return stage
+        shapes = [
+            {"query_rows": query, "other_rows": other}
+            for query in powers(job.n_rows, min(job.n_rows, 2_048))
+            for other in (65_536, 16_384, 4_096, 1_024)
+        ]
+
+        def host(shape: dict[str, int]) -> int:
+            return knn.cuda_host(job.n_rows, job.n_features, knn.cuda_itemsize(job.dtype), k, shape["other_rows"])
+
+        def device(shape: dict[str, int]) -> int:
+            resident = shape["query_rows"] == job.n_rows
+            search = knn.cuda_device(job.n_features, job.dtype, k, shape["query_rows"], shape["other_rows"], resident)
+            return max(search, self._counting(k - 1, 2_048))
+
+        return self._fit("neighbors", "cuda", shapes, host, device)
 
     def _graph(self) -> StagePlan:
         n, k = self.job.n_rows, self.params.n_neighbors
         self.disk += graph_footprint.disk_bytes(n, k)
-        return self._solve("graph", "numba", "block_rows", powers(n, min(n, 4096)), lambda b: graph_footprint.build(n, k, b))
+        return self._solve(
+            "graph", "numba", "block_rows", powers(n, min(n, 4096)), lambda b: graph_footprint.build(n, k, b)
+        )
 
     def _start(self) -> StagePlan:
         """The sample and its centred copy; while all rows are projected, a block for each core."""
@@ -283,10 +322,19 @@ class _Planner:
         if self.gpu:
             on_device = block_rows * (3 * job.n_features * knn.cuda_itemsize(job.dtype) + job.n_features * 4)
             pinned = 2 * block_rows * job.n_features * job.itemsize
-            stage = self._solve("start", "cuda", "sample_rows", sizes, lambda b: fixed + int(b * per_row * 2.5) + pinned, lambda b: on_device)
+            stage = self._solve(
+                "start",
+                "cuda",
+                "sample_rows",
+                sizes,
+                lambda b: fixed + int(b * per_row * 2.5) + pinned,
+                lambda b: on_device,
+            )
         else:
             blocks = self.machine.n_cores * block_rows * per_row * 3
-            stage = self._solve("start", "numpy", "sample_rows", sizes, lambda b: fixed + max(int(b * per_row * 2.5), blocks))
+            stage = self._solve(
+                "start", "numpy", "sample_rows", sizes, lambda b: fixed + max(int(b * per_row * 2.5), blocks)
+            )
         stage.blocks["block_rows"] = block_rows
         return stage
 
@@ -296,15 +344,26 @@ class _Planner:
         if backend == "auto":
             backend = "cuda" if self.gpu else "cpu"
         if backend != "cpu" and not self.gpu:
-            raise InputError(f"--layout: {backend} needs a GPU and this is a CPU run; use --layout cpu or --device cuda.")
+            raise InputError(
+                f"--layout: {backend} needs a GPU and this is a CPU run; use --layout cpu or --device cuda."
+            )
         if backend == "cuml":
-            return self._solve("layout", "cuml", "block_rows", [n], lambda b: n * (k * 8 + c * 12), lambda b: cuml_bytes(n, k))
+            return self._solve(
+                "layout", "cuml", "block_rows", [n], lambda b: n * (k * 8 + c * 12), lambda b: cuml_bytes(n, k)
+            )
         edges = 2 * n * (k - 1)
 
         def needed(block_rows: int) -> int:
             return layout_bytes(n, c, block_rows, edges)
 
-        return self._solve("layout", backend, "block_rows", powers(n, min(n, 1024)), needed, needed if backend == "cuda" else lambda b: 0)
+        return self._solve(
+            "layout",
+            backend,
+            "block_rows",
+            powers(n, min(n, 1024)),
+            needed,
+            needed if backend == "cuda" else lambda b: 0,
+        )
 
     def _quality(self, cell_rows: int) -> StagePlan:
         """`cell_rows`: of dense neighbours on a CPU."""
@@ -334,7 +393,21 @@ class _Planner:
 
 def resolve_name(dtype: str) -> str:
     """A dtype as the user names it -> as sources name it. Raises InputError."""
-    names = ("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "float16", "bfloat16", "float32", "float64")
+    names = (
+        "bool",
+        "int8",
+        "uint8",
+        "int16",
+        "uint16",
+        "int32",
+        "uint32",
+        "int64",
+        "uint64",
+        "float16",
+        "bfloat16",
+        "float32",
+        "float64",
+    )
     if dtype not in names:
         raise InputError(f"--dtype: expected one of {', '.join(names)}, found {dtype!r}; choose one of these.")
     return dtype

@@ -1,6 +1,7 @@
 """How good a graph and a map are, measured on sampled rows against exact ranks among all rows.
 
-The ranks come from a backend's `count_closer`; here they become recall@k, kNN preservation@k and trustworthiness@k (Venna & Kaski 2001).
+The ranks come from a backend's `count_closer`; here they become recall@k, kNN preservation@k and trustworthiness@k
+(Venna & Kaski 2001).
 """
 
 import numpy as np
@@ -13,9 +14,11 @@ def sample_rows(n_rows: int, size: int, seed: int) -> np.ndarray:
 
 
 def recall(ranks: np.ndarray, found: np.ndarray) -> float:
-    """Share of the true k neighbours that a graph has. `ranks` int64 (S, k): rows closer than each of `found` (S, k); -1 in `found`: none.
+    """Share of the true k neighbours that a graph has. `ranks` int64 (S, k): rows closer than each of `found` (S, k);
+    -1 in `found`: none.
 
-    A missing neighbour counts as right where the row has no more than that many (all others are further than an edge may be).
+    A missing neighbour counts as right where the row has no more than that many (all others are further than an edge
+    may be).
     """
     k = found.shape[1]
     there = found >= 0
@@ -25,7 +28,8 @@ def recall(ranks: np.ndarray, found: np.ndarray) -> float:
 
 
 def preservation(ranks: np.ndarray) -> float:
-    """Share of the k nearest on the map that are among the k nearest rows. `ranks` int64 (S, k), of the nearest on the map."""
+    """Share of the k nearest on the map that are among the k nearest rows. `ranks` int64 (S, k), of the nearest on the
+    map."""
     return float((ranks < ranks.shape[1]).mean())
 
 
@@ -37,7 +41,8 @@ def trustworthiness(ranks: np.ndarray, n_rows: int) -> float:
 
 
 def nearest_on_map(embedding: np.ndarray, sample: np.ndarray, k: int) -> np.ndarray:
-    """int64 (S, k): for each sampled row the k rows nearest on the map, itself apart. Rows without a place (NaN) are nobody's neighbours."""
+    """int64 (S, k): for each sampled row the k rows nearest on the map, itself apart. Rows without a place (NaN) are
+    nobody's neighbours."""
     from scipy.spatial import cKDTree
 
     placed = np.flatnonzero(np.isfinite(embedding).all(1))

@@ -45,7 +45,9 @@ def device_footprint(n_features: int, n_components: int, block_rows: int, itemsi
     """Device bytes that a StreamedPCA with a device takes at its peak, rows of `itemsize` bytes a value; the context
     of the device not counted. Its host bytes are those of `footprint`: the decomposition is done there."""
     moment_bytes, piece_rows = 8 * n_features**2, min(block_rows, PIECE_ROWS)
-    piece_bytes = piece_rows * n_features * (itemsize + 4 + 4 + 8)  # as it came, widened, centred, and in float64 for its mean
+    piece_bytes = (
+        piece_rows * n_features * (itemsize + 4 + 4 + 8)
+    )  # as it came, widened, centred, and in float64 for its mean
     adding_bytes = 2 * moment_bytes + piece_bytes
     transforming_bytes = piece_bytes + 4 * n_components * (n_features + piece_rows)
     return int((moment_bytes + max(adding_bytes, transforming_bytes) + CUBLAS_BYTES) * POOL)
@@ -56,8 +58,8 @@ def decompose(n_rows: int, moment: np.ndarray, n_components: int) -> Components:
 
     Raises InputError where there are fewer rows or features than components, or fewer than 2 rows.
     """
-    from scipy.linalg import eigh  # type: ignore[import-untyped]
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+    from scipy.linalg import eigh
+    from threadpoolctl import threadpool_limits
 
     n_features = len(moment)
     if n_rows < 2:

@@ -35,7 +35,8 @@ def report(source: RowSource, found: Scan, params: Params, plan: Plan, seconds: 
         },
         "params": params.to_json(),
         "device": machine.device.name if machine.device else f"cpu, {machine.n_cores} cores, {platform.machine()}",
-        "versions": {"python": platform.python_version()} | {name: version for name in PACKAGES if (version := _version(name))},
+        "versions": {"python": platform.python_version()}
+        | {name: version for name in PACKAGES if (version := _version(name))},
         "budget": {"host_bytes": plan.budget.host_bytes, "device_bytes": plan.budget.device_bytes},
         "predicted_peak": asdict(plan.peak),
         "measured_peak": {f: max(s["measured"][f] for s in measured["stages"]) for f in ("host_bytes", "device_bytes")},

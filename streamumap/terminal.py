@@ -26,7 +26,13 @@ def progress(quiet: bool) -> Iterator[Listener]:
         yield _PlainLines()
     else:
         console = Console(stderr=True)
-        columns = (TextColumn("{task.description:<9}"), BarColumn(20), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn(compact=True))
+        columns = (
+            TextColumn("{task.description:<9}"),
+            BarColumn(20),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(compact=True),
+        )
         with Progress(*columns, console=console, transient=True) as bars:
             yield _live(bars, console)
 
@@ -43,7 +49,9 @@ def _live(bars: Progress, console: Console) -> Listener:
             bars.remove_task(bars.tasks[-1].id)
             console.print(_done(event), highlight=False, markup=False)
         else:
-            console.print(_note(event), highlight=False, markup=False, style="yellow" if event.level == "warning" else None)
+            console.print(
+                _note(event), highlight=False, markup=False, style="yellow" if event.level == "warning" else None
+            )
 
     return listen
 
@@ -62,7 +70,9 @@ class _PlainLines:
             total, unit = self.stage.total, self.stage.unit
             if now >= self.next and 0 < event.done < total:
                 left = (now - self.started) * (total - event.done) / event.done
-                print(f"{event.stage}: {event.done:,} of {total:,} {unit}, {left:.0f} s left", file=sys.stderr, flush=True)
+                print(
+                    f"{event.stage}: {event.done:,} of {total:,} {unit}, {left:.0f} s left", file=sys.stderr, flush=True
+                )
                 self.next = now + LINE_SECONDS
         else:
             print(_done(event) if isinstance(event, StageDone) else _note(event), file=sys.stderr, flush=True)
@@ -80,9 +90,12 @@ def print_plan(plan: Plan) -> None:
     """The plan as a table on standard output."""
     job, budget, device = plan.job, plan.budget, plan.machine.device
     kind = "" if job.n_nonzero is None else f", {job.n_nonzero / job.n_rows:.0f} of them non-zero in a row"
-    print(f"matrix   {job.n_rows:,} rows x {job.n_features:,} features, {job.dtype}{kind}: {format_bytes(job.matrix_bytes)}")
+    print(
+        f"matrix   {job.n_rows:,} rows x {job.n_features:,} features, {job.dtype}{kind}: {format_bytes(job.matrix_bytes)}"
+    )
     if device:
-        print(f"device   {device.label} {device.name}, budget {format_bytes(budget.device_bytes or 0)}; host budget {format_bytes(budget.host_bytes)}")
+        on_device, on_host = format_bytes(budget.device_bytes or 0), format_bytes(budget.host_bytes)
+        print(f"device   {device.label} {device.name}, budget {on_device}; host budget {on_host}")
     else:
         print(f"device   cpu, {plan.machine.n_cores} cores, budget {format_bytes(budget.host_bytes)}")
     table = Table(box=None, pad_edge=False, header_style="bold")

@@ -1,4 +1,5 @@
-"""The process that `memory.Watch` starts: samples the peaks of process PID and answers each line of input with "host device".
+"""The process that `memory.Watch` starts: samples the peaks of process PID and answers each line of input with "host
+device".
 
 python -m streamumap.watch PID DEVICE        (DEVICE -1: no GPU)
 """
@@ -13,7 +14,8 @@ PERIOD_SECONDS = 0.005
 
 
 class DeviceMemory:
-    """What the driver counts for a process on a GPU. Where it does not show the process (containers): what all use beyond what was used at first."""
+    """What the driver counts for a process on a GPU. Where it does not show the process (containers): what all use
+    beyond what was used at first."""
 
     def __init__(self, pid: int, number: int):
         import pynvml

@@ -1,7 +1,8 @@
 """The run's directory: the only place that knows which file is called what.
 
-A file under its final name is whole: it is written under a name of its own, synced and renamed, and then the directory is synced. What a stage
-made is kept under a key, a hash of all that it depends on; the same command finds it again, another one makes it anew.
+A file under its final name is whole: it is written under a name of its own, synced and renamed, and then the directory
+is synced. What a stage made is kept under a key, a hash of all that it depends on; the same command finds it again,
+another one makes it anew.
 """
 
 import fcntl
@@ -10,6 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +40,8 @@ def key_of(*parts) -> str:
 
 
 class Workdir:
-    """RUN. Opened for one input; raises InputError where the folder holds something else, OutputError where it cannot be written."""
+    """RUN. Opened for one input; raises InputError where the folder holds something else, OutputError where it cannot
+    be written."""
 
     def __init__(self, path: Path, fingerprint: dict):
         self.path = Path(path)
@@ -55,7 +58,9 @@ class Workdir:
 
     def has(self, stage: str, key: str) -> bool:
         """Whether the stage's output is there, whole, made from what `key` stands for."""
-        return self._manifest["stages"].get(stage, {}).get("key") == key and all(self._whole(name) for name in FILES[stage])
+        return self._manifest["stages"].get(stage, {}).get("key") == key and all(
+            self._whole(name) for name in FILES[stage]
+        )
 
     def done(self, stage: str, key: str, **facts) -> None:
         """The stage's output is whole. `facts`: JSON-able values that go with it."""
@@ -70,6 +75,12 @@ class Workdir:
         for stage in stages:
             self._manifest["stages"].pop(stage, None)
         self._save_manifest()
+
+    def retract(self) -> None:
+        """Removes what described the map that is about to be replaced."""
+        self.forget("embedding", "layout")
+        for name in ("run.json", "map.png", "embedding.parquet"):
+            self._writable(partial((self.path / name).unlink, missing_ok=True))
 
     def create(self, name: str, shape: tuple[int, ...], dtype) -> BlockFile:
         """A new BlockFile in scratch."""
@@ -118,7 +129,9 @@ class Workdir:
         self._rename(temporary, self.path / name)
 
     def publish_json(self, name: str, value: dict) -> None:
-        self.publish(name, lambda path: path.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8"))
+        self.publish(
+            name, lambda path: path.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        )
 
     def finish(self) -> None:
         """Removes what nobody needs after the run."""
@@ -150,7 +163,11 @@ class Workdir:
             raise
         except (ValueError, OSError, RecursionError) as e:
             raise self._no_manifest() from e
-        if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA or not isinstance(manifest.get("stages"), dict):
+        if (
+            not isinstance(manifest, dict)
+            or manifest.get("schema") != SCHEMA
+            or not isinstance(manifest.get("stages"), dict)
+        ):
             raise self._no_manifest()
         if manifest.get("input") != fingerprint:
             raise InputError(
@@ -159,7 +176,9 @@ class Workdir:
         return manifest
 
     def _no_manifest(self) -> InputError:
-        return InputError(f"--out: {self.path / MANIFEST}: expected the manifest of a run, found something else; choose another --out.")
+        return InputError(
+            f"--out: {self.path / MANIFEST}: expected the manifest of a run, found something else; choose another --out."
+        )
 
     def _save_manifest(self):
         temporary = self.path / UNFINISHED_MANIFEST
@@ -190,7 +209,9 @@ class Workdir:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as e:
             os.close(descriptor)
-            raise InputError(f"--out: {self.path}: another run is writing here; wait for it or choose another --out.") from e
+            raise InputError(
+                f"--out: {self.path}: another run is writing here; wait for it or choose another --out."
+            ) from e
         return descriptor
 
     def _writable(self, action: Callable[[], Any]) -> Any:
@@ -199,4 +220,6 @@ class Workdir:
         except OutputError:
             raise
         except OSError as e:
-            raise OutputError(f"--out: {self.path}: cannot be written ({e.strerror or e}); free space or choose another --out.") from e
+            raise OutputError(
+                f"--out: {self.path}: cannot be written ({e.strerror or e}); free space or choose another --out."
+            ) from e

@@ -10,7 +10,15 @@ DEGREES = (0, 1, 2, 5, 31, 32, 33, 65, 130)
 
 
 def make_settings(n_vertices, max_weight=65535, **changes):
-    values = dict(n_epochs=200, min_dist=0.1, spread=1.0, learning_rate=1.0, repulsion_strength=1.0, negative_sample_rate=5, seed=42)
+    values = dict(
+        n_epochs=200,
+        min_dist=0.1,
+        spread=1.0,
+        learning_rate=1.0,
+        repulsion_strength=1.0,
+        negative_sample_rate=5,
+        seed=42,
+    )
     return schedule.settings(n_vertices, max_weight, **values | changes)
 
 
@@ -80,7 +88,9 @@ def check_blocks(epoch, n=30, n_components=2):
     for cuts in ((0, 1, 7, n), (0, n // 2, n // 2, n)):
         for start, stop in zip(cuts[:-1], cuts[1:], strict=True):
             first, last = indptr[start], indptr[stop]
-            part = epoch(old, start, indptr[start : stop + 1] - first, targets[first:last], weights[first:last], int(first), 5, s)
+            part = epoch(
+                old, start, indptr[start : stop + 1] - first, targets[first:last], weights[first:last], int(first), 5, s
+            )
             assert part[start:stop].tobytes() == whole[start:stop].tobytes()
 
 

@@ -28,7 +28,10 @@ def check_neighbors(found, rows, k, metric, atol=1e-5):
     indices, distances = found
     true_indices, true_distances = reference.search(rows, k, metric)
     n, width = true_indices.shape
-    assert (indices.shape, indices.dtype) == ((n, k), np.int32) and (distances.shape, distances.dtype) == ((n, k), np.float32)
+    assert (indices.shape, indices.dtype) == ((n, k), np.int32) and (distances.shape, distances.dtype) == (
+        (n, k),
+        np.float32,
+    )
     assert (indices[:, width:] == -1).all() and np.isinf(distances[:, width:]).all()
     indices, distances = indices[:, :width], distances[:, :width]
     assert np.array_equal(indices[:, 0], np.arange(n)) and (distances[:, 0] == 0).all()
@@ -45,7 +48,9 @@ def check_neighbors(found, rows, k, metric, atol=1e-5):
 def check_counts(counts, rows, sample, others, metric, rtol=2e-6, atol=1e-9, tie=1e-7):
     """Rows that are closer by more than the tolerance are counted; rows that are as close, but for a `tie`, or further are not."""
     d = reference.distance_matrix(rows[sample], rows, metric)
-    theirs = np.where(others >= 0, np.take_along_axis(d, np.maximum(others, 0), 1), 1.0 if metric == "cosine" else np.inf)
+    theirs = np.where(
+        others >= 0, np.take_along_axis(d, np.maximum(others, 0), 1), 1.0 if metric == "cosine" else np.inf
+    )
     d[np.arange(len(sample)), sample] = np.inf
     least = (d[:, None] < theirs[:, :, None] * (1 - rtol) - atol).sum(2)
     most = (d[:, None] < theirs[:, :, None] * (1 - tie) - 1e-12).sum(2)

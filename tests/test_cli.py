@@ -47,7 +47,11 @@ def refused(call):
         done = call(*args)
         last = done.err.splitlines()[-1] if done.err else ""
         assert (done.code, done.out) == (code, ""), done
-        assert last.startswith("streamumap: ") and (last.endswith(".") or "python -c" in last) and "Traceback" not in done.err
+        assert (
+            last.startswith("streamumap: ")
+            and (last.endswith(".") or "python -c" in last)
+            and "Traceback" not in done.err
+        )
         assert done.err.count("streamumap: ") == 1
         return last.removeprefix("streamumap: ")
 
@@ -77,7 +81,12 @@ def finished(tmp_path_factory):
 def process(*args, **environment):
     command = [sys.executable, "-m", "streamumap.cli", *map(str, args)]
     return subprocess.run(
-        command, capture_output=True, text=True, cwd="/", env=os.environ | {"PYTHONPATH": ROOT} | environment, timeout=120
+        command,
+        capture_output=True,
+        text=True,
+        cwd="/",
+        env=os.environ | {"PYTHONPATH": ROOT} | environment,
+        timeout=120,
     )
 
 
@@ -119,7 +128,9 @@ def test_a_plan_reads_and_changes_nothing(finished, call, monkeypatch):
 
 def test_a_plan_without_a_file(call):
     done = call("plan", "--rows", 3_000_000, "--features", 3072, "--active", 32, "--budget", "40GB", "--device", "cpu")
-    assert done.code == 0 and "32 of them non-zero in a row" in done.out and "packed" in done.out and "float16" in done.out
+    assert (
+        done.code == 0 and "32 of them non-zero in a row" in done.out and "packed" in done.out and "float16" in done.out
+    )
     assert all(len(line) <= 120 for line in done.out.splitlines())
 
 
@@ -153,7 +164,11 @@ def test_a_terminal_gets_a_live_bar(finished):
     reader.start()
     command = [sys.executable, "-m", "streamumap.cli", "embed", finished.input, *FAST, "--metric", "cosine"]
     done = subprocess.run(
-        command, stdout=subprocess.PIPE, stderr=theirs, env=os.environ | {"PYTHONPATH": ROOT, "TERM": "xterm"}, timeout=120
+        command,
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        env=os.environ | {"PYTHONPATH": ROOT, "TERM": "xterm"},
+        timeout=120,
     )
     os.close(theirs)
     reader.join()
@@ -179,7 +194,9 @@ def test_help_of_every_command(columns, call, monkeypatch):
 @pytest.mark.parametrize("field", fields(Params), ids=lambda f: f.name)
 def test_help_tells_default_range_and_unit(field, call, monkeypatch):
     monkeypatch.setenv("COLUMNS", "300")
-    option = next(line for line in call("embed", "--help").out.splitlines() if f"--{field.name.replace('_', '-')} " in line)
+    option = next(
+        line for line in call("embed", "--help").out.splitlines() if f"--{field.name.replace('_', '-')} " in line
+    )
     m = field.metadata
     assert (f"one of {', '.join(m['choices'])}" if m["choices"] else f"{m['low']:g} to {m['high']:g}") in option
     assert m["unit"] in option and m["help"] in option
@@ -197,7 +214,14 @@ def test_version(call):
 
 
 @pytest.mark.parametrize(
-    "args", [["embed"], ["embed", "a", "--no-such"], ["embed", "a", "--n-neighbors", "x"], ["nothing"], ["render", "a", "--size", "3"]]
+    "args",
+    [
+        ["embed"],
+        ["embed", "a", "--no-such"],
+        ["embed", "a", "--n-neighbors", "x"],
+        ["nothing"],
+        ["render", "a", "--size", "3"],
+    ],
 )
 def test_wrong_usage_exits_2(args, call):
     done = call(*args)
@@ -226,13 +250,25 @@ def truncated(path):
 
 WRONG_INPUTS = {
     "NaN": (nonfinite, r"row 17: expected finite values, found NaN or infinite ones .* in 3 of 100 rows"),
-    "truncated": (truncated, r"body: expected 614400 bytes for shape \(100, 3072\) of float16, found 614399; the file was cut off"),
-    "objects": (lambda p: np.save(p, np.array([[{}]] * 5), allow_pickle=True), "dtype: expected .*, found .*Python objects"),
+    "truncated": (
+        truncated,
+        r"body: expected 614400 bytes for shape \(100, 3072\) of float16, found 614399; the file was cut off",
+    ),
+    "objects": (
+        lambda p: np.save(p, np.array([[{}]] * 5), allow_pickle=True),
+        "dtype: expected .*, found .*Python objects",
+    ),
     "1-d": (lambda p: np.save(p, np.ones(9)), r"shape: expected 2 dimensions .*, found 1 in \(9,\); reshape it"),
-    "3-d": (lambda p: np.save(p, np.ones((4, 3, 2))), r"shape: expected 2 dimensions .*, found 3 in \(4, 3, 2\); flatten it to \(12, 2\)"),
+    "3-d": (
+        lambda p: np.save(p, np.ones((4, 3, 2))),
+        r"shape: expected 2 dimensions .*, found 3 in \(4, 3, 2\); flatten it to \(12, 2\)",
+    ),
     "2 rows": (lambda p: np.save(p, np.ones((2, 5))), "shape: expected at least 3 rows, found 2"),
     "no columns": (lambda p: np.save(p, np.ones((5, 0))), "shape: expected at least 1 feature, found 0"),
-    "Fortran": (lambda p: np.save(p, np.asfortranarray(np.ones((5, 4)))), "fortran_order: expected False .*, found True; convert it with"),
+    "Fortran": (
+        lambda p: np.save(p, np.asfortranarray(np.ones((5, 4)))),
+        "fortran_order: expected False .*, found True; convert it with",
+    ),
     "text": (lambda p: p.write_text("a,b\n1,2\n"), r"magic: expected .*, found b'a,b\\n1,'"),
     "empty": (lambda p: p.write_bytes(b""), "magic: expected .*, found 0 bytes"),
     "folder": (lambda p: p.mkdir(), "file: expected a .npy file, found a folder"),
@@ -280,7 +316,9 @@ WRONG_OPTIONS = [
 ]
 
 
-@pytest.mark.parametrize(("options", "message"), WRONG_OPTIONS, ids=lambda o: " ".join(o) if isinstance(o, list) else "")
+@pytest.mark.parametrize(
+    ("options", "message"), WRONG_OPTIONS, ids=lambda o: " ".join(o) if isinstance(o, list) else ""
+)
 def test_a_wrong_option_is_refused_before_anything_is_made(options, message, refused, rows, monkeypatch):
     monkeypatch.setattr(memory, "_torch_has_cuda", lambda: False)
     path = rows()
@@ -299,7 +337,13 @@ def test_odd_paths_are_refused_on_one_line(path, command, refused, tmp_path, mon
 
 @pytest.mark.parametrize(
     "options",
-    [[], ["--rows", "5"], ["--features", "5"], ["--rows", "2", "--features", "5"], ["--rows", "9", "--features", "5", "--dtype", "half"]],
+    [
+        [],
+        ["--rows", "5"],
+        ["--features", "5"],
+        ["--rows", "2", "--features", "5"],
+        ["--rows", "9", "--features", "5", "--dtype", "half"],
+    ],
 )
 def test_a_plan_of_nothing_is_refused(options, refused):
     refused(2, "plan", *options, "--device", "cpu", "--budget", "2GB")
@@ -340,7 +384,11 @@ def test_a_path_that_is_no_unicode(call, rows, tmp_path):
 def test_an_infeasible_budget_names_one_that_works(refused, call, rows):
     path = rows(CODES[:300])
     said = refused(3, "embed", path, "--budget", "1MB", "--device", "cpu", "--n-epochs", 5)
-    smallest = int(re.search(r"^--budget: 1 MB cannot hold this job, the smallest that can is (\d+)MB; raise it to that\.$", said)[1])
+    smallest = int(
+        re.search(r"^--budget: 1 MB cannot hold this job, the smallest that can is (\d+)MB; raise it to that\.$", said)[
+            1
+        ]
+    )
     assert os.listdir(path.parent) == ["rows.npy"]
     refused(3, "embed", path, "--budget", f"{smallest * 95 // 100}MB", "--device", "cpu", "--n-epochs", 5)
     assert refused(3, "plan", path, "--budget", "1MB", "--device", "cpu") == said
@@ -415,7 +463,18 @@ def test_an_input_that_changes_during_the_run(refused, rows, monkeypatch, tmp_pa
 def test_signals_stop_and_the_same_command_continues(tmp_path):
     """SIGTERM in the layout, then SIGINT, then the rest: the bytes of a run that nobody stopped."""
     np.save(tmp_path / "a.npy", CODES[:1000])
-    command = ["embed", tmp_path / "a.npy", "--metric", "cosine", "--device", "cpu", "--budget", "2GB", "--n-epochs", "400"]
+    command = [
+        "embed",
+        tmp_path / "a.npy",
+        "--metric",
+        "cosine",
+        "--device",
+        "cpu",
+        "--budget",
+        "2GB",
+        "--n-epochs",
+        "400",
+    ]
     for number in (signal.SIGTERM, signal.SIGINT):
         started = subprocess.Popen(
             [sys.executable, "-u", "-m", "streamumap.cli", *map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -428,7 +487,8 @@ def test_signals_stop_and_the_same_command_continues(tmp_path):
             lines += started.stderr
             assert started.wait(60) == 75 and started.stdout.read() == ""
         assert re.search(
-            r"^streamumap: stopped while layout was at [\d,]+ of [\d,]+ epochs; the same command continues the run\.$", lines[-1]
+            r"^streamumap: stopped while layout was at [\d,]+ of [\d,]+ epochs; the same command continues the run\.$",
+            lines[-1],
         )
         assert "Traceback" not in "".join(lines)
     done = process(*command, "--json")
@@ -457,7 +517,9 @@ def test_a_second_signal_stops_at_once(number, refused, rows, monkeypatch):
 
 def test_a_picture_of_a_run(call, finished, tmp_path):
     (tmp_path / "labels.txt").write_text("ä\nb\nc\n" * 100, encoding="utf-8")
-    done = call("render", finished.run, "-o", tmp_path / "p.png", "--labels", tmp_path / "labels.txt", "--size", 300, "--dark")
+    done = call(
+        "render", finished.run, "-o", tmp_path / "p.png", "--labels", tmp_path / "labels.txt", "--size", 300, "--dark"
+    )
     assert (done.code, done.out, done.err) == (0, f"{tmp_path / 'p.png'}\n", "")
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
 
@@ -485,5 +547,10 @@ def test_a_demo_that_cannot_be_written(refused, tmp_path):
 
 
 def test_where_a_run_goes_by_default():
-    for given, out in [("a/b.npy", "a/b.umap"), ("b", "b.umap"), ("b.npz", "b.npz.umap"), ("/x/c d.npy", "/x/c d.umap")]:
+    for given, out in [
+        ("a/b.npy", "a/b.umap"),
+        ("b", "b.umap"),
+        ("b.npz", "b.npz.umap"),
+        ("/x/c d.npy", "/x/c d.umap"),
+    ]:
         assert cli.default_out(given) == Path(out)

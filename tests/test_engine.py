@@ -69,7 +69,9 @@ class StopAt:
         self.now = False
 
     def listen(self, event):
-        self.now = self.now or (isinstance(event, StageAdvanced) and event.stage == self.stage and event.done >= self.amount)
+        self.now = self.now or (
+            isinstance(event, StageAdvanced) and event.stage == self.stage and event.done >= self.amount
+        )
 
     def stopping(self):
         self.asked += self.now
@@ -90,7 +92,12 @@ def test_files(finished, rows):
     assert sorted(os.listdir(out)) == sorted([*FILES, "embedding.parquet", "map.png", "run.json", "manifest.json"])
     embedding, indices, distances = (np.load(out / name) for name in FILES)
     assert (embedding.dtype, embedding.shape) == (np.float32, (300, 2)) and np.isfinite(embedding).all()
-    assert (indices.dtype, indices.shape, distances.dtype, distances.shape) == (np.int32, (300, 15), np.float32, (300, 15))
+    assert (indices.dtype, indices.shape, distances.dtype, distances.shape) == (
+        np.int32,
+        (300, 15),
+        np.float32,
+        (300, 15),
+    )
     assert np.array_equal(indices[:, 0], np.arange(300)) and not distances[:, 0].any()
     assert (distances[:, 1:] >= distances[:, :-1]).all() and np.array_equal(indices == -1, np.isinf(distances))
     assert all(len(set(row) - {-1}) == 15 - row.count(-1) for row in indices.tolist())
@@ -118,8 +125,15 @@ def test_the_report(finished):
     out, report = finished
     assert report == json.loads((out / "run.json").read_text())
     assert report["params"] == SHORT.to_json() and report["exit_status"] == 0 and report["warnings"] == []
-    assert report["input"].items() >= {"rows": 300, "features": 3072, "dtype": "float32", "zero_rows": 2, "duplicate_rows": 11}.items()
-    assert report["versions"]["numpy"] == np.__version__ and report["device"].startswith("cpu") and report["input"]["fingerprint"]
+    assert (
+        report["input"].items()
+        >= {"rows": 300, "features": 3072, "dtype": "float32", "zero_rows": 2, "duplicate_rows": 11}.items()
+    )
+    assert (
+        report["versions"]["numpy"] == np.__version__
+        and report["device"].startswith("cpu")
+        and report["input"]["fingerprint"]
+    )
     assert [stage["stage"] for stage in report["stages"]] == STAGES
     for stage in report["stages"]:
         assert stage["seconds"] >= 0 and stage["predicted"]["host_bytes"] > 0 and stage["measured"]["host_bytes"] >= 0
@@ -132,12 +146,19 @@ def test_the_report(finished):
 def test_events_tell_every_stage_from_start_to_end(rows, tmp_path):
     events = []
     engine.embed(rows, SHORT, out=tmp_path / "run", listener=events.append, **BOUNDS)
-    assert [e.stage for e in events if isinstance(e, StageStarted)] == [e.stage for e in events if isinstance(e, StageDone)] == STAGES
+    assert (
+        [e.stage for e in events if isinstance(e, StageStarted)]
+        == [e.stage for e in events if isinstance(e, StageDone)]
+        == STAGES
+    )
     total = {e.stage: e.total for e in events if isinstance(e, StageStarted)}
     done = {e.stage: e.done for e in events if isinstance(e, StageAdvanced)}
     assert done == {stage: total[stage] for stage in done} and {"read", "neighbors", "graph", "layout"} <= set(done)
     texts = [e.text for e in events if isinstance(e, Note)]
-    assert texts == ["2 rows are all zeros; they are marked is_zero", "11 rows repeat an earlier row; they are marked duplicate_of"]
+    assert texts == [
+        "2 rows are all zeros; they are marked is_zero",
+        "11 rows repeat an earlier row; they are marked duplicate_of",
+    ]
 
 
 # What is there is used again
@@ -151,7 +172,14 @@ def test_the_same_command_uses_all_of_it_again(finished, run):
 
 @pytest.mark.parametrize(
     "changed",
-    [{"min_dist": 0.5}, {"seed": 1, "recall": 0.95}, {"set_op_mix_ratio": 0.5}, {"n_epochs": 31}, {"init": "random"}, {"n_components": 3}],
+    [
+        {"min_dist": 0.5},
+        {"seed": 1, "recall": 0.95},
+        {"set_op_mix_ratio": 0.5},
+        {"n_epochs": 31},
+        {"init": "random"},
+        {"n_components": 3},
+    ],
     ids=str,
 )
 def test_what_changes_the_map_alone_keeps_the_neighbours(changed, finished, run, tmp_path):
@@ -189,7 +217,8 @@ def test_another_input_is_refused(finished, rows):
 
 
 @pytest.mark.parametrize(
-    ("stage", "amount"), [("read", 1), ("neighbors", 1), ("graph", 1), ("layout", 2), ("layout", 17), ("quality", 1), ("write", 1)]
+    ("stage", "amount"),
+    [("read", 1), ("neighbors", 1), ("graph", 1), ("layout", 2), ("layout", 17), ("quality", 1), ("write", 1)],
 )
 def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(stage, amount, finished, rows, run, tmp_path):
     stopped(rows, SHORT, tmp_path / "run", stage, amount)
@@ -260,7 +289,12 @@ def test_the_number_of_threads_changes_nothing(codes, tmp_path):
             "--device",
             "cpu",
         ]
-        environment = os.environ | {"PYTHONPATH": ROOT, "NUMBA_NUM_THREADS": n, "OMP_NUM_THREADS": n, "OPENBLAS_NUM_THREADS": n}
+        environment = os.environ | {
+            "PYTHONPATH": ROOT,
+            "NUMBA_NUM_THREADS": n,
+            "OMP_NUM_THREADS": n,
+            "OPENBLAS_NUM_THREADS": n,
+        }
         subprocess.run(command, cwd=tmp_path, env=environment, check=True)
         maps.append(contents(tmp_path / n))
     assert maps[0] == maps[1]
@@ -272,7 +306,9 @@ def test_the_number_of_threads_changes_nothing(codes, tmp_path):
 def test_values_that_are_not_finite(tmp_path):
     array = np.ones((20, 4))
     array[7, 1], array[9] = np.inf, np.nan
-    with pytest.raises(InputError, match="row 7: expected finite values, found NaN or infinite ones .* in 2 of 20 rows"):
+    with pytest.raises(
+        InputError, match="row 7: expected finite values, found NaN or infinite ones .* in 2 of 20 rows"
+    ):
         engine.embed(array, SHORT, out=tmp_path / "run", **BOUNDS)
     assert not list((tmp_path / "run").glob("*.npy"))
 
@@ -291,7 +327,9 @@ def test_an_array_that_changes_is_noticed(rows, tmp_path):
 
 def test_a_failure_lets_the_folder_go(rows, run, tmp_path):
     with pytest.raises(OutputError), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("streamumap.output.write_parquet", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        patch.setattr(
+            "streamumap.output.write_parquet", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+        )
         run()
     assert not (tmp_path / "run" / "embedding.parquet").exists() and (tmp_path / "run" / "embedding.npy").exists()
     assert run()[1] == ["the k-NN graph", "the map"]
@@ -361,7 +399,9 @@ def test_odd_rows_get_a_place_on_the_map(make, metric, codes, tmp_path):
     assert indices.shape == (len(array), k) and np.array_equal(indices[:, 0], np.arange(len(array)))
     assert (distances >= 0).all() and np.array_equal(indices == -1, np.isinf(distances)) and indices.max() < len(array)
     assert metric == "cosine" or np.isfinite(distances).all()
-    assert (len(array) >= 15) == (not any(text.startswith("n_neighbors: 15 is more than") for text in report["warnings"]))
+    assert (len(array) >= 15) == (
+        not any(text.startswith("n_neighbors: 15 is more than") for text in report["warnings"])
+    )
 
 
 def as_words(array):
@@ -382,7 +422,18 @@ def as_words(array):
         (lambda a: as_words(a).view("V2"), "bfloat16", "bfloat16"),
         (lambda a: a.astype(np.float16).tolist(), None, "float64"),
     ],
-    ids=["float32", "float64", "Fortran", "strided", "big-endian", "uint8", "int64", "uint16 as bfloat16", "V2 as bfloat16", "list"],
+    ids=[
+        "float32",
+        "float64",
+        "Fortran",
+        "strided",
+        "big-endian",
+        "uint8",
+        "int64",
+        "uint16 as bfloat16",
+        "V2 as bfloat16",
+        "list",
+    ],
 )
 def test_the_same_numbers_give_the_same_map_whatever_keeps_them(make, dtype, name, tmp_path):
     """Whole numbers up to 255, which all of these hold exactly."""
@@ -415,7 +466,9 @@ def test_a_feature_that_decides_every_distance_is_named(tmp_path):
 
 def test_reduced_rows_and_how_much_recall_they_cost(codes, tmp_path):
     notes = []
-    report = engine.embed(codes[:400], replace(SHORT, reduce="pca", reduce_dims=20), out=tmp_path / "run", listener=notes.append, **BOUNDS)
+    report = engine.embed(
+        codes[:400], replace(SHORT, reduce="pca", reduce_dims=20), out=tmp_path / "run", listener=notes.append, **BOUNDS
+    )
     recall = report["quality"]["knn_recall"]["value"]
     assert recall < 0.9 and [s["stage"] for s in report["stages"]][:3] == ["read", "reduce", "neighbors"]
     expected = (
@@ -423,7 +476,9 @@ def test_reduced_rows_and_how_much_recall_they_cost(codes, tmp_path):
         "neighbours of reduced rows are not those of the rows."
     )
     assert report["warnings"] == [expected] and Note("warning", expected) in notes
-    assert sorted(os.listdir(tmp_path / "run")) == sorted([*FILES, "embedding.parquet", "map.png", "run.json", "manifest.json"])
+    assert sorted(os.listdir(tmp_path / "run")) == sorted(
+        [*FILES, "embedding.parquet", "map.png", "run.json", "manifest.json"]
+    )
     indices = np.load(tmp_path / "run" / "knn_indices.npy")
     exact = reference.search(codes[:400], 15, "cosine")[0]
     found = np.mean([len(set(a[1:]) & set(b[1:])) / 14 for a, b in zip(indices.tolist(), exact.tolist(), strict=True)])

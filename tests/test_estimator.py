@@ -101,7 +101,11 @@ def test_a_pickle_holds_the_model_and_no_data(fitted):
 def test_pandas_in_and_out(codes, file):
     frame = pd.DataFrame(codes[:300], index=[f"row {i}" for i in range(300)])
     out = StreamUMAP(**FAST).set_output(transform="pandas").fit_transform(frame)
-    assert list(out.columns) == ["streamumap0", "streamumap1"] and out.index.equals(frame.index) and out.to_numpy().dtype == np.float32
+    assert (
+        list(out.columns) == ["streamumap0", "streamumap1"]
+        and out.index.equals(frame.index)
+        and out.to_numpy().dtype == np.float32
+    )
     out = StreamUMAP(**FAST).set_output(transform="pandas").fit_transform(str(file))
     assert list(out.index) == list(range(300))
 
@@ -129,7 +133,9 @@ def test_a_temporary_folder_is_removed(codes, tmp_path, monkeypatch):
 
 
 def test_numpy_numbers_are_parameters(codes):
-    options = FAST | dict(n_neighbors=np.int64(5), min_dist=np.float64(0.2), random_state=np.int32(1), n_components=np.int8(1))
+    options = FAST | dict(
+        n_neighbors=np.int64(5), min_dist=np.float64(0.2), random_state=np.int32(1), n_components=np.int8(1)
+    )
     assert StreamUMAP(**options).fit_transform(codes[:50]).shape == (50, 1)
 
 
@@ -163,7 +169,9 @@ def test_errors_are_those_that_python_knows(codes):
 
 def test_an_array_that_changes_is_noticed(codes, monkeypatch):
     array = codes[:100].copy()
-    monkeypatch.setattr("streamumap.quality.sample_rows", lambda n, size, seed: (array.fill(1), np.arange(min(n, size)))[1])
+    monkeypatch.setattr(
+        "streamumap.quality.sample_rows", lambda n, size, seed: (array.fill(1), np.arange(min(n, size)))[1]
+    )
     with pytest.raises(InputChanged, match="sampled rows"):
         StreamUMAP(**FAST).fit(array)
 
@@ -193,7 +201,10 @@ def test_the_public_names_are_there_before_and_after_the_engine_was_imported():
         "plan(rows=10, features=5, budget='2GB', device='cpu')\n"
     )
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], env=os.environ | {"PYTHONPATH": ROOT}, capture_output=True, text=True
+        [sys.executable, "-W", "error", "-c", code],
+        env=os.environ | {"PYTHONPATH": ROOT},
+        capture_output=True,
+        text=True,
     )
     assert (done.returncode, done.stderr) == (0, "")
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
@@ -201,8 +212,12 @@ def test_the_public_names_are_there_before_and_after_the_engine_was_imported():
 
 
 def test_a_plan(codes, file):
-    plan = streamumap.plan(rows=3_000_000, features=3072, dtype="float16", active=32, budget="4GB", device="cpu", n_neighbors=30)
-    assert plan.job.n_nonzero == 96_000_000 and plan["neighbors"].backend == "packed" and plan.peak.host_bytes <= 4 * 10**9
+    plan = streamumap.plan(
+        rows=3_000_000, features=3072, dtype="float16", active=32, budget="4GB", device="cpu", n_neighbors=30
+    )
+    assert (
+        plan.job.n_nonzero == 96_000_000 and plan["neighbors"].backend == "packed" and plan.peak.host_bytes <= 4 * 10**9
+    )
     assert streamumap.plan(codes, budget="2GB", device="cpu").job.dtype == "float32"
     assert streamumap.plan(str(file), budget="2GB", device="cpu").job.n_rows == 300
     with pytest.raises(DoesNotFit) as refused:

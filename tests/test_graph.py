@@ -15,7 +15,12 @@ HALF_A_STEP = 0.5 / stage.WEIGHT_ONE + 1e-6
 
 def built(as_file, create, knn, block_rows=100, local_connectivity=1.0, set_op_mix_ratio=1.0, **more):
     return stage.build(
-        *map(as_file, knn), create, local_connectivity=local_connectivity, set_op_mix_ratio=set_op_mix_ratio, block_rows=block_rows, **more
+        *map(as_file, knn),
+        create,
+        local_connectivity=local_connectivity,
+        set_op_mix_ratio=set_op_mix_ratio,
+        block_rows=block_rows,
+        **more,
     )
 
 
@@ -122,7 +127,9 @@ def test_blocks_of_a_graph_are_its_rows(as_file, create):
         edges = slice(whole.indptr[start], whole.indptr[stop])
         assert (block.first_row, block.first_edge) == (start, edges.start)
         assert np.array_equal(block.indptr, whole.indptr[start : stop + 1] - edges.start)
-        assert np.array_equal(block.targets, whole.targets[edges]) and np.array_equal(block.weights, whole.weights[edges])
+        assert np.array_equal(block.targets, whole.targets[edges]) and np.array_equal(
+            block.weights, whole.weights[edges]
+        )
         assert (block.indptr.dtype, block.targets.dtype, block.weights.dtype) == (np.int64, np.int32, np.uint16)
 
 
@@ -205,7 +212,9 @@ def test_ticks_three_times_all_rows_and_stops(as_file, create):
     local_connectivity=st.floats(0, 10), mix=st.floats(0, 1), scale=st.sampled_from([1e-12, 1.0, 1e12]),
 )  # fmt: skip
 @example(seed=0, n=3, k=9, block_rows=2, local_connectivity=0.0, mix=1.0, scale=1e-30)
-def test_any_table_gives_a_symmetric_graph_of_weights_up_to_1(tmp_path_factory, seed, n, k, block_rows, local_connectivity, mix, scale):
+def test_any_table_gives_a_symmetric_graph_of_weights_up_to_1(
+    tmp_path_factory, seed, n, k, block_rows, local_connectivity, mix, scale
+):
     indices, distances = random_knn(seed, n, k)
     distances *= np.float32(scale)
     folder, made = tmp_path_factory.mktemp("graph"), []
@@ -217,7 +226,9 @@ def test_any_table_gives_a_symmetric_graph_of_weights_up_to_1(tmp_path_factory, 
     knn = [create("knn", array.shape, array.dtype) for array in (indices, distances)]
     for file, array in zip(knn, (indices, distances), strict=True):
         file.write(0, array)
-    graph = stage.build(*knn, create, local_connectivity=local_connectivity, set_op_mix_ratio=mix, block_rows=block_rows)
+    graph = stage.build(
+        *knn, create, local_connectivity=local_connectivity, set_op_mix_ratio=mix, block_rows=block_rows
+    )
     ours = to_dense(graph)
     assert np.array_equal(ours, ours.T) and ours.max(initial=0) <= 1 and (np.diag(ours) == 0).all()
     true = reference.fuzzy_graph(indices, distances, local_connectivity, mix)
@@ -233,18 +244,6 @@ def test_distances_of_rows_that_share_no_feature_are_no_edges(codes):
     indices, distances = neighbors.search(rows, 30, "cosine")
     weights = reference.fuzzy_graph(indices, distances)
     assert (indices < 0).any() and (weights[::2, 1::2] == 0).all() and (weights > 0).any()
-
-
-@pytest.mark.parametrize("block_rows", [1, 7, 60])
-def test_components_are_those_of_scipy(as_file, create, block_rows):
-    from scipy.sparse.csgraph import connected_components
-
-    indices, distances = random_knn(5, 60, 3, shared=0.0, missing=0.5)
-    graph = built(as_file, create, (indices, distances))
-    n_components, label = connected_components(to_dense(graph) > 0, directed=False)
-    sizes = stage.component_sizes(graph, block_rows)
-    assert len(sizes) == n_components > 1
-    assert sizes.tolist() == sorted(np.bincount(label).tolist(), reverse=True)
 
 
 @pytest.mark.parametrize("block_rows", [1, 17, 200])

@@ -55,7 +55,9 @@ class Import:
         if self.library != "streamumap" or self.target == "streamumap.__version__":
             return ""
         name = self.target.split(".")[1] if "." in self.target else "streamumap"
-        return name if name in LAYER_OF or exists(name) else "streamumap"  # what is no module is taken from the package itself
+        return (
+            name if name in LAYER_OF or exists(name) else "streamumap"
+        )  # what is no module is taken from the package itself
 
 
 def exists(room):
@@ -129,7 +131,9 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 
 def test_every_file_is_found():
-    assert {"streamumap", "errors", "planner", "cli", "engine", "estimator"} | BACKENDS <= {module_of(path) for path in FILES}
+    assert {"streamumap", "errors", "planner", "cli", "engine", "estimator"} | BACKENDS <= {
+        module_of(path) for path in FILES
+    }
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))

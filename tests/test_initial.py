@@ -49,7 +49,9 @@ def test_pca_does_not_depend_on_the_blocks_but_on_the_seed(codes):
     assert not np.array_equal(starts[0], initial.pca(in_blocks(rows, 1), sample, 500, 2, 8))
 
 
-@pytest.mark.parametrize(("n_rows", "n_features", "n_components"), [(3, 1, 2), (3, 4, 2), (5, 2, 10), (40, 12, 12), (3, 1, 1)])
+@pytest.mark.parametrize(
+    ("n_rows", "n_features", "n_components"), [(3, 1, 2), (3, 4, 2), (5, 2, 10), (40, 12, 12), (3, 1, 1)]
+)
 def test_pca_of_small_matrices(n_rows, n_features, n_components):
     rows = np.random.default_rng(1).normal(size=(n_rows, n_features)).astype(np.float32)
     start = initial.pca(in_blocks(rows), rows, n_features, n_components, 0)

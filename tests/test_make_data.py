@@ -43,7 +43,9 @@ def save_safetensors(path, arrays):
 def sae():
     rng = np.random.default_rng(0)
     shapes = {"W_enc": (WIDTH, N_DIMS), "b_enc": (WIDTH,), "b_dec": (N_DIMS,), "mean": (N_DIMS,)}
-    arrays = {name: rng.normal(0, 1 if name == "W_enc" else 0.1, shape).astype(np.float32) for name, shape in shapes.items()}
+    arrays = {
+        name: rng.normal(0, 1 if name == "W_enc" else 0.1, shape).astype(np.float32) for name, shape in shapes.items()
+    }
     return arrays | {"scale": np.array([0.5], np.float16)}
 
 
@@ -153,7 +155,10 @@ def test_wide_pairs_have_32_bit_indices(make, data_dir):
 
 def test_a_wider_code_is_the_narrow_one_with_features_renamed_by_group(make, data_dir, monkeypatch):
     monkeypatch.setattr(make_data, "GROUP_ROWS", 100)
-    narrow, wide = make("like", data_dir, rows=100), make("like", data_dir, "--features", 4 * WIDTH, rows=100, name="wide.npy")
+    narrow, wide = (
+        make("like", data_dir, rows=100),
+        make("like", data_dir, "--features", 4 * WIDTH, rows=100, name="wide.npy"),
+    )
     assert np.array_equal(wide.reshape(100, 4, WIDTH).sum(1), narrow)  # one copy at most is not zero
     table = make_data.copies(3, WIDTH, 4)
     assert table.shape == (3, WIDTH) and (table % WIDTH == np.arange(WIDTH)).all()

@@ -72,7 +72,25 @@ def test_a_size_is_its_number_times_its_unit(number, unit, blank):
             parse_bytes(text)
 
 
-NO_SIZES = ["", "GB", "-5GB", "0", "0GB", "0.4", "1e9", "40 XB", "40G B", "1,000MB", "1_000", "nan", "inf", "40GB 1", "0x10", None, True]
+NO_SIZES = [
+    "",
+    "GB",
+    "-5GB",
+    "0",
+    "0GB",
+    "0.4",
+    "1e9",
+    "40 XB",
+    "40G B",
+    "1,000MB",
+    "1_000",
+    "nan",
+    "inf",
+    "40GB 1",
+    "0x10",
+    None,
+    True,
+]
 
 
 @pytest.mark.parametrize("text", [*NO_SIZES, pytest.param("9" * 400, id="400 digits")])
@@ -164,7 +182,9 @@ def test_a_device_of_another_name_is_refused(device, gpus):
 
 def test_a_gpu_that_torch_cannot_use_is_refused(monkeypatch):
     monkeypatch.setattr(memory, "_torch_has_cuda", lambda: False)
-    with pytest.raises(InputError, match="^--device: expected a GPU 'cuda', found none .*CPU build.*; use --device cpu"):
+    with pytest.raises(
+        InputError, match="^--device: expected a GPU 'cuda', found none .*CPU build.*; use --device cpu"
+    ):
         machine("cuda")
     assert machine("auto").device is None
 
@@ -180,7 +200,9 @@ def test_a_gpu_that_is_not_there_is_refused(gpus):
         machine("cuda:3")
 
 
-@pytest.mark.parametrize(("visible", "names"), [("2,0", ["Fake 2", "Fake 0"]), ("GPU-11", ["Fake 1"]), ("", []), ("-1", [])])
+@pytest.mark.parametrize(
+    ("visible", "names"), [("2,0", ["Fake 2", "Fake 0"]), ("GPU-11", ["Fake 1"]), ("", []), ("-1", [])]
+)
 def test_gpus_are_numbered_as_torch_numbers_them(visible, names, gpus, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert [(d.number, d.name) for d in memory.devices()] == list(enumerate(names))
@@ -202,7 +224,12 @@ def test_a_driver_that_does_not_answer_is_no_gpu(gpus, monkeypatch):
 
 @pytest.mark.parametrize(
     ("limit", "used", "free"),
-    [("max", "5000", 8192 * 1024), ("6000000", "5000000", 1000000), ("5000", "6000", 0), ("99999999", "0", 8192 * 1024)],
+    [
+        ("max", "5000", 8192 * 1024),
+        ("6000000", "5000000", 1000000),
+        ("5000", "6000", 0),
+        ("99999999", "0", 8192 * 1024),
+    ],
 )
 def test_a_control_group_limits_what_is_free(limit, used, free, monkeypatch):
     files = {
@@ -270,7 +297,9 @@ def test_the_watch_ends_when_it_is_closed():
     ],
 )
 def test_the_watch_ends_when_its_process_dies(end):
-    code = f"import os, signal\nfrom streamumap.memory import Watch\nwatch = Watch()\nprint('watched', flush=True)\n{end}"
+    code = (
+        f"import os, signal\nfrom streamumap.memory import Watch\nwatch = Watch()\nprint('watched', flush=True)\n{end}"
+    )
     pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     with subprocess.Popen([sys.executable, "-c", code], **pipes) as process:
         assert process.stdout.readline() == b"watched\n"
@@ -312,6 +341,8 @@ def test_device_memory_is_never_negative(gpus, monkeypatch):
 def test_the_gpu_that_is_watched_is_the_one_that_cuda_means(gpus, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2")
     asked = []
-    monkeypatch.setattr(sys.modules["pynvml"], "nvmlDeviceGetComputeRunningProcesses", lambda handle: asked.append(handle) or [])
+    monkeypatch.setattr(
+        sys.modules["pynvml"], "nvmlDeviceGetComputeRunningProcesses", lambda handle: asked.append(handle) or []
+    )
     watch.DeviceMemory(7, 0).now()
     assert asked == [2]

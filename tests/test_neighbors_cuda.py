@@ -52,7 +52,9 @@ def search(rows, k, metric, dtype="float32", query_rows=1000, other_rows=OTHER_R
 
 
 def count(rows, sample, others, metric, dtype="float32", other_rows=OTHER_ROWS, **more):
-    return backend.count_closer(as_source(rows, dtype), sample, others, metric, other_rows=other_rows, device=DEVICE, **more)
+    return backend.count_closer(
+        as_source(rows, dtype), sample, others, metric, other_rows=other_rows, device=DEVICE, **more
+    )
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "int8"])
@@ -196,7 +198,9 @@ def test_rows_along_directions(metric, dtype):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not GPU, reason="needs a GPU: half-precision products with float32 sums are CUDA's, and the interpreter is slow")
+@pytest.mark.skipif(
+    not GPU, reason="needs a GPU: half-precision products with float32 sums are CUDA's, and the interpreter is slow"
+)
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 @pytest.mark.parametrize("metric", METRICS)
 def test_real_codes(codes, metric, dtype):
@@ -204,6 +208,9 @@ def test_real_codes(codes, metric, dtype):
     check_neighbors(resident, codes, 15, metric, atol=1e-4)
     streamed = search(codes, 15, metric, dtype, query_rows=250, other_rows=320)
     assert np.array_equal(resident[1], streamed[1])
-    assert all(a.tobytes() == b.tobytes() for a, b in zip(resident, search(codes, 15, metric, dtype, other_rows=320), strict=True))
+    assert all(
+        a.tobytes() == b.tobytes()
+        for a, b in zip(resident, search(codes, 15, metric, dtype, other_rows=320), strict=True)
+    )
     true = reference.search(codes, 15, metric)[0]
     assert np.mean([len(set(a) & set(b)) for a, b in zip(resident[0], true, strict=True)]) > 14.99

@@ -124,7 +124,9 @@ def test_joins_of_rows_find_more_and_a_floor_not_reached_ends_with_all(approxima
 @pytest.mark.parametrize(("k", "floor", "ends_with_all"), [(15, 0.88, False), (8, 0.97, True)])
 def test_noise_that_sketches_cannot_tell_reaches_the_floor(approximate, monkeypatch, k, floor, ends_with_all):
     random, last = np.random.default_rng(0), []
-    values = (random.standard_normal((5, 300))[random.integers(0, 5, 1500)] + random.standard_normal((1500, 300))).astype(np.float32)
+    values = (
+        random.standard_normal((5, 300))[random.integers(0, 5, 1500)] + random.standard_normal((1500, 300))
+    ).astype(np.float32)
     true = np.argsort(reference.distance_matrix(values, values, "cosine") + 9 * np.eye(1500), axis=1)[:, : k - 1]
     seen = []
 

@@ -209,6 +209,15 @@ def test_ranks_in_blocks_larger_than_an_index(packed, monkeypatch):
     assert np.array_equal(count(packed, rows, sample, others, "cosine", 150), counts)
 
 
+def test_lists_of_more_rows_than_uint16_counts():
+    n = 70_000
+    indptr, features = np.arange(n + 1), (np.arange(n) % 3).astype(np.uint16)
+    bounds, owner, amount = backend._lists(indptr, features, np.arange(n, dtype=np.float32), 4)
+    assert bounds.tolist() == [0, 23_334, 46_667, n, n]
+    assert np.array_equal(owner, amount) and np.array_equal(owner[: bounds[1]], np.arange(0, n, 3))
+    assert backend._lists(indptr[:65_537], features[:65_536], features[:65_536], 3)[1].dtype == np.uint16
+
+
 def test_ranks_tick_all_rows(packed):
     rows, ticks = hard_rows(), []
     count(packed, rows, np.arange(5), np.full((5, 2), -1), "euclidean", tick=ticks.append)
@@ -220,11 +229,20 @@ def test_the_reference_itself(metric):
     rows = np.array([[0, 0], [3, 4], [6, 8], [0, 0], [4, -3]], np.float32)
     d = reference.distance_matrix(rows, rows, metric)
     expected = {
-        "euclidean": [[0, 5, 10, 0, 5], [5, 0, 5, 5, 50**0.5], [10, 5, 0, 10, 125**0.5], [0, 5, 10, 0, 5], [5, 50**0.5, 125**0.5, 5, 0]],
+        "euclidean": [
+            [0, 5, 10, 0, 5],
+            [5, 0, 5, 5, 50**0.5],
+            [10, 5, 0, 10, 125**0.5],
+            [0, 5, 10, 0, 5],
+            [5, 50**0.5, 125**0.5, 5, 0],
+        ],
         "cosine": [[0, 1, 1, 0, 1], [1, 0, 0, 1, 1], [1, 0, 0, 1, 1], [0, 1, 1, 0, 1], [1, 1, 1, 1, 0]],
     }
     assert np.allclose(d, expected[metric])
-    assert reference.search(rows, 2, metric)[0][:, 1].tolist() == {"euclidean": [3, 0, 1, 0, 0], "cosine": [3, 2, 1, 0, 0]}[metric]
+    assert (
+        reference.search(rows, 2, metric)[0][:, 1].tolist()
+        == {"euclidean": [3, 0, 1, 0, 0], "cosine": [3, 2, 1, 0, 0]}[metric]
+    )
 
 
 def test_an_overflowing_column_leaves_no_false_neighbour():

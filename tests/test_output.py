@@ -84,11 +84,20 @@ def test_a_half_finished_run_is_drawn_from_its_checkpoint(tmp_path):
             lambda run: os.unlink(run / "embedding.npy"),
             "expected a run with a map .*, found no embedding.npy; start it with streamumap embed",
         ),
-        (lambda run: os.truncate(run / "embedding.npy", 300), "embedding.npy: expected the map of a run, found something else or a part"),
+        (
+            lambda run: os.truncate(run / "embedding.npy", 300),
+            "embedding.npy: expected the map of a run, found something else or a part",
+        ),
         (lambda run: (run / "embedding.npy").write_text("text"), "embedding.npy: expected the map of a run"),
-        (lambda run: np.save(run / "embedding.npy", points(50, 1)), "expected a map of 2 or more dimensions, found 1; a picture needs two"),
+        (
+            lambda run: np.save(run / "embedding.npy", points(50, 1)),
+            "expected a map of 2 or more dimensions, found 1; a picture needs two",
+        ),
         (lambda run: (run / "run.json").write_text("{"), "run.json: expected the report of a run"),
-        (lambda run: (run / "run.json").write_text('{"input": 5, "quality": 5}'), "run.json: expected the report of a run"),
+        (
+            lambda run: (run / "run.json").write_text('{"input": 5, "quality": 5}'),
+            "run.json: expected the report of a run",
+        ),
         (lambda run: (run / "run.json").write_bytes(b"\xff"), "run.json: expected the report of a run"),
     ],
 )

@@ -25,7 +25,16 @@ def params(**given):
 
 
 def test_the_promised_defaults():
-    promised = dict(n_neighbors=15, min_dist=0.1, spread=1.0, n_components=2, metric="euclidean", reduce="none", recall=0.95, seed=42)
+    promised = dict(
+        n_neighbors=15,
+        min_dist=0.1,
+        spread=1.0,
+        n_components=2,
+        metric="euclidean",
+        reduce="none",
+        recall=0.95,
+        seed=42,
+    )
     assert {name: getattr(Params(), name) for name in promised} == promised
 
 
@@ -41,7 +50,9 @@ def umap_defaults():
 
 def test_names_and_defaults_are_those_of_umap_learn():
     theirs = umap_defaults()
-    ours = {name: f.default for name, f in KNOBS.items() if f.metadata["source"] == UMAP and name != "init"}  # ours has an "auto"
+    ours = {
+        name: f.default for name, f in KNOBS.items() if f.metadata["source"] == UMAP and name != "init"
+    }  # ours has an "auto"
     assert len(ours) >= 10 and ours == {name: theirs[name] for name in ours}
     assert "init" in theirs
     assert not {name for name, f in KNOBS.items() if f.metadata["source"] != UMAP} & set(theirs)
@@ -86,14 +97,18 @@ def test_what_is_out_of_range_is_refused(name, value):
     assert repr(value) in str(refused.value) and refused.value.exit_code == 2
 
 
-@pytest.mark.parametrize(("name", "choice"), [(name, choice) for name, f in CHOICES.items() for choice in f.metadata["choices"]])
+@pytest.mark.parametrize(
+    ("name", "choice"), [(name, choice) for name, f in CHOICES.items() for choice in f.metadata["choices"]]
+)
 def test_every_choice_is_taken(name, choice):
     assert getattr(Params(**{name: choice}), name) == choice
 
 
 def test_min_dist_may_not_exceed_spread():
     assert Params(min_dist=0.5, spread=0.5).min_dist == 0.5
-    with pytest.raises(InputError, match=r"^min_dist: expected at most spread \(0\.5\), found 0\.6; lower it or raise spread"):
+    with pytest.raises(
+        InputError, match=r"^min_dist: expected at most spread \(0\.5\), found 0\.6; lower it or raise spread"
+    ):
         Params(min_dist=0.6, spread=0.5)
 
 

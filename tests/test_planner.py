@@ -35,7 +35,10 @@ def jobs(draw):
     n_rows, n_features = draw(st.integers(3, 10_000_000)), draw(st.integers(1, 12_288))
     active = draw(st.none() | st.integers(1, n_features))
     return Job(
-        n_rows, n_features, draw(st.sampled_from(["float16", "bfloat16", "float32", "float64", "int8", "bool"])), active and n_rows * active
+        n_rows,
+        n_features,
+        draw(st.sampled_from(["float16", "bfloat16", "float32", "float64", "int8", "bool"])),
+        active and n_rows * active,
     )
 
 
@@ -144,7 +147,10 @@ def test_rows_are_searched_as_they_are_where_packed_ones_do_not_fit():
 )
 def test_rows_that_are_not_packed_are_planned_as_they_are(params, machine, active):
     job = Job(100_000, 3072, "float16")
-    plans = [make_plan(j, params, caps(machine, 4 * GB), machine).stages for j in (job, replace(job, n_nonzero=job.n_rows * active))]
+    plans = [
+        make_plan(j, params, caps(machine, 4 * GB), machine).stages
+        for j in (job, replace(job, n_nonzero=job.n_rows * active))
+    ]
     assert plans[0] == plans[1]
 
 
@@ -167,13 +173,21 @@ SEED = Job(3_000_000, 3072, "float16")
 @pytest.mark.parametrize(("n_bytes", "resident"), [(40 * GB, True), (8 * GB, False)])
 def test_three_million_rows_on_a_gpu(n_bytes, resident):
     plan = make_plan(SEED, Params(), caps(GPU, n_bytes), GPU)
-    assert plan.device == "cuda:0" and plan["neighbors"].backend == plan["layout"].backend == plan["quality"].backend == "cuda"
+    assert (
+        plan.device == "cuda:0"
+        and plan["neighbors"].backend == plan["layout"].backend == plan["quality"].backend == "cuda"
+    )
     blocks = plan["neighbors"].blocks
     assert (blocks["query_rows"] == SEED.n_rows) == resident and blocks["other_rows"] % 32 == 0
     assert plan["neighbors"].predicted.device_bytes > (SEED.matrix_bytes if resident else n_bytes // 4)
 
 
-@given(st.integers(3, 10_000_000), st.integers(1, 12_288), st.sampled_from(["float16", "float32", "uint8"]), st.floats(1, 60))
+@given(
+    st.integers(3, 10_000_000),
+    st.integers(1, 12_288),
+    st.sampled_from(["float16", "float32", "uint8"]),
+    st.floats(1, 60),
+)
 def test_chunks_on_a_gpu_are_whole_groups(n_rows, n_features, dtype, share):
     job = Job(n_rows, n_features, dtype)
     plan = make_plan(job, Params(), caps(GPU, int(smallest(job, Params(), GPU) * share)), GPU)
@@ -190,7 +204,10 @@ def test_a_refusal_says_which_option_and_how_much():
     assert refused.value.exit_code == 3 and f"{refused.value.smallest_bytes // 10**6}MB" in str(refused.value)
     with pytest.raises(DoesNotFit, match="^--host-budget: 100 MB cannot"):
         make_plan(SEED, Params(), Budget(100 * 10**6, 40 * GB), GPU)
-    with pytest.raises(DoesNotFit, match="^--budget: 800 MB cannot hold .*; --host-budget: 100 MB cannot hold .*; raise both to these.$"):
+    with pytest.raises(
+        DoesNotFit,
+        match="^--budget: 800 MB cannot hold .*; --host-budget: 100 MB cannot hold .*; raise both to these.$",
+    ):
         make_plan(SEED, Params(), Budget(100 * 10**6, 8 * GB // 10), GPU)
 
 

@@ -54,7 +54,10 @@ def n_descriptors():
 
 
 def test_a_key_depends_on_every_value_and_its_place():
-    keys = [key_of(*parts) for parts in [(), (1,), (1, 2), (2, 1), ([1, 2],), ("1", 2), (1, None), (1, 2.0), ({"a": 1},), ({"a": 2},)]]
+    keys = [
+        key_of(*parts)
+        for parts in [(), (1,), (1, 2), (2, 1), ([1, 2],), ("1", 2), (1, None), (1, 2.0), ({"a": 1},), ({"a": 2},)]
+    ]
     assert len(set(keys)) == len(keys) and all(len(key) == 32 for key in keys)
 
 
@@ -81,7 +84,10 @@ def test_an_empty_folder_is_taken_and_one_with_other_files_is_not(tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     (other / "thesis.tex").write_text("mine")
-    with pytest.raises(InputError, match=r"^--out: .*other: expected a new or empty folder .*, found other files; choose another --out\.$"):
+    with pytest.raises(
+        InputError,
+        match=r"^--out: .*other: expected a new or empty folder .*, found other files; choose another --out\.$",
+    ):
         Workdir(other, INPUT)
     assert os.listdir(other) == ["thesis.tex"]
 
@@ -117,7 +123,10 @@ NO_MANIFESTS = [
 @pytest.mark.parametrize("text", NO_MANIFESTS, ids=range(len(NO_MANIFESTS)))
 def test_what_is_no_manifest_is_refused(text, tmp_path):
     (tmp_path / MANIFEST).write_text(text)
-    with pytest.raises(InputError, match=r"manifest.json: expected the manifest of a run, found something else; choose another --out\.$"):
+    with pytest.raises(
+        InputError,
+        match=r"manifest.json: expected the manifest of a run, found something else; choose another --out\.$",
+    ):
         Workdir(tmp_path, INPUT)
     assert (tmp_path / MANIFEST).read_text() == text
 
@@ -144,7 +153,9 @@ def test_a_refusal_leaves_nothing_open(tmp_path):
 
 def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path):
     (tmp_path / "run").write_text("a file")
-    with pytest.raises(OutputError, match=r"^--out: .*run: cannot be written .*; free space or choose another --out\.$"):
+    with pytest.raises(
+        OutputError, match=r"^--out: .*run: cannot be written .*; free space or choose another --out\.$"
+    ):
         Workdir(tmp_path / "run", INPUT)
 
 
@@ -277,7 +288,9 @@ def test_a_manifest_that_cannot_be_written_leaves_the_one_before(work, monkeypat
 def test_everything_is_synced_before_it_gets_its_name(work, monkeypatch):
     done = []
     fsync, replace = os.fsync, os.replace
-    monkeypatch.setattr(os, "fsync", lambda fd: (done.append(os.path.basename(os.readlink(f"/proc/self/fd/{fd}"))), fsync(fd)))
+    monkeypatch.setattr(
+        os, "fsync", lambda fd: (done.append(os.path.basename(os.readlink(f"/proc/self/fd/{fd}"))), fsync(fd))
+    )
     monkeypatch.setattr(os, "replace", lambda a, b: (done.append(f"{a.name} -> {b.name}"), replace(a, b)))
     work.publish("note.txt", lambda path: path.write_text("whole"))
     work.done("layout", "k")

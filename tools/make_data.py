@@ -159,7 +159,9 @@ def cluster_rows(gen: torch.Generator, features: Tensor, sizes: Tensor, n_featur
 def clusters(args: argparse.Namespace) -> tuple[list[Output], Blocks]:
     if args.active < 1 or args.clusters < 1 or args.features < 4 * args.active:
         found = f"{args.features} features, {args.active} active, {args.clusters} clusters"
-        raise WrongInput(f"--features: expected at least 4 for each active one, and 1 cluster, found {found}; change one.")
+        raise WrongInput(
+            f"--features: expected at least 4 for each active one, and 1 cluster, found {found}; change one."
+        )
     shared = templates(generator(args.seed, "templates", args.device), args.clusters, args.features, args.active)
 
     def block(gen: torch.Generator) -> tuple[Tensor, ...]:
@@ -186,7 +188,9 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
             out[name] = flat.reshape(entry["shape"]).astype(np.float32)
         return out
     except (struct.error, ValueError, KeyError, TypeError) as error:
-        raise WrongInput(f"{path}: expected tensors of floats in the safetensors format, found {error!r}; get it again.") from error
+        raise WrongInput(
+            f"{path}: expected tensors of floats in the safetensors format, found {error!r}; get it again."
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -209,18 +213,26 @@ class Encoder:
 
 
 def load(folder: Path, device: str) -> tuple[Tensor, Encoder]:
-    """(embeddings as stored, float32 (n, d), the encoder). Raises WrongInput where a file is missing or does not fit."""
+    """(embeddings as stored, float32 (n, d), the encoder). Raises WrongInput where a file is missing or does not
+    fit."""
     missing = [name for name in NEEDED if not (folder / name).is_file()]
     if missing:
-        raise WrongInput(f"{folder}: expected {', '.join(NEEDED)}, did not find {', '.join(missing)}; give the folder that has them.")
+        raise WrongInput(
+            f"{folder}: expected {', '.join(NEEDED)}, did not find {', '.join(missing)}; give the folder that has them."
+        )
     try:
         k = json.loads((folder / "sae.json").read_text())["k"]
         embeddings = torch.from_numpy(np.load(folder / "minilm.npy", allow_pickle=False).astype(np.float32))
-        sae = {name: torch.from_numpy(array).to(device) for name, array in read_safetensors(folder / "sae.safetensors").items()}
+        sae = {
+            name: torch.from_numpy(array).to(device)
+            for name, array in read_safetensors(folder / "sae.safetensors").items()
+        }
         encoder = Encoder(*(sae[name] for name in ("W_enc", "b_enc", "b_dec", "mean", "scale")), n_active=k)
         encoder(embeddings[:1].to(device))
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise WrongInput(f"{folder}: expected embeddings and a TopK autoencoder for them, found {error!r}; get them again.") from error
+        raise WrongInput(
+            f"{folder}: expected embeddings and a TopK autoencoder for them, found {error!r}; get them again."
+        ) from error
     return embeddings.to(device), encoder
 
 
@@ -241,7 +253,9 @@ class Nearest:
         return self.found[wanted]
 
 
-def like_rows(gen: torch.Generator, nearest: Nearest, spread: Tensor, encoder: Encoder) -> tuple[Tensor, Tensor, Tensor]:
+def like_rows(
+    gen: torch.Generator, nearest: Nearest, spread: Tensor, encoder: Encoder
+) -> tuple[Tensor, Tensor, Tensor]:
     """(row number of the embedding it began with (B,), indices, values as of Encoder)."""
     base = choice(gen, len(nearest.rows), BLOCK_ROWS)
     other = nearest(base).gather(1, choice(gen, N_NEAREST, BLOCK_ROWS, 1))[:, 0]
@@ -255,7 +269,10 @@ def like_rows(gen: torch.Generator, nearest: Nearest, spread: Tensor, encoder: E
 def copies(n_groups: int, n_features: int, n_copies: int) -> np.ndarray:
     """int64 (G, D): the feature of the wider code that stands for feature f in group g, by a hash of both."""
     x = np.arange(n_groups, dtype=np.uint64)[:, None] << np.uint64(32) | np.arange(n_features, dtype=np.uint64)
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):  # the mixer of SplitMix64 (Steele et al. 2014)
+    for shift, factor in (
+        (30, 0xBF58476D1CE4E5B9),
+        (27, 0x94D049BB133111EB),
+    ):  # the mixer of SplitMix64 (Steele et al. 2014)
         x = (x ^ (x >> np.uint64(shift))) * np.uint64(factor)
     x ^= x >> np.uint64(31)
     return np.arange(n_features) + n_features * (x % np.uint64(n_copies)).astype(np.int64)
@@ -268,7 +285,9 @@ def like(args: argparse.Namespace) -> tuple[list[Output], Blocks]:
     if n_features < width or n_features % width:
         raise WrongInput(f"--features: expected a multiple of {width}, found {n_features}; choose one.")
     if len(embeddings) <= N_NEAREST:
-        raise WrongInput(f"{args.data_dir}: minilm.npy: expected more than {N_NEAREST} rows, found {len(embeddings)}; get more.")
+        raise WrongInput(
+            f"{args.data_dir}: minilm.npy: expected more than {N_NEAREST} rows, found {len(embeddings)}; get more."
+        )
     nearest, spread = Nearest(torch.nn.functional.normalize(embeddings)), embeddings.std(0)
     table = torch.from_numpy(copies(-(-len(embeddings) // GROUP_ROWS), width, n_features // width)).to(args.device)
     index_dtype = "uint16" if n_features <= 1 << 16 else "uint32"
@@ -294,7 +313,11 @@ def like(args: argparse.Namespace) -> tuple[list[Output], Blocks]:
 def begin(file: io.FileIO, output: Output, n_rows: int) -> int:
     """Writes the header, reserves the space, and returns the header's length."""
     head = io.BytesIO()
-    shape = {"descr": np.dtype(output.dtype).newbyteorder("<").str, "fortran_order": False, "shape": (n_rows, output.width)}
+    shape = {
+        "descr": np.dtype(output.dtype).newbyteorder("<").str,
+        "fortran_order": False,
+        "shape": (n_rows, output.width),
+    }
     np.lib.format.write_array_header_1_0(head, shape)
     os.posix_fallocate(file.fileno(), 0, len(head.getvalue()) + n_rows * output.row_bytes)
     write_at(file, np.frombuffer(head.getvalue(), np.uint8), 0)
@@ -388,7 +411,10 @@ def main(argv: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"{error.filename or args.out}: expected to write it, found '{error.strerror}'; choose another place.", file=sys.stderr)
+        print(
+            f"{error.filename or args.out}: expected to write it, found '{error.strerror}'; choose another place.",
+            file=sys.stderr,
+        )
         return 4
     return 0
 

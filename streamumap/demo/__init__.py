@@ -63,7 +63,9 @@ def write_files(run: Path) -> DemoFiles:
     except OutputError:
         raise
     except OSError as error:
-        raise OutputError(f"{stem.parent}: cannot be written ({error.strerror}); choose another folder with -o.") from error
+        raise OutputError(
+            f"{stem.parent}: cannot be written ({error.strerror}); choose another folder with -o."
+        ) from error
     return paths
 
 
@@ -71,7 +73,9 @@ def _same_rows(path: Path, demo: Demo) -> bool:
     if not path.exists():
         return False
     source = open_source(path)
-    same = (source.n_rows, source.n_features) == (len(demo.indices), demo.n_features) and np.array_equal(source.read(0, source.n_rows), dense(demo))
+    same = (source.n_rows, source.n_features) == (len(demo.indices), demo.n_features) and np.array_equal(
+        source.read(0, source.n_rows), dense(demo)
+    )
     source.close()
     if not same:
         raise InputError(f"{path}: expected the demo's rows, found another file; move it away or choose another -o.")

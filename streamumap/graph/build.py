@@ -1,6 +1,7 @@
 """The graph stage: k-NN files in, the symmetric weights as three files out, a block of rows at a time.
 
-Bytes: three numbers a row stay in memory (rho, sigma, how many edges come in); an edge takes memory only while its block is made, 6 bytes on disk.
+Bytes: three numbers a row stay in memory (rho, sigma, how many edges come in); an edge takes memory only while its
+block is made, 6 bytes on disk.
 """
 
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ WEIGHT_ONE = 65535
 
 @dataclass(frozen=True)
 class GraphBlock:
-    """Rows first_row.. of the graph. indptr int64 from 0, targets int32, weights uint16; the first edge is edge `first_edge` of the whole."""
+    """Rows first_row.. of the graph. indptr int64 from 0, targets int32, weights uint16; the first edge is edge
+    `first_edge` of the whole."""
 
     first_row: int
     first_edge: int
@@ -58,7 +60,8 @@ def build(
     block_rows: int,
     tick: Tick = no_tick,
 ) -> Graph:
-    """Streams the k-NN files (N, k) into a Graph; `create(name, shape, dtype)` makes a BlockFile. Ticks N rows three times.
+    """Streams the k-NN files (N, k) into a Graph; `create(name, shape, dtype)` makes a BlockFile. Ticks N rows three
+    times.
 
     The k-NN files are read once for each block of rows, to find the edges that come in.
     """
@@ -69,13 +72,21 @@ def build(
         cpu.count_incoming(indices, start, incoming)
         tick(len(indices))
     most_edges = 2 * int(incoming.sum())
-    graph = Graph(create("indptr", (n + 1,), np.int64), create("targets", (most_edges,), np.int32), create("weights", (most_edges,), np.uint16))
+    graph = Graph(
+        create("indptr", (n + 1,), np.int64),
+        create("targets", (most_edges,), np.int32),
+        create("weights", (most_edges,), np.uint16),
+    )
     graph.indptr.write(0, np.zeros(1))
     n_edges = 0
     for start in range(0, n, block_rows):
         stop = min(start + block_rows, n)
-        bounds, sources, source_weights = _incoming(knn_indices, knn_distances, rho, sigma, start, stop, incoming, block_rows)
-        targets, weights, degree = _merged(knn_indices, knn_distances, rho, sigma, start, stop, bounds, sources, source_weights, set_op_mix_ratio)
+        bounds, sources, source_weights = _incoming(
+            knn_indices, knn_distances, rho, sigma, start, stop, incoming, block_rows
+        )
+        targets, weights, degree = _merged(
+            knn_indices, knn_distances, rho, sigma, start, stop, bounds, sources, source_weights, set_op_mix_ratio
+        )
         graph.targets.write(n_edges, targets)
         graph.weights.write(n_edges, weights)
         graph.indptr.write(start + 1, n_edges + np.cumsum(degree))
@@ -98,7 +109,8 @@ def _smoothed(knn_distances, local_connectivity, block_rows, tick):
 
 
 def _incoming(knn_indices, knn_distances, rho, sigma, start, stop, incoming, block_rows):
-    """The edges that rows start..stop receive: bounds int64 (rows + 1,), sources int32 ascending in each list, weights float32."""
+    """The edges that rows start..stop receive: bounds int64 (rows + 1,), sources int32 ascending in each list, weights
+    float32."""
     bounds = np.zeros(stop - start + 1, np.int64)
     np.cumsum(incoming[start:stop], out=bounds[1:])
     sources, weights = np.empty(bounds[-1], np.int32), np.empty(bounds[-1], np.float32)
@@ -115,10 +127,14 @@ def _merged(knn_indices, knn_distances, rho, sigma, start, stop, bounds, sources
     degree = np.empty(stop - start, np.int64)
     most = len(sources) + indices.size
     targets, weights = np.empty(most, np.int32), np.empty(most, np.float32)
-    cpu.merge_rows(indices, distances, start, rho, sigma, bounds, sources, source_weights, mix, degree, targets, weights)
+    cpu.merge_rows(
+        indices, distances, start, rho, sigma, bounds, sources, source_weights, mix, degree, targets, weights
+    )
     first_edge = np.cumsum(degree) - degree
     packed_targets, packed_weights = np.empty(degree.sum(), np.int32), np.empty(degree.sum(), np.uint16)
-    cpu.compact(bounds, indices.shape[1], degree, first_edge, targets, weights, WEIGHT_ONE, packed_targets, packed_weights)
+    cpu.compact(
+        bounds, indices.shape[1], degree, first_edge, targets, weights, WEIGHT_ONE, packed_targets, packed_weights
+    )
     return packed_targets, packed_weights, degree
 
 

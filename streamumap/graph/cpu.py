@@ -77,7 +77,8 @@ def _weight(distance, rho, sigma):
 
 @njit(cache=True)
 def count_incoming(indices, first_row, counts):
-    """Adds to `counts` (int64 (N,)) the edges that rows first_row.. send: indices int32 (n, k), -1 and the row itself left out."""
+    """Adds to `counts` (int64 (N,)) the edges that rows first_row.. send: indices int32 (n, k), -1 and the row itself
+    left out."""
     n, k = indices.shape
     for i in range(n):
         for j in range(k):
@@ -89,10 +90,14 @@ def count_incoming(indices, first_row, counts):
 def gather_incoming(indices, distances, first_row, rho, sigma, start, stop, cursor, sources, weights):
     """Appends the edges of a block of rows whose targets lie in start..stop to the targets' lists.
 
-    `cursor` int64 (stop - start,) is where each target's list goes on; `sources` int32 and `weights` float32 hold the lists.
-    Each thread has its own targets and looks at all edges in order, so each list is sorted by source, whatever the number of threads.
+    `cursor` int64 (stop - start,) is where each target's list goes on; `sources` int32 and `weights` float32 hold the
+    lists.
+    Each thread has its own targets and looks at all edges in order, so each list is sorted by source, whatever the
+    number of threads.
     """
-    _gather_incoming(indices, distances, first_row, rho, sigma, start, stop, cursor, sources, weights, get_num_threads())
+    _gather_incoming(
+        indices, distances, first_row, rho, sigma, start, stop, cursor, sources, weights, get_num_threads()
+    )
 
 
 @njit(parallel=True, cache=True)
@@ -132,11 +137,14 @@ ROWS_A_TASK = 1024
 
 
 @njit(parallel=True, cache=True)
-def merge_rows(indices, distances, start, rho, sigma, list_start, sources, source_weights, mix, degree, targets, weights):
-    """Union of the edges that rows start.. send (indices, distances (n, k)) and receive (lists between list_start[i] and list_start[i + 1]).
+def merge_rows(
+    indices, distances, start, rho, sigma, list_start, sources, source_weights, mix, degree, targets, weights
+):
+    """Union of the edges that rows start.. send (indices, distances (n, k)) and receive (lists between list_start[i]
+    and list_start[i + 1]).
 
-    Row i's edges go to `targets` int32 and `weights` float32 from list_start[i] + i * k on, sorted by target, and their number to `degree`
-    int64 (n,). An edge whose mixed weight is 0 (mix 0 and one direction only) is left out.
+    Row i's edges go to `targets` int32 and `weights` float32 from list_start[i] + i * k on, sorted by target, and their
+    number to `degree` int64 (n,). An edge whose mixed weight is 0 (mix 0 and one direction only) is left out.
     """
     n, k = indices.shape
     for task in prange((n + ROWS_A_TASK - 1) // ROWS_A_TASK):
@@ -165,7 +173,8 @@ def merge_rows(indices, distances, start, rho, sigma, list_start, sources, sourc
 
 @njit(parallel=True, cache=True)
 def compact(list_start, k, degree, first_edge, targets, weights, one, packed_targets, packed_weights):
-    """What `merge_rows` wrote, without the gaps: row i's edges from first_edge[i] on, weights as uint16, `one` for 1 and at least 1."""
+    """What `merge_rows` wrote, without the gaps: row i's edges from first_edge[i] on, weights as uint16, `one` for 1
+    and at least 1."""
     for i in prange(len(degree)):
         source, target = list_start[i] + i * k, first_edge[i]
         for e in range(degree[i]):
@@ -183,7 +192,8 @@ def root_of(parent, i):
 
 @njit(cache=True)
 def join_components(indptr, targets, first_row, parent):
-    """Union-find (Tarjan 1975) over a block of the graph's rows: `parent` int32 (N,), the root of a component is its smallest row."""
+    """Union-find (Tarjan 1975) over a block of the graph's rows: `parent` int32 (N,), the root of a component is its
+    smallest row."""
     for row in range(len(indptr) - 1):
         for e in range(indptr[row], indptr[row + 1]):
             a, b = root_of(parent, first_row + row), root_of(parent, targets[e])

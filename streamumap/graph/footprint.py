@@ -2,7 +2,8 @@
 
 
 def build(n_rows: int, k: int, block_rows: int) -> int:
-    """Host bytes of `build.build`: rho, sigma and counts of all rows; k-NN rows, incoming lists and the merged edges of a block."""
+    """Host bytes of `build.build`: rho, sigma and counts of all rows; k-NN rows, incoming lists and the merged edges of
+    a block."""
     block_edges = block_rows * k
     return n_rows * (4 + 4 + 8) + block_edges * (8 * 2 + 8 * UNEVEN_IN + 8 * 2 * UNEVEN_IN + 8) + block_rows * 32
 

@@ -7,11 +7,14 @@ MIN_SCALE = 1e-3  # umap-learn's MIN_K_DIST_SCALE
 N_BISECTIONS = 64
 
 
-def smooth_knn(distances: np.ndarray, mean_distance: float, local_connectivity: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+def smooth_knn(
+    distances: np.ndarray, mean_distance: float, local_connectivity: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
     """(N, k) distances, nearest first, self in column 0, inf where there is no neighbour -> rho, sigma, float32 (N,).
 
     rho is the distance to the `local_connectivity`-th neighbour that is not at distance 0 (interpolated); sigma solves
-    sum_j exp(-max(0, d_j - rho) / sigma) = log2(k) over the columns after the first. `mean_distance` is the mean of all finite distances.
+    sum_j exp(-max(0, d_j - rho) / sigma) = log2(k) over the columns after the first. `mean_distance` is the mean of all
+    finite distances.
     """
     n, k = distances.shape
     rho, sigma = np.zeros(n, np.float32), np.zeros(n, np.float32)
@@ -52,7 +55,8 @@ def _sigma(others, rho, target):
 
 
 def memberships(indices: np.ndarray, distances: np.ndarray, rho: np.ndarray, sigma: np.ndarray) -> np.ndarray:
-    """float32 (N, k): the strength of row i's edge to indices[i, j]; 0 for itself and where there is no neighbour (index -1)."""
+    """float32 (N, k): the strength of row i's edge to indices[i, j]; 0 for itself and where there is no neighbour
+    (index -1)."""
     excess = np.maximum(distances.astype(np.float64) - rho[:, None], 0.0)
     with np.errstate(invalid="ignore", divide="ignore"):
         weights = np.where(excess > 0, np.exp(-excess / sigma[:, None]), 1.0)

@@ -1,7 +1,8 @@
 """The layout's epoch in numba, on all cores, held to `reference.py` by tests.
 
-Two loops a vertex: pulls along the edges that fire, then pushes from random vertices, which the compiler turns into vector code (pow is a short
-polynomial for that reason). Re-associated sums are the same bytes for any number of threads: a vertex is always summed by one.
+Two loops a vertex: pulls along the edges that fire, then pushes from random vertices, which the compiler turns into
+vector code (pow is a short polynomial for that reason). Re-associated sums are the same bytes for any number of
+threads: a vertex is always summed by one.
 """
 
 import numpy as np
@@ -11,10 +12,22 @@ from streamumap.layout.schedule import ATTRACTION, CLIP, PUSH_SOFTENING, STEP_LI
 
 FAST = {"reassoc", "contract", "nsz", "nnan", "ninf"}
 GOLDEN = np.uint32(0x9E3779B9)
-_ONE, _ATTRACTION, _CLIP, _LIMIT, _SOFT, _TINY = (np.float32(x) for x in (1.0, ATTRACTION, CLIP, STEP_LIMIT, PUSH_SOFTENING, 1e-12))
+_ONE, _ATTRACTION, _CLIP, _LIMIT, _SOFT, _TINY = (
+    np.float32(x) for x in (1.0, ATTRACTION, CLIP, STEP_LIMIT, PUSH_SOFTENING, 1e-12)
+)
 
 
-def epoch(old: np.ndarray, new: np.ndarray, first_row: int, indptr, targets, weights, first_edge: int, number: int, s: Settings) -> None:
+def epoch(
+    old: np.ndarray,
+    new: np.ndarray,
+    first_row: int,
+    indptr,
+    targets,
+    weights,
+    first_edge: int,
+    number: int,
+    s: Settings,
+) -> None:
     """Writes rows first_row.. of `new` (float32 (N, C)) from `old` along a block of the graph's rows.
 
     indptr int64 (rows + 1,) counts from the block's first edge, which is edge number `first_edge` of the whole graph.
@@ -45,7 +58,11 @@ def _pow(x, b):
     t = np.int32((bits & 0x7FFFFF) | 0x3F800000).view(np.float32) - _ONE
     log = t * (
         np.float32(1.44179)
-        + t * (np.float32(-0.708476) + t * (np.float32(0.4150233) + t * (np.float32(-0.1928345) + t * np.float32(0.0445102))))
+        + t
+        * (
+            np.float32(-0.708476)
+            + t * (np.float32(0.4150233) + t * (np.float32(-0.1928345) + t * np.float32(0.0445102)))
+        )
     )
     y = b * (np.float32((bits >> 23) - 127) + log)
     y = max(np.float32(-126), min(np.float32(126), y))
@@ -53,7 +70,8 @@ def _pow(x, b):
     f = y - whole
     part = _ONE + f * (
         np.float32(0.6931472)
-        + f * (np.float32(0.2402265) + f * (np.float32(0.0554953) + f * (np.float32(0.0096844) + f * np.float32(0.00144))))
+        + f
+        * (np.float32(0.2402265) + f * (np.float32(0.0554953) + f * (np.float32(0.0096844) + f * np.float32(0.00144))))
     )
     return part * np.int32((np.int32(whole) + 127) << 23).view(np.float32)
 
@@ -71,7 +89,26 @@ def _clipped(x):
 
 
 @njit(parallel=True, fastmath=FAST, cache=True)
-def _epoch_2d(old, new, first_row, indptr, targets, weights, first_edge, number, key, phase, scale, least, n_negative, step, a, b, pull, push):
+def _epoch_2d(
+    old,
+    new,
+    first_row,
+    indptr,
+    targets,
+    weights,
+    first_edge,
+    number,
+    key,
+    phase,
+    scale,
+    least,
+    n_negative,
+    step,
+    a,
+    b,
+    pull,
+    push,
+):
     n_vertices = np.uint64(len(old))
     for row in prange(len(indptr) - 1):
         i = first_row + row
@@ -114,7 +151,26 @@ ROWS_A_TASK = 256
 
 
 @njit(parallel=True, fastmath=FAST, cache=True)
-def _epoch_nd(old, new, first_row, indptr, targets, weights, first_edge, number, key, phase, scale, least, n_negative, step, a, b, pull, push):
+def _epoch_nd(
+    old,
+    new,
+    first_row,
+    indptr,
+    targets,
+    weights,
+    first_edge,
+    number,
+    key,
+    phase,
+    scale,
+    least,
+    n_negative,
+    step,
+    a,
+    b,
+    pull,
+    push,
+):
     n_rows, n_components, n_vertices = len(indptr) - 1, old.shape[1], np.uint64(len(old))
     for task in prange((n_rows + ROWS_A_TASK - 1) // ROWS_A_TASK):
         difference, move = np.empty(n_components, np.float32), np.empty(n_components, np.float32)
@@ -123,7 +179,9 @@ def _epoch_nd(old, new, first_row, indptr, targets, weights, first_edge, number,
             move[:] = np.float32(0)
             n_fired = 0
             for e in range(indptr[row], indptr[row + 1]):
-                if weights[e] < least or not _fires(first_edge + np.uint32(e), np.uint32(weights[e]), number, phase, scale):
+                if weights[e] < least or not _fires(
+                    first_edge + np.uint32(e), np.uint32(weights[e]), number, phase, scale
+                ):
                     continue
                 n_fired += 1
                 d2 = _difference(old[i], old, targets[e], difference)

@@ -1,6 +1,8 @@
-"""The layout's epoch in Triton: one program a vertex, its edges and then its pushes 32 at a time, held to `reference.py` by tests.
+"""The layout's epoch in Triton: one program a vertex, its edges and then its pushes 32 at a time, held to
+`reference.py` by tests.
 
-No atomics and fixed sums: the same bytes every time. Runs in Triton's interpreter (TRITON_INTERPRET=1) where there is no GPU.
+No atomics and fixed sums: the same bytes every time. Runs in Triton's interpreter (TRITON_INTERPRET=1) where there is
+no GPU.
 """
 
 import numpy as np
@@ -14,7 +16,8 @@ LANES = 32
 
 
 def epoch(old, new, first_row: int, indptr, targets, weights, first_edge: int, number: int, s: Settings) -> None:
-    """As `cpu.epoch`, over torch tensors on one device: positions float32 (N, C), indptr int64, targets int32, weights int16 (uint16 bits)."""
+    """As `cpu.epoch`, over torch tensors on one device: positions float32 (N, C), indptr int64, targets int32, weights
+    int16 (uint16 bits)."""
     n_components = old.shape[1]
     _epoch[(len(indptr) - 1,)](
         old, new, indptr, targets, weights, first_row, first_edge & 0xFFFFFFFF, number, s.epoch_key(number), s.phase_key(), s.rate_scale,
@@ -39,7 +42,9 @@ def _mix(x):
 
 @triton.jit
 def _difference(old, here, j, component, live, C: tl.constexpr):
-    there = tl.load(old + j.to(tl.int64)[:, None] * C + component[None, :], mask=live[:, None] & (component < C)[None, :], other=0.0)
+    there = tl.load(
+        old + j.to(tl.int64)[:, None] * C + component[None, :], mask=live[:, None] & (component < C)[None, :], other=0.0
+    )
     difference = tl.where((component < C)[None, :] & live[:, None], here[None, :] - there, 0.0)
     return difference, tl.maximum(tl.sum(difference * difference, axis=1), 1e-12)
 

@@ -1,4 +1,5 @@
-"""cuML's layout on our k-NN graph, for those who want its exact behaviour: cuML's UMAP makes its own fuzzy graph and epochs, as one unit of work."""
+"""cuML's layout on our k-NN graph, for those who want its exact behaviour: cuML's UMAP makes its own fuzzy graph and
+epochs, as one unit of work."""
 
 import numpy as np
 
@@ -7,18 +8,28 @@ from streamumap.layout.schedule import Settings
 
 
 def layout(
-    knn_indices: np.ndarray, knn_distances: np.ndarray, start: np.ndarray, s: Settings, local_connectivity: float, set_op_mix_ratio: float
+    knn_indices: np.ndarray,
+    knn_distances: np.ndarray,
+    start: np.ndarray,
+    s: Settings,
+    local_connectivity: float,
+    set_op_mix_ratio: float,
 ) -> np.ndarray:
-    """float32 (N, n_components) from k-NN int32, float32 (N, k) and first positions. Raises InputError where cuML is missing or cannot take the graph.
+    """float32 (N, n_components) from k-NN int32, float32 (N, k) and first positions. Raises InputError where cuML is
+    missing or cannot take the graph.
 
     cuML takes k-NN arrays on the host; with a seed its result is reproducible and slower.
     """
     try:
         from cuml.manifold import UMAP
     except ImportError as e:
-        raise InputError(f"--layout: expected cuML, found none ({e}); pip install 'streamumap[cuml]' or use --layout auto.") from e
+        raise InputError(
+            f"--layout: expected cuML, found none ({e}); pip install 'streamumap[cuml]' or use --layout auto."
+        ) from e
     if (knn_indices < 0).any():
-        raise InputError("--layout: cuML takes no rows with fewer than n_neighbors neighbours, this graph has some; use --layout auto.")
+        raise InputError(
+            "--layout: cuML takes no rows with fewer than n_neighbors neighbours, this graph has some; use --layout auto."
+        )
     model = UMAP(
         n_neighbors=knn_indices.shape[1], n_components=start.shape[1], n_epochs=s.n_epochs, a=s.a, b=s.b, init=start,
         learning_rate=s.learning_rate, repulsion_strength=s.repulsion_strength, negative_sample_rate=s.negative_sample_rate,

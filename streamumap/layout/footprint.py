@@ -2,7 +2,8 @@
 
 
 def layout_bytes(n_rows: int, n_components: int, block_rows: int, n_edges: int) -> int:
-    """Where the epochs run: two sets of positions, their copy on the way in or out, and one block of the graph twice (read, placed)."""
+    """Where the epochs run: two sets of positions, their copy on the way in or out, and one block of the graph twice
+    (read, placed)."""
     block_edges = min(n_edges, int(block_rows / n_rows * n_edges * 2))
     return 3 * n_rows * n_components * 4 + (block_edges * 6 + block_rows * 8) * 2
 

@@ -8,7 +8,8 @@ GOLDEN = 0x9E3779B9
 
 
 def fires(edge: int, weight: int, epoch: int, settings: Settings) -> bool:
-    """Whether the edge number `edge` of uint16 weight `weight` acts in this epoch: phase + epoch * rate passes a multiple of 2^32."""
+    """Whether the edge number `edge` of uint16 weight `weight` acts in this epoch: phase + epoch * rate passes a
+    multiple of 2^32."""
     if weight < settings.least_weight:
         return False
     rate = weight * settings.rate_scale
@@ -22,8 +23,11 @@ def pushers(vertex: int, n_pushes: int, epoch: int, settings: Settings) -> list[
     return [(mix32(key + s * GOLDEN) * settings.n_vertices) >> 32 for s in range(n_pushes)]
 
 
-def epoch(positions: np.ndarray, indptr: np.ndarray, targets: np.ndarray, weights: np.ndarray, number: int, settings: Settings) -> np.ndarray:
-    """float32 (N, C) positions -> float32 (N, C) after epoch `number`. CSR graph: indptr int64, targets int32, weights uint16."""
+def epoch(
+    positions: np.ndarray, indptr: np.ndarray, targets: np.ndarray, weights: np.ndarray, number: int, settings: Settings
+) -> np.ndarray:
+    """float32 (N, C) positions -> float32 (N, C) after epoch `number`. CSR graph: indptr int64, targets int32, weights
+    uint16."""
     step = settings.step_size(number)
     new = positions.astype(np.float64)
     for i in range(len(positions)):

@@ -1,7 +1,9 @@
-"""The loop over epochs: a state, and `run(state, until)` that moves it on to the same bytes however often it was stopped."""
+"""The loop over epochs: a state, and `run(state, until)` that moves it on to the same bytes however often it was
+stopped."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -19,7 +21,8 @@ class LayoutState:
 
 @dataclass(frozen=True)
 class Backend:
-    """Where an epoch runs: `place` brings an array there, `fetch` back, `wait` until it is done; `epoch` has `cpu.epoch`'s signature."""
+    """Where an epoch runs: `place` brings an array there, `fetch` back, `wait` until it is done; `epoch` has
+    `cpu.epoch`'s signature."""
 
     place: Callable
     fetch: Callable
@@ -57,7 +60,8 @@ def run(
     tick: Tick = no_tick,
     after_epoch: Callable[[int, Callable[[], LayoutState]], None] | None = None,
 ) -> LayoutState:
-    """Epochs state.epoch..until. Each of `blocks` reads one GraphBlock, in order; a graph of one block is placed once, others every epoch.
+    """Epochs state.epoch..until. Each of `blocks` reads one GraphBlock, in order; a graph of one block is placed once,
+    others every epoch.
 
     After each epoch `after_epoch(epochs done, get)` is called, where `get()` fetches the state then, and 1 is ticked.
     """
@@ -70,16 +74,24 @@ def run(
         backend.wait()
         old, new = new, old
         if after_epoch is not None:
-            after_epoch(number + 1, lambda positions=old, done=number + 1: LayoutState(np.array(backend.fetch(positions)), done))
+            after_epoch(number + 1, partial(_fetched, backend, old, number + 1))
         tick(1)
-    return LayoutState(np.array(backend.fetch(old)), max(until, state.epoch))
+    return _fetched(backend, old, max(until, state.epoch))
+
+
+def _fetched(backend: Backend, positions, epoch: int) -> LayoutState:
+    return LayoutState(np.array(backend.fetch(positions)), epoch)
 
 
 def _placer(blocks, backend):
     def placed():
         for read in blocks:
             block = read()
-            yield block.first_row, block.first_edge, *(backend.place(a) for a in (block.indptr, block.targets, block.weights))
+            yield (
+                block.first_row,
+                block.first_edge,
+                *(backend.place(a) for a in (block.indptr, block.targets, block.weights)),
+            )
 
     if len(blocks) > 1:
         return placed

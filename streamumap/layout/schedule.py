@@ -5,15 +5,17 @@ from dataclasses import dataclass
 import numpy as np
 
 ATTRACTION = 0.5
-"""Weight of a pull. When an edge fires, umap-learn moves both its ends, so that a vertex is pulled twice, one move after the other, each from
-fresh positions. Here a vertex adds up all its pulls from the epoch's first positions, and with weight 2 it overshoots. With 0.5 all measures of
-bench/layout.py are above umap-learn's; the price is that edges end longer, clusters looser. `repulsion_strength` 0.25 restores umap-learn's ratio."""
+"""Weight of a pull. When an edge fires, umap-learn moves both its ends, so that a vertex is pulled twice, one move
+after the other, each from fresh positions. Here a vertex adds up all its pulls from the epoch's first positions, and
+with weight 2 it overshoots. With 0.5 all measures of bench/layout.py are above umap-learn's; the price is that edges
+end longer, clusters looser. `repulsion_strength` 0.25 restores umap-learn's ratio."""
 
 CLIP = 4.0
 """Largest part of one pull or push along one axis, before the step size (umap-learn)."""
 
 STEP_LIMIT = 4.0
-"""Longest move of a vertex in one epoch, in map units: a hub that adds up a thousand pulls must not be thrown out of the map."""
+"""Longest move of a vertex in one epoch, in map units: a hub that adds up a thousand pulls must not be thrown out of
+the map."""
 
 PUSH_SOFTENING = 1e-3
 """Added to the squared distance in a push (umap-learn)."""
@@ -24,7 +26,8 @@ WEIGHT_ONE = 65535
 
 @dataclass(frozen=True)
 class Settings:
-    """Plain numbers of one layout. `rate_scale` turns a uint16 weight into a uint32 rate; edges lighter than `least_weight` never fire."""
+    """Plain numbers of one layout. `rate_scale` turns a uint16 weight into a uint32 rate; edges lighter than
+    `least_weight` never fire."""
 
     a: float
     b: float
@@ -69,12 +72,14 @@ SETTINGS = ("n_epochs", "min_dist", "spread", "learning_rate", "repulsion_streng
 
 
 def default_epochs(n_vertices: int) -> int:
-    """500 up to 10,000 vertices as in umap-learn; 300 above (umap-learn: 200), where a synchronous epoch costs less than half of its."""
+    """500 up to 10,000 vertices as in umap-learn; 300 above (umap-learn: 200), where a synchronous epoch costs less
+    than half of its."""
     return 500 if n_vertices <= 10_000 else 300
 
 
 def fit_ab(min_dist: float, spread: float) -> tuple[float, float]:
-    """a, b of 1 / (1 + a d^(2b)), fitted to exp(-(d - min_dist) / spread) beyond min_dist and 1 before (umap-learn's find_ab_params)."""
+    """a, b of 1 / (1 + a d^(2b)), fitted to exp(-(d - min_dist) / spread) beyond min_dist and 1 before (umap-learn's
+    find_ab_params)."""
     from scipy.optimize import curve_fit  # half a second to import
 
     d = np.linspace(0, 3, 300)  # in units of spread: in map units the fit fails where spread is far from 1

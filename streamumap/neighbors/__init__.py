@@ -6,6 +6,13 @@ A backend is a module with two functions:
                          -1 and inf where there is no neighbour
     count_closer(rows, sample, others, ...) -> int64 (S, m): how many rows are closer to sample[i] than others[i, j] is
 
-`reference.py` defines the distances. `packed.py` searches rows that are mostly zeros through an inverted index (numba), `dense.py` dense rows by
-overlapping cells, matrix products and refinement (BLAS and numba), `cuda.py` dense rows on a GPU, exhaustively (torch).
+`reference.py` defines the distances. Three backends:
+
+`packed.py`  rows that are mostly zeros, on a CPU: exact, through an inverted index (numba).
+`dense.py`   dense rows on a CPU: cells and joins on small sketches of the rows propose, the rows themselves decide, until
+             the recall asked for is measured; `exhaustive.py` where that is cheaper or needed (BLAS and numba). Its parts:
+             `sketch.py`, `cells.py`, `propose.py`, `join.py`, `table.py`, `work.py`.
+`cuda.py`    dense rows on a GPU: exact, chunk against chunk (torch and Triton).
+
+`footprint.py` has the bytes of each, `zero.py` what all of them do with rows of zeros.
 """

@@ -20,7 +20,8 @@ def make_cells(work: Work, sketch: Sketch, number: int) -> tuple[np.ndarray, np.
     """Each row to the nearest of some random rows, the `number`-th choice of them.
 
     Returns the cells of each row int32 (N, OVERLAP), -1 for none; where each cell begins among the rows sorted by cell,
-    int64 (n_cells + 1,); and all row numbers int64 (N,) by first cell, cells that lie close together one after the other.
+    int64 (n_cells + 1,); and all row numbers int64 (N,) by first cell, cells that lie close together one after the
+    other.
     """
     codes, scale, norm = sketch
     n = work.n
@@ -39,7 +40,9 @@ def make_cells(work: Work, sketch: Sketch, number: int) -> tuple[np.ndarray, np.
 
     pieces = slices(n, TILE_ROWS)
     for batch in range(0, len(pieces), 64):
-        for piece, choices in zip(pieces[batch : batch + 64], work.pool.map(nearest, pieces[batch : batch + 64]), strict=True):
+        for piece, choices in zip(
+            pieces[batch : batch + 64], work.pool.map(nearest, pieces[batch : batch + 64]), strict=True
+        ):
             _assign(choices, room, cells[piece])
     bounds = np.zeros(len(chosen) + 1, np.int64)
     np.cumsum(np.bincount(cells[cells >= 0], minlength=len(chosen)), out=bounds[1:])
@@ -81,7 +84,8 @@ def _tour(scores):
 
 @njit(cache=True)
 def _assign(choices, room, cells):
-    """Each row to its nearest cells that have room; where all its choices are full, to the emptiest, which may be full too."""
+    """Each row to its nearest cells that have room; where all its choices are full, to the emptiest, which may be full
+    too."""
     for row in range(len(choices)):
         n = 0
         for cell in choices[row]:

@@ -1,9 +1,10 @@
 """Neighbours of dense rows on a GPU, exhaustively: chunk against chunk, with torch, and distances in Triton.
 
-Scores come from one matrix product with float32 sums (float16 and bfloat16 rows are multiplied as stored, float32 rows as TF32). The best of a
-row are found by group maxima: the largest n scores lie in the n groups of 32 with the largest maxima. What may enter a row's list is measured
-again in float32 from the differences of the two rows, so the scores only propose. A chunk of `query_rows` stays on the device while all
-others pass by in chunks of `other_rows`; nothing else depends on N but the graph itself. The same bytes every time.
+Scores come from one matrix product with float32 sums (float16 and bfloat16 rows are multiplied as stored, float32 rows
+as TF32). The best of a row are found by group maxima: the largest n scores lie in the n groups of 32 with the largest
+maxima. What may enter a row's list is measured again in float32 from the differences of the two rows, so the scores
+only propose. A chunk of `query_rows` stays on the device while all others pass by in chunks of `other_rows`; nothing
+else depends on N but the graph itself. The same bytes every time.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +26,16 @@ KEPT = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 def search(
-    source, k: int, metric: str, *, query_rows: int, other_rows: int, non_negative: bool, is_zero: np.ndarray, device: str, tick: Tick = no_tick
+    source,
+    k: int,
+    metric: str,
+    *,
+    query_rows: int,
+    other_rows: int,
+    non_negative: bool,
+    is_zero: np.ndarray,
+    device: str,
+    tick: Tick = no_tick,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Exact k-NN of a RowSource's rows. `other_rows` is a multiple of GROUP. Ticks N rows."""
     n = source.n_rows
@@ -41,7 +51,16 @@ def search(
                 for at in range(0, stop - start, TILE_ROWS):
                     tile = slice(at, min(at + TILE_ROWS, stop - start))
                     _search_tile(
-                        queries[tile], scale[tile], start + at, others, other_scale, bias, first, found[tile], squares[tile], non_negative
+                        queries[tile],
+                        scale[tile],
+                        start + at,
+                        others,
+                        other_scale,
+                        bias,
+                        first,
+                        found[tile],
+                        squares[tile],
+                        non_negative,
                     )
                 tick((stop - start) * (first + len(others)) // n - (stop - start) * first // n)
             squares = squares / 2 if metric == "cosine" else squares.sqrt()
@@ -59,7 +78,8 @@ def count_closer(
 ) -> np.ndarray:
     """How many rows are closer to row sample[i] than row others[i, j] is, itself apart: int64 (S, m).
 
-    `sample` int64 (S,) ascending, `others` (S, m), -1 for the distance at which there is no edge (1 for cosine, else inf). Ticks N rows.
+    `sample` int64 (S,) ascending, `others` (S, m), -1 for the distance at which there is no edge (1 for cosine, else
+    inf). Ticks N rows.
     Distances that differ by less than a few float32 roundings count as equal.
     """
     counts = torch.zeros(others.shape, dtype=torch.int64, device=device)
@@ -81,7 +101,9 @@ def count_closer(
     return counts.cpu().numpy()
 
 
-def project(source, directions: np.ndarray, metric: str, *, other_rows: int, device: str, tick: Tick = no_tick) -> np.ndarray:
+def project(
+    source, directions: np.ndarray, metric: str, *, other_rows: int, device: str, tick: Tick = no_tick
+) -> np.ndarray:
     """The rows (of length 1 for cosine) times float32 (D, C): float32 (N, C). Ticks N rows."""
     out = np.empty((source.n_rows, directions.shape[1]), np.float32)
     with torch.inference_mode(), _Feeder(source, metric, other_rows, device) as feeder:
@@ -100,7 +122,10 @@ def _thresholds(feeder, ours, own, others, metric):
         theirs = _unit(feeder.take(needed[first : first + TILE_ROWS]).float(), metric)
         i, j = np.nonzero((local >= first) & (local < first + TILE_ROWS))
         for at in range(0, len(i), TILE_ROWS):
-            a, b = torch.from_numpy(i[at : at + TILE_ROWS]).to(ours.device), torch.from_numpy(j[at : at + TILE_ROWS]).to(ours.device)
+            a, b = (
+                torch.from_numpy(i[at : at + TILE_ROWS]).to(ours.device),
+                torch.from_numpy(j[at : at + TILE_ROWS]).to(ours.device),
+            )
             there = torch.from_numpy(local[i[at : at + TILE_ROWS], j[at : at + TILE_ROWS]] - first).to(ours.device)
             squares = ((ours[a] - theirs[there]) ** 2).sum(1)
             if metric == "cosine":
@@ -138,7 +163,6 @@ def _search_tile(queries, scale, first_query, others, other_scale, bias, first_o
     merged, order = torch.sort(torch.cat([squares, new], 1), dim=1, stable=True)
     squares.copy_(merged[:, :width])
     found.copy_(torch.cat([found, candidates], 1).gather(1, order[:, :width]))
-    found.masked_fill_(squares == torch.inf, -1)
 
 
 def _scores(queries, others):

@@ -1,12 +1,12 @@
 """Neighbours of dense rows on a CPU, in bounded memory, whatever the number of rows.
 
-Sketches of all rows propose candidates (`propose.py`), the rows themselves decide (`work.py`): candidates are measured in
-batches of rows that lie close together and so share candidates. Then the recall is measured; while it is too low, the
-neighbours of each row are compared with each other by products of the rows (`join.py`), and at last all with all
+Sketches of all rows propose candidates (`propose.py`), the rows themselves decide (`work.py`): candidates are measured
+in batches of rows that lie close together and so share candidates. Then the recall is measured; while it is too low,
+the neighbours of each row are compared with each other by products of the rows (`join.py`), and at last all with all
 (`exhaustive.py`).
 
-Sums of sketches are integers, a row's list is written by one thread, and matrix products run on one BLAS thread each and are
-merged in a fixed order: the bytes do not depend on the number of threads.
+Sums of sketches are integers, a row's list is written by one thread, and matrix products run on one BLAS thread each
+and are merged in a fixed order: the bytes do not depend on the number of threads.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,5 @@
-"""All rows with all, block against block, by matrix products: exact, and the last resort where candidates are not good enough."""
+"""All rows with all, block against block, by matrix products: exact, and the last resort where candidates are not good
+enough."""
 
 import numpy as np
 from numba import njit
@@ -16,7 +17,8 @@ CHUNK = 64
 
 
 def all_with_all(work: Work) -> None:
-    """Fills the table anew. Every pair of blocks is multiplied once and serves the rows of both. Ticks N rows, and N for the measuring.
+    """Fills the table anew. Every pair of blocks is multiplied once and serves the rows of both. Ticks N rows, and N
+    for the measuring.
 
     Rows stay in the order of the input; a table wider by MARGIN takes what products err.
     """
@@ -29,7 +31,9 @@ def all_with_all(work: Work) -> None:
     for start in range(0, n, half):
         block, norms = _load(work, start, min(start + half, n), work.buffer[:half])
         for first in range(start, n, half):
-            other, other_norms = (block, norms) if first == start else _load(work, first, min(first + half, n), work.buffer[half:])
+            other, other_norms = (
+                (block, norms) if first == start else _load(work, first, min(first + half, n), work.buffer[half:])
+            )
             _merge_blocks(work, products, start, block, norms, first, other, other_norms)
         work.tick(len(block))
     work.measure_again()
@@ -48,7 +52,9 @@ def _merge_blocks(work: Work, products, start, block, norms, first, other, other
             if first > start or b.stop > a.start:
                 square = products[: (a.stop - a.start) * (b.stop - b.start)].reshape(a.stop - a.start, -1)
                 both = first > start or b.start > a.start
-                _merge_square(work, square, start + a.start, block[a], norms[a], first + b.start, other[b], other_norms[b], both)
+                _merge_square(
+                    work, square, start + a.start, block[a], norms[a], first + b.start, other[b], other_norms[b], both
+                )
 
 
 def _merge_square(work: Work, products, row, near, norms, column, far, other_norms, both):
@@ -105,5 +111,7 @@ def _merge_down(first, last, products, norms, other_norms, first_row, first_othe
             for j in range(start, stop):
                 score, i = norm - np.float32(2) * dots[j], first_other + j
                 if score < worst[j - start] and first_row + row != i:
-                    insert(indices[i], squares[i], max(np.float32(0), other_norms[j] + score), np.int32(first_row + row))
+                    insert(
+                        indices[i], squares[i], max(np.float32(0), other_norms[j] + score), np.int32(first_row + row)
+                    )
                     worst[j - start] = squares[i, -1] - other_norms[j]

@@ -1,4 +1,5 @@
-"""Bytes of the k-NN backends as formulas, importable without torch or numba: what `planner.py` adds up and tests hold to measurements."""
+"""Bytes of the k-NN backends as formulas, importable without torch or numba: what `planner.py` adds up and tests hold
+to measurements."""
 
 from math import isqrt
 
@@ -59,7 +60,8 @@ def packed(n_rows: int, n_features: int, n_nonzero: int, k: int, query_rows: int
 
 
 def dense(n_rows: int, n_features: int, itemsize: int, k: int, cell_rows: int, n_threads: int) -> int:
-    """Host bytes of `dense.search`: what it holds throughout, and the step that needs most beyond. `itemsize` is that of a stored value."""
+    """Host bytes of `dense.search`: what it holds throughout, and the step that needs most beyond. `itemsize` is that
+    of a stored value."""
     n, width, cell = n_rows, dense_width(k), min(n_rows, max(cell_rows, dense_least_rows(k)))
     threads = min(n_threads, DENSE_WORKERS)
     reading = threads * max(DENSE_PIECE_BYTES // 4, n_features) * (itemsize + 8)
@@ -82,18 +84,24 @@ def dense(n_rows: int, n_features: int, itemsize: int, k: int, cell_rows: int, n
 
 
 def dense_held(n_rows: int, n_features: int, k: int, cell_rows: int) -> int:
-    """Of it what is there at all times, also while the graph found so far is measured: the table, the order of the rows, gathered rows."""
+    """Of it what is there at all times, also while the graph found so far is measured: the table, the order of the
+    rows, gathered rows."""
     return n_rows * ((k - 1) * 8 + 16) + cell_rows * n_features * 4
 
 
 def dense_count_closer(n_sample: int, n_others: int, n_features: int, itemsize: int, block_rows: int) -> int:
-    """Host bytes of `dense.count_closer`: the sample; while it is read, or a block is, what that takes, and the products with the block.
+    """Host bytes of `dense.count_closer`: the sample; while it is read, or a block is, what that takes, and the
+    products with the block.
 
     The last two are not there at once, but what one frees is no room for the other: the allocator keeps it.
     """
     row_bytes = n_features * (itemsize + 8)
     blocks = max(block_rows, n_others) * row_bytes + block_rows * n_sample * 4
-    return n_sample * (n_features * 4 + n_others * 32) + max(n_sample * n_features * (itemsize + 4), blocks) + DENSE_BLAS_BYTES
+    return (
+        n_sample * (n_features * 4 + n_others * 32)
+        + max(n_sample * n_features * (itemsize + 4), blocks)
+        + DENSE_BLAS_BYTES
+    )
 
 
 def dense_width(k: int) -> int:
@@ -107,7 +115,8 @@ def dense_least_rows(k: int) -> int:
 
 
 def dense_cells(n_rows: int) -> tuple[int, int]:
-    """How many cells there are, and the most rows of one: a fifth of their room stays free, less where few rows leave fewer cells."""
+    """How many cells there are, and the most rows of one: a fifth of their room stays free, less where few rows leave
+    fewer cells."""
     cap = max(DENSE_LEAST_CELL, isqrt(2 * n_rows))
     return min(n_rows, max(1, -(-n_rows * DENSE_OVERLAP * 5 // (cap * 4)))), cap
 
@@ -136,7 +145,8 @@ def cuda_itemsize(dtype: str) -> int:
 
 
 def cuda_device(n_features: int, dtype: str, k: int, query_rows: int, other_rows: int, resident: bool) -> int:
-    """Device bytes of `cuda.search`: the queries, their lists, two chunks of others, the scores of one tile and what is made of them."""
+    """Device bytes of `cuda.search`: the queries, their lists, two chunks of others, the scores of one tile and what is
+    made of them."""
     row_bytes = n_features * cuda_itemsize(dtype)
     tile_rows = min(CUDA_TILE_ROWS, query_rows)
     scores = tile_rows * other_rows * 4

@@ -29,7 +29,8 @@ def join_rows(work: Work) -> None:
 
 
 def _products(work: Work, members, pivots, needed, block) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """For runs of pivots, GROUP of them in memory at a time: members (p, m), where they are in `block` (p, m), their products (p, m, m)."""
+    """For runs of pivots, GROUP of them in memory at a time: members (p, m), where they are in `block` (p, m), their
+    products (p, m, m)."""
 
     def products(piece):
         found = members[pivots[piece]]
@@ -54,7 +55,9 @@ def _merge_pairs(members, local, norms, dots, table_indices, table_squares):
                 j = members[pivot, b]
                 if j < 0 or i == j:
                     continue
-                square = max(np.float32(0), norms[local[pivot, a]] + norms[local[pivot, b]] - np.float32(2) * dots[pivot, a, b])
+                square = max(
+                    np.float32(0), norms[local[pivot, a]] + norms[local[pivot, b]] - np.float32(2) * dots[pivot, a, b]
+                )
                 if square < table_squares[i, -1]:
                     insert(table_indices[i], table_squares[i], square, j)
                 if square < table_squares[j, -1]:

@@ -1,8 +1,9 @@
 """Neighbours of rows that are mostly zeros, exactly, through an inverted index in numba.
 
-A block of rows is turned into lists: for each feature, who has it and how much. A row's products with the whole block are then sums over
-the lists of its own features, and its best are picked from those (Turtle & Flood 1995 call it term-at-a-time scoring). The candidates that are left are measured again in float64 from
-the rows themselves. Every row is computed by one thread from the same numbers in the same order: the same bytes for any number of threads.
+A block of rows is turned into lists: for each feature, who has it and how much. A row's products with the whole block
+are then sums over the lists of its own features, and its best are picked from those (Turtle & Flood 1995 call it
+term-at-a-time scoring). The candidates that are left are measured again in float64 from the rows themselves. Every row
+is computed by one thread from the same numbers in the same order: the same bytes for any number of threads.
 """
 
 import numpy as np
@@ -20,7 +21,8 @@ CHUNK = 64
 def search(
     rows, k: int, metric: str, *, non_negative: bool, is_zero: np.ndarray, query_rows: int, tick: Tick = no_tick
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Exact k-NN. `rows`: a PackedRows; `is_zero`: bool (N,). Ticks N rows for each block of CORPUS_ROWS, then N rows more."""
+    """Exact k-NN. `rows`: a PackedRows; `is_zero`: bool (N,). Ticks N rows for each block of CORPUS_ROWS, then N rows
+    more."""
     n = rows.n_rows
     n_kept = min(k - 1 + MARGIN, n - 1)
     best = np.full((n, n_kept), -1, np.int32)
@@ -34,7 +36,19 @@ def search(
         for first in range(0, n, query_rows):
             last = min(first + query_rows, n)
             indptr, features, values = rows.block(first, last)
-            _score(indptr, features, values, scale[first:last], first, start, bias, *lists, least, best[first:last], scores[first:last])
+            _score(
+                indptr,
+                features,
+                values,
+                scale[first:last],
+                first,
+                start,
+                bias,
+                *lists,
+                least,
+                best[first:last],
+                scores[first:last],
+            )
             tick(last - first)
     del scores
     indices, distances = _measure_all(rows, best, k, metric, query_rows, tick)
@@ -43,10 +57,13 @@ def search(
     return indices, distances
 
 
-def count_closer(rows, sample: np.ndarray, others: np.ndarray, metric: str, block_rows: int, tick: Tick = no_tick) -> np.ndarray:
+def count_closer(
+    rows, sample: np.ndarray, others: np.ndarray, metric: str, block_rows: int, tick: Tick = no_tick
+) -> np.ndarray:
     """How many rows are closer to row sample[i] than row others[i, j] is, itself apart: int64 (S, m).
 
-    `sample` int64 (S,) ascending, `others` (S, m), -1 for the distance at which there is no edge (1 for cosine, else inf). Ticks N rows.
+    `sample` int64 (S,) ascending, `others` (S, m), -1 for the distance at which there is no edge (1 for cosine, else
+    inf). Ticks N rows.
     """
     ours = rows.take(sample)
     own = _squared_norms(ours[0], ours[2])
@@ -56,13 +73,16 @@ def count_closer(rows, sample: np.ndarray, others: np.ndarray, metric: str, bloc
         stop = min(start + block_rows, rows.n_rows)
         indptr, features, values = rows.block(start, stop)
         lists = _lists(indptr, features, values, rows.n_features)
-        _count(*ours, own, sample - start, *lists, _squared_norms(indptr, values), metric == "cosine", thresholds, counts)
+        _count(
+            *ours, own, sample - start, *lists, _squared_norms(indptr, values), metric == "cosine", thresholds, counts
+        )
         tick(stop - start)
     return counts
 
 
 def _thresholds(rows, ours, others, metric):
-    """The distances to `others`, less what rounding may be: as a part of them and, for cosine, of the 1 from which they are taken."""
+    """The distances to `others`, less what rounding may be: as a part of them and, for cosine, of the 1 from which they
+    are taken."""
     needed = np.unique(others[others >= 0]).astype(np.int64)
     theirs = rows.take(needed)
     local = np.where(others >= 0, np.searchsorted(needed, others), -1)
@@ -97,7 +117,8 @@ def _bias(rows, start, stop, metric):
 
 
 def _lists(indptr, features, values, n_features):
-    """CSR -> for each feature the rows that have it, ascending: (bounds int64 (D + 1,), row uint16 or int32, value float32)."""
+    """CSR -> for each feature the rows that have it, ascending: (bounds int64 (D + 1,), row uint16 or int32, value
+    float32)."""
     order = np.argsort(features, kind="stable")
     bounds = np.zeros(n_features + 1, np.int64)
     np.cumsum(np.bincount(features, minlength=n_features), out=bounds[1:])
@@ -129,7 +150,7 @@ def _score(indptr, features, values, scale, first_row, first_other, bias, bounds
             floor = max(scores[row, -1], least)
             highest = np.float32(-np.inf)
             for j in range(start, stop):
-                highest = max(highest, sums[j])
+                highest = np.float32(max(highest, sums[j]))
             if highest > floor:
                 _keep(sums, start, stop, first_other, least, best[row], scores[row])
 
@@ -180,14 +201,26 @@ def _measure_all(rows, best, k, metric, query_rows, tick):
         needed = np.unique(best[start:stop])
         theirs = rows.take(needed[needed >= 0].astype(np.int64))
         local = np.searchsorted(needed[needed >= 0], best[start:stop]).astype(np.int32)
-        _measure(start, *rows.block(start, stop), *theirs, best[start:stop], local, metric == "cosine", indices[start:stop], out[start:stop])
+        _measure(
+            start,
+            *rows.block(start, stop),
+            *theirs,
+            best[start:stop],
+            local,
+            metric == "cosine",
+            indices[start:stop],
+            out[start:stop],
+        )
         tick(stop - start)
     return indices, out
 
 
 @njit(parallel=True, cache=True)
-def _measure(first_row, indptr, features, values, their_indptr, their_features, their_values, best, local, cosine, indices, out):
-    """Fills indices int32, out float32 (n, k): self, then the k - 1 nearest of each row's candidates by (distance, row number)."""
+def _measure(
+    first_row, indptr, features, values, their_indptr, their_features, their_values, best, local, cosine, indices, out
+):
+    """Fills indices int32, out float32 (n, k): self, then the k - 1 nearest of each row's candidates by (distance, row
+    number)."""
     n_kept, k = best.shape[1], indices.shape[1]
     for row in prange(len(best)):
         own = slice(indptr[row], indptr[row + 1])

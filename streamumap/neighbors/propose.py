@@ -1,4 +1,5 @@
-"""Candidates for every row from sketches alone: the rows of its cells, then neighbours of neighbours (NN-descent: Dong, Moses, Li 2011)."""
+"""Candidates for every row from sketches alone: the rows of its cells, then neighbours of neighbours (NN-descent: Dong,
+Moses, Li 2011)."""
 
 import numpy as np
 from numba import njit
@@ -22,7 +23,8 @@ SETTLED = 0.02
 
 
 def propose(work: Work) -> np.ndarray:
-    """int32 (N, width): rows near by their sketches, nearest first, -1 where none. Also puts `work.order` into the order of the cells."""
+    """int32 (N, width): rows near by their sketches, nearest first, -1 where none. Also puts `work.order` into the
+    order of the cells."""
     sketch = make_sketch(work)
     width = min(dense_width(work.k), work.n - 1)
     indices = np.full((work.n, width), -1, np.int32)
@@ -52,7 +54,9 @@ def _join(work: Work, sketch: Sketch, indices, squares, fresh) -> int:
     members = members_of(indices, squares, fresh, FORWARD, REVERSE)
     fresh[:, :FORWARD] = 0
     slots = 1 << int(indices.shape[1] + members.shape[1] ** 2).bit_length()
-    return sum(work.each(_join_sketches, work.n, TILE_ROWS, work.order, members, slots, *sketch, indices, squares, fresh))
+    return sum(
+        work.each(_join_sketches, work.n, TILE_ROWS, work.order, members, slots, *sketch, indices, squares, fresh)
+    )
 
 
 @njit(nogil=True, cache=True)

@@ -4,7 +4,8 @@ import numpy as np
 
 
 def distance_matrix(rows: np.ndarray, others: np.ndarray, metric: str) -> np.ndarray:
-    """float64 (n, m). cosine: 1 - cos; a zero row is at 0 from a zero row and at 1 from any other. euclidean: from differences, not products."""
+    """float64 (n, m). cosine: 1 - cos; a zero row is at 0 from a zero row and at 1 from any other. euclidean: from
+    differences, not products."""
     rows, others = rows.astype(np.float64), others.astype(np.float64)
     if metric == "euclidean":
         return np.stack([np.sqrt(((others - row) ** 2).sum(1)) for row in rows])
@@ -20,8 +21,8 @@ def distance_matrix(rows: np.ndarray, others: np.ndarray, metric: str) -> np.nda
 def search(rows: np.ndarray, k: int, metric: str) -> tuple[np.ndarray, np.ndarray]:
     """Exact neighbours, ties by row number.
 
-    For cosine, a zero row has zero rows as neighbours only, and among rows without negative values a row at distance 1 (no common feature)
-    is none.
+    For cosine, a zero row has zero rows as neighbours only, and among rows without negative values a row at distance 1
+    (no common feature) is none.
     """
     n = len(rows)
     d = distance_matrix(rows, rows, metric)

@@ -1,8 +1,8 @@
 """Sketches: 256 numbers of one byte a row that nearly keep distances, small enough to stay in memory for all rows.
 
-Part of the numbers are the strongest components of a sample (subspace iteration: Halko, Martinsson, Tropp 2011), which serve
-rows that lie near a flat; the others are a random projection of the rest (Johnson & Lindenstrauss 1984), which serves rows
-that do not. Sums of products of sketches are integers, the same in any order.
+Part of the numbers are the strongest components of a sample (subspace iteration: Halko, Martinsson, Tropp 2011), which
+serve rows that lie near a flat; the others are a random projection of the rest (Johnson & Lindenstrauss 1984), which
+serves rows that do not. Sums of products of sketches are integers, the same in any order.
 """
 
 import numpy as np
@@ -14,8 +14,8 @@ from streamumap.neighbors.footprint import DENSE_SKETCH as SKETCH
 from streamumap.neighbors.work import Work, slices
 
 COMPONENTS = 64
-"""Of the SKETCH numbers. Among 30 candidates, 192 components alone keep 0.57 of the neighbours of codes, 192 random ones 0.86
-of those of both codes and embeddings, 64 and 128 of them 0.87 and 0.96."""
+"""Of the SKETCH numbers. Among 30 candidates, 192 components alone keep 0.57 of the neighbours of codes, 192 random
+ones 0.86 of those of both codes and embeddings, 64 and 128 of them 0.87 and 0.96."""
 
 Sketch = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Codes int8 (N, s), what one unit of a row's code is worth float32 (N,), squared norms float32 (N,)."""
@@ -24,7 +24,8 @@ Sketch = tuple[np.ndarray, np.ndarray, np.ndarray]
 def make_sketch(work: Work) -> Sketch:
     """Sketches of all rows, less the median of a sample.
 
-    The median, since a few far rows would carry a mean away from all others, whose differences one byte would then not tell.
+    The median, since a few far rows would carry a mean away from all others, whose differences one byte would then not
+    tell.
     """
     n, n_features = work.n, work.rows.n_features
     random = np.random.Generator(np.random.Philox(key=[work.seed, 2**32]))

@@ -1,7 +1,7 @@
 """Tables of the nearest rows known so far, one list a row, nearest first: what keeps them so, in numba.
 
-A list is sorted by (squared distance, row number) and holds no row twice, so it does not depend on the order in which rows
-come. Free places hold -1 and inf.
+A list is sorted by (squared distance, row number) and holds no row twice, so it does not depend on the order in which
+rows come. Free places hold -1 and inf.
 """
 
 import numpy as np

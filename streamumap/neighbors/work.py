@@ -1,4 +1,5 @@
-"""What the steps of a dense search share: the rows, one buffer for those that are gathered, and the table of the best so far."""
+"""What the steps of a dense search share: the rows, one buffer for those that are gathered, and the table of the best
+so far."""
 
 from collections.abc import Iterator
 
@@ -22,8 +23,8 @@ def squared_norms(rows: np.ndarray) -> np.ndarray:
 
 
 class Work:
-    """`rows`, a DenseRows; `buffer` float32 (cell_rows, D) for gathered rows; `indices` int32 and `squares` float32 (N, k - 1),
-    the table, without self; `order` int64 (N,), in which neighbours are likely to be close.
+    """`rows`, a DenseRows; `buffer` float32 (cell_rows, D) for gathered rows; `indices` int32 and `squares` float32 (N,
+    k - 1), the table, without self; `order` int64 (N,), in which neighbours are likely to be close.
     """
 
     def __init__(self, rows, k, cell_rows, seed, pool, is_zero, tick):
@@ -63,7 +64,11 @@ class Work:
         start, number = 0, 0
         while start < self.n:
             stop = _batch_end(self.order, start, lists, seen, number, self.cell_rows)
-            needed = np.flatnonzero(seen == number) if self.cell_rows * 8 > self.n else _unique(self.order[start:stop], lists)
+            needed = (
+                np.flatnonzero(seen == number)
+                if self.cell_rows * 8 > self.n
+                else _unique(self.order[start:stop], lists)
+            )
             yield self.order[start:stop], needed, self.gather(needed, self.buffer)
             start, number = stop, number + 1
 
@@ -72,11 +77,14 @@ class Work:
         local = np.empty(self.n, np.int32)
         for pivots, needed, block in self.batches(lists):
             local[needed] = np.arange(len(needed), dtype=np.int32)
-            self.each(_merge_measured, len(pivots), 64, block, local, pivots, lists, self.is_zero, self.indices, self.squares)
+            self.each(
+                _merge_measured, len(pivots), 64, block, local, pivots, lists, self.is_zero, self.indices, self.squares
+            )
         self.tick(self.n)
 
     def measure_again(self):
-        """For a table that comes from products of rows, which err where distances are small: takes distances from differences."""
+        """For a table that comes from products of rows, which err where distances are small: takes distances from
+        differences."""
         chosen = self.indices
         self.clear(self.k - 1)
         self.measure(chosen)

@@ -1,4 +1,5 @@
-"""All-zero rows under cosine, which has no angle for them: at distance 0 from each other and at 1 from every other row."""
+"""All-zero rows under cosine, which has no angle for them: at distance 0 from each other and at 1 from every other
+row."""
 
 import numpy as np
 

@@ -1,7 +1,8 @@
 """RowSource: rows in, whatever they are kept in.
 
-A source is opened read-only, knows its shape before it reads a row, and hands out blocks of rows in the dtype in which they
-are stored. `widen` turns a block into float32; a GPU backend may take the stored block to the device and widen it there.
+A source is opened read-only, knows its shape before it reads a row, and hands out blocks of rows in the dtype in which
+they are stored. `widen` turns a block into float32; a GPU backend may take the stored block to the device and widen it
+there.
 """
 
 from collections.abc import Iterator
@@ -27,7 +28,8 @@ class RowSource(Protocol):
     fingerprint: dict  # JSON: enough to know the same input again
 
     def read(self, start: int, stop: int, out: np.ndarray | None = None) -> np.ndarray:
-        """Rows start..stop as stored, (stop - start, n_features). `out`, a C-contiguous array of that shape or longer, is reused."""
+        """Rows start..stop as stored, (stop - start, n_features). `out`, a C-contiguous array of that shape or longer,
+        is reused."""
 
     def take(self, rows: np.ndarray) -> np.ndarray:
         """The rows with these numbers (int64, ascending), as stored, (len(rows), n_features)."""
@@ -44,7 +46,8 @@ def stored_dtype(dtype: str) -> np.dtype:
 
 
 def widen(block: np.ndarray, dtype: str) -> np.ndarray:
-    """A block as stored -> float32 of the same shape. bfloat16 is exact; float64 is rounded; integers and booleans are cast."""
+    """A block as stored -> float32 of the same shape. bfloat16 is exact; float64 is rounded; integers and booleans are
+    cast."""
     if dtype == "bfloat16":
         return (block.astype(np.uint32) << np.uint32(16)).view(np.float32)
     if dtype == "float16" and block.flags.c_contiguous:
@@ -53,7 +56,8 @@ def widen(block: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def _widen_half(block, piece_values=65_536):
-    """float16 -> float32, bit for bit what `astype` gives, two to three times faster: the bits shifted into place, then scaled by 2^112."""
+    """float16 -> float32, bit for bit what `astype` gives, two to three times faster: the bits shifted into place, then
+    scaled by 2^112."""
     out = np.empty(block.shape, np.float32)
     half, values = block.reshape(-1), out.reshape(-1)
     bits = values.view(np.int32)
@@ -69,7 +73,8 @@ def _widen_half(block, piece_values=65_536):
 
 
 def blocks(source: RowSource, block_rows: int) -> Iterator[tuple[int, np.ndarray]]:
-    """(start, rows as stored) over the whole source, in order, through one reused buffer: a block is valid until the next."""
+    """(start, rows as stored) over the whole source, in order, through one reused buffer: a block is valid until the
+    next."""
     buffer = np.empty((min(block_rows, source.n_rows), source.n_features), stored_dtype(source.dtype))
     for start in range(0, source.n_rows, block_rows):
         yield start, source.read(start, min(start + block_rows, source.n_rows), buffer)
@@ -80,4 +85,6 @@ def check_shape(name: str, n_rows: int, n_features: int) -> None:
     if n_features < 1:
         raise InputError(f"{name}: shape: expected at least 1 feature, found {n_features}; give rows with features.")
     if n_rows < 3:
-        raise InputError(f"{name}: shape: expected at least 3 rows, found {n_rows}; a map of fewer rows has no meaning.")
+        raise InputError(
+            f"{name}: shape: expected at least 3 rows, found {n_rows}; a map of fewer rows has no meaning."
+        )
