@@ -1,8 +1,11 @@
 """First positions. PCA and spectral starts take a fixed number of matrix products, so they cannot hang."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import numpy as np
+
+T = TypeVar("T")
 
 WIDTH = 10.0
 """Largest coordinate of the start (umap-learn)."""
@@ -93,7 +96,7 @@ def sample_numbers(n_rows: int, size: int) -> np.ndarray:
     return np.unique(np.linspace(0, n_rows - 1, min(n_rows, size)).astype(np.int64))
 
 
-def blocks(read, n_rows: int, block_rows: int) -> Iterator[tuple[int, object]]:
+def blocks(read: Callable[[int, int], T], n_rows: int, block_rows: int) -> Iterator[tuple[int, T]]:
     """(start, read(start, stop)) over all rows."""
     for start in range(0, n_rows, block_rows):
         yield start, read(start, min(start + block_rows, n_rows))

@@ -20,7 +20,7 @@ from streamumap.errors import InputError
 
 PIECE_ROWS = 8192  # rows in one float32 product: bounds its rounding error and the memory of the widened rows
 BLAS_BYTES = 32 << 20  # what the BLAS libraries of numpy and scipy keep for themselves
-POOL = 1.25  # torch's pool keeps freed blocks of other sizes
+POOL = 1.6  # torch's pool keeps freed blocks of other sizes
 CUBLAS_BYTES = 64 << 20
 
 
@@ -45,12 +45,11 @@ def device_footprint(n_features: int, n_components: int, block_rows: int, itemsi
     """Device bytes that a StreamedPCA with a device takes at its peak, rows of `itemsize` bytes a value; the context
     of the device not counted. Its host bytes are those of `footprint`: the decomposition is done there."""
     moment_bytes, piece_rows = 8 * n_features**2, min(block_rows, PIECE_ROWS)
-    piece_bytes = (
-        piece_rows * n_features * (itemsize + 4 + 4 + 8)
-    )  # as it came, widened, centred, and in float64 for its mean
-    adding_bytes = 2 * moment_bytes + piece_bytes
+    widened_bytes = itemsize + 4 + 4 + 8  # of a value: as it came, as float32, centred, and in float64 for the mean
+    piece_bytes = int(piece_rows * n_features * widened_bytes * POOL)
+    adding_bytes = moment_bytes * 3 // 2 + piece_bytes
     transforming_bytes = piece_bytes + 4 * n_components * (n_features + piece_rows)
-    return int((moment_bytes + max(adding_bytes, transforming_bytes) + CUBLAS_BYTES) * POOL)
+    return moment_bytes + max(adding_bytes, transforming_bytes) + CUBLAS_BYTES
 
 
 def decompose(n_rows: int, moment: np.ndarray, n_components: int) -> Components:

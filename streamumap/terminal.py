@@ -94,8 +94,8 @@ def print_plan(plan: Plan) -> None:
         f"matrix   {job.n_rows:,} rows x {job.n_features:,} features, {job.dtype}{kind}: {format_bytes(job.matrix_bytes)}"
     )
     if device:
-        on_device, on_host = format_bytes(budget.device_bytes or 0), format_bytes(budget.host_bytes)
-        print(f"device   {device.label} {device.name}, budget {on_device}; host budget {on_host}")
+        device_budget, host_budget = format_bytes(budget.device_bytes or 0), format_bytes(budget.host_bytes)
+        print(f"device   {device.label} {device.name}, budget {device_budget}; host budget {host_budget}")
     else:
         print(f"device   cpu, {plan.machine.n_cores} cores, budget {format_bytes(budget.host_bytes)}")
     table = Table(box=None, pad_edge=False, header_style="bold")

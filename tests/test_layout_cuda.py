@@ -46,7 +46,7 @@ def epoch(old, first_row, indptr, targets, weights, first_edge, number, s):
 
 @pytest.mark.parametrize("n_components", [1, 2, 3, 10])
 def test_epoch_is_the_reference(n_components):
-    check_epoch(epoch, n_components, N)
+    check_epoch(epoch, n_components, N, numbers=(0, 150) if GPU else (3,))
 
 
 @pytest.mark.parametrize(
@@ -56,14 +56,14 @@ def test_epoch_is_the_reference_whatever_the_parameters(changes):
     check_epoch(epoch, 2, N, numbers=(3,), **changes)
 
 
-@pytest.mark.parametrize("first_edge", [0, 2**31 - 9, 2**32 - 9, 2**33 + 5])
+@pytest.mark.parametrize("first_edge", [2**31 - 9, 2**32 - 9, 2**33 + 5])
 def test_the_same_edges_fire(first_edge):
-    check_which_edges_fire(epoch, 25, (0, 77, 198), first_edge)
+    check_which_edges_fire(epoch, 25, (0, 198), first_edge)
 
 
 @pytest.mark.parametrize("changes", [dict(n_epochs=2), dict(max_weight=40_000), dict(seed=2**63 - 1)])
 def test_the_same_edges_fire_whatever_the_parameters(changes):
-    check_which_edges_fire(epoch, 40, (0, 1), 12345, **changes)
+    check_which_edges_fire(epoch, 30, (0, 1), 12345, **changes)
 
 
 def test_pushes_come_from_all_vertices():
@@ -75,12 +75,12 @@ def test_any_blocks_give_the_same_bytes(n_components):
     check_blocks(epoch, N, n_components)
 
 
-@pytest.mark.parametrize("n_components", [1, 2, 10])
+@pytest.mark.parametrize("n_components", [2, 10])
 def test_no_vertex_moves_further_than_the_limit(n_components):
     check_step_limit(epoch, n_components, 6)
 
 
-@pytest.mark.parametrize("n_components", [1, 2, 10])
+@pytest.mark.parametrize("n_components", [1, 3])
 def test_equal_positions_stay(n_components):
     check_equal_positions(epoch, n_components, 10)
 

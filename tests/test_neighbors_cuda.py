@@ -28,7 +28,7 @@ from streamumap.neighbors import cuda as backend  # noqa: E402
 DEVICE = "cuda" if GPU else "cpu"
 METRICS = ("euclidean", "cosine")
 DTYPES = ("float16", "bfloat16", "float32", "float64", "int8")
-N, K, OTHER_ROWS = (300, 12, 64) if GPU else (26, 3, 16)
+N, K, OTHER_ROWS = (300, 12, 64) if GPU else (24, 3, 16)
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +64,7 @@ def test_hard_rows_of_any_dtype(metric, dtype):
     check_neighbors(search(rows, K, metric, dtype), rows, K, metric)
 
 
-@pytest.mark.parametrize(("query_rows", "dtype"), [(10, "float16"), (N - 1, "int8"), (N, "bfloat16")])
+@pytest.mark.parametrize(("query_rows", "dtype"), [(10, "float16"), (N - 1, "bfloat16")])
 @pytest.mark.parametrize("metric", METRICS)
 def test_queries_in_any_chunks(metric, query_rows, dtype):
     rows = hard_rows(N)
@@ -148,14 +148,14 @@ def stop(n):
 
 @pytest.mark.parametrize("query_rows", [9, 100])
 def test_ticks_all_rows_and_stops(query_rows):
-    rows, ticks = hard_rows(26), []
+    rows, ticks = hard_rows(N), []
     search(rows, 2, "euclidean", query_rows=query_rows, tick=ticks.append)
-    assert sum(ticks) == 26
+    assert sum(ticks) == N
     with pytest.raises(Stopped):
         search(rows, 2, "euclidean", query_rows=query_rows, tick=stop)
     ticks.clear()
     count(rows, np.arange(3), np.full((3, 1), -1), "euclidean", tick=ticks.append)
-    assert sum(ticks) == 26
+    assert sum(ticks) == N
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -200,15 +200,6 @@ def test_a_duplicate_is_never_closer_than_another(packed, metric):
     assert not count(packed, rows, sample, others, metric).any()
 
 
-def test_ranks_in_blocks_larger_than_an_index(packed, monkeypatch):
-    rows = hard_rows()
-    sample = np.arange(0, 150, 7)
-    others = some_others(rows, sample, 5, "cosine")
-    counts = count(packed, rows, sample, others, "cosine", 150)
-    monkeypatch.setattr(backend, "CORPUS_ROWS", 100)
-    assert np.array_equal(count(packed, rows, sample, others, "cosine", 150), counts)
-
-
 def test_lists_of_more_rows_than_uint16_counts():
     n = 70_000
     indptr, features = np.arange(n + 1), (np.arange(n) % 3).astype(np.uint16)

@@ -173,10 +173,10 @@ def _pair(a_features, a_values, b_features, b_values, cosine):
     a, b, dot, aa, bb, difference = 0, 0, 0.0, 0.0, 0.0, 0.0
     while a < len(a_features) or b < len(b_features):
         if b >= len(b_features) or (a < len(a_features) and a_features[a] < b_features[b]):
-            x, y = np.float64(a_values[a]), 0.0
+            x, y = np.float64(a_values[a]), np.float64(0)
             a += 1
         elif a >= len(a_features) or b_features[b] < a_features[a]:
-            x, y = 0.0, np.float64(b_values[b])
+            x, y = np.float64(0), np.float64(b_values[b])
             b += 1
         else:
             x, y = np.float64(a_values[a]), np.float64(b_values[b])
