@@ -19,7 +19,8 @@ import numpy as np
 
 from streamumap import backends, engine, memory, quality
 from streamumap.params import Params
-from streamumap.planner import QUALITY_ROWS, Job, Plan, make_plan
+from streamumap.planner import make_plan
+from streamumap.plans import QUALITY_ROWS, Job, Plan
 from streamumap.source import open_source
 from streamumap.source.packed import pack, pays
 from streamumap.source.rows import DenseRows

@@ -15,7 +15,7 @@ from streamumap.errors import InputError
 from streamumap.events import Tick
 from streamumap.neighbors import footprint
 from streamumap.params import Params
-from streamumap.planner import Plan
+from streamumap.plans import Plan
 from streamumap.source import RowSource, open_source, widen
 from streamumap.source.packed import PackedRows
 from streamumap.source.rows import DenseRows

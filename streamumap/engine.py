@@ -3,9 +3,9 @@ again."""
 
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, replace
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,13 @@ import numpy as np
 
 from streamumap import __version__, backends, initial, memory, quality
 from streamumap.backends import Rows
-from streamumap.errors import InputError, Stopped
-from streamumap.events import Listener, Note, StageAdvanced, StageDone, StageStarted, Tick, ignore
+from streamumap.errors import InputError
+from streamumap.events import Listener, Note, ignore
 from streamumap.memory import Budget, Machine
 from streamumap.params import Params
-from streamumap.planner import QUALITY_NEIGHBORS, QUALITY_ROWS, Job, Plan, make_plan, resolve_name
+from streamumap.planner import make_plan, resolve_name
+from streamumap.plans import QUALITY_NEIGHBORS, QUALITY_ROWS, Job, Plan
+from streamumap.recorder import Recorder
 from streamumap.report import report
 from streamumap.source import RowSource, check_shape, open_source
 from streamumap.source.packed import PackedRows, pack
@@ -90,15 +92,15 @@ def embed(
     plan = make_plan(job, params, budget_for(machine, budget, host_budget), machine)
     work = Workdir(Path(out), source.fingerprint)
     try:
-        with _Run(source, params, plan, work, listener, stopping, snapshots) as run:
+        with closing(_Run(source, params, plan, work, listener, stopping, snapshots)) as run:
             return run.all()
     finally:
         work.close()
         source.close()
 
 
-class _Run:
-    """What the stages of one run share, and how each of them is timed, measured and told of."""
+class _Run(Recorder):
+    """One run: its stages in order, and what they share."""
 
     def __init__(
         self,
@@ -110,20 +112,14 @@ class _Run:
         stopping: Callable[[], bool],
         snapshots: int,
     ):
-        self.source, self.params, self.plan, self.work = source, params, plan, work
-        self.listener, self.stopping, self.n_snapshots = listener, stopping, snapshots
-        self.measured: dict = {"stages": [], "quality": {}, "warnings": [], "reused": []}
+        super().__init__(plan, listener, stopping)
+        self.source, self.params, self.work, self.n_snapshots = source, params, work, snapshots
         self.packed: PackedRows | None = None
         self.given_start = open_source(params.init).fingerprint if params.init.endswith(".npy") else None
         self.started = time.monotonic()
-        self.base_bytes = memory.anonymous_bytes()
-        self.watch = memory.Watch(plan.machine.device)
 
-    def __enter__(self) -> "_Run":
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.watch.close()
+    def close(self) -> None:
+        super().close()
         if self.packed is not None:
             self.packed.close()
 
@@ -165,47 +161,6 @@ class _Run:
             graph,
             key_of(graph, self.plan["layout"].backend, [getattr(p, name) for name in LAYOUT_PARAMS], self.given_start),
         )
-
-    def warn(self, text: str) -> None:
-        self.measured["warnings"].append(text)
-        self.listener(Note("warning", text))
-
-    def reuse(self, what: str) -> None:
-        self.measured["reused"].append(what)
-        self.listener(Note("info", f"{what} of the run before is used again"))
-
-    @contextmanager
-    def stage(self, name: str, total: int, unit: str) -> Iterator[tuple[Tick, list[str]]]:
-        """Times and measures what happens inside. Gives a tick, and a list to put the stage's result in, as text."""
-        result, done = [""], 0
-
-        def tick(n: int) -> None:
-            nonlocal done
-            done += n
-            self.listener(StageAdvanced(name, min(done, total)))
-            if self.stopping():
-                raise Stopped(
-                    f"stopped while {name} was at {min(done, total):,} of {total:,} {unit}; the same command continues the run."
-                )
-
-        self.listener(StageStarted(name, total, unit))
-        self.watch.lap()
-        started = time.monotonic()
-        yield tick, result
-        seconds = time.monotonic() - started
-        host_bytes, device_bytes = self.watch.lap()
-        backends.release(self.plan)
-        self.measured["stages"].append(
-            {
-                "stage": name,
-                "backend": self.plan[name].backend,
-                "blocks": self.plan[name].blocks,
-                "seconds": round(seconds, 3),
-                "predicted": asdict(self.plan[name].predicted),
-                "measured": {"host_bytes": max(0, host_bytes - self.base_bytes), "device_bytes": device_bytes},
-            }
-        )
-        self.listener(StageDone(name, seconds, result[-1]))
 
     def read(self) -> Scan:
         """One pass that finds what is broken or special; a second one that packs rows that are mostly zeros."""

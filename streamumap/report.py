@@ -7,7 +7,7 @@ from importlib import metadata
 
 from streamumap import __version__
 from streamumap.params import Params
-from streamumap.planner import Plan
+from streamumap.plans import Plan
 from streamumap.source import RowSource
 from streamumap.source.scan import Scan
 

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from streamumap.events import Event, Listener, Note, StageAdvanced, StageDone, StageStarted, ignore
 from streamumap.memory import format_bytes
-from streamumap.planner import Plan
+from streamumap.plans import Plan
 
 LINE_SECONDS = 10.0
 """Where there is no terminal: seconds between two lines of the same stage."""

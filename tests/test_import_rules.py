@@ -15,8 +15,8 @@ LAYERS = [
     {"errors", "events", "params", "memory", "watch"},
     {"source", "workdir", "quality", "blockfile", "writer", "demo", "render", "output"},
     {"reduce", "neighbors", "graph", "initial", "layout"},
-    {"planner"},
-    {"engine", "backends", "report"},
+    {"plans", "stage_plans", "planner"},
+    {"engine", "backends", "recorder", "report"},
     {"streamumap", "cli", "estimator", "doctor", "terminal"},
 ]
 LAYER_OF = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}

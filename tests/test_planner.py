@@ -6,12 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamumap import planner
+from streamumap import stage_plans
 from streamumap.errors import DoesNotFit, InputError
 from streamumap.memory import Budget, Device, Machine, parse_bytes
 from streamumap.params import Params
-from streamumap.planner import Job, make_plan, powers, resolve_name
+from streamumap.planner import make_plan, resolve_name
+from streamumap.plans import Job
 from streamumap.source.packed import pays
+from streamumap.stage_plans import powers
 
 GB = 10**9
 CPU = Machine(n_cores=2, host_free_bytes=16 * GB)
@@ -193,7 +195,7 @@ def test_chunks_on_a_gpu_are_whole_groups(n_rows, n_features, dtype, share):
     plan = make_plan(job, Params(), caps(GPU, int(smallest(job, Params(), GPU) * share)), GPU)
     blocks = plan["neighbors"].blocks
     assert blocks["other_rows"] % 32 == 0 and 1 <= blocks["query_rows"] <= n_rows
-    assert plan["neighbors"].predicted.device_bytes >= planner.CONTEXT_BYTES
+    assert plan["neighbors"].predicted.device_bytes >= stage_plans.CONTEXT_BYTES
 
 
 def test_a_refusal_says_which_option_and_how_much():
@@ -215,7 +217,8 @@ def test_planning_does_no_work(tmp_path):
     """No file but modules is opened, and no compute library is loaded."""
     code = (
         "import sys\n"
-        "from streamumap.planner import Job, make_plan\n"
+        "from streamumap.planner import make_plan\n"
+        "from streamumap.plans import Job\n"
         "from streamumap.params import Params\n"
         "from streamumap.memory import Budget, Device, Machine\n"
         "from streamumap.source import packed, scan\n"

@@ -1,0 +1,66 @@
+"""What a plan is: frozen facts, no arithmetic beyond sums."""
+
+from dataclasses import dataclass
+
+from streamumap.memory import Budget, Footprint, Machine
+from streamumap.source.base import stored_dtype
+
+QUALITY_ROWS = 1_000
+"""Sampled rows on which recall, preservation and trustworthiness are measured."""
+
+QUALITY_NEIGHBORS = 15
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the source says. `n_nonzero` None: not known before the rows are read once; they are then planned as
+    dense."""
+
+    n_rows: int
+    n_features: int
+    dtype: str
+    n_nonzero: int | None = None
+
+    @property
+    def itemsize(self) -> int:
+        return stored_dtype(self.dtype).itemsize
+
+    @property
+    def matrix_bytes(self) -> int:
+        return self.n_rows * self.n_features * self.itemsize
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One stage: who does it, in blocks of how many rows, and all bytes of the process while it runs."""
+
+    name: str
+    backend: str
+    blocks: dict[str, int]
+    predicted: Footprint
+
+
+@dataclass(frozen=True)
+class Plan:
+    job: Job
+    budget: Budget
+    machine: Machine
+    stages: tuple[StagePlan, ...]
+    packed_on_disk: bool = False
+
+    def __getitem__(self, name: str) -> StagePlan:
+        return next(s for s in self.stages if s.name == name)
+
+    def __contains__(self, name: str) -> bool:
+        return any(s.name == name for s in self.stages)
+
+    @property
+    def device(self) -> str | None:
+        """ "cuda:N", or None for a CPU run."""
+        return self.machine.device.label if self.machine.device else None
+
+    @property
+    def peak(self) -> Footprint:
+        return Footprint(
+            *(max(getattr(s.predicted, f) for s in self.stages) for f in ("host_bytes", "device_bytes", "disk_bytes"))
+        )

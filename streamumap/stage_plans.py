@@ -1,0 +1,274 @@
+"""Block sizes and bytes of each stage: its own formula, added to what stays in memory meanwhile."""
+
+from collections.abc import Callable, Iterable
+
+from streamumap.errors import InputError
+from streamumap.graph import footprint as graph_footprint
+from streamumap.initial import SAMPLE_ROWS
+from streamumap.layout.footprint import cuml_bytes, layout_bytes
+from streamumap.memory import Budget, Device, Footprint, Machine
+from streamumap.neighbors import footprint as knn
+from streamumap.params import Params
+from streamumap.plans import QUALITY_NEIGHBORS, QUALITY_ROWS, Job, StagePlan
+
+LIBRARIES_BYTES = 160 * 10**6
+"""RssAnon of numba with its compiler, scipy, pyarrow and matplotlib, on a first run."""
+
+TORCH_HOST_BYTES = 1_500 * 10**6
+"""RssAnon of torch with CUDA."""
+
+CONTEXT_BYTES = 1_100 * 2**20
+"""Device memory of a process with torch's modules, cuBLAS and its workspaces, and Triton, before any array."""
+
+POOL_SHARE = 0.05
+"""What torch's pool loses to rounding, as a share of the arrays."""
+
+
+def powers(largest: int, smallest: int) -> list[int]:
+    """largest and the powers of two below it down to smallest, descending."""
+    out = [largest]
+    power = 1 << max(largest - 1, 1).bit_length()
+    while power > smallest:
+        power //= 2
+        if smallest <= power < largest:
+            out.append(power)
+    return out
+
+
+Bytes = Callable[[int], int]
+
+
+class StagePlanner:
+    """Adds up stage after stage; `missing` collects what does not fit."""
+
+    def __init__(self, job: Job, params: Params, budget: Budget, machine: Machine, packed_on_disk: bool):
+        self.job, self.params, self.budget, self.machine = job, params, budget, machine
+        self.original = job
+        self.gpu: Device | None = machine.device
+        self.missing: list[tuple[str, int]] = []
+        self.packed_on_disk = packed_on_disk
+        self.device_base = 0
+        self.host_base = LIBRARIES_BYTES + (TORCH_HOST_BYTES if self.gpu else 0)
+        self.disk = job.n_rows * (params.n_neighbors * 8 + params.n_components * 4)
+
+    def stages(self) -> list[StagePlan]:
+        out = [self._read()]
+        if self.params.reduce != "none":
+            out.append(self._reduce())
+        neighbors = self._neighbors()
+        out += [
+            neighbors,
+            self._graph(),
+            self._start(),
+            self._layout(),
+            self._quality(neighbors.blocks.get("cell_rows", 0)),
+            self._write(),
+        ]
+        return out
+
+    def _solve(self, name, backend, block, sizes: Iterable[int], host: Bytes, device: Bytes | None = None) -> StagePlan:
+        """`_fit` where one block size is free; `host` and `device` are functions of it."""
+        on_device = None if device is None else (lambda shape: device(shape[block]))
+        return self._fit(name, backend, [{block: size} for size in sizes], lambda shape: host(shape[block]), on_device)
+
+    def _fit(self, name, backend, shapes: list[dict[str, int]], host, device=None) -> StagePlan:
+        """The first of `shapes` (block sizes, the largest first) that fits both budgets; the last where none does, and
+        what it would need."""
+        for shape in shapes:
+            need_host = self.host_base + host(shape)
+            arrays = device(shape) if device is not None else 0
+            need_device = max(self.device_base, CONTEXT_BYTES + int(arrays * (1 + POOL_SHARE)) if arrays else 0)
+            host_fits = need_host <= self.budget.host_bytes
+            device_fits = self.budget.device_bytes is None or need_device <= self.budget.device_bytes
+            if host_fits and device_fits:
+                break
+        else:
+            if not host_fits:
+                self.missing.append(("host", need_host))
+            if not device_fits:
+                self.missing.append(("device", need_device))
+        if need_device:
+            self.device_base = CONTEXT_BYTES
+        return StagePlan(name, backend, shape, Footprint(need_host, need_device, self.disk))
+
+    def _read(self) -> StagePlan:
+        from streamumap.source.scan import scan_footprint
+
+        job = self.job
+        sizes = powers(max(1, min(job.n_rows, 32 * 2**20 // max(job.n_features * job.itemsize, 1))), 1)
+        stage = self._solve(
+            "read",
+            "numpy",
+            "block_rows",
+            sizes,
+            lambda b: scan_footprint(job.n_rows, job.n_features, job.itemsize, b) + self._packing(b),
+        )
+        self.host_base += job.n_rows * 9 + self._packed_bytes()
+        return stage
+
+    def _packing(self, block_rows) -> int:
+        return self._packed_bytes() + block_rows * self.job.n_features * self.job.itemsize
+
+    def _packed_bytes(self) -> int:
+        """Of the packed rows that stay in memory."""
+        job = self.job
+        if job.n_nonzero is None:
+            return 0
+        from streamumap.source.packed import packed_footprint
+
+        host, disk = packed_footprint(
+            job.n_rows, job.n_features, job.n_nonzero, job.itemsize, on_disk=self.packed_on_disk
+        )
+        self.disk = max(self.disk, disk + job.n_rows * (self.params.n_neighbors * 8 + self.params.n_components * 4))
+        return host
+
+    def _reduce(self) -> StagePlan:
+        from streamumap import reduce
+
+        job, dims = self.job, min(self.params.reduce_dims, self.job.n_features, self.job.n_rows)
+        sizes = powers(max(1, min(job.n_rows, 8192)), 16)
+        self.disk += job.n_rows * dims * 4
+        stage = self._solve(
+            "reduce", "cuda" if self.gpu else "numpy", "block_rows", sizes,
+            lambda b: reduce.footprint(job.n_features, dims, b) + b * job.n_features * 8,
+            (lambda b: reduce.device_footprint(job.n_features, dims, b, 4)) if self.gpu else None,
+        )  # fmt: skip
+        self.job = Job(job.n_rows, dims, "float32")
+        return stage
+
+    def _neighbors(self) -> StagePlan:
+        job, k = self.job, self.params.n_neighbors
+        if self.gpu:
+            return self._neighbors_cuda()
+        if job.n_nonzero is not None:
+            nonzero = job.n_nonzero
+            threads = self.machine.n_cores
+            return self._solve(
+                "neighbors", "packed", "query_rows", powers(min(job.n_rows, 8192), 64),
+                lambda b: knn.packed(job.n_rows, job.n_features, nonzero, k, b, threads),
+            )  # fmt: skip
+        return self._neighbors_dense()
+
+    def _neighbors_dense(self) -> StagePlan:
+        """The graph found so far is measured in between, by blocks of no more rows than a cell has."""
+        job, k, threads = self.job, self.params.n_neighbors, self.machine.n_cores
+        n, d = job.n_rows, job.n_features
+        least = min(n, knn.dense_least_rows(k))
+        return self._solve(
+            "neighbors", "dense", "cell_rows", [*powers(min(n, 4096), least), least],
+            lambda b: max(knn.dense(n, d, job.itemsize, k, b, threads), knn.dense_held(n, d, k, b) + self._counting_dense(k - 1, b)),
+        )  # fmt: skip
+
+    def _counting_dense(self, n_others, block_rows) -> int:
+        """Ranks are counted in the rows as they came, reduced or not."""
+        rows = self.original
+        return knn.dense_count_closer(
+            min(QUALITY_ROWS, rows.n_rows), n_others, rows.n_features, rows.itemsize, block_rows
+        )
+
+    def _counting(self, n_others, block_rows) -> int:
+        return knn.count_closer(min(QUALITY_ROWS, self.job.n_rows), n_others, self.original.n_features, block_rows)
+
+    def _neighbors_cuda(self) -> StagePlan:
+        """All rows on the device where they fit, else as many query rows as do."""
+        job, k = self.job, self.params.n_neighbors
+        shapes = [
+            {"query_rows": query, "other_rows": other}
+            for query in powers(job.n_rows, min(job.n_rows, 2_048))
+            for other in (65_536, 16_384, 4_096, 1_024)
+        ]
+
+        def host(shape: dict[str, int]) -> int:
+            return knn.cuda_host(job.n_rows, job.n_features, knn.cuda_itemsize(job.dtype), k, shape["other_rows"])
+
+        def device(shape: dict[str, int]) -> int:
+            resident = shape["query_rows"] == job.n_rows
+            search = knn.cuda_device(job.n_features, job.dtype, k, shape["query_rows"], shape["other_rows"], resident)
+            return max(search, self._counting(k - 1, 2_048))
+
+        return self._fit("neighbors", "cuda", shapes, host, device)
+
+    def _graph(self) -> StagePlan:
+        n, k = self.job.n_rows, self.params.n_neighbors
+        self.disk += graph_footprint.disk_bytes(n, k)
+        return self._solve(
+            "graph", "numba", "block_rows", powers(n, min(n, 4096)), lambda b: graph_footprint.build(n, k, b)
+        )
+
+    def _start(self) -> StagePlan:
+        """The sample and its centred copy; while all rows are projected, a block for each core."""
+        job = self.job
+        per_row = job.n_features * 4 if job.n_nonzero is None else int(job.n_nonzero / job.n_rows * 8 * knn.UNEVEN) + 8
+        fixed = job.n_features * 40 * 8 + job.n_rows * self.params.n_components * 24
+        block_rows = max(1, min(job.n_rows, (128 if self.gpu else 16) * 2**20 // per_row))
+        sizes = powers(min(job.n_rows, SAMPLE_ROWS), min(job.n_rows, 256))
+        if self.gpu:
+            on_device = block_rows * (3 * job.n_features * knn.cuda_itemsize(job.dtype) + job.n_features * 4)
+            pinned = 2 * block_rows * job.n_features * job.itemsize
+            stage = self._solve(
+                "start",
+                "cuda",
+                "sample_rows",
+                sizes,
+                lambda b: fixed + int(b * per_row * 2.5) + pinned,
+                lambda b: on_device,
+            )
+        else:
+            blocks = self.machine.n_cores * block_rows * per_row * 3
+            stage = self._solve(
+                "start", "numpy", "sample_rows", sizes, lambda b: fixed + max(int(b * per_row * 2.5), blocks)
+            )
+        stage.blocks["block_rows"] = block_rows
+        return stage
+
+    def _layout(self) -> StagePlan:
+        n, c, k = self.job.n_rows, self.params.n_components, self.params.n_neighbors
+        backend = self.params.layout
+        if backend == "auto":
+            backend = "cuda" if self.gpu else "cpu"
+        if backend != "cpu" and not self.gpu:
+            raise InputError(
+                f"--layout: {backend} needs a GPU and this is a CPU run; use --layout cpu or --device cuda."
+            )
+        if backend == "cuml":
+            return self._solve(
+                "layout", "cuml", "block_rows", [n], lambda b: n * (k * 8 + c * 12), lambda b: cuml_bytes(n, k)
+            )
+        edges = 2 * n * (k - 1)
+
+        def needed(block_rows: int) -> int:
+            return layout_bytes(n, c, block_rows, edges)
+
+        return self._solve(
+            "layout",
+            backend,
+            "block_rows",
+            powers(n, min(n, 1024)),
+            needed,
+            needed if backend == "cuda" else lambda b: 0,
+        )
+
+    def _quality(self, cell_rows: int) -> StagePlan:
+        """`cell_rows`: of dense neighbours on a CPU."""
+        job, c = self.job, self.params.n_components
+        tree = job.n_rows * (c * 16 + 40)
+        if self.gpu:
+            return self._solve(
+                "quality", "cuda", "block_rows", powers(min(job.n_rows, 16_384), 256),
+                lambda b: tree + 2 * b * job.n_features * job.itemsize, lambda b: self._counting(QUALITY_NEIGHBORS, b),
+            )  # fmt: skip
+        if job.n_nonzero is not None:
+            per_row = job.n_nonzero / job.n_rows * knn.UNEVEN
+            sample = int(per_row * 8 * QUALITY_ROWS * (QUALITY_NEIGHBORS + 1))
+            return self._solve(
+                "quality", "packed", "block_rows", powers(min(job.n_rows, 65_536), 256),
+                lambda b: tree + sample + int(b * (per_row * 24 + 16 * self.machine.n_cores)),
+            )  # fmt: skip
+        return self._solve(
+            "quality", "dense", "block_rows", powers(cell_rows, min(cell_rows, 64)),
+            lambda b: tree + self._counting_dense(QUALITY_NEIGHBORS, b),
+        )  # fmt: skip
+
+    def _write(self) -> StagePlan:
+        n, c = self.job.n_rows, self.params.n_components
+        return self._solve("write", "pyarrow", "size_px", [1600, 800, 400], lambda b: n * (c * 4 + 40) + 140 * b * b)
