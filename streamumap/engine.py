@@ -216,13 +216,16 @@ class _Run(Recorder):
     def neighbors(self, rows: Rows, key: str) -> None:
         p, n = self.params, self.source.n_rows
 
-        def recall(indices: np.ndarray, size: int) -> float:
-            sample = quality.sample_rows(n, size, p.seed)
-            others = indices[sample, 1:]
+        size = min(QUALITY_ROWS, n)
+        sample = quality.sample_rows(n, size, p.seed)
+
+        def recall(neighbors: np.ndarray) -> float:
+            """Of neighbours without the row itself, (N, k - 1)."""
+            others = neighbors[sample]
             return quality.recall(backends.count_closer(rows, self.plan, p.metric, sample, others), others)
 
-        def reached(indices: np.ndarray) -> bool:
-            return recall(indices, QUALITY_ROWS // 4) >= p.recall
+        def reached(neighbors: np.ndarray) -> bool:
+            return recall(neighbors) >= p.recall
 
         with self.stage("neighbors", backends.search_ticks(self.plan), "rows") as (tick, result):
             indices, distances = backends.search(rows, self.plan, p, reached, tick)
@@ -230,7 +233,7 @@ class _Run(Recorder):
             for name, array in (("knn_indices", indices), ("knn_distances", distances)):
                 self.work.save(name, array)
                 self.work.publish_saved(name)
-            measured, size = recall(indices, QUALITY_ROWS), min(QUALITY_ROWS, n)
+            measured = recall(indices[:, 1:])
             result.append(
                 f"recall@{p.n_neighbors} {measured:.4f} on {size:,} sampled rows, backend {self.plan['neighbors'].backend}"
             )

@@ -11,7 +11,7 @@ from streamumap.neighbors import footprint as knn
 from streamumap.params import Params
 from streamumap.plans import QUALITY_NEIGHBORS, QUALITY_ROWS, Job, StagePlan
 
-LIBRARIES_BYTES = 160 * 10**6
+LIBRARIES_BYTES = 200 * 10**6
 """RssAnon of numba with its compiler, scipy, pyarrow and matplotlib, on a first run."""
 
 TORCH_HOST_BYTES = 1_500 * 10**6
@@ -271,4 +271,4 @@ class StagePlanner:
 
     def _write(self) -> StagePlan:
         n, c = self.job.n_rows, self.params.n_components
-        return self._solve("write", "pyarrow", "size_px", [1600, 800, 400], lambda b: n * (c * 4 + 40) + 140 * b * b)
+        return self._solve("write", "pyarrow", "size_px", [1600, 800, 400], lambda b: n * (c * 4 + 40) + 165 * b * b)

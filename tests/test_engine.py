@@ -489,3 +489,15 @@ def test_as_many_dimensions_as_there_are_lose_nothing(tmp_path):
     array = np.random.default_rng(0).random((100, 8)).astype(np.float32)
     report = engine.embed(array, Params(n_epochs=5, reduce="pca"), out=tmp_path / "run", **BOUNDS)
     assert report["quality"]["knn_recall"]["value"] > 0.98 and report["warnings"] == []
+
+
+def test_the_search_of_dense_rows_stops_where_the_recall_is_reached(tmp_path, monkeypatch):
+    from streamumap.neighbors import dense
+
+    monkeypatch.setattr(dense, "all_with_all_is_cheaper", lambda n_rows, n_features: False)
+    monkeypatch.setattr(dense, "all_with_all", lambda work: pytest.fail("all rows were compared with all"))
+    plane = np.random.default_rng(0).standard_normal((5000, 4)).astype(np.float32)
+    rows = plane @ np.random.default_rng(1).standard_normal((4, 30)).astype(np.float32)
+    report = engine.embed(rows, Params(n_epochs=5), out=tmp_path / "run", device="cpu", budget="1GB")
+    assert report["stages"][1]["backend"] == "dense"
+    assert 0.95 <= report["quality"]["knn_recall"]["value"] < 1 or not report["warnings"]

@@ -102,8 +102,8 @@ def test_build_is_the_reference(as_file, create, local_connectivity, set_op_mix_
 
 
 def test_any_block_rows_give_the_same_bytes(as_file, create):
-    knn = random_knn(2, 83, 6)
-    first, *others = (content(built(as_file, create, knn, block_rows)) for block_rows in (83, 1, 7, 88))
+    knn = random_knn(2, 41, 6)
+    first, *others = (content(built(as_file, create, knn, block_rows)) for block_rows in (41, 1, 7, 46))
     assert all(other == first for other in others)
 
 
@@ -133,7 +133,7 @@ def test_blocks_of_a_graph_are_its_rows(as_file, create):
         assert (block.indptr.dtype, block.targets.dtype, block.weights.dtype) == (np.int64, np.int32, np.uint16)
 
 
-@pytest.mark.parametrize("block_rows", [1, 4, 10])
+@pytest.mark.parametrize("block_rows", [2, 10])
 def test_rows_without_neighbours_have_no_edges(as_file, create, block_rows):
     indices, distances = random_knn(5, 30, 5, missing=0)
     alone = np.array([0, 1, 2, 3, 9, 29])
