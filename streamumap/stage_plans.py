@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 
 from streamumap.errors import InputError
 from streamumap.graph import footprint as graph_footprint
-from streamumap.initial import SAMPLE_ROWS
+from streamumap.initial import OVERSAMPLING, SAMPLE_ROWS
 from streamumap.layout.footprint import cuml_bytes, layout_bytes
 from streamumap.memory import Budget, Device, Footprint, Machine
 from streamumap.neighbors import footprint as knn
@@ -196,8 +196,10 @@ class StagePlanner:
         )
 
     def _start(self) -> StagePlan:
-        """The sample and its centred copy; while all rows are projected, a block for each core."""
+        """PCA: the sample and its centred copy; while all rows are projected, a block for each core."""
         job = self.job
+        if self.params.init not in ("auto", "pca"):
+            return self._start_without_rows()
         per_row = job.n_features * 4 if job.n_nonzero is None else int(job.n_nonzero / job.n_rows * 8 * knn.UNEVEN) + 8
         fixed = job.n_features * 40 * 8 + job.n_rows * self.params.n_components * 24
         block_rows = max(1, min(job.n_rows, (128 if self.gpu else 16) * 2**20 // per_row))
@@ -220,6 +222,14 @@ class StagePlanner:
             )
         stage.blocks["block_rows"] = block_rows
         return stage
+
+    def _start_without_rows(self) -> StagePlan:
+        """Random or given positions; spectral: the whole graph as a scipy matrix, and five sets of float64 vectors."""
+        n, c = self.job.n_rows, self.params.n_components
+        positions = n * c * 24
+        if self.params.init == "spectral":
+            positions += 2 * n * (self.params.n_neighbors - 1) * (4 + 2 + 4 + 4) + n * (c + OVERSAMPLING) * 8 * 5
+        return self._solve("start", "numpy", "block_rows", [n], lambda b: positions)
 
     def _layout(self) -> StagePlan:
         n, c, k = self.job.n_rows, self.params.n_components, self.params.n_neighbors
