@@ -37,41 +37,23 @@ def search(
     rows: Rows, plan: Plan, p: Params, reached: Callable[[np.ndarray], bool], tick: Tick
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k-NN graph by the planned backend: indices int32, distances float32 (N, k)."""
-    planned, is_zero = plan["neighbors"], rows.found.is_zero
+    planned = plan["neighbors"]
     non_negative = rows.found.non_negative and rows.searched is rows.original
+    given: dict = dict(is_zero=rows.found.is_zero, tick=tick, **planned.blocks)
     if planned.backend == "packed":
         from streamumap.neighbors import packed
 
-        return packed.search(
-            rows.packed,
-            p.n_neighbors,
-            p.metric,
-            non_negative=non_negative,
-            is_zero=is_zero,
-            tick=tick,
-            **planned.blocks,
-        )
+        return packed.search(rows.packed, p.n_neighbors, p.metric, non_negative=non_negative, **given)
     if planned.backend == "cuda":
         from streamumap.neighbors import cuda
 
-        assert plan.device
-
-        return cuda.search(
-            rows.searched,
-            p.n_neighbors,
-            p.metric,
-            non_negative=non_negative,
-            is_zero=is_zero,
-            device=plan.device,
-            tick=tick,
-            **planned.blocks,
-        )
+        device = plan.device
+        assert device
+        return cuda.search(rows.searched, p.n_neighbors, p.metric, non_negative=non_negative, device=device, **given)
     from streamumap.neighbors import dense
 
-    return dense.search(
-        DenseRows(rows.searched, p.metric), p.n_neighbors, seed=p.seed, n_threads=plan.machine.n_cores, reached=reached,
-        exhaustive=p.recall >= 1.0, is_zero=is_zero, tick=tick, **planned.blocks,
-    )  # fmt: skip
+    wanted: dict = dict(seed=p.seed, n_threads=plan.machine.n_cores, reached=reached, exhaustive=p.recall >= 1.0)
+    return dense.search(DenseRows(rows.searched, p.metric), p.n_neighbors, **wanted, **given)
 
 
 def search_ticks(plan: Plan) -> int:

@@ -3,6 +3,7 @@
 import json
 import signal
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -170,6 +171,7 @@ def inspect(input: Input, dtype: Dtype = None, json_: Json = False, quiet: Quiet
     source = open_source(input, dtype)
     with _listener(quiet) as listener:
         listener(StageStarted("inspect", source.n_rows, "rows"))
+        started = time.monotonic()
         done = 0
 
         def tick(n: int) -> None:
@@ -179,7 +181,7 @@ def inspect(input: Input, dtype: Dtype = None, json_: Json = False, quiet: Quiet
 
         block_rows = max(1, 32 * 2**20 // source.row_bytes)
         report = inspect_report(source, scan(source, block_rows, tick))
-        listener(StageDone("inspect", 0.0, f"{source.n_rows:,} rows"))
+        listener(StageDone("inspect", time.monotonic() - started, f"{source.n_rows:,} rows"))
     if json_:
         print(json.dumps(report, indent=2))
     else:

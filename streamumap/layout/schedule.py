@@ -7,7 +7,7 @@ import numpy as np
 ATTRACTION = 0.5
 """Weight of a pull. When an edge fires, umap-learn moves both its ends, so that a vertex is pulled twice, one move
 after the other, each from fresh positions. Here a vertex adds up all its pulls from the epoch's first positions, and
-with weight 2 it overshoots. With 0.5 all measures of bench/layout.py are above umap-learn's; the price is that edges
+with weight 2 it overshoots. With 0.5 all measures of bench/main_job.py are above umap-learn's; the price is that edges
 end longer, clusters looser. `repulsion_strength` 0.25 restores umap-learn's ratio."""
 
 CLIP = 4.0
@@ -19,9 +19,6 @@ the map."""
 
 PUSH_SOFTENING = 1e-3
 """Added to the squared distance in a push (umap-learn)."""
-
-WEIGHT_ONE = 65535
-"""A weight of 1 as kept in the graph: uint16, weight x 65535."""
 
 
 @dataclass(frozen=True)
