@@ -5,7 +5,9 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -19,13 +21,13 @@ from streamumap.plans import Plan
 from streamumap.source import RowSource, open_source, widen
 from streamumap.source.packed import PackedRows
 from streamumap.source.rows import DenseRows
-from streamumap.source.scan import Scan
+from streamumap.source.scan import Scan, scan
 
 
 @dataclass(frozen=True)
 class Rows:
     """The rows in the forms that stages want. `searched` is `original` or its reduced form; `packed` None: not mostly
-    zeros, or a GPU run."""
+    zeros."""
 
     original: RowSource
     searched: RowSource
@@ -33,10 +35,25 @@ class Rows:
     found: Scan
 
 
+def read(source: RowSource, plan: Plan, tick: Tick) -> tuple[Scan, PackedRows | None]:
+    """What is to be known of the rows, and these without their zeros where a GPU packs them on the way."""
+    stage = plan["read"]
+    if stage.backend == "cuda":
+        from streamumap.source import scan_cuda
+
+        assert plan.device
+        room_bytes = plan.budget.host_bytes - stage.predicted.host_bytes
+        return scan_cuda.scan(source, stage.blocks["block_rows"], plan.device, room_bytes, tick)
+    return scan(source, stage.blocks["block_rows"], tick), None
+
+
 def search(
-    rows: Rows, plan: Plan, p: Params, reached: Callable[[np.ndarray], bool], tick: Tick
+    rows: Rows, plan: Plan, p: Params, sample: np.ndarray, enough: Callable[[np.ndarray, np.ndarray], bool], tick: Tick
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The k-NN graph by the planned backend: indices int32, distances float32 (N, k)."""
+    """The k-NN graph by the planned backend: indices int32, distances float32 (N, k).
+
+    Where it is approximate, until `enough(neighbours (S, k - 1) of the rows in `sample` int64 (S,), their ranks)`.
+    """
     planned = plan["neighbors"]
     non_negative = rows.found.non_negative and rows.searched is rows.original
     given: dict = dict(is_zero=rows.found.is_zero, tick=tick, **planned.blocks)
@@ -45,15 +62,40 @@ def search(
 
         return packed.search(rows.packed, p.n_neighbors, p.metric, non_negative=non_negative, **given)
     if planned.backend == "cuda":
-        from streamumap.neighbors import cuda
-
-        device = plan.device
-        assert device
-        return cuda.search(rows.searched, p.n_neighbors, p.metric, non_negative=non_negative, device=device, **given)
+        return _search_on_device(rows, plan, p, sample, enough, non_negative=non_negative, **given)
     from streamumap.neighbors import dense
+
+    def reached(neighbors: np.ndarray) -> bool:
+        return enough(neighbors[sample], count_closer(rows, plan, p.metric, sample, neighbors[sample]))
 
     wanted: dict = dict(seed=p.seed, n_threads=plan.machine.n_cores, reached=reached, exhaustive=p.recall >= 1.0)
     return dense.search(DenseRows(rows.searched, p.metric), p.n_neighbors, **wanted, **given)
+
+
+def _search_on_device(rows: Rows, plan: Plan, p: Params, sample, enough, *, other_rows: int, **given):
+    from streamumap.neighbors import cuda
+
+    with on_device(rows, plan, p.metric, other_rows) as there:
+
+        def reached(others: np.ndarray) -> bool:
+            return enough(others, cuda.count_closer(there, sample, others, other_rows=other_rows))
+
+        wanted: dict = dict(seed=p.seed, sample=sample, reached=reached, other_rows=other_rows)
+        return cuda.search(there, p.n_neighbors, **wanted, **given)
+
+
+@contextmanager
+def on_device(rows: Rows, plan: Plan, metric: str, chunk_rows: int, original: bool = False) -> Iterator[Any]:
+    """The rows for a GPU backend: as pairs that stay there, else as dense rows that pass by, `chunk_rows` at a time."""
+    from streamumap.neighbors import cuda
+
+    assert plan.device
+    if rows.packed is not None:
+        there: Any = cuda.PackedOnDevice(rows.packed, metric, plan.device)
+    else:
+        there = cuda.StreamedRows(rows.original if original else rows.searched, metric, chunk_rows, plan.device)
+    with closing(there):
+        yield there
 
 
 def search_ticks(plan: Plan) -> int:
@@ -65,14 +107,15 @@ def search_ticks(plan: Plan) -> int:
 def count_closer(rows: Rows, plan: Plan, metric: str, sample: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Exact ranks in the ORIGINAL rows, whatever was searched: int64 (S, m)."""
     block_rows = plan["quality"].blocks["block_rows"]
+    if plan.device:
+        from streamumap.neighbors import cuda
+
+        with on_device(rows, plan, metric, block_rows, original=True) as there:
+            return cuda.count_closer(there, sample, others, other_rows=block_rows)
     if rows.packed is not None:
         from streamumap.neighbors import packed
 
         return packed.count_closer(rows.packed, sample, others, metric, block_rows)
-    if plan.device:
-        from streamumap.neighbors import cuda
-
-        return cuda.count_closer(rows.original, sample, others, metric, other_rows=block_rows, device=plan.device)
     from streamumap.neighbors import dense
 
     return dense.count_closer(DenseRows(rows.original, metric), sample, others, block_rows)
@@ -106,9 +149,8 @@ def first_positions(rows: Rows, plan: Plan, p: Params, graph, tick: Tick) -> np.
         from streamumap.neighbors import cuda
 
         along, offset = initial.directions(sample, rows.searched.n_features, p.n_components, p.seed)
-        projected = cuda.project(
-            rows.searched, along, p.metric, other_rows=blocks["block_rows"], device=plan.device, tick=tick
-        )
+        with on_device(rows, plan, p.metric, blocks["block_rows"]) as there:
+            projected = cuda.project(there, along, other_rows=blocks["block_rows"], tick=tick)
         return initial.placed(projected - offset, p.n_components, p.seed)
 
 

@@ -24,7 +24,7 @@ from streamumap.report import report
 from streamumap.source import RowSource, check_shape, open_source
 from streamumap.source.packed import PackedRows, pack
 from streamumap.source.rows import DenseRows
-from streamumap.source.scan import Scan, check_finite, scan, wild_features
+from streamumap.source.scan import Scan, check_finite, wild_features
 from streamumap.workdir import Workdir, key_of
 
 SAVE_SECONDS = 5.0
@@ -163,14 +163,16 @@ class _Run(Recorder):
         )
 
     def read(self) -> Scan:
-        """One pass that finds what is broken or special; a second one that packs rows that are mostly zeros."""
+        """One pass that finds what is broken or special; rows that are mostly zeros are packed, in the same pass on a GPU."""
         source, block_rows = self.source, self.plan["read"].blocks["block_rows"]
         with self.stage("read", source.n_rows, "rows") as (tick, result):
-            found = scan(source, block_rows, tick)
+            found, self.packed = backends.read(source, self.plan, tick)
             check_finite(source.name, found)
             job = replace(self.plan.job, n_nonzero=found.n_nonzero)
             self.plan = make_plan(job, self.params, self.plan.budget, self.plan.machine)
-            if self.plan["neighbors"].backend == "packed":
+            if not self.plan.packs or self.plan.packed_on_disk:
+                self.packed = None
+            if self.plan.packs and self.packed is None:
                 folder = self.work.scratch if self.plan.packed_on_disk else None
                 self.packed = pack(source, block_rows, found.n_nonzero, folder)
             source.check_unchanged()
@@ -219,21 +221,22 @@ class _Run(Recorder):
         size = min(QUALITY_ROWS, n)
         sample = quality.sample_rows(n, size, p.seed)
 
-        def recall(neighbors: np.ndarray) -> float:
-            """Of neighbours without the row itself, (N, k - 1)."""
-            others = neighbors[sample]
-            return quality.recall(backends.count_closer(rows, self.plan, p.metric, sample, others), others)
+        recalls = [-1.0]
 
-        def reached(neighbors: np.ndarray) -> bool:
-            return recall(neighbors) >= p.recall
+        def enough(others: np.ndarray, ranks: np.ndarray) -> bool:
+            recalls.append(quality.recall(ranks, others))
+            return recalls[-1] >= p.recall
 
         with self.stage("neighbors", backends.search_ticks(self.plan), "rows") as (tick, result):
-            indices, distances = backends.search(rows, self.plan, p, reached, tick)
+            indices, distances = backends.search(rows, self.plan, p, sample, enough, tick)
             self.work.forget("neighbors", "graph", "layout", "embedding")
             for name, array in (("knn_indices", indices), ("knn_distances", distances)):
                 self.work.save(name, array)
                 self.work.publish_saved(name)
-            measured = recall(indices[:, 1:])
+            if recalls[-1] < p.recall:  # not measured yet, or not since all were compared with all
+                others = indices[sample, 1:]
+                enough(others, backends.count_closer(rows, self.plan, p.metric, sample, others))
+            measured = recalls[-1]
             result.append(
                 f"recall@{p.n_neighbors} {measured:.4f} on {size:,} sampled rows, backend {self.plan['neighbors'].backend}"
             )

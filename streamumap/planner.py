@@ -16,7 +16,7 @@ from streamumap.stage_plans import StagePlanner
 def make_plan(job: Job, params: Params, budget: Budget, machine: Machine) -> Plan:
     """The fastest plan within the budget. Raises DoesNotFit, which names a budget that is enough.
 
-    Rows that are mostly zeros are packed in a CPU run: in memory where that makes no block smaller, else on disk.
+    Rows that are mostly zeros are packed: in memory where that makes no block smaller, else on disk.
     Where even that does not fit they are searched as they are.
     """
     params = replace(params, n_neighbors=min(params.n_neighbors, job.n_rows))
@@ -26,24 +26,19 @@ def make_plan(job: Job, params: Params, budget: Budget, machine: Machine) -> Pla
         return planner, tuple(planner.stages())
 
     ways = [attempt(replace(job, n_nonzero=None))]
-    if _packs(job, params, machine):
+    if _packs(job, params):
         memory, disk = attempt(job), attempt(job, packed_on_disk=True)
         ways = [memory if [s.blocks for s in memory[1]] == [s.blocks for s in disk[1]] else disk, disk, *ways]
     for planner, stages in ways:
         if not planner.missing:
-            return Plan(job, budget, machine, stages, planner.packed_on_disk)
+            return Plan(job, budget, machine, stages, planner.packs, planner.packed_on_disk)
     raise min((_does_not_fit(planner.missing, budget) for planner, _ in ways), key=lambda e: e.smallest_bytes)
 
 
-def _packs(job: Job, params: Params, machine: Machine) -> bool:
+def _packs(job: Job, params: Params) -> bool:
     from streamumap.source.packed import pays
 
-    return (
-        job.n_nonzero is not None
-        and not machine.device
-        and params.reduce == "none"
-        and pays(job.n_rows, job.n_features, job.n_nonzero)
-    )
+    return job.n_nonzero is not None and params.reduce == "none" and pays(job.n_rows, job.n_features, job.n_nonzero)
 
 
 def _does_not_fit(missing: list[tuple[str, int]], budget: Budget) -> DoesNotFit:

@@ -46,6 +46,7 @@ class Plan:
     budget: Budget
     machine: Machine
     stages: tuple[StagePlan, ...]
+    packs: bool = False  # rows without their zeros
     packed_on_disk: bool = False
 
     def __getitem__(self, name: str) -> StagePlan:

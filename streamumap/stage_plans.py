@@ -10,6 +10,7 @@ from streamumap.memory import Budget, Device, Footprint, Machine
 from streamumap.neighbors import footprint as knn
 from streamumap.params import Params
 from streamumap.plans import QUALITY_NEIGHBORS, QUALITY_ROWS, Job, StagePlan
+from streamumap.source.base import DEVICE_DTYPES
 
 LIBRARIES_BYTES = 200 * 10**6
 """RssAnon of numba with its compiler, scipy, pyarrow and matplotlib, on a first run."""
@@ -46,7 +47,7 @@ class StagePlanner:
         self.original = job
         self.gpu: Device | None = machine.device
         self.missing: list[tuple[str, int]] = []
-        self.packed_on_disk = packed_on_disk
+        self.packs, self.packed_on_disk = job.n_nonzero is not None, packed_on_disk
         self.device_base = 0
         self.host_base = LIBRARIES_BYTES + (TORCH_HOST_BYTES if self.gpu else 0)
         self.disk = job.n_rows * (params.n_neighbors * 8 + params.n_components * 4)
@@ -92,17 +93,25 @@ class StagePlanner:
         return StagePlan(name, backend, shape, Footprint(need_host, need_device, self.disk))
 
     def _read(self) -> StagePlan:
-        from streamumap.source.scan import scan_footprint
+        from streamumap.source.scan import device_scan_footprint, scan_footprint
 
         job = self.job
-        sizes = powers(max(1, min(job.n_rows, 32 * 2**20 // max(job.n_features * job.itemsize, 1))), 1)
-        stage = self._solve(
-            "read",
-            "numpy",
-            "block_rows",
-            sizes,
-            lambda b: scan_footprint(job.n_rows, job.n_features, job.itemsize, b) + self._packing(b),
-        )
+        on_device = self.gpu is not None and job.dtype in DEVICE_DTYPES
+        block_bytes = (64 if on_device else 32) * 2**20
+        sizes = powers(max(1, min(job.n_rows, block_bytes // max(job.n_features * job.itemsize, 1))), 1)
+        if on_device:
+
+            def needs(block_rows: int) -> tuple[int, int]:
+                return device_scan_footprint(job.n_rows, job.n_features, job.itemsize, block_rows)
+
+            stage = self._solve(
+                "read", "cuda", "block_rows", sizes, lambda b: needs(b)[0] + self._packing(b), lambda b: needs(b)[1]
+            )
+        else:
+            stage = self._solve(
+                "read", "numpy", "block_rows", sizes,
+                lambda b: scan_footprint(job.n_rows, job.n_features, job.itemsize, b) + self._packing(b),
+            )  # fmt: skip
         self.host_base += job.n_rows * 9 + self._packed_bytes()
         return stage
 
@@ -170,23 +179,37 @@ class StagePlanner:
         return knn.count_closer(min(QUALITY_ROWS, self.job.n_rows), n_others, self.original.n_features, block_rows)
 
     def _neighbors_cuda(self) -> StagePlan:
-        """All rows on the device where they fit, else as many query rows as do."""
+        """All rows on the device where they fit, else as many query rows as do. What is approximate may end with all with
+        all, so both are counted."""
         job, k = self.job, self.params.n_neighbors
+        approximate = not knn.cuda_is_exhaustive(job.n_rows, job.n_features, k, self.params.recall)
         shapes = [
-            {"query_rows": query, "other_rows": other}
-            for query in powers(job.n_rows, min(job.n_rows, 2_048))
+            {"query_rows": query, "other_rows": other, "chunk_rows": other if approximate else 0}
+            for query in powers(min(job.n_rows, 131_072) if self.packs else job.n_rows, min(job.n_rows, 2_048))
             for other in (65_536, 16_384, 4_096, 1_024)
         ]
 
         def host(shape: dict[str, int]) -> int:
-            return knn.cuda_host(job.n_rows, job.n_features, knn.cuda_itemsize(job.dtype), k, shape["other_rows"])
+            staged = 0 if self.packs else shape["other_rows"]
+            return knn.cuda_host(job.n_rows, job.n_features, knn.cuda_itemsize(job.dtype), k, staged)
 
         def device(shape: dict[str, int]) -> int:
-            resident = shape["query_rows"] == job.n_rows
-            search = knn.cuda_device(job.n_features, job.dtype, k, shape["query_rows"], shape["other_rows"], resident)
-            return max(search, self._counting(k - 1, 2_048))
+            query, other = shape["query_rows"], shape["other_rows"]
+            search = knn.cuda_device(job.n_features, job.dtype, k, query, other, resident=query == job.n_rows)
+            if approximate:
+                blocks = shape["chunk_rows"], query, other
+                way = knn.cuda_approximate(job.n_rows, job.n_features, k, job.dtype, self.packs, *blocks)
+                search = max(search, way)
+            return self._device_rows() + max(search, self._counting(k - 1, other))
 
         return self._fit("neighbors", "cuda", shapes, host, device)
+
+    def _device_rows(self) -> int:
+        """Of packed rows that stay on the device."""
+        job = self.job
+        if job.n_nonzero is None:
+            return 0
+        return knn.cuda_packed_rows(job.n_rows, job.n_features, job.n_nonzero, job.dtype)
 
     def _graph(self) -> StagePlan:
         n, k = self.job.n_rows, self.params.n_neighbors
@@ -202,18 +225,19 @@ class StagePlanner:
             return self._start_without_rows()
         per_row = job.n_features * 4 if job.n_nonzero is None else int(job.n_nonzero / job.n_rows * 8 * knn.UNEVEN) + 8
         fixed = job.n_features * 40 * 8 + job.n_rows * self.params.n_components * 24
-        block_rows = max(1, min(job.n_rows, (128 if self.gpu else 16) * 2**20 // per_row))
+        dense_row = job.n_features * 4
+        block_rows = max(1, min(job.n_rows, 128 * 2**20 // dense_row if self.gpu else 16 * 2**20 // per_row))
         sizes = powers(min(job.n_rows, SAMPLE_ROWS), min(job.n_rows, 256))
         if self.gpu:
-            on_device = block_rows * (3 * job.n_features * knn.cuda_itemsize(job.dtype) + job.n_features * 4)
-            pinned = 2 * block_rows * job.n_features * job.itemsize
+            on_device = block_rows * (3 * job.n_features * knn.cuda_itemsize(job.dtype) + dense_row)
+            pinned = 0 if self.packs else 2 * block_rows * job.n_features * job.itemsize
             stage = self._solve(
                 "start",
                 "cuda",
                 "sample_rows",
                 sizes,
                 lambda b: fixed + int(b * per_row * 2.5) + pinned,
-                lambda b: on_device,
+                lambda b: self._device_rows() + on_device,
             )
         else:
             blocks = self.machine.n_cores * block_rows * per_row * 3
@@ -265,7 +289,7 @@ class StagePlanner:
         if self.gpu:
             return self._solve(
                 "quality", "cuda", "block_rows", powers(min(job.n_rows, 16_384), 256),
-                lambda b: tree + 2 * b * job.n_features * job.itemsize, lambda b: self._counting(QUALITY_NEIGHBORS, b),
+                lambda b: tree + 2 * b * job.n_features * job.itemsize, lambda b: self._device_rows() + self._counting(QUALITY_NEIGHBORS, b),
             )  # fmt: skip
         if job.n_nonzero is not None:
             per_row = job.n_nonzero / job.n_rows * knn.UNEVEN

@@ -45,6 +45,25 @@ CUDA_TILE_ROWS = 2048
 
 CUDA_GROUP = 32
 CUDA_MARGIN = 9
+CUDA_UPLOAD_ROWS = 65_536
+CUDA_PROGRAMS = 2048
+"""Programs that measure packed rows at once, each with a strip of D values."""
+
+CUDA_SKETCH = 256
+"""Bytes of a row's sketch."""
+
+CUDA_SAMPLE_ROWS = 16_384
+CUDA_PADDED = 1.5
+"""Room in tiles for each row: a cell of 128 rows fills its last tile of 64 to a half."""
+
+CUDA_LIST_BYTES = 1 << 26
+"""Of the distances between tiles that are sorted together."""
+
+CUDA_LARGEST_K = 129
+
+CUDA_MERGE_ROWS = 32_768
+"""Rows whose lists are sorted together."""
+
 CUDA_KEPT = ("float16", "bfloat16")
 """Stored dtypes that stay as they are on the device; all others become float32."""
 
@@ -142,6 +161,52 @@ def _joining(n_features, n_members, threads):
 
 def cuda_itemsize(dtype: str) -> int:
     return 2 if dtype in CUDA_KEPT else 4
+
+
+def cuda_packed_rows(n_rows: int, n_features: int, n_nonzero: int, dtype: str) -> int:
+    """Device bytes of a PackedOnDevice: pairs, bounds and squared norms, strips; while a block is uploaded its squares."""
+    itemsize = cuda_itemsize(dtype)
+    pairs = n_nonzero * ((2 if n_features <= 1 << 16 else 4) + itemsize) + n_rows * 16
+    block = int(min(1.0, CUDA_UPLOAD_ROWS / n_rows * UNEVEN) * n_nonzero) * 24
+    return pairs + min(CUDA_PROGRAMS, n_rows) * n_features * itemsize + block
+
+
+def cuda_approximate(
+    n_rows: int, n_features: int, k: int, dtype: str, packed: bool, chunk_rows: int, query_rows: int, other_rows: int
+) -> int:
+    """Device bytes of `approximate` beyond packed rows: the most that one of its steps needs."""
+    width = cuda_width(k, packed)
+    codes = n_rows * CUDA_SKETCH
+    tiles = int(codes * CUDA_PADDED) + n_rows * 16
+    sample = min(n_rows, CUDA_SAMPLE_ROWS, max(other_rows, 256)) * n_features * 8
+    sketching = codes + max(sample, other_rows * (n_features * 6 + CUDA_SKETCH * 9)) + n_features * CUDA_SKETCH * 12
+    ordering = codes + max(tiles + n_rows * 8, n_rows * (4 * CUDA_SKETCH // 8 + CUDA_SKETCH // 8 + 40))
+    lists = n_rows * width * 8
+    looking = chunk_rows * (1024 + 2 * width * 48 + 4 * width * 8) + CUDA_LIST_BYTES * 12
+    joining = n_rows * (width * 4 + 64 + 44) + chunk_rows // 4 * 480 * 20
+    if packed:
+        return max(sketching, ordering, tiles + lists + max(looking, joining))
+    resident = query_rows == n_rows
+    row_bytes = n_features * cuda_itemsize(dtype)
+    chunks = query_rows * row_bytes + (0 if resident else 3 * other_rows * row_bytes)
+    measured = n_rows * width * 4 + CUDA_MERGE_ROWS * 2 * width * 8 + 65_536 * width * 10
+    return codes + max(
+        ordering,
+        tiles + lists + max(looking, joining, lists + chunks + measured),
+        sketching + 2 * other_rows * row_bytes,
+    )
+
+
+def cuda_width(k: int, packed: bool) -> int:
+    """Neighbours kept of each row while a search is approximate: twice as many where sketches alone order them."""
+    width = max(32, 1 << (k - 2).bit_length())
+    return width if packed else 2 * width
+
+
+def cuda_is_exhaustive(n_rows: int, n_features: int, k: int, recall: float) -> bool:
+    """Whether all with all is the way to go: asked for, or cheaper (as measured on an H200: 2.8e14 multiplications and additions a
+    second against a second and a half), or the lists would be too long for one program."""
+    return recall >= 1 or k > CUDA_LARGEST_K or n_rows**2 * 2 * n_features < 1.5 * 2.8e14
 
 
 def cuda_device(n_features: int, dtype: str, k: int, query_rows: int, other_rows: int, resident: bool) -> int:

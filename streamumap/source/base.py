@@ -15,6 +15,9 @@ from streamumap.errors import InputError
 WIDE = ("float16", "bfloat16", "float32", "float64")
 """Dtypes of floating-point rows. bfloat16 rows are handed out as uint16: NumPy has no such dtype."""
 
+DEVICE_DTYPES = ("bool", "int8", "uint8", "int16", "int32", "float16", "bfloat16", "float32", "float64")
+"""Stored dtypes that a GPU backend takes as they are."""
+
 
 @runtime_checkable
 class RowSource(Protocol):

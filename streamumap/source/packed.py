@@ -99,6 +99,10 @@ class _Memory:
     def read(self, start: int, stop: int) -> np.ndarray:
         return self._values[start:stop]
 
+    def cut(self, n_values: int) -> None:
+        """What is behind was never written, and so is no memory but only addresses."""
+        self._values = self._values[:n_values]
+
     def close(self) -> None:
         self._values = self._values[:0].copy()
 
@@ -180,9 +184,13 @@ class PackedRows:
 
         Indices and values may be views of what is kept: they are not to be written to.
         """
+        indptr, indices, values = self.stored(start, stop)
+        return indptr, indices, widen(values, self.dtype)
+
+    def stored(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The same with the values as stored."""
         low, high = int(self._indptr[start]), int(self._indptr[stop])
-        values = widen(self._values.read(low, high), self.dtype)
-        return self._indptr[start : stop + 1] - low, self._indices.read(low, high), values
+        return self._indptr[start : stop + 1] - low, self._indices.read(low, high), self._values.read(low, high)
 
     def take(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The rows with these numbers (int64, ascending), as `block` gives them."""
@@ -220,6 +228,53 @@ class PackedRows:
             cut |= self._indptr[rows[1:]] - self._indptr[rows[:-1] + 1] > GAP_VALUES
         edges = np.concatenate([[0], np.flatnonzero(cut) + 1, [len(rows)]]).tolist()
         return zip(edges[:-1], edges[1:], strict=True)
+
+
+class Filling:
+    """Packed rows in the making, in memory, while their number of non-zeros is not known: room for as many as the first rows
+    let expect and some more. Given up where that is more than `room_bytes`, or was not enough."""
+
+    MORE = 1.25
+
+    def __init__(self, n_rows: int, n_features: int, dtype: str, room_bytes: int):
+        self._n_features, self._dtype, self._room_bytes = n_features, dtype, room_bytes
+        self._indptr = np.zeros(n_rows + 1, np.int64)
+        self._stores: list[_Memory] = []
+        self._row = self._done = self._most = 0
+        self.open = True
+
+    def add(self, counts: np.ndarray, columns: np.ndarray, values: np.ndarray) -> None:
+        """The next rows: non-zeros of each, and of all of them in order the columns and the values as stored."""
+        if self.open and not self._stores:
+            self._start(counts)
+        self.open = self.open and self._done + len(values) <= self._most
+        if not self.open:
+            self._stores.clear()
+            return
+        self._stores[0].write(self._done, columns)
+        self._stores[1].write(self._done, values)
+        rows = self._indptr[self._row + 1 : self._row + 1 + len(counts)]
+        np.cumsum(counts, out=rows)
+        rows += self._done
+        self._row, self._done = self._row + len(counts), self._done + len(values)
+
+    def finish(self) -> "PackedRows | None":
+        if not self.open:
+            return None
+        for store in self._stores:
+            store.cut(self._done)
+        return PackedRows(self._indptr, self._stores[0], self._stores[1], self._n_features, self._dtype)
+
+    def _start(self, counts):
+        n_rows = len(self._indptr) - 1
+        self._most = int(counts.mean() * n_rows * self.MORE) + 2 * int(counts.sum())
+        kinds = index_dtype(self._n_features), stored_dtype(self._dtype)
+        self.open = (
+            pays(n_rows, self._n_features, self._most)
+            and self._most * sum(k.itemsize for k in kinds) <= self._room_bytes
+        )
+        if self.open:
+            self._stores = [_Memory(self._most, kind) for kind in kinds]
 
 
 def pack(

@@ -18,6 +18,11 @@ SPARSE_FROM = 16
 DENSE_VALUES = 1 << 16
 """Values of a dense piece that are widened at a time: their float64 form is 512 kB and stays in the cache."""
 
+DEVICE_PIECE_VALUES = 1 << 23
+"""Values that a GPU looks at together: DEVICE_VALUE_BYTES each for a moment, where none is zero."""
+
+DEVICE_VALUE_BYTES = 72
+
 HASH_KEY = 0x5EED_0F_0A11_2012
 """Key of the counter generator (Philox) that gives the multipliers: the same in every run."""
 
@@ -84,9 +89,9 @@ def scan(source: RowSource, block_rows: int, tick: Tick = no_tick) -> Scan:
     return _read(source, block_rows, tick).finish(source.dtype)
 
 
-def _read(source: RowSource, block_rows: int, tick: Tick) -> "_Totals":
-    totals = _Totals(source.n_rows, source.n_features)
-    work = partial(_describe, dtype=source.dtype, hashing=_Hashing.of(source.n_features, source.dtype))
+def _read(source: RowSource, block_rows: int, tick: Tick) -> "Totals":
+    totals = Totals(source.n_rows, source.n_features)
+    work = partial(_describe, dtype=source.dtype, hashing=Hashing.of(source.n_features, source.dtype))
     with ThreadPoolExecutor(n_threads()) as pool:
         for _, block in blocks(source, block_rows):
             for piece in over_pieces(pool, work, block):
@@ -100,6 +105,14 @@ def scan_footprint(n_rows: int, n_features: int, itemsize: int, block_rows: int)
     block_bytes = min(block_rows, n_rows) * n_features * itemsize
     thread_bytes = 16 * PIECE_VALUES + 64 * n_features
     return 9 * n_rows + 64 * n_features + max(block_bytes + n_threads() * thread_bytes, 16 * n_rows + (4 << 20))
+
+
+def device_scan_footprint(n_rows: int, n_features: int, itemsize: int, block_rows: int) -> tuple[int, int]:
+    """(host bytes, device bytes) at the peak of `scan_cuda.scan`, without the packed rows."""
+    block_bytes = min(block_rows, n_rows) * n_features * itemsize
+    piece_values = max(n_features, min(DEVICE_PIECE_VALUES, n_rows * n_features))
+    host = 9 * n_rows + 64 * n_features + max(2 * block_bytes, 16 * n_rows + (4 << 20)) + 8 * n_rows
+    return host, 2 * block_bytes + piece_values * DEVICE_VALUE_BYTES
 
 
 def check_finite(source_name: str, scan: Scan) -> None:
@@ -147,21 +160,21 @@ def inspect_report(source: RowSource, scan: Scan) -> dict:
 
 
 @dataclass(frozen=True)
-class _Hashing:
-    """Multipliers, uint64. A lane is 32 bits of a row (its last one padded with zeros)."""
+class Hashing:
+    """How a row's key is made. Multipliers, uint64. A lane is 32 bits of a row (its last one padded with zeros)."""
 
     offset: np.ndarray  # (2,)
     by_lane: np.ndarray  # (2, lanes)
     by_value: np.ndarray  # (2, D): the lane's, shifted to where the value lies in it; for values of up to 32 bits
 
     @staticmethod
-    def of(n_features: int, dtype: str) -> "_Hashing":
+    def of(n_features: int, dtype: str) -> "Hashing":
         itemsize = 4 if dtype == "float64" else stored_dtype(dtype).itemsize
         lanes = -(-n_features * itemsize // 4)
         random = np.random.Philox(key=HASH_KEY).random_raw(2 * (lanes + 1)).reshape(2, lanes + 1)
         place = np.arange(n_features) * itemsize
         by_value = random[:, 1 + place // 4] << (8 * (place % 4)).astype(np.uint64)
-        return _Hashing(random[:, 0], random[:, 1:].copy(), by_value)
+        return Hashing(random[:, 0], random[:, 1:].copy(), by_value)
 
     def key(self, sums: Iterable[np.ndarray]) -> np.ndarray:
         high, low = (total + offset for total, offset in zip(sums, self.offset, strict=True))
@@ -169,8 +182,8 @@ class _Hashing:
 
 
 @dataclass(frozen=True)
-class _Piece:
-    """What is known of R rows."""
+class Piece:
+    """What is known of R rows, however it was found."""
 
     keys: np.ndarray  # uint64 (R,)
     active: np.ndarray  # int64 (R,)
@@ -180,7 +193,7 @@ class _Piece:
     high: np.ndarray  # float32 (D,)
 
 
-def _describe(rows: np.ndarray, dtype: str, hashing: _Hashing) -> _Piece:
+def _describe(rows: np.ndarray, dtype: str, hashing: Hashing) -> Piece:
     """Stored rows -> what is known of them: from the non-zeros alone where these are few."""
     with np.errstate(all="ignore"):
         rows = np.ascontiguousarray(rows)
@@ -192,7 +205,7 @@ def _describe(rows: np.ndarray, dtype: str, hashing: _Hashing) -> _Piece:
         return _describe_dense(rows, mask, dtype, hashing)
 
 
-def _describe_sparse(rows: np.ndarray, mask: np.ndarray, dtype: str, hashing: _Hashing) -> _Piece:
+def _describe_sparse(rows: np.ndarray, mask: np.ndarray, dtype: str, hashing: Hashing) -> Piece:
     n_rows, n_features = rows.shape
     at = np.flatnonzero(mask)
     row = at // n_features
@@ -218,10 +231,10 @@ def _describe_sparse(rows: np.ndarray, mask: np.ndarray, dtype: str, hashing: _H
     has_zero = active_per_feature < n_rows
     np.minimum(low, 0, out=low, where=has_zero)
     np.maximum(high, 0, out=high, where=has_zero)
-    return _Piece(hashing.key(sums), active, square, active_per_feature, low, high)
+    return Piece(hashing.key(sums), active, square, active_per_feature, low, high)
 
 
-def _describe_dense(rows: np.ndarray, mask: np.ndarray, dtype: str, hashing: _Hashing) -> _Piece:
+def _describe_dense(rows: np.ndarray, mask: np.ndarray, dtype: str, hashing: Hashing) -> Piece:
     n_rows, n_features = rows.shape
     step = max(1, min(n_rows, DENSE_VALUES // n_features))
     values_of = _Widener(step, n_features, dtype)
@@ -240,7 +253,7 @@ def _describe_dense(rows: np.ndarray, mask: np.ndarray, dtype: str, hashing: _Ha
         finite = True if np.isfinite(square[part]).all() else np.isfinite(values)
         np.minimum(low, values.min(axis=0, where=finite, initial=np.inf), out=low)
         np.maximum(high, values.max(axis=0, where=finite, initial=-np.inf), out=high)
-    return _Piece(hashing.key(sums), np.count_nonzero(mask, axis=1), square, _count_columns(mask), low, high)
+    return Piece(hashing.key(sums), np.count_nonzero(mask, axis=1), square, _count_columns(mask), low, high)
 
 
 class _Widener:
@@ -290,8 +303,8 @@ def _count_columns(mask: np.ndarray) -> np.ndarray:
     return counts
 
 
-class _Totals:
-    """What the pieces so far add up to."""
+class Totals:
+    """What the pieces so far, in order, add up to."""
 
     def __init__(self, n_rows: int, n_features: int):
         self.keys = np.empty(n_rows, np.uint64)
@@ -302,7 +315,7 @@ class _Totals:
         self.low, self.high = np.full(n_features, np.inf, np.float32), np.full(n_features, -np.inf, np.float32)
         self.norm_min, self.norm_sum, self.norm_max = np.inf, 0.0, -np.inf
 
-    def add(self, piece: _Piece) -> None:
+    def add(self, piece: Piece) -> None:
         rows = slice(self.row, self.row + len(piece.keys))
         self.keys[rows], self.is_zero[rows] = piece.keys, piece.active == 0
         self.n_nonzero += int(piece.active.sum())

@@ -1,0 +1,81 @@
+"""Dense rows decide among candidates, chunk against chunk: each pair is measured when both of its rows are on the device."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from streamumap.events import Tick
+from streamumap.neighbors.cuda.join import merge
+
+LOOK_ROWS = 1 << 16
+"""Rows whose candidates are looked at together."""
+
+
+def decide(rows, candidates: Tensor, query_rows: int, other_rows: int, tick: Tick) -> tuple[Tensor, Tensor]:
+    """`candidates` int32 (N, w), -1: none -> the same and their distances in the rows, nearest first, ties by number: squared
+    ones; for cosine the distances themselves. Ticks N rows.
+
+    A chunk of `query_rows` stays while the rows behind it pass by; pairs are measured from both sides, so half of all visits
+    are enough.
+    """
+    n, cosine = rows.n_rows, rows.metric == "cosine"
+    measured = torch.full(candidates.shape, torch.inf, device=rows.device)
+    for start in range(0, n, query_rows):
+        stop = min(start + query_rows, n)
+        here = rows.chunk(start, stop)
+        _measure(candidates, measured, start, here, start, here, cosine)
+        for first, others, scale in rows.stream(other_rows, stop):
+            there = others, scale
+            _measure(candidates, measured, start, here, first, there, cosine)
+            _measure(candidates, measured, first, there, start, here, cosine)
+        tick(stop - start)
+        del here
+    if cosine:
+        measured /= 2
+    lists = torch.full(candidates.shape, -1, dtype=torch.int32, device=rows.device)
+    distances = torch.full(candidates.shape, torch.inf, device=rows.device)
+    numbers = torch.arange(n, dtype=torch.int32, device=rows.device)
+    merge(numbers, candidates, measured, lists, distances, lists, distances)
+    return lists, distances
+
+
+def _measure(candidates, measured, start, queries, first, others, cosine):
+    """Fills in the distances from the queries, rows from `start` on, to those of their candidates that are among the others."""
+    (rows, scale), (other_rows, other_scale) = queries, others
+    wanted, out = candidates[start : start + len(rows)], measured[start : start + len(rows)]
+    for at in range(0, len(rows), LOOK_ROWS):
+        look = wanted[at : at + LOOK_ROWS]
+        places = ((look >= first) & (look < first + len(other_rows))).flatten().nonzero().squeeze(1)
+        places += at * wanted.shape[1]
+        if len(places):
+            _pairs[(len(places),)](
+                rows, scale, other_rows, other_scale, wanted, out, places, first, wanted.shape[1], rows.shape[1],
+                COSINE=cosine, BLOCK=1024,
+            )  # fmt: skip
+
+
+@triton.jit(do_not_specialize=["first"])
+def _pairs(
+    queries, scale, others, other_scale, wanted, measured, places, first, width, n_features, COSINE: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    """A scale of 0 is a zero row's under cosine: at 2 (a right angle) from a row that is none, not at 1. Rows that share no
+    feature are at 2 sharp."""
+    place = tl.load(places + tl.program_id(0))
+    row = place // width
+    other = tl.load(wanted + place).to(tl.int64) - first
+    a_scale = tl.load(scale + row)
+    b_scale = tl.load(other_scale + other)
+    total = tl.zeros([BLOCK], tl.float32)
+    shared = tl.zeros([BLOCK], tl.float32)
+    for start in range(0, n_features, BLOCK):
+        feature = start + tl.arange(0, BLOCK)
+        live = feature < n_features
+        a = tl.load(queries + row * n_features + feature, mask=live, other=0.0).to(tl.float32) * a_scale
+        b = tl.load(others + other * n_features + feature, mask=live, other=0.0).to(tl.float32) * b_scale
+        total += (a - b) * (a - b)
+        shared += tl.abs(a * b)
+    square = tl.sum(total, axis=0) * tl.where((a_scale == 0) != (b_scale == 0), 2.0, 1.0)
+    if COSINE:
+        square = tl.where((tl.sum(shared, axis=0) == 0) & (square > 0), 2.0, square)
+    tl.store(measured + place, square)
