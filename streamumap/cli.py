@@ -13,6 +13,7 @@ import typer
 from streamumap import __version__
 from streamumap.errors import Stopped, StreamUMAPError
 from streamumap.params import Params
+from streamumap.source import Reading
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False,
@@ -33,7 +34,13 @@ def _knob(name: str, *flags: str):
     )
 
 
-Input = Annotated[str, typer.Argument(help="A .npy file of activations: rows x features.", metavar="INPUT")]
+Input = Annotated[
+    str,
+    typer.Argument(
+        help="Activations, rows x features: a .npy file; or TopK pairs: a folder with X_indices.npy and X_values.npy, or either file.",
+        metavar="INPUT",
+    ),
+]
 Out = Annotated[
     Path | None,
     typer.Option(
@@ -53,6 +60,10 @@ DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Dtype = Annotated[
     str | None, typer.Option(help="bfloat16, where the file keeps it as V2 or uint16. (default: as the file says)")
 ]
+Features = Annotated[
+    int | None,
+    typer.Option(help="Width of rows that are kept as pairs. (default: as a JSON file beside them says)", min=1),
+]
 Neighbors = Annotated[int, _knob("n_neighbors")]
 Metric = Annotated[str, _knob("metric")]
 Components = Annotated[int, _knob("n_components")]
@@ -70,6 +81,7 @@ def embed(
     host_budget: HostBudget = None,
     device: DeviceOption = "auto",
     dtype: Dtype = None,
+    features: Features = None,
     n_neighbors: Neighbors = Params.n_neighbors,
     min_dist: Annotated[float, _knob("min_dist")] = Params.min_dist,
     spread: Annotated[float, _knob("spread")] = Params.spread,
@@ -110,7 +122,7 @@ def embed(
         budget=budget,
         host_budget=host_budget,
         device=device,
-        dtype=dtype,
+        reading=Reading(dtype, features),
         snapshots=snapshots,
     )
     print(json.dumps(run, indent=2) if json_ else folder)
@@ -120,10 +132,10 @@ def embed(
 def plan(
     input: Annotated[
         str | None,
-        typer.Argument(help="A .npy file; or give --rows and --features.", metavar="[INPUT]", show_default=False),
+        typer.Argument(help="As of embed; or give --rows and --features.", metavar="[INPUT]", show_default=False),
     ] = None,
     rows: Annotated[int | None, typer.Option(help="Rows of a matrix that there is no file of.")] = None,
-    features: Annotated[int | None, typer.Option(help="Its features.")] = None,
+    features: Annotated[int | None, typer.Option(help="Its features; or the width of an input kept as pairs.")] = None,
     dtype: Annotated[str | None, typer.Option(help="Its dtype. (default: float16, or as the file says)")] = None,
     active: Annotated[int | None, typer.Option(help="Non-zero features in a row, where most are zero.", min=1)] = None,
     budget: BudgetOption = None,
@@ -162,13 +174,16 @@ def plan(
 
 
 @app.command()
-def inspect(input: Input, dtype: Dtype = None, json_: Json = False, quiet: Quiet = False) -> None:
+def inspect(
+    input: Input, dtype: Dtype = None, features: Features = None, json_: Json = False, quiet: Quiet = False
+) -> None:
     """Shape, dtype, density, zero rows, dead features, duplicates, non-finite values."""
     from streamumap.events import StageAdvanced, StageDone, StageStarted
-    from streamumap.source import open_source
-    from streamumap.source.scan import inspect_report, scan
+    from streamumap.source import open_source, stored_dtype
+    from streamumap.source.inspect import inspect_report
+    from streamumap.source.scan import scan
 
-    source = open_source(input, dtype)
+    source = open_source(input, Reading(dtype, features))
     with _listener(quiet) as listener:
         listener(StageStarted("inspect", source.n_rows, "rows"))
         started = time.monotonic()
@@ -179,7 +194,7 @@ def inspect(input: Input, dtype: Dtype = None, json_: Json = False, quiet: Quiet
             done += n
             listener(StageAdvanced("inspect", done))
 
-        block_rows = max(1, 32 * 2**20 // source.row_bytes)
+        block_rows = max(1, 32 * 2**20 // (source.n_features * stored_dtype(source.dtype).itemsize))
         report = inspect_report(source, scan(source, block_rows, tick))
         listener(StageDone("inspect", time.monotonic() - started, f"{source.n_rows:,} rows"))
     if json_:
@@ -253,8 +268,9 @@ def doctor(json_: Json = False) -> None:
 
 def default_out(input: str) -> Path:
     """INPUT's name + .umap, beside it."""
-    path = Path(input)
-    return path.parent / (path.name.removesuffix(".npy") + ".umap")
+    path = Path(input) if Path(input).name not in ("", "..") else Path(input).resolve()
+    stem = path.name.removesuffix(".npy").removesuffix("_indices").removesuffix("_values")
+    return path.parent / f"{stem}.umap"
 
 
 def _embed(input, params: Params, folder: Path, quiet: bool, **options) -> dict:

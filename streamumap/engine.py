@@ -18,10 +18,10 @@ from streamumap.events import Listener, Note, ignore
 from streamumap.memory import Budget, Machine
 from streamumap.params import Params
 from streamumap.planner import make_plan, resolve_name
-from streamumap.plans import QUALITY_NEIGHBORS, QUALITY_ROWS, Job, Plan
+from streamumap.plans import QUALITY_NEIGHBORS, QUALITY_ROWS, Job, Plan, job_of
 from streamumap.recorder import Recorder
 from streamumap.report import report
-from streamumap.source import RowSource, check_shape, open_source
+from streamumap.source import Reading, RowSource, check_shape, open_source
 from streamumap.source.packed import PackedRows, pack
 from streamumap.source.rows import DenseRows
 from streamumap.source.scan import Scan, check_finite, scan, wild_features
@@ -48,11 +48,11 @@ def budget_for(machine: Machine, budget: str | int | None, host_budget: str | in
 
 def plan_for(x, rows, features, dtype, active, budget, host_budget, device, **params) -> Plan:
     """`streamumap.plan`."""
-    if (rows is None) != (features is None) or (x is None) == (rows is None):
+    if (x is None) == (rows is None) or (x is None and features is None):
         raise InputError("plan: expected an input, or --rows and --features, found both or neither; give one of them.")
     if x is not None:
-        source = open_source(x, dtype)
-        job = Job(source.n_rows, source.n_features, source.dtype)
+        source = open_source(x, Reading(dtype, features))
+        job = job_of(source)
         source.close()
     else:
         check_shape("plan", rows, features)
@@ -75,7 +75,7 @@ def embed(
     budget: str | int | None = None,
     host_budget: str | int | None = None,
     device: str = "auto",
-    dtype: str | None = None,
+    reading: Reading | None = None,
     listener: Listener = ignore,
     snapshots: int = 0,
     stopping: Callable[[], bool] = lambda: False,
@@ -86,10 +86,9 @@ def embed(
     `snapshots` positions on the way, evenly spaced over the epochs, are kept in out/snapshots. `stopping()` is asked
     between units of work; when it is true the run raises Stopped, and the same call continues it.
     """
-    source = open_source(x, dtype)
+    source = open_source(x, reading)
     machine = memory.machine(device)
-    job = Job(source.n_rows, source.n_features, source.dtype)
-    plan = make_plan(job, params, budget_for(machine, budget, host_budget), machine)
+    plan = make_plan(job_of(source), params, budget_for(machine, budget, host_budget), machine)
     work = Workdir(Path(out), source.fingerprint)
     try:
         with closing(_Run(source, params, plan, work, listener, stopping, snapshots)) as run:
@@ -149,6 +148,8 @@ class _Run(Recorder):
             self.params = replace(self.params, n_neighbors=n)
         for text in getattr(self.source, "warnings", ()):
             self.warn(text)
+        for text in getattr(self.source, "notes", ()):
+            self.listener(Note("info", text))
 
     def keys(self) -> tuple[str, str, str]:
         """What k-NN graph, fuzzy graph and map depend on."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from streamumap.memory import Budget, Footprint, Machine
-from streamumap.source.base import stored_dtype
+from streamumap.source.base import RowSource, SparseSource, stored_dtype
 
 QUALITY_ROWS = 1_000
 """Sampled rows on which recall, preservation and trustworthiness are measured."""
@@ -14,12 +14,13 @@ QUALITY_NEIGHBORS = 15
 @dataclass(frozen=True)
 class Job:
     """What the source says. `n_nonzero` None: not known before the rows are read once; they are then planned as
-    dense."""
+    dense. `sparse`: the source is a SparseSource; `n_nonzero` is then never None, and at first no more than a bound."""
 
     n_rows: int
     n_features: int
     dtype: str
     n_nonzero: int | None = None
+    sparse: bool = False
 
     @property
     def itemsize(self) -> int:
@@ -28,6 +29,12 @@ class Job:
     @property
     def matrix_bytes(self) -> int:
         return self.n_rows * self.n_features * self.itemsize
+
+
+def job_of(source: RowSource) -> Job:
+    """What the source says before a row is read."""
+    n_nonzero = source.max_nonzero if isinstance(source, SparseSource) else None
+    return Job(source.n_rows, source.n_features, source.dtype, n_nonzero, n_nonzero is not None)
 
 
 @dataclass(frozen=True)

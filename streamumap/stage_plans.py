@@ -92,8 +92,6 @@ class StagePlanner:
         return StagePlan(name, backend, shape, Footprint(need_host, need_device, self.disk))
 
     def _read(self) -> StagePlan:
-        from streamumap.source.scan import scan_footprint
-
         job = self.job
         sizes = powers(max(1, min(job.n_rows, 32 * 2**20 // max(job.n_features * job.itemsize, 1))), 1)
         stage = self._solve(
@@ -101,13 +99,22 @@ class StagePlanner:
             "numpy",
             "block_rows",
             sizes,
-            lambda b: scan_footprint(job.n_rows, job.n_features, job.itemsize, b) + self._packing(b),
+            lambda b: self._scanning(b) + self._packing(b),
         )
         self.host_base += job.n_rows * 9 + self._packed_bytes()
         return stage
 
+    def _scanning(self, block_rows) -> int:
+        from streamumap.source.scan import pairs_scan_footprint, scan_footprint
+
+        job = self.job
+        if job.sparse:
+            return pairs_scan_footprint(job.n_rows, job.n_features)
+        return scan_footprint(job.n_rows, job.n_features, job.itemsize, block_rows)
+
     def _packing(self, block_rows) -> int:
-        return self._packed_bytes() + block_rows * self.job.n_features * self.job.itemsize
+        block_bytes = 0 if self.job.sparse else block_rows * self.job.n_features * self.job.itemsize
+        return self._packed_bytes() + block_bytes
 
     def _packed_bytes(self) -> int:
         """Of the packed rows that stay in memory."""

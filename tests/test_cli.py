@@ -119,7 +119,7 @@ def test_json_of_the_other_commands(finished, call):
 
 
 def test_a_plan_reads_and_changes_nothing(finished, call, monkeypatch):
-    monkeypatch.setattr("streamumap.source.npy.NpySource.read", lambda *_: 1 / 0)
+    monkeypatch.setattr("streamumap.source.npy.FileRows.read", lambda *_: 1 / 0)
     before = sorted(os.listdir(finished.input.parent))
     done = call("plan", finished.input, "--device", "cpu", "--budget", "2GB")
     assert (done.code, done.err) == (0, "") and "300 rows x 3,072 features, float16" in done.out
@@ -551,6 +551,8 @@ def test_where_a_run_goes_by_default():
         ("a/b.npy", "a/b.umap"),
         ("b", "b.umap"),
         ("b.npz", "b.npz.umap"),
+        ("a/topk_indices.npy", "a/topk.umap"),
+        ("a/folder/", "a/folder.umap"),
         ("/x/c d.npy", "/x/c d.umap"),
     ]:
         assert cli.default_out(given) == Path(out)

@@ -1,7 +1,5 @@
 """One pass over the rows that finds everything `embed` and `inspect` must know about them."""
 
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
@@ -9,17 +7,9 @@ import numpy as np
 
 from streamumap.errors import InputError
 from streamumap.events import Tick, no_tick
-from streamumap.source.base import RowSource, blocks, stored_dtype, widen
-from streamumap.source.packed import PIECE_VALUES, index_dtype, n_threads, nonzero_mask, over_pieces
-
-SPARSE_FROM = 16
-"""A piece with at most one non-zero in so many values is described from its non-zeros alone. Measured."""
-
-DENSE_VALUES = 1 << 16
-"""Values of a dense piece that are widened at a time: their float64 form is 512 kB and stays in the cache."""
-
-HASH_KEY = 0x5EED_0F_0A11_2012
-"""Key of the counter generator (Philox) that gives the multipliers: the same in every run."""
+from streamumap.source.base import RowSource
+from streamumap.source.describe import Described, Hashing, describe
+from streamumap.source.pieces import PAIR_BYTES, PIECE_PAIRS, PIECE_VALUES, n_threads, over_rows
 
 WILD = 1e6
 """A column this many times the median column is wild."""
@@ -86,12 +76,9 @@ def scan(source: RowSource, block_rows: int, tick: Tick = no_tick) -> Scan:
 
 def _read(source: RowSource, block_rows: int, tick: Tick) -> "_Totals":
     totals = _Totals(source.n_rows, source.n_features)
-    work = partial(_describe, dtype=source.dtype, hashing=_Hashing.of(source.n_features, source.dtype))
-    with ThreadPoolExecutor(n_threads()) as pool:
-        for _, block in blocks(source, block_rows):
-            for piece in over_pieces(pool, work, block):
-                totals.add(piece)
-            tick(len(block))
+    work = partial(describe, dtype=source.dtype, hashing=Hashing.of(source.n_features, source.dtype))
+    for piece in over_rows(source, block_rows, work, tick):
+        totals.add(piece)
     return totals
 
 
@@ -99,7 +86,17 @@ def scan_footprint(n_rows: int, n_features: int, itemsize: int, block_rows: int)
     """Bytes of memory at the peak of `scan`, its result included; `itemsize` in bytes, of the stored dtype."""
     block_bytes = min(block_rows, n_rows) * n_features * itemsize
     thread_bytes = 16 * PIECE_VALUES + 64 * n_features
-    return 9 * n_rows + 64 * n_features + max(block_bytes + n_threads() * thread_bytes, 16 * n_rows + (4 << 20))
+    return _scan_bytes(n_rows, n_features, block_bytes + n_threads() * thread_bytes)
+
+
+def pairs_scan_footprint(n_rows: int, n_features: int) -> int:
+    """The same of a `SparseSource`, which is not read in blocks."""
+    waiting_bytes = 2 * (16 * n_features + 32 * PIECE_PAIRS)  # results, of which each thread may be two ahead
+    return _scan_bytes(n_rows, n_features, n_threads() * (PIECE_PAIRS * PAIR_BYTES + 64 * n_features + waiting_bytes))
+
+
+def _scan_bytes(n_rows, n_features, reading_bytes):
+    return 9 * n_rows + 64 * n_features + max(reading_bytes, 16 * n_rows + (4 << 20))
 
 
 def check_finite(source_name: str, scan: Scan) -> None:
@@ -120,176 +117,6 @@ def wild_features(scan: Scan) -> np.ndarray:
     return np.flatnonzero(magnitude > WILD * live[(len(live) - 1) // 2]) if len(live) else np.empty(0, np.int64)
 
 
-def inspect_report(source: RowSource, scan: Scan) -> dict:
-    """The scan as JSON: numbers, lists, and None where there is nothing to tell."""
-    pair_bytes = index_dtype(scan.n_features).itemsize + stored_dtype(scan.dtype).itemsize
-    norms = {"min": scan.norm_min, "mean": scan.norm_mean, "max": scan.norm_max}
-    return {
-        "name": source.name,
-        "rows": scan.n_rows,
-        "features": scan.n_features,
-        "dtype": scan.dtype,
-        "stored_bytes": scan.n_rows * source.row_bytes,
-        "pairs_bytes": scan.n_nonzero * pair_bytes,
-        "nonzero": scan.n_nonzero,
-        "density": scan.density,
-        "active_per_row": {"min": scan.min_active, "mean": scan.mean_active, "max": scan.max_active},
-        "non_negative": scan.non_negative,
-        "zero_rows": scan.n_zero_rows,
-        "duplicate_rows": scan.n_duplicate_rows,
-        "dead_features": scan.n_dead_features,
-        "constant_features": scan.n_constant_features,
-        "wild_features": wild_features(scan).tolist(),
-        "nonfinite_rows": scan.n_nonfinite_rows,
-        "first_nonfinite_row": scan.first_nonfinite_row if scan.n_nonfinite_rows else None,
-        "norm": {name: value if np.isfinite(value) else None for name, value in norms.items()},
-    }
-
-
-@dataclass(frozen=True)
-class _Hashing:
-    """Multipliers, uint64. A lane is 32 bits of a row (its last one padded with zeros)."""
-
-    offset: np.ndarray  # (2,)
-    by_lane: np.ndarray  # (2, lanes)
-    by_value: np.ndarray  # (2, D): the lane's, shifted to where the value lies in it; for values of up to 32 bits
-
-    @staticmethod
-    def of(n_features: int, dtype: str) -> "_Hashing":
-        itemsize = 4 if dtype == "float64" else stored_dtype(dtype).itemsize
-        lanes = -(-n_features * itemsize // 4)
-        random = np.random.Philox(key=HASH_KEY).random_raw(2 * (lanes + 1)).reshape(2, lanes + 1)
-        place = np.arange(n_features) * itemsize
-        by_value = random[:, 1 + place // 4] << (8 * (place % 4)).astype(np.uint64)
-        return _Hashing(random[:, 0], random[:, 1:].copy(), by_value)
-
-    def key(self, sums: Iterable[np.ndarray]) -> np.ndarray:
-        high, low = (total + offset for total, offset in zip(sums, self.offset, strict=True))
-        return (high & np.uint64(0xFFFFFFFF_00000000)) | (low >> np.uint64(32))
-
-
-@dataclass(frozen=True)
-class _Piece:
-    """What is known of R rows."""
-
-    keys: np.ndarray  # uint64 (R,)
-    active: np.ndarray  # int64 (R,)
-    square: np.ndarray  # float64 (R,): squared norm; not finite where a value is not
-    active_per_feature: np.ndarray  # int64 (D,)
-    low: np.ndarray  # float32 (D,)
-    high: np.ndarray  # float32 (D,)
-
-
-def _describe(rows: np.ndarray, dtype: str, hashing: _Hashing) -> _Piece:
-    """Stored rows -> what is known of them: from the non-zeros alone where these are few."""
-    with np.errstate(all="ignore"):
-        rows = np.ascontiguousarray(rows)
-        if dtype == "float64":
-            rows, dtype = rows.astype(np.float32), "float32"
-        mask = nonzero_mask(rows, dtype)
-        if rows.itemsize <= 4 and np.count_nonzero(mask) * SPARSE_FROM <= mask.size:
-            return _describe_sparse(rows, mask, dtype, hashing)
-        return _describe_dense(rows, mask, dtype, hashing)
-
-
-def _describe_sparse(rows: np.ndarray, mask: np.ndarray, dtype: str, hashing: _Hashing) -> _Piece:
-    n_rows, n_features = rows.shape
-    at = np.flatnonzero(mask)
-    row = at // n_features
-    column = at - row * n_features
-    stored = rows.reshape(-1)[at]
-    values = widen(stored, dtype)
-    bits = stored.view(f"u{stored.itemsize}").astype(np.uint64)
-    active = np.bincount(row, minlength=n_rows)
-    ends = np.cumsum(active)
-    sums = []
-    for multipliers in hashing.by_value:  # sums modulo 2^64 are exact, so a row's is the difference of two running ones
-        running = np.zeros(len(at) + 1, np.uint64)
-        np.cumsum(multipliers[column] * bits, out=running[1:])
-        sums.append(running[ends] - running[ends - active])
-    square = np.bincount(row, weights=np.square(values, dtype=np.float64), minlength=n_rows)
-    active_per_feature = np.bincount(column, minlength=n_features)
-    finite = np.isfinite(values)
-    if not finite.all():
-        column, values = column[finite], values[finite]
-    low, high = np.full(n_features, np.inf, np.float32), np.full(n_features, -np.inf, np.float32)
-    np.minimum.at(low, column, values)
-    np.maximum.at(high, column, values)
-    has_zero = active_per_feature < n_rows
-    np.minimum(low, 0, out=low, where=has_zero)
-    np.maximum(high, 0, out=high, where=has_zero)
-    return _Piece(hashing.key(sums), active, square, active_per_feature, low, high)
-
-
-def _describe_dense(rows: np.ndarray, mask: np.ndarray, dtype: str, hashing: _Hashing) -> _Piece:
-    n_rows, n_features = rows.shape
-    step = max(1, min(n_rows, DENSE_VALUES // n_features))
-    values_of = _Widener(step, n_features, dtype)
-    wide = np.empty((step, n_features), np.float64)
-    lanes = np.empty((step, hashing.by_lane.shape[1]), np.uint64)
-    sums, square = np.empty((2, n_rows), np.uint64), np.empty(n_rows)
-    low, high = np.full(n_features, np.inf, np.float32), np.full(n_features, -np.inf, np.float32)
-    for start in range(0, n_rows, step):
-        part = slice(start, min(start + step, n_rows))
-        n = part.stop - start
-        lanes[:n] = _lanes(rows[part], mask[part])
-        for total, multipliers in zip(sums, hashing.by_lane, strict=True):
-            np.einsum("ij,j->i", lanes[:n], multipliers, out=total[part])
-        wide[:n] = values = values_of(rows[part])
-        np.einsum("ij,ij->i", wide[:n], wide[:n], out=square[part])
-        finite = True if np.isfinite(square[part]).all() else np.isfinite(values)
-        np.minimum(low, values.min(axis=0, where=finite, initial=np.inf), out=low)
-        np.maximum(high, values.max(axis=0, where=finite, initial=-np.inf), out=high)
-    return _Piece(hashing.key(sums), np.count_nonzero(mask, axis=1), square, _count_columns(mask), low, high)
-
-
-class _Widener:
-    """`widen`, faster for float16: its bits, moved to their places in a float32, mean 2^-112 times as much."""
-
-    def __init__(self, n_rows: int, n_features: int, dtype: str):
-        self._dtype = dtype
-        if dtype == "float16":
-            self._bits, self._sign = np.empty((2, n_rows, n_features), np.uint32)
-
-    def __call__(self, rows: np.ndarray) -> np.ndarray:
-        """Rows as stored -> float32 of the same shape, valid until the next call."""
-        if self._dtype != "float16":
-            return widen(rows, self._dtype)
-        bits, sign = self._bits[: len(rows)], self._sign[: len(rows)]
-        bits[...] = rows.view(np.uint16)
-        np.bitwise_and(bits, 0x8000, out=sign)
-        bits ^= sign
-        if bits.max() >= 0x7C00:  # infinite or NaN
-            return widen(rows, self._dtype)
-        bits <<= 13
-        sign <<= 16
-        bits |= sign
-        values = bits.view(np.float32)
-        values *= np.float32(2.0**112)
-        return values
-
-
-def _lanes(rows: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Stored rows (R, D) -> uint32 lanes, -0.0 made 0.0, rows padded with zeros to a multiple of 4 bytes."""
-    bits = rows.view(f"u{rows.itemsize}")
-    if np.count_nonzero(bits) != np.count_nonzero(mask):
-        bits = np.multiply(bits, mask, dtype=bits.dtype)
-    n_rows, row_bytes = len(bits), bits.shape[1] * bits.itemsize
-    if row_bytes % 4:
-        padded = np.zeros((n_rows, row_bytes + -row_bytes % 4), np.uint8)
-        padded[:, :row_bytes] = bits.view(np.uint8)
-        bits = padded
-    return bits.view(np.uint32)
-
-
-def _count_columns(mask: np.ndarray) -> np.ndarray:
-    """bool (R, D) -> int64 (D,). 255 rows at a time, whose sums fit bytes: the fastest sum there is."""
-    counts = np.zeros(mask.shape[1], np.int64)
-    for start in range(0, len(mask), 255):
-        counts += mask[start : start + 255].view(np.uint8).sum(axis=0, dtype=np.uint8)
-    return counts
-
-
 class _Totals:
     """What the pieces so far add up to."""
 
@@ -302,7 +129,7 @@ class _Totals:
         self.low, self.high = np.full(n_features, np.inf, np.float32), np.full(n_features, -np.inf, np.float32)
         self.norm_min, self.norm_sum, self.norm_max = np.inf, 0.0, -np.inf
 
-    def add(self, piece: _Piece) -> None:
+    def add(self, piece: Described) -> None:
         rows = slice(self.row, self.row + len(piece.keys))
         self.keys[rows], self.is_zero[rows] = piece.keys, piece.active == 0
         self.n_nonzero += int(piece.active.sum())
