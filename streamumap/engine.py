@@ -21,7 +21,7 @@ from streamumap.planner import make_plan, resolve_name
 from streamumap.plans import QUALITY_NEIGHBORS, QUALITY_ROWS, Job, Plan, job_of
 from streamumap.recorder import Recorder
 from streamumap.report import report
-from streamumap.source import Reading, RowSource, check_shape, open_source
+from streamumap.source import Reading, RowSource, ToConvert, check_shape, open_rows, open_source
 from streamumap.source.packed import PackedRows, pack
 from streamumap.source.rows import DenseRows
 from streamumap.source.scan import Scan, check_finite, scan, wild_features
@@ -46,12 +46,12 @@ def budget_for(machine: Machine, budget: str | int | None, host_budget: str | in
     return Budget(host_bytes=host or host_default, device_bytes=device)
 
 
-def plan_for(x, rows, features, dtype, active, budget, host_budget, device, **params) -> Plan:
-    """`streamumap.plan`."""
+def plan_for(x, rows, features, dtype, active, budget, host_budget, device, reading=None, **params) -> Plan:
+    """`streamumap.plan`; `reading` instead of `dtype` and `features` of an input."""
     if (x is None) == (rows is None) or (x is None and features is None):
         raise InputError("plan: expected an input, or --rows and --features, found both or neither; give one of them.")
     if x is not None:
-        source = open_source(x, Reading(dtype, features))
+        source = open_source(x, reading or Reading(dtype, features))
         job = job_of(source)
         source.close()
     else:
@@ -103,7 +103,7 @@ class _Run(Recorder):
 
     def __init__(
         self,
-        source: RowSource,
+        source: RowSource | ToConvert,
         params: Params,
         plan: Plan,
         work: Workdir,
@@ -112,9 +112,10 @@ class _Run(Recorder):
         snapshots: int,
     ):
         super().__init__(plan, listener, stopping)
-        self.source, self.params, self.work, self.n_snapshots = source, params, work, snapshots
+        self.given, self.params, self.work, self.n_snapshots = source, params, work, snapshots
+        self.source: RowSource  # the given one, once it can be read in place
         self.packed: PackedRows | None = None
-        self.given_start = open_source(params.init).fingerprint if params.init.endswith(".npy") else None
+        self.given_start = open_rows(params.init).fingerprint if params.init.endswith(".npy") else None
         self.started = time.monotonic()
 
     def close(self) -> None:
@@ -142,13 +143,13 @@ class _Run(Recorder):
         return self.write(found, embedding)
 
     def clip_neighbors(self) -> None:
-        n = self.source.n_rows
+        n = self.given.n_rows
         if self.params.n_neighbors > n:
             self.warn(f"n_neighbors: {self.params.n_neighbors} is more than the {n} rows; {n} are used.")
             self.params = replace(self.params, n_neighbors=n)
-        for text in getattr(self.source, "warnings", ()):
+        for text in getattr(self.given, "warnings", ()):
             self.warn(text)
-        for text in getattr(self.source, "notes", ()):
+        for text in getattr(self.given, "notes", ()):
             self.listener(Note("info", text))
 
     def keys(self) -> tuple[str, str, str]:
@@ -165,8 +166,10 @@ class _Run(Recorder):
 
     def read(self) -> Scan:
         """One pass that finds what is broken or special; a second one that packs rows that are mostly zeros."""
-        source, block_rows = self.source, self.plan["read"].blocks["block_rows"]
-        with self.stage("read", source.n_rows, "rows") as (tick, result):
+        given, block_rows = self.given, self.plan["read"].blocks["block_rows"]
+        n_passes = 2 if isinstance(given, ToConvert) else 1
+        with self.stage("read", n_passes * given.n_rows, "rows") as (tick, result):
+            self.source = source = given.convert(self.work.scratch, tick) if isinstance(given, ToConvert) else given
             found = scan(source, block_rows, tick)
             check_finite(source.name, found)
             job = replace(self.plan.job, n_nonzero=found.n_nonzero)
@@ -212,7 +215,7 @@ class _Run(Recorder):
             result.append(
                 f"{dims} of {source.n_features} dimensions keep {100 * pca.explained_variance_ratio_.sum():.3g}% of the variance"
             )
-        return open_source(file.path)
+        return open_rows(file.path)
 
     def neighbors(self, rows: Rows, key: str) -> None:
         p, n = self.params, self.source.n_rows

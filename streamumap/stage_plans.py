@@ -49,7 +49,7 @@ class StagePlanner:
         self.packed_on_disk = packed_on_disk
         self.device_base = 0
         self.host_base = LIBRARIES_BYTES + (TORCH_HOST_BYTES if self.gpu else 0)
-        self.disk = job.n_rows * (params.n_neighbors * 8 + params.n_components * 4)
+        self.disk = self.kept_bytes = job.copied_bytes + job.n_rows * (params.n_neighbors * 8 + params.n_components * 4)
 
     def stages(self) -> list[StagePlan]:
         out = [self._read()]
@@ -126,7 +126,7 @@ class StagePlanner:
         host, disk = packed_footprint(
             job.n_rows, job.n_features, job.n_nonzero, job.itemsize, on_disk=self.packed_on_disk
         )
-        self.disk = max(self.disk, disk + job.n_rows * (self.params.n_neighbors * 8 + self.params.n_components * 4))
+        self.disk = max(self.disk, disk + self.kept_bytes)
         return host
 
     def _reduce(self) -> StagePlan:

@@ -271,8 +271,8 @@ WRONG_INPUTS = {
     ),
     "text": (lambda p: p.write_text("a,b\n1,2\n"), r"magic: expected .*, found b'a,b\\n1,'"),
     "empty": (lambda p: p.write_bytes(b""), "magic: expected .*, found 0 bytes"),
-    "folder": (lambda p: p.mkdir(), "file: expected a .npy file, found a folder"),
-    "nothing": (lambda p: None, "file: expected a .npy file, found nothing there; check the path"),
+    "folder": (lambda p: p.mkdir(), "shards: expected files in the folder that end in .npy, .*, found none"),
+    "nothing": (lambda p: None, "file: expected a .npy, .* file.*, found nothing there; check the path"),
 }
 
 
@@ -330,7 +330,8 @@ def test_a_wrong_option_is_refused_before_anything_is_made(options, message, ref
 @pytest.mark.parametrize("path", ["", ".", "/", "..", "no\nsuch", "-", "a" * 300])
 @pytest.mark.parametrize("command", ["embed", "inspect"])
 def test_odd_paths_are_refused_on_one_line(path, command, refused, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+    (tmp_path / "inner").mkdir()
+    monkeypatch.chdir(tmp_path / "inner")
     refused(2, command, *(FAST if command == "embed" else []), "--", path)
     assert os.listdir() == []
 
@@ -553,6 +554,8 @@ def test_where_a_run_goes_by_default():
         ("b.npz", "b.npz.umap"),
         ("a/topk_indices.npy", "a/topk.umap"),
         ("a/folder/", "a/folder.umap"),
+        ("a/data-*.npy", "a/data.umap"),
+        ("a/*.npy", "a/rows.umap"),
         ("/x/c d.npy", "/x/c d.umap"),
     ]:
         assert cli.default_out(given) == Path(out)

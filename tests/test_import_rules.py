@@ -24,7 +24,12 @@ STAGES = LAYERS[2]
 
 DENSE = {f"neighbors.{name}" for name in ("dense", "sketch", "cells", "propose", "work", "table", "join", "exhaustive")}
 BACKENDS = DENSE | {"neighbors.packed", "neighbors.cuda", "layout.cpu", "layout.cuda", "layout.cuml", "graph.cpu"}
-IN_FUNCTIONS = {"layout.run", "reduce", "engine"}  # these may import a compute library where they use it
+IN_FUNCTIONS = {
+    "layout.run",
+    "reduce",
+    "engine",
+    "source.torchfile",
+}  # these may import a compute library where they use it
 COMPUTE = {"torch", "triton", "numba", "pynndescent", "cuml", "cuvs"}
 ONLY_IN = {
     "typer": {"cli"},

@@ -1,15 +1,19 @@
 """Rows in: one `RowSource` whatever they are kept in."""
 
 from streamumap.source.base import Pairs, RowSource, SparseSource, blocks, check_shape, stored_dtype, widen
-from streamumap.source.opening import Reading, open_source
+from streamumap.source.convert import ToConvert, in_place
+from streamumap.source.opening import Reading, open_rows, open_source
 
 __all__ = [
     "Pairs",
     "Reading",
     "RowSource",
     "SparseSource",
+    "ToConvert",
     "blocks",
     "check_shape",
+    "in_place",
+    "open_rows",
     "open_source",
     "stored_dtype",
     "widen",

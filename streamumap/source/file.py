@@ -9,6 +9,7 @@ import stat
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 
 from streamumap.errors import InputChanged, InputError
 from streamumap.source.checks import wrong
@@ -29,7 +30,6 @@ class OpenFile:
         self._path = os.path.abspath(self.name)  # the caller may change its folder
         self._fd = _open(self.name, expected)
         self._close_fd = weakref.finalize(self, os.close, self._fd)
-        self._pool: ThreadPoolExecutor | None = None
         self.identity = _identity(os.fstat(self._fd))  # before anything is read, so that no later change escapes
         self.n_bytes: int = self.identity["size"]
 
@@ -65,10 +65,8 @@ class OpenFile:
         return bytes(buffer)
 
     def run(self, job: Callable[[int], None], starts: range) -> None:
-        """`job` of each start: a single one in the caller's thread, more in a pool that is made when first needed."""
-        if len(starts) > 1 and self._pool is None:
-            self._pool = ThreadPoolExecutor(N_THREADS, "streamumap-read")
-        for _ in self._pool.map(job, starts) if self._pool and len(starts) > 1 else map(job, starts):
+        """`job` of each start: a single one in the caller's thread, more in the threads that all files share."""
+        for _ in _readers().map(job, starts) if len(starts) > 1 else map(job, starts):
             pass
 
     def sampled_hash(self, head_bytes: int, offset: int, body_bytes: int) -> str:
@@ -100,9 +98,6 @@ class OpenFile:
             raise self._changed("sampled bytes", "the same", "others")
 
     def close(self) -> None:
-        if self._pool is not None:
-            self._pool.shutdown()
-            self._pool = None
         self._close_fd()
 
     def _changed(self, field: str, expected: object, found: object) -> InputChanged:
@@ -110,6 +105,11 @@ class OpenFile:
             f"{self.name}: {field}: expected {expected} as on opening, found {found}; "
             "the file changed while it was read: start again when nothing writes to it."
         )
+
+
+@cache
+def _readers() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(N_THREADS, "streamumap-read")
 
 
 def _identity(status: os.stat_result) -> dict:

@@ -17,10 +17,11 @@ class FileRows:
     """Rows of `stored` values from byte `offset` of a file on, row after row, as a `RowSource`.
 
     `dtype="bfloat16"` reads V2 or uint16 words as bfloat16. Raises InputError for a dtype that is none of numbers,
-    InputChanged from `read`, `take` and `check_unchanged`.
+    InputChanged from `read`, `take` and `check_unchanged`. `warnings` and `notes` are sentences for the user.
     """
 
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __init__(
         self, file: OpenFile, name: str, offset: int, shape: tuple[int, int], stored: np.dtype, dtype: str | None = None
@@ -29,13 +30,9 @@ class FileRows:
         self.dtype = resolve_dtype(name, stored, dtype)
         self.n_rows, self.n_features = shape
         self.row_bytes = self.n_features * stored.itemsize
-        self.fingerprint = {
-            "format": "file",
-            "dtype": self.dtype,
-            "shape": list(shape),
-            "offset": offset,
-            "blake2b": self._sampled_hash(),
-        } | file.identity
+        self._hash = self._sampled_hash()
+        self.fingerprint: dict = {"format": "file", "dtype": self.dtype, "shape": list(shape), "offset": offset}
+        self.fingerprint |= {"blake2b": self._hash} | file.identity
 
     def read(self, start: int, stop: int, out: np.ndarray | None = None) -> np.ndarray:
         """Rows start..stop as stored, (stop - start, n_features), in the machine's byte order."""
@@ -59,7 +56,7 @@ class FileRows:
     def check_unchanged(self) -> None:
         """Raises InputChanged when the path leads to another file, or size, time of change or sampled bytes differ."""
         self.file.check_identity()
-        self.file.check_hash(self.fingerprint["blake2b"], self._sampled_hash())
+        self.file.check_hash(self._hash, self._sampled_hash())
 
     def close(self) -> None:
         self.file.close()
@@ -108,14 +105,22 @@ def npy_rows_at(
 ) -> FileRows:
     """The rows of the 2-D `.npy` that begins at byte `start` of a file and takes `n_bytes` (None: the rest of it)."""
     header = header_at(file, name, start, n_bytes)
-    resolve_dtype(name, header.dtype, dtype)
-    shape = check_2d(name, header.shape)
-    if header.fortran:
-        raise fortran_order(name)
-    rows = FileRows(file, name, header.data_offset, shape, header.dtype, dtype)
+    rows = FileRows(file, name, header.data_offset, matrix_shape(name, header, dtype), header.dtype, dtype)
     rows.fingerprint |= {"format": "npy", "header": header.text}
     rows.warnings = tail_warning(name, header)
     return rows
+
+
+def matrix_shape(name: str, header: NpyHeader, dtype: str | None = None, column: bool = False) -> tuple[int, int]:
+    """(rows, features) of a `.npy` that can be read row after row; `column`: of one with 1 dimension. Raises
+    InputError."""
+    resolve_dtype(name, header.dtype, dtype)
+    if column and len(header.shape) == 1:
+        return header.shape[0], 1
+    shape = check_2d(name, header.shape)
+    if header.fortran:
+        raise fortran_order(name)
+    return shape
 
 
 def tail_warning(name: str, header: NpyHeader) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from streamumap.source.file import OpenFile
 
 MAGIC = b"\x93NUMPY"
 MAX_HEADER_BYTES = 10_000
+LONGEST_HEAD = 12 + MAX_HEADER_BYTES
 MAX_NESTING = 16
 RESAVE = "write it again with numpy.save from a 2-D array of numbers"
 
@@ -57,7 +58,13 @@ def header_at(file: OpenFile, name: str, start: int = 0, n_bytes: int | None = N
     """The header that begins at byte `start`, of a `.npy` that takes `n_bytes` (None: the rest of the file). Raises
     InputError, which calls it `name`."""
     npy_bytes = file.n_bytes - start if n_bytes is None else n_bytes
-    text, header_bytes = _header_text(file.head(min(12 + MAX_HEADER_BYTES, npy_bytes), start), name)
+    return parse_header(file.head(min(LONGEST_HEAD, npy_bytes), start), name, start, npy_bytes)
+
+
+def parse_header(head: bytes, name: str, start: int, npy_bytes: int) -> NpyHeader:
+    """The header in the first bytes, up to LONGEST_HEAD, of a `.npy` that takes `npy_bytes` from byte `start` on. Raises
+    InputError."""
+    text, header_bytes = _header_text(head, name)
     fields = _parse(text, name)
     dtype = _parse_dtype(fields["descr"], name)
     if not isinstance(fields["fortran_order"], bool):
@@ -123,17 +130,17 @@ def _parse_dtype(descr: object, name: str) -> np.dtype:
     raise refused_dtype(name, kind, int(size or 0), short(descr))
 
 
-def checked_shape(shape: object, itemsize: int, name: str) -> tuple[int, ...]:
+def checked_shape(shape: object, itemsize: int, name: str, remedy: str = RESAVE) -> tuple[int, ...]:
     """`shape` as sizes whose product in bytes fits 63 bits. Raises InputError."""
     if not isinstance(shape, tuple):
-        raise wrong(name, "shape", "a tuple of sizes", short(shape), RESAVE)
+        raise wrong(name, "shape", "a tuple of sizes", short(shape), remedy)
     total_bytes = itemsize
     for size in shape:
         if type(size) is not int or not 0 <= size < 2**63:
-            raise wrong(name, "shape", "sizes from 0 to 2**63 - 1", short(shape), RESAVE)
+            raise wrong(name, "shape", "sizes from 0 to 2**63 - 1", short(shape), remedy)
         total_bytes *= size
         if total_bytes >= 2**63:
-            raise wrong(name, "shape", "fewer than 2**63 bytes", short(shape), RESAVE)
+            raise wrong(name, "shape", "fewer than 2**63 bytes", short(shape), remedy)
     return shape
 
 

@@ -2,12 +2,9 @@
 
 import json
 import os
-from dataclasses import dataclass
 
 from streamumap.source.checks import wrong
-
-PAIR_NAMES = (("top_indices", "top_acts"), ("indices", "values"))
-"""What the two parts are called, alone or behind a prefix and "_"."""
+from streamumap.source.tensors import PAIR_NAMES
 
 WIDTH_FIELDS = ("n_features", "num_features", "d_sae", "num_latents", "dict_size")
 """Where a JSON file keeps the width of a code."""
@@ -17,28 +14,31 @@ MAX_JSON_FILES = 64
 GIVE_WIDTH = "give the width with --features"
 
 
-@dataclass(frozen=True)
-class PairOfFiles:
-    name: str
-    indices: str
-    values: str
-
-
-def find_pair(path: str) -> PairOfFiles | None:
-    """The two `.npy` files of TopK pairs that `path` means: either of them, or a folder that holds nothing else of the
-    kind. None where it means no pairs. Raises InputError where the values are missing."""
-    if os.path.isdir(path):
-        return _pair_in_folder(path)
+def find_pair(path: str) -> tuple[str, str] | None:
+    """The two `.npy` files of TopK pairs, of which `path` is one. None where it is none. Raises InputError where the
+    values are missing."""
     folder, file = os.path.split(path)
     partners = _partners(file) if os.path.exists(path) else []
     for names in partners:
-        files = [os.path.join(folder, name) for name in names]
-        if all(map(os.path.exists, files)):
-            return PairOfFiles(path, *files)
+        indices, values = (os.path.join(folder, name) for name in names)
+        if os.path.exists(indices) and os.path.exists(values):
+            return indices, values
     if any(file == indices for indices, _ in partners):
         remedy = "put the values there, or give the file another name if its rows are no indices"
         raise wrong(path, "pairs", f"{partners[-1][1]} beside it", "no such file", remedy)
     return None
+
+
+def group_pairs(files: list[str]) -> list[tuple[str, str]]:
+    """The pairs of files that these are, in their order, where every one of them is half of a pair; else none."""
+    there, found = set(files), list[tuple[str, str]]()
+    for file in files:
+        folder, name = os.path.split(file)
+        for names in _partners(name):
+            pair = os.path.join(folder, names[0]), os.path.join(folder, names[1])
+            if there.issuperset(pair) and pair not in found:
+                found.append(pair)
+    return found if found and {file for pair in found for file in pair} == there else []
 
 
 def sidecar_width(indices: str) -> tuple[int, str]:
@@ -56,14 +56,6 @@ def sidecar_width(indices: str) -> tuple[int, str]:
     several = ", ".join(f"{width} in {os.path.basename(name)}" for width, name in found.items())
     expected = f"one of {', '.join(WIDTH_FIELDS)} in a JSON file beside it"
     raise wrong(indices, "features", expected, several or "none", GIVE_WIDTH)
-
-
-def _pair_in_folder(path: str) -> PairOfFiles | None:
-    files = sorted(name for name in os.listdir(path) if name.endswith(".npy"))
-    for names in _partners(files[0]) if len(files) == 2 else []:
-        if set(names) == set(files):
-            return PairOfFiles(path, *(os.path.join(path, name) for name in names))
-    return None
 
 
 def _partners(file: str) -> list[tuple[str, str]]:
