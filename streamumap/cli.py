@@ -113,6 +113,15 @@ def embed(
     reduce_dims: ReduceDims = Params.reduce_dims,
     recall: Annotated[float, _knob("recall")] = Params.recall,
     seed: Annotated[int, _knob("seed")] = Params.seed,
+    meta: Annotated[
+        Path | None,
+        typer.Option(
+            help="What is known of each row, for embedding.parquet: a .csv, .tsv or Parquet file, or an id a line."
+        ),
+    ] = None,
+    drop_nonfinite: Annotated[
+        bool, typer.Option("--drop-nonfinite", help="Leave rows with NaN or Inf out: they are NaN in the map.")
+    ] = False,
     snapshots: Annotated[
         int, typer.Option(help="Positions kept on the way, evenly spaced over the epochs, in RUN/snapshots.", min=0)
     ] = 0,
@@ -137,6 +146,8 @@ def embed(
         host_budget=host_budget,
         device=device,
         reading=_reading(dtype, features, key, shape),
+        meta=meta,
+        drop_nonfinite=drop_nonfinite,
         snapshots=snapshots,
     )
     print(json.dumps(run, indent=2) if json_ else folder)

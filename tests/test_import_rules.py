@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "streamumap"
 # Imports go to the same layer or a lower one.
 LAYERS = [
     {"errors", "events", "params", "memory", "watch"},
-    {"source", "workdir", "quality", "blockfile", "writer", "demo", "render", "output"},
+    {"source", "workdir", "quality", "blockfile", "writer", "demo", "render", "output", "meta"},
     {"reduce", "neighbors", "graph", "initial", "layout"},
     {"plans", "stage_plans", "planner"},
     {"engine", "backends", "recorder", "report"},

@@ -131,6 +131,9 @@ def _kind(file: OpenFile) -> str:
     ):
         if head.startswith(magic):
             return kind
+    if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+        remedy = "save the rows with numpy.save, or a tensor with torch.save"
+        raise wrong(file.name, "content", KINDS, "serialised objects, which are never loaded", remedy)
     if head[8:9] == b"{" or file.name.endswith(".safetensors"):
         return "safetensors"
     if file.name.endswith(".npy"):

@@ -28,14 +28,22 @@ class Scan:
     max_active: int
     is_zero: np.ndarray  # bool (N,)
     duplicate_of: np.ndarray  # int64 (N,): first row with the same content, -1 where there is none before
-    n_nonfinite_rows: int
-    first_nonfinite_row: int  # -1 where there is none
+    nonfinite_rows: np.ndarray  # int64, ascending: rows with a value that is not
     active_per_feature: np.ndarray  # int64 (D,)
     feature_low: np.ndarray  # float32 (D,): inf where no value is finite
     feature_high: np.ndarray  # float32 (D,): -inf where no value is finite
     norm_min: float  # NaN where no row is finite
     norm_mean: float
     norm_max: float
+
+    @property
+    def n_nonfinite_rows(self) -> int:
+        return len(self.nonfinite_rows)
+
+    @property
+    def first_nonfinite_row(self) -> int:
+        """-1 where there is none."""
+        return int(self.nonfinite_rows[0]) if len(self.nonfinite_rows) else -1
 
     @property
     def non_negative(self) -> bool:
@@ -105,7 +113,7 @@ def check_finite(source_name: str, scan: Scan) -> None:
         raise InputError(
             f"{source_name}: row {scan.first_nonfinite_row}: expected finite values, found NaN or infinite ones "
             f"(float32 holds up to 3.4e38) in {scan.n_nonfinite_rows} of {scan.n_rows} rows, this one first; "
-            "fix or remove those rows."
+            "mend those rows, or leave them out of the map with --drop-nonfinite."
         )
 
 
@@ -123,8 +131,8 @@ class _Totals:
     def __init__(self, n_rows: int, n_features: int):
         self.keys = np.empty(n_rows, np.uint64)
         self.is_zero = np.empty(n_rows, bool)
-        self.row = self.n_nonzero = self.max_active = self.n_nonfinite_rows = 0
-        self.min_active, self.first_nonfinite_row = n_features, -1
+        self.row = self.n_nonzero = self.max_active = 0
+        self.min_active, self.nonfinite_rows = n_features, list[np.ndarray]()
         self.active_per_feature = np.zeros(n_features, np.int64)
         self.low, self.high = np.full(n_features, np.inf, np.float32), np.full(n_features, -np.inf, np.float32)
         self.norm_min, self.norm_sum, self.norm_max = np.inf, 0.0, -np.inf
@@ -140,9 +148,7 @@ class _Totals:
         np.maximum(self.high, piece.high, out=self.high)
         finite = np.isfinite(piece.square)
         if not finite.all():
-            if self.first_nonfinite_row < 0:
-                self.first_nonfinite_row = self.row + int(np.argmin(finite))
-            self.n_nonfinite_rows += int(np.count_nonzero(~finite))
+            self.nonfinite_rows.append(self.row + np.flatnonzero(~finite))
         norms = np.sqrt(piece.square[finite])
         self.norm_min = min(self.norm_min, norms.min(initial=np.inf))
         self.norm_sum += norms.sum()
@@ -150,7 +156,8 @@ class _Totals:
         self.row = rows.stop
 
     def finish(self, dtype: str) -> Scan:
-        n_rows, n_finite = len(self.keys), len(self.keys) - self.n_nonfinite_rows
+        nonfinite_rows = np.concatenate([np.empty(0, np.int64), *self.nonfinite_rows])
+        n_rows, n_finite = len(self.keys), len(self.keys) - len(nonfinite_rows)
         return Scan(
             n_rows=n_rows,
             n_features=len(self.low),
@@ -161,8 +168,7 @@ class _Totals:
             max_active=self.max_active,
             is_zero=self.is_zero,
             duplicate_of=_first_equal(self.keys),
-            n_nonfinite_rows=self.n_nonfinite_rows,
-            first_nonfinite_row=self.first_nonfinite_row,
+            nonfinite_rows=nonfinite_rows,
             active_per_feature=self.active_per_feature,
             feature_low=self.low,
             feature_high=self.high,
