@@ -18,7 +18,7 @@ from streamumap.events import Tick
 from streamumap.neighbors import footprint
 from streamumap.params import Params
 from streamumap.plans import Plan
-from streamumap.source import RowSource, open_source, widen
+from streamumap.source import RowSource, open_rows, widen
 from streamumap.source.packed import PackedRows
 from streamumap.source.rows import DenseRows
 from streamumap.source.scan import Scan, scan
@@ -155,7 +155,7 @@ def first_positions(rows: Rows, plan: Plan, p: Params, graph, tick: Tick) -> np.
 
 
 def _given_positions(path: str, n_rows: int, n_components: int) -> np.ndarray:
-    source = open_source(path)
+    source = open_rows(path)
     if (source.n_rows, source.n_features) != (n_rows, n_components):
         found = f"{source.n_rows} x {source.n_features}"
         raise InputError(

@@ -1,6 +1,7 @@
 """The command line: parse, plan, run, draw. Data goes to standard output, everything else to standard error."""
 
 import json
+import re
 import signal
 import sys
 import time
@@ -11,8 +12,9 @@ from typing import Annotated
 import typer
 
 from streamumap import __version__
-from streamumap.errors import Stopped, StreamUMAPError
+from streamumap.errors import InputError, Stopped, StreamUMAPError
 from streamumap.params import Params
+from streamumap.source import Reading
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False,
@@ -33,7 +35,14 @@ def _knob(name: str, *flags: str):
     )
 
 
-Input = Annotated[str, typer.Argument(help="A .npy file of activations: rows x features.", metavar="INPUT")]
+Input = Annotated[
+    str,
+    typer.Argument(
+        help="Activations, rows x features: a .npy, .npz, .safetensors, Parquet, Arrow, .pt, HDF5 or Zarr file, a folder, glob or .txt "
+        "list of shards; or TopK pairs: X_indices.npy with X_values.npy beside it.",
+        metavar="INPUT",
+    ),
+]
 Out = Annotated[
     Path | None,
     typer.Option(
@@ -51,7 +60,21 @@ HostBudget = Annotated[
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Dtype = Annotated[
-    str | None, typer.Option(help="bfloat16, where the file keeps it as V2 or uint16. (default: as the file says)")
+    str | None,
+    typer.Option(
+        help="bfloat16, where kept as V2 or uint16; or the dtype of a file without a header. (default: as the file says)"
+    ),
+]
+Features = Annotated[
+    int | None,
+    typer.Option(help="Width of rows that are kept as pairs. (default: as a JSON file beside them says)", min=1),
+]
+Key = Annotated[
+    str | None,
+    typer.Option(help="Which array, tensor, column or data set of a file is the rows, where it has several."),
+]
+Shape = Annotated[
+    str | None, typer.Option(help="ROWS,FEATURES of a file without a header; --dtype says what its values are.")
 ]
 Neighbors = Annotated[int, _knob("n_neighbors")]
 Metric = Annotated[str, _knob("metric")]
@@ -70,6 +93,9 @@ def embed(
     host_budget: HostBudget = None,
     device: DeviceOption = "auto",
     dtype: Dtype = None,
+    features: Features = None,
+    key: Key = None,
+    shape: Shape = None,
     n_neighbors: Neighbors = Params.n_neighbors,
     min_dist: Annotated[float, _knob("min_dist")] = Params.min_dist,
     spread: Annotated[float, _knob("spread")] = Params.spread,
@@ -87,6 +113,15 @@ def embed(
     reduce_dims: ReduceDims = Params.reduce_dims,
     recall: Annotated[float, _knob("recall")] = Params.recall,
     seed: Annotated[int, _knob("seed")] = Params.seed,
+    meta: Annotated[
+        Path | None,
+        typer.Option(
+            help="What is known of each row, for embedding.parquet: a .csv, .tsv or Parquet file, or an id a line."
+        ),
+    ] = None,
+    drop_nonfinite: Annotated[
+        bool, typer.Option("--drop-nonfinite", help="Leave rows with NaN or Inf out: they are NaN in the map.")
+    ] = False,
     snapshots: Annotated[
         int, typer.Option(help="Positions kept on the way, evenly spaced over the epochs, in RUN/snapshots.", min=0)
     ] = 0,
@@ -110,7 +145,9 @@ def embed(
         budget=budget,
         host_budget=host_budget,
         device=device,
-        dtype=dtype,
+        reading=_reading(dtype, features, key, shape),
+        meta=meta,
+        drop_nonfinite=drop_nonfinite,
         snapshots=snapshots,
     )
     print(json.dumps(run, indent=2) if json_ else folder)
@@ -120,11 +157,13 @@ def embed(
 def plan(
     input: Annotated[
         str | None,
-        typer.Argument(help="A .npy file; or give --rows and --features.", metavar="[INPUT]", show_default=False),
+        typer.Argument(help="As of embed; or give --rows and --features.", metavar="[INPUT]", show_default=False),
     ] = None,
     rows: Annotated[int | None, typer.Option(help="Rows of a matrix that there is no file of.")] = None,
-    features: Annotated[int | None, typer.Option(help="Its features.")] = None,
+    features: Annotated[int | None, typer.Option(help="Its features; or the width of an input kept as pairs.")] = None,
     dtype: Annotated[str | None, typer.Option(help="Its dtype. (default: float16, or as the file says)")] = None,
+    key: Key = None,
+    shape: Shape = None,
     active: Annotated[int | None, typer.Option(help="Non-zero features in a row, where most are zero.", min=1)] = None,
     budget: BudgetOption = None,
     host_budget: HostBudget = None,
@@ -136,10 +175,10 @@ def plan(
     json_: Json = False,
 ) -> None:
     """What embed would do and need; reads no more than headers and changes nothing."""
-    import streamumap
+    from streamumap.engine import plan_for
 
-    planned = streamumap.plan(
-        input, rows=rows, features=features, dtype=dtype, active=active, budget=budget, host_budget=host_budget, device=device,
+    planned = plan_for(
+        input, rows, features, dtype, active, budget, host_budget, device, _reading(dtype, features, key, shape),
         n_neighbors=n_neighbors, n_components=n_components, reduce=reduce, reduce_dims=reduce_dims,
     )  # fmt: skip
     if json_:
@@ -162,15 +201,24 @@ def plan(
 
 
 @app.command()
-def inspect(input: Input, dtype: Dtype = None, json_: Json = False, quiet: Quiet = False) -> None:
+def inspect(
+    input: Input,
+    dtype: Dtype = None,
+    features: Features = None,
+    key: Key = None,
+    shape: Shape = None,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
     """Shape, dtype, density, zero rows, dead features, duplicates, non-finite values."""
     from streamumap.events import StageAdvanced, StageDone, StageStarted
-    from streamumap.source import open_source
-    from streamumap.source.scan import inspect_report, scan
+    from streamumap.source import ToConvert, in_place, open_source, stored_dtype
+    from streamumap.source.inspect import inspect_report
+    from streamumap.source.scan import scan
 
-    source = open_source(input, dtype)
+    source = open_source(input, _reading(dtype, features, key, shape))
     with _listener(quiet) as listener:
-        listener(StageStarted("inspect", source.n_rows, "rows"))
+        listener(StageStarted("inspect", source.n_rows * (2 if isinstance(source, ToConvert) else 1), "rows"))
         started = time.monotonic()
         done = 0
 
@@ -179,8 +227,9 @@ def inspect(input: Input, dtype: Dtype = None, json_: Json = False, quiet: Quiet
             done += n
             listener(StageAdvanced("inspect", done))
 
-        block_rows = max(1, 32 * 2**20 // source.row_bytes)
-        report = inspect_report(source, scan(source, block_rows, tick))
+        block_rows = max(1, 32 * 2**20 // (source.n_features * stored_dtype(source.dtype).itemsize))
+        with in_place(source, tick) as rows:
+            report = inspect_report(rows, scan(rows, block_rows, tick))
         listener(StageDone("inspect", time.monotonic() - started, f"{source.n_rows:,} rows"))
     if json_:
         print(json.dumps(report, indent=2))
@@ -253,8 +302,10 @@ def doctor(json_: Json = False) -> None:
 
 def default_out(input: str) -> Path:
     """INPUT's name + .umap, beside it."""
-    path = Path(input)
-    return path.parent / (path.name.removesuffix(".npy") + ".umap")
+    path = Path(input) if Path(input).name not in ("", "..") else Path(input).resolve()
+    stem = path.name.removesuffix(".npy").removesuffix("_indices").removesuffix("_values")
+    stem = re.sub(r"[*?\[\]]", "", stem).rstrip("-_. ") or "rows"
+    return path.parent / f"{stem}.umap"
 
 
 def _embed(input, params: Params, folder: Path, quiet: bool, **options) -> dict:
@@ -280,6 +331,19 @@ def _listener(quiet: bool):
     from streamumap.terminal import progress
 
     return progress(quiet)
+
+
+def _reading(dtype: str | None, features: int | None, key: str | None, shape: str | None) -> Reading:
+    """What the options say of the input. Raises InputError."""
+    sizes = None
+    if shape is not None:
+        parts = re.split(r"[,x]", shape.strip("() "))
+        if not all(part.strip().isdecimal() and len(part) < 20 for part in parts):
+            raise InputError(
+                f"--shape: expected ROWS,FEATURES, found {shape!r}; give two numbers such as 3000000,12288."
+            )
+        sizes = tuple(map(int, parts))
+    return Reading(dtype, features, key, sizes)
 
 
 def _version(value: bool) -> None:

@@ -13,18 +13,22 @@ import numpy as np
 
 from streamumap import __version__, backends, initial, memory, quality
 from streamumap.backends import Rows
+from streamumap.blockfile import BlockFile
 from streamumap.errors import InputError
 from streamumap.events import Listener, Note, ignore
 from streamumap.memory import Budget, Machine
+from streamumap.meta import Meta
 from streamumap.params import Params
 from streamumap.planner import make_plan, resolve_name
-from streamumap.plans import QUALITY_NEIGHBORS, QUALITY_ROWS, Job, Plan
+from streamumap.plans import QUALITY_NEIGHBORS, QUALITY_ROWS, Job, Plan, job_of
 from streamumap.recorder import Recorder
 from streamumap.report import report
-from streamumap.source import RowSource, check_shape, open_source
+from streamumap.source import Reading, RowSource, ToConvert, check_shape, open_rows, open_source
+from streamumap.source.kept import Kept, all_but
 from streamumap.source.packed import PackedRows, pack
 from streamumap.source.rows import DenseRows
-from streamumap.source.scan import Scan, check_finite, wild_features
+from streamumap.source.scaled import extreme_exponent, scaled, sized
+from streamumap.source.scan import Scan, check_finite, scan, wild_features
 from streamumap.workdir import Workdir, key_of
 
 SAVE_SECONDS = 5.0
@@ -46,13 +50,13 @@ def budget_for(machine: Machine, budget: str | int | None, host_budget: str | in
     return Budget(host_bytes=host or host_default, device_bytes=device)
 
 
-def plan_for(x, rows, features, dtype, active, budget, host_budget, device, **params) -> Plan:
-    """`streamumap.plan`."""
-    if (rows is None) != (features is None) or (x is None) == (rows is None):
+def plan_for(x, rows, features, dtype, active, budget, host_budget, device, reading=None, **params) -> Plan:
+    """`streamumap.plan`; `reading` instead of `dtype` and `features` of an input."""
+    if (x is None) == (rows is None) or (x is None and features is None):
         raise InputError("plan: expected an input, or --rows and --features, found both or neither; give one of them.")
     if x is not None:
-        source = open_source(x, dtype)
-        job = Job(source.n_rows, source.n_features, source.dtype)
+        source = open_source(x, reading or Reading(dtype, features))
+        job = job_of(source)
         source.close()
     else:
         check_shape("plan", rows, features)
@@ -75,7 +79,9 @@ def embed(
     budget: str | int | None = None,
     host_budget: str | int | None = None,
     device: str = "auto",
-    dtype: str | None = None,
+    reading: Reading | None = None,
+    meta: str | os.PathLike | None = None,
+    drop_nonfinite: bool = False,
     listener: Listener = ignore,
     snapshots: int = 0,
     stopping: Callable[[], bool] = lambda: False,
@@ -83,16 +89,19 @@ def embed(
     """Makes a map of every row of `x` in the folder `out` and returns the content of its run.json. Raises the errors of
     `errors.py`.
 
-    `snapshots` positions on the way, evenly spaced over the epochs, are kept in out/snapshots. `stopping()` is asked
+    `meta`: a file whose columns go into embedding.parquet, row for row. `drop_nonfinite`: rows with NaN or Inf are left
+    out and are NaN in the map. `snapshots` positions on the way, evenly spaced over the epochs, are kept in out/snapshots. `stopping()` is asked
     between units of work; when it is true the run raises Stopped, and the same call continues it.
     """
-    source = open_source(x, dtype)
+    if isinstance(x, (str, os.PathLike)) and os.path.exists(x) and os.path.exists(out) and os.path.samefile(x, out):
+        raise InputError(f"--out: {out}: expected another place than the input, found the input; choose another --out.")
+    source = open_source(x, reading)
+    columns = None if meta is None else Meta(meta, source.n_rows)
     machine = memory.machine(device)
-    job = Job(source.n_rows, source.n_features, source.dtype)
-    plan = make_plan(job, params, budget_for(machine, budget, host_budget), machine)
+    plan = make_plan(job_of(source), params, budget_for(machine, budget, host_budget), machine)
     work = Workdir(Path(out), source.fingerprint)
     try:
-        with closing(_Run(source, params, plan, work, listener, stopping, snapshots)) as run:
+        with closing(_Run(source, params, plan, work, listener, stopping, snapshots, columns, drop_nonfinite)) as run:
             return run.all()
     finally:
         work.close()
@@ -104,18 +113,23 @@ class _Run(Recorder):
 
     def __init__(
         self,
-        source: RowSource,
+        source: RowSource | ToConvert,
         params: Params,
         plan: Plan,
         work: Workdir,
         listener: Listener,
         stopping: Callable[[], bool],
         snapshots: int,
+        meta: Meta | None,
+        drop_nonfinite: bool,
     ):
         super().__init__(plan, listener, stopping)
-        self.source, self.params, self.work, self.n_snapshots = source, params, work, snapshots
+        self.given, self.params, self.work, self.n_snapshots = source, params, work, snapshots
+        self.source: RowSource  # the given one, once it can be read in place, without rows that are left out
+        self.kept = Kept(source.n_rows)
+        self.meta, self.drop_nonfinite = meta, drop_nonfinite
         self.packed: PackedRows | None = None
-        self.given_start = open_source(params.init).fingerprint if params.init.endswith(".npy") else None
+        self.given_start = open_rows(params.init).fingerprint if params.init.endswith(".npy") else None
         self.started = time.monotonic()
 
     def close(self) -> None:
@@ -135,7 +149,7 @@ class _Run(Recorder):
             self.neighbors(rows, knn)
         if self.work.has("embedding", map_key):
             self.reuse("the map")
-            embedding = self.work.read("embedding")
+            embedding = self.kept.of(self.work.read("embedding"))
         else:
             embedding = self.layout(rows, self.graph(graph_key), map_key)
         self.source.check_unchanged()
@@ -143,18 +157,23 @@ class _Run(Recorder):
         return self.write(found, embedding)
 
     def clip_neighbors(self) -> None:
-        n = self.source.n_rows
+        self.clip_to(self.given.n_rows)
+        for text in getattr(self.given, "warnings", ()):
+            self.warn(text)
+        for text in getattr(self.given, "notes", ()):
+            self.listener(Note("info", text))
+
+    def clip_to(self, n: int) -> None:
         if self.params.n_neighbors > n:
             self.warn(f"n_neighbors: {self.params.n_neighbors} is more than the {n} rows; {n} are used.")
             self.params = replace(self.params, n_neighbors=n)
-        for text in getattr(self.source, "warnings", ()):
-            self.warn(text)
 
     def keys(self) -> tuple[str, str, str]:
         """What k-NN graph, fuzzy graph and map depend on."""
         p = self.params
         reduced = (p.reduce, p.reduce_dims) if p.reduce != "none" else ()
-        knn = key_of(__version__, p.n_neighbors, p.metric, reduced, p.recall, p.seed, self.plan["neighbors"].backend)
+        backend, dropped = self.plan["neighbors"].backend, self.kept.rows is not None
+        knn = key_of(__version__, p.n_neighbors, p.metric, reduced, p.recall, p.seed, backend, dropped)
         graph = key_of(knn, p.local_connectivity, p.set_op_mix_ratio)
         return (
             knn,
@@ -164,11 +183,20 @@ class _Run(Recorder):
 
     def read(self) -> Scan:
         """One pass that finds what is broken or special; rows that are mostly zeros are packed, in the same pass on a GPU."""
-        source, block_rows = self.source, self.plan["read"].blocks["block_rows"]
-        with self.stage("read", source.n_rows, "rows") as (tick, result):
+        given, block_rows = self.given, self.plan["read"].blocks["block_rows"]
+        n_passes = 2 if isinstance(given, ToConvert) else 1
+        with self.stage("read", n_passes * given.n_rows, "rows") as (tick, result):
+            self.source = source = given.convert(self.work.scratch, tick) if isinstance(given, ToConvert) else given
             found, self.packed = backends.read(source, self.plan, tick)
+            if self.drop_nonfinite and found.n_nonfinite_rows:
+                self.source = source = self.leave_out(source, found.nonfinite_rows)
+                found, self.packed = scan(source, block_rows), None
             check_finite(source.name, found)
-            job = replace(self.plan.job, n_nonzero=found.n_nonzero)
+            self.exponent = extreme_exponent(found.norm_max)
+            if self.exponent:
+                self.source = source = scaled(source, self.exponent)
+                found, self.packed = scan(source, block_rows), None
+            job = replace(self.plan.job, n_rows=found.n_rows, dtype=source.dtype, n_nonzero=found.n_nonzero)
             self.plan = make_plan(job, self.params, self.plan.budget, self.plan.machine)
             if not self.plan.packs or self.plan.packed_on_disk:
                 self.packed = None
@@ -190,6 +218,31 @@ class _Run(Recorder):
                 Note("info", f"{found.n_duplicate_rows:,} rows repeat an earlier row; they are marked duplicate_of")
             )
         return found
+
+    def leave_out(self, source: RowSource, rows: np.ndarray) -> RowSource:
+        """The source without these rows; there must be enough others."""
+        n, name = source.n_rows, source.name
+        self.warn(
+            f"{name}: {len(rows):,} of {n:,} rows have NaN or infinite values; they are left out and NaN in the map."
+        )
+        check_shape(f"{name} without the rows that are not finite", n - len(rows), source.n_features)
+        self.kept = all_but(n, rows)
+        self.clip_to(n - len(rows))
+        return self.kept.source(source)
+
+    def publish(self, name: str, array: np.ndarray, missing: float) -> None:
+        """Results of the rows that are in the map, as a file with a row for each that was given."""
+        self.work.save(name, self.kept.back(array, missing))
+        self.work.publish_saved(name)
+
+    def knn(self) -> tuple[BlockFile, BlockFile]:
+        """Indices and distances of the k-NN graph of the rows that are in the map, as these were searched."""
+        if self.kept.rows is not None or self.exponent:
+            distances = self.kept.of(self.work.read("knn_distances"))
+            self.work.save("kept_indices", self.kept.numbers_of(self.kept.of(self.work.read("knn_indices"))))
+            self.work.save("kept_distances", sized(distances, -self.exponent, self.params.metric))
+            return self.work.open("kept_indices"), self.work.open("kept_distances")
+        return self.work.open("knn_indices"), self.work.open("knn_distances")
 
     def reduce(self) -> RowSource:
         """The source itself, or its principal components in a file of scratch, streamed twice."""
@@ -213,7 +266,7 @@ class _Run(Recorder):
             result.append(
                 f"{dims} of {source.n_features} dimensions keep {100 * pca.explained_variance_ratio_.sum():.3g}% of the variance"
             )
-        return open_source(file.path)
+        return open_rows(file.path)
 
     def neighbors(self, rows: Rows, key: str) -> None:
         p, n = self.params, self.source.n_rows
@@ -230,9 +283,8 @@ class _Run(Recorder):
         with self.stage("neighbors", backends.search_ticks(self.plan), "rows") as (tick, result):
             indices, distances = backends.search(rows, self.plan, p, sample, enough, tick)
             self.work.forget("neighbors", "graph", "layout", "embedding")
-            for name, array in (("knn_indices", indices), ("knn_distances", distances)):
-                self.work.save(name, array)
-                self.work.publish_saved(name)
+            self.publish("knn_indices", self.kept.numbers_back(indices), -1)
+            self.publish("knn_distances", sized(distances, self.exponent, p.metric), np.nan)
             if recalls[-1] < p.recall:  # not measured yet, or not since all were compared with all
                 others = indices[sample, 1:]
                 enough(others, backends.count_closer(rows, self.plan, p.metric, sample, others))
@@ -260,9 +312,10 @@ class _Run(Recorder):
             return build.Graph(*(self.work.open(name) for name in ("indptr", "targets", "weights")))
         with self.stage("graph", 3 * self.source.n_rows, "rows") as (tick, result):
             self.work.forget("graph")
+            knn = self.knn()
             graph = build.build(
-                self.work.open("knn_indices"),
-                self.work.open("knn_distances"),
+                knn[0],
+                knn[1],
                 self.work.create,
                 local_connectivity=p.local_connectivity,
                 set_op_mix_ratio=p.set_op_mix_ratio,
@@ -298,7 +351,7 @@ class _Run(Recorder):
         def after_epoch(epoch: int, get: Callable[[], run.LayoutState]) -> None:
             nonlocal saved_at
             if epoch in shots:
-                self.work.publish_snapshot(epoch, get().positions)
+                self.work.publish_snapshot(epoch, self.kept.back(get().positions, np.nan))
             if epoch < settings.n_epochs and (self.stopping() or time.monotonic() - saved_at > SAVE_SECONDS):
                 self.work.forget("layout")
                 self.work.save("layout", get().positions)
@@ -309,15 +362,14 @@ class _Run(Recorder):
             if self.plan["layout"].backend == "cuml":
                 from streamumap.layout import cuml
 
-                knn = self.work.read("knn_indices"), self.work.read("knn_distances")
-                done = cuml.layout(*knn, state.positions, settings, p.local_connectivity, p.set_op_mix_ratio)
+                knn, distances = (file.read(0, len(file)) for file in self.knn())
+                done = cuml.layout(knn, distances, state.positions, settings, p.local_connectivity, p.set_op_mix_ratio)
                 state = run.LayoutState(done, settings.n_epochs)
             else:
                 backend = backends.layout_backend(self.plan)
                 state = run.run(state, settings.n_epochs, blocks, settings, backend, tick, after_epoch)
             self.work.retract()
-            self.work.save("embedding", state.positions)
-            self.work.publish_saved("embedding")
+            self.publish("embedding", state.positions, np.nan)
             result.append(f"{settings.n_epochs} epochs, backend {self.plan['layout'].backend}")
         self.work.done("embedding", key)
         return state.positions
@@ -361,7 +413,7 @@ class _Run(Recorder):
         with self.stage("write", 2, "files") as (tick, result):
             self.work.publish(
                 "embedding.parquet",
-                lambda path: output.write_parquet(path, embedding, found.is_zero, found.duplicate_of),
+                lambda path: self.write_parquet(path, embedding, found),
             )
             tick(1)
             if self.params.n_components >= 2:
@@ -377,5 +429,21 @@ class _Run(Recorder):
         self.work.finish()
         return finished
 
+    def write_parquet(self, path: Path, embedding: np.ndarray, found: Scan) -> None:
+        from streamumap import output
+
+        kept, first = self.kept, self.kept.numbers_back(found.duplicate_of)
+        output.write_parquet(
+            path, kept.back(embedding, np.nan), kept.back(found.is_zero, False), kept.back(first, -1), self.meta
+        )
+
     def report(self, found: Scan) -> dict:
-        return report(self.source, found, self.params, self.plan, time.monotonic() - self.started, self.measured)
+        return report(
+            self.source,
+            self.given.n_rows,
+            found,
+            self.params,
+            self.plan,
+            time.monotonic() - self.started,
+            self.measured,
+        )

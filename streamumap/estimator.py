@@ -9,6 +9,7 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from streamumap.engine import embed
 from streamumap.errors import InputError
 from streamumap.params import Params
+from streamumap.source import Reading
 
 
 class StreamUMAP(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -74,7 +75,8 @@ class StreamUMAP(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         self.dtype = dtype
 
     def fit(self, X, y=None):
-        """X: the path of a `.npy` file or a 2-D array. Raises the errors of `streamumap.errors`."""
+        """X: a path, a 2-D array, a `scipy.sparse` matrix in CSR form, or TopK pairs (indices, values, n_features); see
+        `source.open_source`. Raises the errors of `streamumap.errors`."""
         if self.out is not None:
             return self._fit(X, Path(self.out))
         with tempfile.TemporaryDirectory(prefix="streamumap-") as folder:
@@ -85,8 +87,8 @@ class StreamUMAP(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         return self.fit(X, y).embedding_
 
     def _fit(self, X, out):
-        budget = dict(budget=self.budget, host_budget=self.host_budget, device=self.device, dtype=self.dtype)
-        self.run_ = embed(X, self._params(), out=out, **budget)
+        budget = dict(budget=self.budget, host_budget=self.host_budget, device=self.device)
+        self.run_ = embed(X, self._params(), out=out, reading=Reading(self.dtype), **budget)
         self.embedding_ = np.load(out / "embedding.npy")
         self.n_features_in_ = self.run_["input"]["features"]
         return self
@@ -109,4 +111,5 @@ class StreamUMAP(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.input_tags.string = True
+        tags.input_tags.sparse = True
         return tags

@@ -6,15 +6,18 @@ from pathlib import Path
 import numpy as np
 
 from streamumap.blockfile import BlockFile
-from streamumap.errors import InputError
+from streamumap.errors import InputChanged, InputError
+from streamumap.meta import Meta
 from streamumap.render import render
 
 AXES = ("x", "y", "z")
 
 
-def write_parquet(path: Path, embedding: np.ndarray, is_zero: np.ndarray, duplicate_of: np.ndarray) -> None:
+def write_parquet(
+    path: Path, embedding: np.ndarray, is_zero: np.ndarray, duplicate_of: np.ndarray, meta: Meta | None = None
+) -> None:
     """row_id, x, y, z (as many as there are; further ones are dim3, dim4, ...), is_zero, duplicate_of (null where the
-    row is the first)."""
+    row is the first), and the columns of `meta`. Raises InputChanged where that has another number of rows by now."""
     import pyarrow as pa
     import pyarrow.parquet
 
@@ -23,7 +26,26 @@ def write_parquet(path: Path, embedding: np.ndarray, is_zero: np.ndarray, duplic
     columns |= {name: pa.array(np.ascontiguousarray(embedding[:, i])) for i, name in enumerate(names)}
     columns["is_zero"] = pa.array(is_zero)
     columns["duplicate_of"] = pa.array(duplicate_of, mask=duplicate_of < 0)
-    pyarrow.parquet.write_table(pa.table(columns), path)
+    table = pa.table(columns)
+    if meta is None:
+        pyarrow.parquet.write_table(table, path)
+        return
+    writer, row = None, 0
+    for batch in meta.batches():
+        part = table.slice(row, batch.num_rows)
+        row += batch.num_rows
+        if part.num_rows < batch.num_rows:
+            break
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
+            part = part.append_column(name, column)
+        writer = writer or pyarrow.parquet.ParquetWriter(path, part.schema)
+        writer.write_table(part)
+    if writer is not None:
+        writer.close()
+    if row != len(table):
+        raise InputChanged(
+            f"--meta: {meta.path}: expected {len(table)} rows as before, found {row}; run again when nothing writes to it."
+        )
 
 
 def describe(report: dict) -> tuple[str, str]:

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from streamumap.memory import Budget, Footprint, Machine
-from streamumap.source.base import stored_dtype
+from streamumap.source import ToConvert
+from streamumap.source.base import RowSource, SparseSource, index_dtype, stored_dtype
 
 QUALITY_ROWS = 1_000
 """Sampled rows on which recall, preservation and trustworthiness are measured."""
@@ -14,12 +15,15 @@ QUALITY_NEIGHBORS = 15
 @dataclass(frozen=True)
 class Job:
     """What the source says. `n_nonzero` None: not known before the rows are read once; they are then planned as
-    dense."""
+    dense. `sparse`: the source is a SparseSource; `n_nonzero` is then never None, and at first no more than a bound.
+    `copied_bytes`: on disk, of an input that is converted."""
 
     n_rows: int
     n_features: int
     dtype: str
     n_nonzero: int | None = None
+    sparse: bool = False
+    copied_bytes: int = 0
 
     @property
     def itemsize(self) -> int:
@@ -27,7 +31,17 @@ class Job:
 
     @property
     def matrix_bytes(self) -> int:
+        """With its zeros; of a sparse source, of its pairs."""
+        if self.sparse:
+            return (self.n_nonzero or 0) * (index_dtype(self.n_features).itemsize + self.itemsize)
         return self.n_rows * self.n_features * self.itemsize
+
+
+def job_of(source: RowSource | ToConvert) -> Job:
+    """What the source says before a row is read."""
+    n_nonzero = source.max_nonzero if isinstance(source, (SparseSource, ToConvert)) else None
+    copied_bytes = source.n_bytes if isinstance(source, ToConvert) else 0
+    return Job(source.n_rows, source.n_features, source.dtype, n_nonzero, n_nonzero is not None, copied_bytes)
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,11 @@ from streamumap.source.scan import Scan
 PACKAGES = ("numpy", "torch", "triton", "numba", "scipy", "scikit-learn")
 
 
-def report(source: RowSource, found: Scan, params: Params, plan: Plan, seconds: float, measured: dict) -> dict:
-    """JSON-able. `measured`: stages (each with seconds, predicted and measured bytes), quality, warnings, reused."""
+def report(
+    source: RowSource, n_rows: int, found: Scan, params: Params, plan: Plan, seconds: float, measured: dict
+) -> dict:
+    """JSON-able. `n_rows`: of the input; `source` has fewer where rows are left out. `measured`: stages (each with
+    seconds, predicted and measured bytes), quality, warnings, reused."""
     machine = plan.machine
     return {
         "schema": 1,
@@ -24,7 +27,8 @@ def report(source: RowSource, found: Scan, params: Params, plan: Plan, seconds: 
         "exit_status": 0,
         "input": {
             "name": source.name,
-            "rows": source.n_rows,
+            "rows": n_rows,
+            "dropped_rows": n_rows - source.n_rows,
             "features": source.n_features,
             "dtype": source.dtype,
             "density": found.density,

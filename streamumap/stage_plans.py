@@ -50,7 +50,7 @@ class StagePlanner:
         self.packs, self.packed_on_disk = job.n_nonzero is not None, packed_on_disk
         self.device_base = 0
         self.host_base = LIBRARIES_BYTES + (TORCH_HOST_BYTES if self.gpu else 0)
-        self.disk = job.n_rows * (params.n_neighbors * 8 + params.n_components * 4)
+        self.disk = self.kept_bytes = job.copied_bytes + job.n_rows * (params.n_neighbors * 8 + params.n_components * 4)
 
     def stages(self) -> list[StagePlan]:
         out = [self._read()]
@@ -93,10 +93,10 @@ class StagePlanner:
         return StagePlan(name, backend, shape, Footprint(need_host, need_device, self.disk))
 
     def _read(self) -> StagePlan:
-        from streamumap.source.scan import device_scan_footprint, scan_footprint
+        from streamumap.source.scan import device_scan_footprint
 
         job = self.job
-        on_device = self.gpu is not None and job.dtype in DEVICE_DTYPES
+        on_device = self.gpu is not None and job.dtype in DEVICE_DTYPES and not job.sparse
         block_bytes = (64 if on_device else 32) * 2**20
         sizes = powers(max(1, min(job.n_rows, block_bytes // max(job.n_features * job.itemsize, 1))), 1)
         if on_device:
@@ -108,15 +108,21 @@ class StagePlanner:
                 "read", "cuda", "block_rows", sizes, lambda b: needs(b)[0] + self._packing(b), lambda b: needs(b)[1]
             )
         else:
-            stage = self._solve(
-                "read", "numpy", "block_rows", sizes,
-                lambda b: scan_footprint(job.n_rows, job.n_features, job.itemsize, b) + self._packing(b),
-            )  # fmt: skip
+            stage = self._solve("read", "numpy", "block_rows", sizes, lambda b: self._scanning(b) + self._packing(b))
         self.host_base += job.n_rows * 9 + self._packed_bytes()
         return stage
 
+    def _scanning(self, block_rows) -> int:
+        from streamumap.source.scan import pairs_scan_footprint, scan_footprint
+
+        job = self.job
+        if job.sparse:
+            return pairs_scan_footprint(job.n_rows, job.n_features)
+        return scan_footprint(job.n_rows, job.n_features, job.itemsize, block_rows)
+
     def _packing(self, block_rows) -> int:
-        return self._packed_bytes() + block_rows * self.job.n_features * self.job.itemsize
+        block_bytes = 0 if self.job.sparse else block_rows * self.job.n_features * self.job.itemsize
+        return self._packed_bytes() + block_bytes
 
     def _packed_bytes(self) -> int:
         """Of the packed rows that stay in memory."""
@@ -128,7 +134,7 @@ class StagePlanner:
         host, disk = packed_footprint(
             job.n_rows, job.n_features, job.n_nonzero, job.itemsize, on_disk=self.packed_on_disk
         )
-        self.disk = max(self.disk, disk + job.n_rows * (self.params.n_neighbors * 8 + self.params.n_components * 4))
+        self.disk = max(self.disk, disk + self.kept_bytes)
         return host
 
     def _reduce(self) -> StagePlan:

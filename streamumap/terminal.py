@@ -89,7 +89,9 @@ def _note(event: Note) -> str:
 def print_plan(plan: Plan) -> None:
     """The plan as a table on standard output."""
     job, budget, device = plan.job, plan.budget, plan.machine.device
-    kind = "" if job.n_nonzero is None else f", {job.n_nonzero / job.n_rows:.0f} of them non-zero in a row"
+    most = "at most " if job.sparse else ""
+    kind = "" if job.n_nonzero is None else f", {most}{job.n_nonzero / job.n_rows:.3g} of them non-zero in a row"
+    kind += ", kept as pairs" if job.sparse else ""
     print(
         f"matrix   {job.n_rows:,} rows x {job.n_features:,} features, {job.dtype}{kind}: {format_bytes(job.matrix_bytes)}"
     )

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from streamumap.errors import OutputError
-from streamumap.source.array import as_array, resolve_dtype, wrong
-from streamumap.source.npy import MAGIC, read_header
+from streamumap.source.array import as_array
+from streamumap.source.checks import resolve_dtype, wrong
+from streamumap.source.npy_header import MAGIC, read_header
 
 CHUNK_BYTES = 8 << 20
 HEADER_BYTES = 128

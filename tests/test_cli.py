@@ -119,7 +119,7 @@ def test_json_of_the_other_commands(finished, call):
 
 
 def test_a_plan_reads_and_changes_nothing(finished, call, monkeypatch):
-    monkeypatch.setattr("streamumap.source.npy.NpySource.read", lambda *_: 1 / 0)
+    monkeypatch.setattr("streamumap.source.npy.FileRows.read", lambda *_: 1 / 0)
     before = sorted(os.listdir(finished.input.parent))
     done = call("plan", finished.input, "--device", "cpu", "--budget", "2GB")
     assert (done.code, done.err) == (0, "") and "300 rows x 3,072 features, float16" in done.out
@@ -271,8 +271,8 @@ WRONG_INPUTS = {
     ),
     "text": (lambda p: p.write_text("a,b\n1,2\n"), r"magic: expected .*, found b'a,b\\n1,'"),
     "empty": (lambda p: p.write_bytes(b""), "magic: expected .*, found 0 bytes"),
-    "folder": (lambda p: p.mkdir(), "file: expected a .npy file, found a folder"),
-    "nothing": (lambda p: None, "file: expected a .npy file, found nothing there; check the path"),
+    "folder": (lambda p: p.mkdir(), "shards: expected files in the folder that end in .npy, .*, found none"),
+    "nothing": (lambda p: None, "file: expected a .npy, .* file.*, found nothing there; check the path"),
 }
 
 
@@ -330,7 +330,8 @@ def test_a_wrong_option_is_refused_before_anything_is_made(options, message, ref
 @pytest.mark.parametrize("path", ["", ".", "/", "..", "no\nsuch", "-", "a" * 300])
 @pytest.mark.parametrize("command", ["embed", "inspect"])
 def test_odd_paths_are_refused_on_one_line(path, command, refused, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+    (tmp_path / "inner").mkdir()
+    monkeypatch.chdir(tmp_path / "inner")
     refused(2, command, *(FAST if command == "embed" else []), "--", path)
     assert os.listdir() == []
 
@@ -551,6 +552,10 @@ def test_where_a_run_goes_by_default():
         ("a/b.npy", "a/b.umap"),
         ("b", "b.umap"),
         ("b.npz", "b.npz.umap"),
+        ("a/topk_indices.npy", "a/topk.umap"),
+        ("a/folder/", "a/folder.umap"),
+        ("a/data-*.npy", "a/data.umap"),
+        ("a/*.npy", "a/rows.umap"),
         ("/x/c d.npy", "/x/c d.umap"),
     ]:
         assert cli.default_out(given) == Path(out)

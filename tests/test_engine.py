@@ -14,6 +14,7 @@ from streamumap.errors import DoesNotFit, InputChanged, InputError, OutputError,
 from streamumap.events import Note, StageAdvanced, StageDone, StageStarted
 from streamumap.neighbors import reference
 from streamumap.params import Params
+from streamumap.source import Reading
 
 ROOT = str(Path(engine.__file__).parent.parent)
 STAGES = ["read", "neighbors", "graph", "start", "layout", "quality", "write"]
@@ -440,7 +441,7 @@ def test_the_same_numbers_give_the_same_map_whatever_keeps_them(make, dtype, nam
     array = np.random.default_rng(0).integers(0, 256, (80, 8)).astype(np.float32)
     maps = []
     for out, rows, how in (("plain", array, None), ("other", make(array), dtype)):
-        report = engine.embed(rows, Params(n_epochs=5), out=tmp_path / out, dtype=how, **BOUNDS)
+        report = engine.embed(rows, Params(n_epochs=5), out=tmp_path / out, reading=Reading(how), **BOUNDS)
         maps.append(np.load(tmp_path / out / "embedding.npy"))
     assert report["input"]["dtype"] == name and np.array_equal(*maps)
 

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "streamumap"
 # Imports go to the same layer or a lower one.
 LAYERS = [
     {"errors", "events", "params", "memory", "watch"},
-    {"source", "workdir", "quality", "blockfile", "writer", "demo", "render", "output"},
+    {"source", "workdir", "quality", "blockfile", "writer", "demo", "render", "output", "meta"},
     {"reduce", "neighbors", "graph", "initial", "layout"},
     {"plans", "stage_plans", "planner"},
     {"engine", "backends", "recorder", "report"},
@@ -30,7 +30,12 @@ BACKENDS = (
     | CUDA
     | {"source.feed", "source.scan_cuda", "neighbors.packed", "layout.cpu", "layout.cuda", "layout.cuml", "graph.cpu"}
 )
-IN_FUNCTIONS = {"layout.run", "reduce", "engine"}  # these may import a compute library where they use it
+IN_FUNCTIONS = {
+    "layout.run",
+    "reduce",
+    "engine",
+    "source.torchfile",
+}  # these may import a compute library where they use it
 COMPUTE = {"torch", "triton", "numba", "pynndescent", "cuml", "cuvs"}
 ONLY_IN = {
     "typer": {"cli"},

@@ -1,7 +1,6 @@
 import errno
 import os
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -9,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamumap.errors import InputChanged, OutputError, Stopped
-from streamumap.source import packed
+from streamumap.source import packed, pieces
 from streamumap.source.base import stored_dtype, widen
-from streamumap.source.packed import nonzero_mask, pack, packed_footprint, pays
+from streamumap.source.packed import pack, packed_footprint, pays
+from streamumap.source.pairs import nonzero_mask
 
 DTYPES = ("float16", "bfloat16", "float32", "float64", "bool", "int8", "uint16", "int64")
 
@@ -73,7 +73,7 @@ def to_dense(triple, n_features):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("on_disk", [False, True])
 def test_packed_rows_are_the_rows(dtype, on_disk, tmp_path, monkeypatch):
-    monkeypatch.setattr(packed, "PIECE_VALUES", 700)
+    monkeypatch.setattr(pieces, "PIECE_VALUES", 700)
     source = make(dtype, 97, 67)
     rows = pack(source, 20, source.n_nonzero, tmp_path if on_disk else None)
     assert (rows.n_rows, rows.n_features, rows.n_nonzero, rows.dtype) == (97, 67, source.n_nonzero, dtype)
@@ -119,15 +119,15 @@ def test_zero_is_what_float32_calls_zero(values):
 
 
 def test_pieces_come_in_order(monkeypatch):
-    monkeypatch.setattr(packed, "PIECE_VALUES", 64)
+    monkeypatch.setattr(pieces, "PIECE_VALUES", 64)
     block = np.repeat(np.arange(60), 64).reshape(60, 64)
 
     def work(rows):
         time.sleep(0.002 * (rows[0, 0] % 3 == 0))
         return int(rows[0, 0])
 
-    with ThreadPoolExecutor(4) as pool:
-        assert list(packed.over_pieces(pool, work, block)) == list(range(60))
+    found = pieces.over_rows(Rows(block), 7, work, lambda n: None)
+    assert list(found) == list(range(60))
 
 
 def test_wide_rows_have_32_bit_indices(tmp_path):

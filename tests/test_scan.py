@@ -6,10 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamumap.errors import InputError, Stopped
-from streamumap.source import packed
+from streamumap.source import describe as describing
+from streamumap.source import pieces
 from streamumap.source import scan as scanning
 from streamumap.source.base import stored_dtype, widen
-from streamumap.source.scan import check_finite, inspect_report, scan, scan_footprint, wild_features
+from streamumap.source.inspect import inspect_report
+from streamumap.source.pairs import nonzero_mask, pairs_of
+from streamumap.source.scan import check_finite, scan, scan_footprint, wild_features
 
 DTYPES = (
     "float16",
@@ -94,7 +97,7 @@ def check_against_numpy(source, found):
     np.testing.assert_array_equal(found.feature_low, np.min(x, axis=0, where=finite, initial=np.inf))
     np.testing.assert_array_equal(found.feature_high, np.max(x, axis=0, where=finite, initial=-np.inf))
     assert found.non_negative == bool((x[finite] >= 0).all())
-    assert found.n_nonfinite_rows == (~rows).sum()
+    assert found.nonfinite_rows.tolist() == np.flatnonzero(~rows).tolist()
     assert found.first_nonfinite_row == (np.argmin(rows) if not rows.all() else -1)
     if rows.any():
         np.testing.assert_allclose(
@@ -145,7 +148,7 @@ def _with(found, **changes):
 def test_every_float16_is_widened_exactly():
     halves = np.arange(65536, dtype=np.uint16).view(np.float16)
     for rows in (halves[:0x7C00].reshape(-1, 256), halves[0x8000:0xFC00].reshape(-1, 256), halves.reshape(-1, 256)):
-        got = scanning._Widener(len(rows), 256, "float16")(rows)
+        got = describing.Widener(len(rows), 256, "float16")(rows)
         np.testing.assert_array_equal(got, rows.astype(np.float32))
         np.testing.assert_array_equal(np.signbit(got), np.signbit(rows))
 
@@ -155,21 +158,21 @@ def test_every_float16_is_widened_exactly():
 def test_sparse_and_dense_ways_agree(dtype, n_features):
     """Duplicates must be found whichever way the pieces that hold them were described."""
     rows = make(dtype, 60, n_features, 0.2).array
-    hashing = scanning._Hashing.of(n_features, dtype)
-    mask = packed.nonzero_mask(rows, dtype)
-    sparse = scanning._describe_sparse(rows, mask, dtype, hashing)
-    dense = scanning._describe_dense(rows, mask, dtype, hashing)
+    hashing = describing.Hashing.of(n_features, dtype)
+    mask = nonzero_mask(rows, dtype)
+    sparse = describing.describe_pairs(pairs_of(rows, mask), dtype, hashing)
+    dense = describing.describe_dense(rows, mask, dtype, hashing)
     for name in ("keys", "active", "active_per_feature", "low", "high"):
         np.testing.assert_array_equal(getattr(sparse, name), getattr(dense, name), err_msg=name)
     np.testing.assert_allclose(sparse.square, dense.square, rtol=1e-14)
 
 
 def test_result_does_not_depend_on_threads(monkeypatch):
-    monkeypatch.setattr(packed, "PIECE_VALUES", 4096)
+    monkeypatch.setattr(pieces, "PIECE_VALUES", 4096)
     source = make("float16", 500, 300, 0.05, seed=3)
     found = []
     for n in (1, 2, 5):
-        monkeypatch.setattr(scanning, "n_threads", lambda n=n: n)
+        monkeypatch.setattr(pieces, "n_threads", lambda n=n: n)
         found.append(scan(source, 200))
     for other in found[1:]:
         for name, value in found[0].__dict__.items():
@@ -248,7 +251,9 @@ def test_nonfinite_rows_are_counted_and_refused(density):
     source.array[[70, 71, 399], [3, 0, 49]] = [np.nan, np.inf, -np.inf]
     found = scan(source, 64)
     assert (found.n_nonfinite_rows, found.first_nonfinite_row) == (3, 70)
-    with pytest.raises(InputError, match=r"a\.npy: row 70: expected finite.* in 3 of 400 rows.*remove") as error:
+    with pytest.raises(
+        InputError, match=r"a\.npy: row 70: expected finite.* in 3 of 400 rows.*leave them out"
+    ) as error:
         check_finite("a.npy", found)
     assert "\n" not in str(error.value)
 
@@ -308,7 +313,7 @@ def test_footprint_covers_the_peak(monkeypatch):
     import tracemalloc
 
     monkeypatch.setattr(scanning, "n_threads", lambda: 2)
-    monkeypatch.setattr(packed, "n_threads", lambda: 2)
+    monkeypatch.setattr(pieces, "n_threads", lambda: 2)
     for source in (
         make("float16", 3000, 1024, 0.01),
         make("float32", 1500, 1024, 1.0),

@@ -16,9 +16,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from streamumap.errors import InputChanged, InputError
-from streamumap.source import RowSource, blocks, open_source, widen
+from streamumap.source import Reading, RowSource, blocks, open_source, widen
 from streamumap.source.array import ArraySource
-from streamumap.source.npy import NpySource, read_header
+from streamumap.source.npy import npy_rows
+from streamumap.source.npy_header import read_header
 
 DTYPES = ["?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", ">i2", ">u8", ">f2", ">f4", ">f8"]
 
@@ -62,7 +63,7 @@ def small_memory(limit_bytes=50_000_000):
 
 def refusal(path, **options):
     with small_memory(), pytest.raises(InputError) as caught:
-        NpySource(path, **options)
+        open_source(path, Reading(**options))
     name, message = os.fsdecode(path), str(caught.value)
     assert message.startswith(name) and "\n" not in message
     assert "expected" in message and "found" in message and "; " in message
@@ -81,7 +82,7 @@ def says(message, *parts):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_file_rows_come_back_exactly(save, dtype):
     x = numbers(101, 7, dtype)
-    source = NpySource(save(x))
+    source = npy_rows(save(x))
     assert isinstance(source, RowSource)
     assert (source.n_rows, source.n_features, source.row_bytes) == (101, 7, 7 * x.itemsize)
     assert source.dtype == x.dtype.newbyteorder("=").name and source.warnings == ()
@@ -112,7 +113,7 @@ def test_array_rows_come_back_exactly(dtype, order):
 
 def test_out_is_reused(save):
     x = numbers()
-    source = NpySource(save(x))
+    source = npy_rows(save(x))
     out = np.full((6, 5), np.nan, np.float32)
     got = source.read(2, 6, out)
     assert np.shares_memory(got, out) and got.shape == (4, 5)
@@ -122,7 +123,7 @@ def test_out_is_reused(save):
 def test_large_reads_by_several_threads_are_exact(save, monkeypatch):
     monkeypatch.setattr("streamumap.source.npy.PIECE_BYTES", 1000)  # no multiple of a row
     x = numbers(997, 33, ">i4")
-    source = NpySource(save(x))
+    source = npy_rows(save(x))
     assert np.array_equal(source.read(0, 997), x)
     rows = np.flatnonzero(np.random.default_rng(1).random(997) < 0.5)
     assert np.array_equal(source.take(rows), x[rows])
@@ -130,7 +131,7 @@ def test_large_reads_by_several_threads_are_exact(save, monkeypatch):
 
 
 def test_neighbouring_rows_are_taken_with_one_read(save, monkeypatch):
-    source = NpySource(save(numbers(40, 5)))
+    source = npy_rows(save(numbers(40, 5)))
     calls = []
     preadv = os.preadv
     monkeypatch.setattr(os, "preadv", lambda fd, buffers, offset: calls.append(offset) or preadv(fd, buffers, offset))
@@ -140,7 +141,7 @@ def test_neighbouring_rows_are_taken_with_one_read(save, monkeypatch):
 
 def test_reads_that_come_in_parts_are_put_together(save, monkeypatch):
     x = numbers(40, 5)
-    source = NpySource(save(x))
+    source = npy_rows(save(x))
     preadv = os.preadv
     monkeypatch.setattr(os, "preadv", lambda fd, buffers, offset: preadv(fd, [buffers[0][:7]], offset))
     assert np.array_equal(source.read(0, 40), x)
@@ -153,7 +154,7 @@ def test_any_rows_and_any_range(tmp_path_factory, rows, one, other):
     if not path.exists():
         np.save(path, x)
     start, stop = sorted((one, other))
-    for source in (NpySource(path), ArraySource(x)):
+    for source in (npy_rows(path), ArraySource(x)):
         assert np.array_equal(source.take(np.array(rows, np.int64)), x[rows])
         assert np.array_equal(source.read(start, stop), x[start:stop])
         source.close()
@@ -162,14 +163,14 @@ def test_any_rows_and_any_range(tmp_path_factory, rows, one, other):
 @pytest.mark.parametrize("version", [1, 2, 3])
 def test_all_versions_of_the_format(save, version):
     x = numbers(4, 3)
-    source = NpySource(save(npy_bytes(header_text(), x.tobytes(), version)))
+    source = npy_rows(save(npy_bytes(header_text(), x.tobytes(), version)))
     assert np.array_equal(source.read(0, 4), x)
 
 
 def test_read_header(save):
     header = read_header(save(np.zeros((2, 3, 4), ">f8", order="F")))
     assert (header.shape, header.dtype, header.fortran) == ((2, 3, 4), np.dtype(">f8"), True)
-    assert (header.data_offset, header.file_bytes) == (128, 128 + 24 * 8)
+    assert (header.data_offset, header.end, header.extra_bytes) == (128, 128 + 24 * 8, 0)
 
 
 @pytest.mark.parametrize("descr", ["'<V2'", "'|V2'", "'<u2'"])
@@ -177,7 +178,7 @@ def test_bfloat16_only_when_said(save, descr):
     exact = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
     bits = exact.view(torch.int16).numpy().view(np.uint16)
     path = save(npy_bytes(header_text(descr), bits.tobytes()))
-    for source in (open_source(path, dtype="bfloat16"), open_source(np.load(path), dtype="bfloat16")):
+    for source in (open_source(path, Reading("bfloat16")), open_source(np.load(path), Reading("bfloat16"))):
         assert source.dtype == "bfloat16" and source.row_bytes == 6
         block = source.read(0, 4)
         assert block.dtype == np.uint16 and np.array_equal(widen(block, "bfloat16"), exact.float().numpy())
@@ -186,7 +187,7 @@ def test_bfloat16_only_when_said(save, descr):
         says(refusal(path), "dtype", "V2", "dtype='bfloat16'")
         says(refusal(path, dtype="float16"), "V2", "dtype='bfloat16'")
     else:
-        assert NpySource(path).dtype == "uint16"
+        assert npy_rows(path).dtype == "uint16"
 
 
 def test_more_than_2_to_the_31_elements_on_a_sparse_file(save):
@@ -199,7 +200,7 @@ def test_more_than_2_to_the_31_elements_on_a_sparse_file(save):
         file.seek(offset + (n_rows - 1) * n_features)
         file.write(last.tobytes())
     assert path.stat().st_blocks * 512 < 1 << 20
-    source = NpySource(path)
+    source = npy_rows(path)
     assert np.array_equal(source.read(n_rows - 1, n_rows)[0], last)
     assert np.array_equal(source.take(np.array([0, 1 << 21, n_rows - 1])), np.stack([0 * last, 0 * last, last]))
 
@@ -293,13 +294,13 @@ def test_dtypes_that_are_not_read(save, descr, parts):
 def test_a_dtype_option_that_disagrees(save):
     says(refusal(save(numbers()), dtype="float16"), "dtype", "float16", "found float32")
     says(refusal(save(numbers()), dtype="bfloat16"), "dtype", "bfloat16", "found float32")
-    assert NpySource(save(numbers()), dtype="float32").dtype == "float32"
+    assert npy_rows(save(numbers()), dtype="float32").dtype == "float32"
 
 
 def test_a_body_that_is_cut_off_and_one_that_is_too_long(save):
     x = numbers(4, 3)
     says(refusal(save(npy_bytes(header_text(), x.tobytes()[:-1]))), "body", "expected 48 bytes", "found 47", "cut off")
-    source = NpySource(save(npy_bytes(header_text(), x.tobytes() + b"tail")))
+    source = npy_rows(save(npy_bytes(header_text(), x.tobytes() + b"tail")))
     assert len(source.warnings) == 1
     says(source.warnings[0], "x.npy", "body", "expected 48 bytes", "found 4 more")
     assert np.array_equal(source.read(0, 4), x)
@@ -309,7 +310,7 @@ def test_a_header_that_lies_about_the_size_allocates_nothing(save):
     path = save(npy_bytes(header_text("'<f2'", shape="(3000000, 12288)"), b"tiny"))
     says(refusal(path), "body", str(3_000_000 * 12_288 * 2), "found 4")
     with small_memory(1 << 20), pytest.raises(InputError):
-        NpySource(path)
+        npy_rows(path)
 
 
 class Canary:
@@ -329,11 +330,6 @@ def test_pickles_are_refused_and_never_run(save, tmp_path):
     assert os.path.exists(nest), "the canary itself is dead"
 
 
-def test_npz_is_told_how_to_convert(save, tmp_path):
-    np.savez(tmp_path / "x.npz", a=numbers())
-    says(refusal(tmp_path / "x.npz"), ".npz", "not read yet", "numpy.load", "numpy.save")
-
-
 def test_fortran_order_names_a_command_that_converts(tmp_path):
     path = tmp_path / "it's here.npy"
     x = numbers(5000, 3, "f2")
@@ -342,7 +338,7 @@ def test_fortran_order_names_a_command_that_converts(tmp_path):
     says(message, "fortran_order", "found True")
     command = shlex.split(message[message.index("python -c") :])
     subprocess.run([sys.executable, *command[1:]], check=True, timeout=60)
-    assert np.array_equal(NpySource(command[-1]).read(0, 5000), x)
+    assert np.array_equal(npy_rows(command[-1]).read(0, 5000), x)
 
 
 def test_paths_that_are_no_file(tmp_path, monkeypatch):
@@ -357,7 +353,7 @@ def test_paths_that_are_no_file(tmp_path, monkeypatch):
     says(refusal("-"), "standard input", "file first")
     says(refusal("x" * 5000), "readable")
     with pytest.raises(InputError, match="no file can have"):
-        NpySource("a\0b")
+        npy_rows("a\0b")
 
 
 def test_permission_denied(save, monkeypatch):
@@ -382,8 +378,8 @@ def test_no_descriptor_is_left_open(save):
     before = len(os.listdir("/proc/self/fd"))
     for content in (b"", npy_bytes(header_text("'|V1'"), bytes(48)), npy_bytes(header_text())):
         refusal(save(content))
-    NpySource(save(numbers())).close()
-    NpySource(save(numbers()))  # forgotten
+    npy_rows(save(numbers())).close()
+    npy_rows(save(numbers()))  # forgotten
     assert len(os.listdir("/proc/self/fd")) == before
 
 
@@ -392,7 +388,7 @@ def test_no_descriptor_is_left_open(save):
 
 def test_a_file_cut_off_while_it_is_read(save):
     path = save(numbers(1000, 50))
-    source = NpySource(path)
+    source = npy_rows(path)
     os.truncate(path, 5000)
     for read in (lambda: source.read(0, 1000), lambda: source.take(np.array([999])), source.check_unchanged):
         with pytest.raises(InputChanged, match=r"x\.npy: size: expected 200128 as on opening, found 5000; the file"):
@@ -430,7 +426,7 @@ def written_with_its_old_date(path):
 )  # fmt: skip
 def test_changes_are_noticed(save, change, field):
     path = save(numbers(1000, 50))
-    source = NpySource(path)
+    source = npy_rows(path)
     source.check_unchanged()
     change(path)
     with pytest.raises(InputChanged, match=f"x.npy: {field}: expected .* as on opening, found .*; .* start again"):
@@ -440,7 +436,7 @@ def test_changes_are_noticed(save, change, field):
 def test_another_working_folder_is_no_change(save, tmp_path, monkeypatch):
     save(numbers())
     monkeypatch.chdir(tmp_path)
-    source = NpySource("x.npy")
+    source = npy_rows("x.npy")
     monkeypatch.chdir("/")
     source.check_unchanged()
 
@@ -448,7 +444,7 @@ def test_another_working_folder_is_no_change(save, tmp_path, monkeypatch):
 def test_the_input_is_not_modified(save):
     path = save(numbers(100, 5, ">f4"))
     before = path.read_bytes(), path.stat().st_mtime_ns
-    source = NpySource(path)
+    source = npy_rows(path)
     source.read(0, 100)
     source.take(np.arange(9))
     source.check_unchanged()
@@ -458,14 +454,14 @@ def test_the_input_is_not_modified(save):
 def test_fingerprints_tell_inputs_apart(save):
     x = numbers(3000, 60, "u2")
     path = save(x)
-    first = NpySource(path).fingerprint
-    assert first == NpySource(path).fingerprint
-    assert first != NpySource(path, dtype="bfloat16").fingerprint
+    first = npy_rows(path).fingerprint
+    assert first == npy_rows(path).fingerprint
+    assert first != npy_rows(path, dtype="bfloat16").fingerprint
     assert first["size"] == path.stat().st_size and first["mtime_ns"] == path.stat().st_mtime_ns
     assert first["inode"] == path.stat().st_ino and "'<u2'" in first["header"]
     y = x.copy()
     y[-1, -1] += 1
-    assert NpySource(save(y, "y.npy")).fingerprint["blake2b"] != first["blake2b"]
+    assert npy_rows(save(y, "y.npy")).fingerprint["blake2b"] != first["blake2b"]
     assert ArraySource(x).fingerprint == ArraySource(np.asfortranarray(x)).fingerprint
     assert ArraySource(x).fingerprint == ArraySource(x.astype(">u2")).fingerprint
     assert ArraySource(x).fingerprint != ArraySource(y).fingerprint
@@ -474,11 +470,11 @@ def test_fingerprints_tell_inputs_apart(save):
 
 @pytest.mark.parametrize("n_rows", [1, 3, 100, 5000])
 def test_a_body_of_up_to_16_samples_is_hashed_whole(save, monkeypatch, n_rows):
-    monkeypatch.setattr("streamumap.source.npy.SAMPLE_BYTES", 7000)
+    monkeypatch.setattr("streamumap.source.file.SAMPLE_BYTES", 7000)
     x = numbers(n_rows + 2, 5)
-    source = NpySource(save(x))
+    source = npy_rows(save(x))
     seen = []
-    monkeypatch.setattr(source, "_fill", lambda buffer, offset: seen.append((offset, offset + len(buffer))))
+    monkeypatch.setattr(source.file, "fill", lambda buffer, offset: seen.append((offset, offset + len(buffer))))
     source._sampled_hash()
     gaps = [after[0] - before[1] for before, after in zip(seen, seen[1:], strict=False)]
     assert seen[0][0] == 0 and seen[-1][1] == 128 + x.nbytes
@@ -549,7 +545,7 @@ def try_to_open(path):
     """Opens and reads, or is refused: nothing else."""
     with small_memory():
         try:
-            source = NpySource(path)
+            source = open_source(path)
         except InputError as error:
             assert "\n" not in str(error)
             return

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from streamumap import writer
 from streamumap.errors import InputError, OutputError
-from streamumap.source import open_source
-from streamumap.source.npy import read_header
+from streamumap.source import Reading, open_source
+from streamumap.source.npy_header import read_header
 from streamumap.writer import ActivationWriter
 
 TORCH = {"float16": torch.float16, "float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -49,7 +49,7 @@ def test_any_batches_make_one_file(path, small_chunks, dtype):
             assert w.n_rows == stop
             assert not os.path.exists(path)
     assert os.listdir(os.path.dirname(path)) == ["rows.npy"]
-    source = open_source(path, dtype=dtype if dtype == "bfloat16" else None)
+    source = open_source(path, Reading(dtype if dtype == "bfloat16" else None))
     assert source.dtype == dtype and source.warnings == ()
     got = source.read(0, 211)
     assert np.array_equal(got, bits(expected) if dtype == "bfloat16" else expected.numpy())
@@ -90,7 +90,7 @@ def test_every_bfloat16_is_kept_bit_by_bit(path):
     with ActivationWriter(path, n_features=64, dtype="bfloat16") as w:
         w.append(every[::2])
         w.append(every[1::2].t().contiguous().t())
-    got = open_source(path, dtype="bfloat16").read(0, len(every))
+    got = open_source(path, Reading("bfloat16")).read(0, len(every))
     assert np.array_equal(got[: len(every) // 2], bits(every)[::2])
     assert np.array_equal(got[len(every) // 2 :], bits(every)[1::2])
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from streamumap.errors import InputError, OutputError
-from streamumap.source import open_source
+from streamumap.source import open_rows
 from streamumap.writer import ActivationWriter
 
 
@@ -72,7 +72,7 @@ def write_files(run: Path) -> DemoFiles:
 def _same_rows(path: Path, demo: Demo) -> bool:
     if not path.exists():
         return False
-    source = open_source(path)
+    source = open_rows(path)
     same = (source.n_rows, source.n_features) == (len(demo.indices), demo.n_features) and np.array_equal(
         source.read(0, source.n_rows), dense(demo)
     )

@@ -2,10 +2,11 @@
 
 A source is opened read-only, knows its shape before it reads a row, and hands out blocks of rows in the dtype in which
 they are stored. `widen` turns a block into float32; a GPU backend may take the stored block to the device and widen it
-there.
+there. A source that keeps its rows without their zeros is a `SparseSource` and hands out pairs as well.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -41,6 +42,38 @@ class RowSource(Protocol):
         """Raises InputChanged when the input is no longer what was opened."""
 
     def close(self) -> None: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Rows without their zeros. "Zero" is what float32 calls zero: 0.0, -0.0, a float64 too small for float32."""
+
+    indptr: np.ndarray  # int64 (R + 1,), from 0
+    indices: np.ndarray  # of index_dtype(n_features), ascending in a row, each at most once
+    values: np.ndarray  # as stored, none of them zero; NaN is not zero
+
+    @property
+    def n_rows(self) -> int:
+        return len(self.indptr) - 1
+
+
+@runtime_checkable
+class SparseSource(RowSource, Protocol):
+    """A RowSource that keeps (feature, value) pairs. `read` and `take` fill in the zeros; who can do without them asks
+    for `pairs`. Several threads may ask."""
+
+    max_nonzero: int  # in all rows; explicit zeros may be among them
+
+    def pairs(self, start: int, stop: int) -> Pairs:
+        """Rows start..stop. Raises InputError where a row has a feature twice or one beyond the last."""
+
+    def spans(self, n_pairs: int) -> Iterator[tuple[int, int]]:
+        """(start, stop) over all rows in order: as many rows as hold at most `n_pairs` pairs, one at least."""
+
+
+def index_dtype(n_features: int) -> np.dtype:
+    """The dtype of feature numbers in pairs."""
+    return np.dtype(np.uint16 if n_features <= 1 << 16 else np.uint32)
 
 
 def stored_dtype(dtype: str) -> np.dtype:

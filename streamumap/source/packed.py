@@ -5,74 +5,27 @@
 """
 
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
-from streamumap.errors import InputChanged, OutputError
+from streamumap.errors import InputChanged
 from streamumap.events import Tick, no_tick
-from streamumap.source.base import RowSource, blocks, stored_dtype, widen
-
-T = TypeVar("T")
+from streamumap.source.base import Pairs, RowSource, index_dtype, stored_dtype, widen
+from streamumap.source.pairs import nonzero_mask, pairs_of
+from streamumap.source.pieces import Piece, over_rows
+from streamumap.source.stores import InFile, InMemory, Store
 
 DENSE_STEPS_PER_ADDITION = 16
 """An addition through an inverted index reads an index and adds at an address that the processor cannot foresee, one at
 a time; meanwhile a dense product does about 16 multiply-adds: two vectors of 8 in a cycle of a core with AVX2."""
-
-PIECE_VALUES = 1 << 19
-"""Values that one thread looks at in one go: large enough to hide Python, small enough for the cache. Measured."""
-
-LEAST_WIDTH = 64
-"""Narrower rows are cut into pieces as if they had so many features: a piece also keeps some bytes for each row."""
-
-MAX_THREADS = 8
-"""More only wait for memory, and each has buffers of its own."""
 
 GAP_VALUES = 4096
 """Packed values between two wanted rows that are rather read than jumped over."""
 
 SPAN_VALUES = 1 << 20
 """Packed values that `take` looks at together: bounds its temporaries."""
-
-
-def n_threads() -> int:
-    """Threads for a pass over the rows: the cores this process may use, at most MAX_THREADS."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(allowed, MAX_THREADS)
-
-
-def over_pieces(pool: ThreadPoolExecutor, work: Callable[[np.ndarray], T], block: np.ndarray) -> Iterator[T]:
-    """`work` of each piece of the block, in order whichever thread is first, with few results waiting at a time."""
-    rows = max(1, PIECE_VALUES // max(block.shape[1], LEAST_WIDTH))
-    ahead = 2 * n_threads()
-    waiting: deque = deque()
-    for start in range(0, len(block), rows):
-        waiting.append(pool.submit(work, block[start : start + rows]))
-        if len(waiting) > ahead:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
-
-
-def nonzero_mask(rows: np.ndarray, dtype: str) -> np.ndarray:
-    """Stored rows -> bool of the same shape. NaN is not zero. 16-bit floats are tested as integers, which is faster."""
-    if dtype in ("float16", "bfloat16"):
-        bits = rows.view(np.uint16)
-        mask = bits != 0
-        mask &= bits != np.uint16(0x8000)
-        return mask
-    if dtype == "float64":
-        with np.errstate(all="ignore"):
-            return rows.astype(np.float32) != 0
-    return rows if rows.dtype == bool else rows != 0
-
-
-def index_dtype(n_features: int) -> np.dtype:
-    return np.dtype(np.uint16 if n_features <= 1 << 16 else np.uint32)
 
 
 def packed_footprint(n_rows: int, n_features: int, n_nonzero: int, itemsize: int, on_disk: bool) -> tuple[int, int]:
@@ -87,85 +40,6 @@ def pays(n_rows: int, n_features: int, n_nonzero: int) -> bool:
     return n_nonzero * DENSE_STEPS_PER_ADDITION <= n_rows * n_features
 
 
-class _Memory:
-    """Values of one dtype in RAM, with _File's methods."""
-
-    def __init__(self, n_values: int, dtype: np.dtype):
-        self._values = np.empty(n_values, dtype)
-
-    def write(self, start: int, values: np.ndarray) -> None:
-        self._values[start : start + len(values)] = values
-
-    def read(self, start: int, stop: int) -> np.ndarray:
-        return self._values[start:stop]
-
-    def cut(self, n_values: int) -> None:
-        """What is behind was never written, and so is no memory but only addresses."""
-        self._values = self._values[:n_values]
-
-    def close(self) -> None:
-        self._values = self._values[:0].copy()
-
-    discard = close
-
-
-class _File:
-    """Values of one dtype in a file that has its full size from the first moment. Raises OutputError."""
-
-    def __init__(self, path: Path, n_values: int, dtype: np.dtype):
-        self._path, self._dtype, n_bytes = path, dtype, n_values * dtype.itemsize
-        self._fd = -1
-        try:
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
-            if n_bytes and hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(self._fd, 0, n_bytes)
-        except OSError as error:
-            self.discard()
-            raise _cannot_write(path, n_bytes, error) from error
-
-    def write(self, start: int, values: np.ndarray) -> None:
-        left, offset = np.ascontiguousarray(values).view(np.uint8).data, start * self._dtype.itemsize
-        while left:
-            try:
-                written = os.pwrite(self._fd, left, offset)
-            except OSError as error:
-                raise _cannot_write(self._path, len(left), error) from error
-            left, offset = left[written:], offset + written
-
-    def read(self, start: int, stop: int) -> np.ndarray:
-        values = np.empty(stop - start, self._dtype)
-        left, offset = values.view(np.uint8).data, start * self._dtype.itemsize
-        while left:
-            n_read = os.preadv(self._fd, [left], offset)
-            if n_read == 0:
-                raise OutputError(
-                    f"{self._path}: expected {len(left)} more bytes at {offset}, found the end of the file; "
-                    "something else changed this file of the run, start the run again."
-                )
-            left, offset = left[n_read:], offset + n_read
-        return values
-
-    def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-        self._fd = -1
-
-    def discard(self) -> None:
-        if self._fd >= 0:
-            self._path.unlink(missing_ok=True)
-        self.close()
-
-
-def _cannot_write(path: Path, n_bytes: int, error: OSError) -> OutputError:
-    return OutputError(
-        f"{path}: expected to write {n_bytes} bytes, found: {error.strerror or error}; "
-        "free space there or choose another output folder."
-    )
-
-
-Store = _Memory | _File
-
-
 class PackedRows:
     """Rows without their zeros. Several threads may read. `close` lets go of the memory or of the files, which stay."""
 
@@ -173,7 +47,7 @@ class PackedRows:
         self.n_rows, self.n_features = len(indptr) - 1, n_features
         self.n_nonzero, self.dtype = int(indptr[-1]), dtype
         self._indptr, self._indices, self._values = indptr, indices, values
-        self._on_disk = isinstance(indices, _File)
+        self._on_disk = isinstance(indices, InFile)
         itemsize = stored_dtype(dtype).itemsize
         self.host_bytes, self.disk_bytes = packed_footprint(
             self.n_rows, n_features, self.n_nonzero, itemsize, self._on_disk
@@ -239,7 +113,7 @@ class Filling:
     def __init__(self, n_rows: int, n_features: int, dtype: str, room_bytes: int):
         self._n_features, self._dtype, self._room_bytes = n_features, dtype, room_bytes
         self._indptr = np.zeros(n_rows + 1, np.int64)
-        self._stores: list[_Memory] = []
+        self._stores: list[InMemory] = []
         self._row = self._done = self._most = 0
         self.open = True
 
@@ -274,7 +148,7 @@ class Filling:
             and self._most * sum(k.itemsize for k in kinds) <= self._room_bytes
         )
         if self.open:
-            self._stores = [_Memory(self._most, kind) for kind in kinds]
+            self._stores = [InMemory(self._most, kind) for kind in kinds]
 
 
 def pack(
@@ -289,7 +163,9 @@ def pack(
     dtypes = {"packed_indices.bin": index_dtype(source.n_features), "packed_values.bin": stored_dtype(source.dtype)}
     try:
         for name, dtype in dtypes.items():
-            stores.append(_Memory(n_nonzero, dtype) if folder is None else _File(Path(folder) / name, n_nonzero, dtype))
+            stores.append(
+                InMemory(n_nonzero, dtype) if folder is None else InFile(Path(folder) / name, n_nonzero, dtype)
+            )
         indptr = _fill(source, block_rows, n_nonzero, stores, tick)
     except BaseException:
         for store in stores:
@@ -301,33 +177,21 @@ def pack(
 def _fill(source: RowSource, block_rows: int, n_nonzero: int, stores: list[Store], tick: Tick) -> np.ndarray:
     indptr = np.zeros(source.n_rows + 1, np.int64)
 
-    def work(rows):
-        return _pack_piece(rows, source.dtype)
+    def work(rows: Piece) -> Pairs:
+        return rows if isinstance(rows, Pairs) else pairs_of(rows, nonzero_mask(rows, source.dtype))
 
     row = done = 0
-    with ThreadPoolExecutor(n_threads()) as pool:
-        for _, block in blocks(source, block_rows):
-            for counts, indices, values in over_pieces(pool, work, block):
-                if done + len(values) > n_nonzero:
-                    raise _other_rows(source, n_nonzero, done + len(values))
-                stores[0].write(done, indices)
-                stores[1].write(done, values)
-                np.cumsum(counts, out=indptr[row + 1 : row + 1 + len(counts)])
-                indptr[row + 1 : row + 1 + len(counts)] += done
-                row, done = row + len(counts), done + len(values)
-            tick(len(block))
+    for pairs in over_rows(source, block_rows, work, tick):
+        n_pairs = len(pairs.values)
+        if done + n_pairs > n_nonzero:
+            raise _other_rows(source, n_nonzero, done + n_pairs)
+        stores[0].write(done, pairs.indices)
+        stores[1].write(done, pairs.values)
+        indptr[row + 1 : row + 1 + pairs.n_rows] = pairs.indptr[1:] + done
+        row, done = row + pairs.n_rows, done + n_pairs
     if done != n_nonzero:
         raise _other_rows(source, n_nonzero, done)
     return indptr
-
-
-def _pack_piece(rows: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(non-zeros of each row, their columns, their values as stored)."""
-    n_rows, n_features = rows.shape
-    at = np.flatnonzero(nonzero_mask(rows, dtype))
-    row = at // n_features
-    columns = (at - row * n_features).astype(index_dtype(n_features))
-    return np.bincount(row, minlength=n_rows), columns, rows.reshape(-1)[at]
 
 
 def _other_rows(source: RowSource, expected: int, found: int) -> InputChanged:

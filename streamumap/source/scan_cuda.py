@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from streamumap.events import Tick, no_tick
-from streamumap.source.base import RowSource, stored_dtype
+from streamumap.source.base import RowSource, index_dtype, stored_dtype
+from streamumap.source.describe import Described, Hashing
 from streamumap.source.feed import Feed
-from streamumap.source.packed import Filling, PackedRows, index_dtype, pays
-from streamumap.source.scan import DEVICE_PIECE_VALUES, Hashing, Piece, Scan, Totals
+from streamumap.source.packed import Filling, PackedRows, pays
+from streamumap.source.scan import DEVICE_PIECE_VALUES, Scan, Totals
 
 BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32}
 
@@ -44,7 +45,7 @@ def scan(
     return found, filling.finish() if keep else None
 
 
-def _describe(rows: Tensor, dtype: str, hashing: Hashing, multipliers: Tensor, filling: Filling) -> Piece:
+def _describe(rows: Tensor, dtype: str, hashing: Hashing, multipliers: Tensor, filling: Filling) -> Described:
     n_rows, n_features = rows.shape
     mask = rows != 0
     active = mask.sum(1)
@@ -68,7 +69,7 @@ def _describe(rows: Tensor, dtype: str, hashing: Hashing, multipliers: Tensor, f
     counts = active.cpu().numpy()
     if filling.open:
         filling.add(counts, *_stored(column, values, n_features, dtype))
-    return Piece(
+    return Described(
         hashing.key(sums),
         counts,
         square.cpu().numpy(),

@@ -1,0 +1,111 @@
+"""The members of a zip file, of which nothing is believed that cannot be checked."""
+
+import io
+import os
+import zipfile
+import zlib
+from collections.abc import Callable
+from typing import IO, TypeVar
+
+from streamumap.errors import InputChanged, InputError
+from streamumap.source.checks import short, wrong
+from streamumap.source.file import OpenFile
+
+T = TypeVar("T")
+
+LARGEST_DIRECTORY = 8 << 20
+LOCAL_HEADER_BYTES = 30
+BROKEN = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, ValueError, OSError)
+RESAVE = "write it again"
+
+
+class Archive:
+    """A zip file. Raises InputError where its directory is not whole or a member has a name that leads elsewhere."""
+
+    def __init__(self, file: OpenFile):
+        self.file = file
+        try:
+            self._zip = zipfile.ZipFile(io.BufferedReader(_Reader(file)))
+        except BROKEN as error:
+            raise wrong(file.name, "zip directory", "a whole one", short(str(error)), RESAVE) from error
+        self.members: dict[str, zipfile.ZipInfo] = {}
+        for info in self._zip.infolist():
+            name = info.filename
+            if os.path.isabs(name) or ".." in name.replace("\\", "/").split("/") or name in self.members:
+                raise wrong(file.name, "member", "plain names, each once", short(name), RESAVE)
+            self.members[name] = info
+
+    def check_stored(self, largest_pickle: int) -> None:
+        """Raises InputError unless no member is compressed and no `.pkl` larger than this."""
+        for name, info in self.members.items():
+            if info.compress_type != zipfile.ZIP_STORED:
+                raise wrong(self.called(name), "member", "one that is not compressed", "a compressed one", RESAVE)
+            if name.endswith(".pkl") and info.file_size > largest_pickle:
+                raise wrong(self.called(name), "size", f"at most {largest_pickle} bytes", info.file_size, RESAVE)
+
+    def is_stored(self, name: str) -> bool:
+        return self.members[name].compress_type == zipfile.ZIP_STORED
+
+    def head(self, name: str, n_bytes: int) -> bytes:
+        """Up to so many bytes of a member."""
+        with self.open(name) as stream:
+            return self.guarded(name, lambda: stream.read(n_bytes))
+
+    def open(self, name: str) -> IO[bytes]:
+        """A member, inflated as it is read; what it raises is for `guarded`."""
+        return self.guarded(name, lambda: self._zip.open(self.members[name]))
+
+    def body(self, name: str) -> int:
+        """Where the bytes of a stored member begin."""
+        info = self.members[name]
+        local = self.file.head(LOCAL_HEADER_BYTES, info.header_offset)
+        names = int.from_bytes(local[26:28], "little") + int.from_bytes(local[28:30], "little")
+        start = info.header_offset + LOCAL_HEADER_BYTES + names
+        encrypted = info.flag_bits & 1
+        if local[:4] != b"PK\x03\x04" or encrypted or start + info.file_size > self.file.n_bytes:
+            found = "an encrypted one" if encrypted else "one that is cut off"
+            raise wrong(self.called(name), "member", "a whole one", found, RESAVE)
+        return start
+
+    def guarded(self, name: str, action: Callable[[], T]) -> T:
+        """What `action` gives; what a broken member raises becomes InputError."""
+        try:
+            return action()
+        except (InputError, InputChanged):
+            raise
+        except BROKEN as error:
+            raise wrong(self.called(name), "member", "a whole one", short(str(error)), RESAVE) from error
+
+    def called(self, name: str) -> str:
+        return f"{self.file.name}[{name.removesuffix('.npy')}]"
+
+
+class _Reader(io.RawIOBase):
+    """An OpenFile as zipfile wants it. No read is larger than a directory may be."""
+
+    def __init__(self, file: OpenFile):
+        self._file, self._at = file, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        at = offset + (0, self._at, self._file.n_bytes)[whence]
+        if at < 0:
+            raise ValueError("a place before the beginning")
+        self._at = at
+        return at
+
+    def readinto(self, buffer) -> int:
+        if len(buffer) > LARGEST_DIRECTORY:
+            raise ValueError(f"a directory of {len(buffer)} bytes")
+        data = self._file.head(len(buffer), self._at)
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)

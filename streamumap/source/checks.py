@@ -1,0 +1,62 @@
+"""What any matrix of rows must be to be read, and the one sentence that says what it is instead."""
+
+import math
+
+import numpy as np
+
+from streamumap.errors import InputError
+
+NUMBERS = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")
+SUPPORTED = "bool, int8 to int64, uint8 to uint64, float16, float32 or float64"
+KINDS = {"O": "Python objects", "M": "dates", "m": "time spans", "S": "text", "U": "text", "c": "complex numbers"}
+
+
+def wrong(name: str, field: str, expected: object, found: object, remedy: str) -> InputError:
+    """The one sentence of an InputError about an input."""
+    return InputError(f"{name}: {field}: expected {expected}, found {found}; {remedy}.")
+
+
+def short(value: object) -> str:
+    """`value` in at most 80 characters. A number of too many digits cannot even be spelled out."""
+    try:
+        spelled = repr(value)
+    except (ValueError, RecursionError):
+        return f"a {type(value).__name__} too large to show"
+    return spelled if len(spelled) <= 80 else spelled[:77] + "..."
+
+
+def refused_dtype(name: str, kind: str, itemsize: int, found: str) -> InputError:
+    """The error for a dtype that is none of `SUPPORTED`; kind as in `numpy.dtype.kind`."""
+    meaning, remedy = KINDS.get(kind, "not supported"), "convert it to float16 or float32 first"
+    if kind == "V" and itemsize == 1:
+        meaning, remedy = "one byte without a meaning, as float8 is saved", "convert it with .astype('float16') first"
+    return wrong(name, "dtype", SUPPORTED, f"{found} ({meaning})", remedy)
+
+
+def resolve_dtype(name: str, stored: np.dtype, dtype: str | None) -> str:
+    """The `RowSource.dtype` of rows stored as `stored`. `dtype` may only say that two-byte words are bfloat16.
+
+    Raises InputError where the stored dtype is not one of numbers, or `dtype` says another.
+    """
+    if dtype == "bfloat16" and stored.newbyteorder("=") in (np.dtype("V2"), np.dtype(np.uint16)):
+        return dtype
+    if stored == np.dtype("V2"):
+        remedy = "say dtype='bfloat16' (--dtype bfloat16) if they are that"
+        raise wrong(name, "dtype", SUPPORTED, "V2, two bytes without a meaning, as bfloat16 is saved", remedy)
+    if f"{stored.kind}{stored.itemsize}" not in NUMBERS:
+        raise refused_dtype(name, stored.kind, stored.itemsize, short(str(stored)))
+    plain = stored.newbyteorder("=").name
+    if dtype not in (None, plain):
+        raise wrong(name, "dtype", f"{dtype} as the option says", plain, "leave the option out")
+    return plain
+
+
+def check_2d(name: str, shape: tuple[int, ...]) -> tuple[int, int]:
+    """`shape`, if it is one of rows x features, however few. Raises InputError."""
+    if len(shape) != 2:
+        remedy = "reshape it to (rows, features)"
+        if len(shape) > 2:
+            flat = (math.prod(shape[:-1]), shape[-1])
+            remedy = f"flatten it to {short(flat)} with a.reshape(-1, a.shape[-1])"
+        raise wrong(name, "shape", "2 dimensions (rows, features)", f"{len(shape)} in {short(shape)}", remedy)
+    return shape[0], shape[1]

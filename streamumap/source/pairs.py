@@ -1,0 +1,94 @@
+"""Pairs as users keep them -> `Pairs`: zeros dropped, features ascending, and what cannot be a row refused."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from streamumap.source.base import Pairs, index_dtype, stored_dtype
+from streamumap.source.checks import wrong
+
+
+def nonzero_mask(rows: np.ndarray, dtype: str) -> np.ndarray:
+    """Stored rows or values -> bool of the same shape: what float32 does not call zero. NaN is not zero. 16-bit floats
+    are tested as integers, which is faster."""
+    if dtype in ("float16", "bfloat16"):
+        bits = rows.view(np.uint16)
+        mask = bits != 0
+        mask &= bits != np.uint16(0x8000)
+        return mask
+    if dtype == "float64":
+        with np.errstate(all="ignore"):
+            return rows.astype(np.float32) != 0
+    return rows if rows.dtype == bool else rows != 0
+
+
+def pairs_of(rows: np.ndarray, mask: np.ndarray) -> Pairs:
+    """Stored rows (R, D) and where they are not zero -> pairs."""
+    n_rows, n_features = rows.shape
+    at = np.flatnonzero(mask)
+    row = at // n_features
+    indptr = np.zeros(n_rows + 1, np.int64)
+    np.cumsum(np.bincount(row, minlength=n_rows), out=indptr[1:])
+    return Pairs(indptr, (at - row * n_features).astype(index_dtype(n_features)), rows.reshape(-1)[at])
+
+
+def ordered_pairs(
+    name: str,
+    rows: np.ndarray,
+    counts: np.ndarray,
+    indices: np.ndarray,
+    values: np.ndarray,
+    n_features: int,
+    dtype: str,
+) -> Pairs:
+    """`rows`: the numbers (R,) that a message calls the rows by; `counts` (R,): how many of the pairs are whose.
+
+    `indices` (integers of any dtype, in any order) and `values` (as stored) lie row after row. A pair whose value is
+    zero is dropped, whatever its index: encoders with a ReLU before their TopK fill up with such. Raises InputError.
+    """
+    owner = np.repeat(np.arange(len(counts)), counts)
+    kept = nonzero_mask(values, dtype)
+    if not kept.all():
+        owner, indices, values = owner[kept], indices[kept], values[kept]
+        counts = np.bincount(owner, minlength=len(counts))
+    indptr = np.zeros(len(counts) + 1, np.int64)
+    np.cumsum(counts, out=indptr[1:])
+    if len(indices) == 0:
+        return Pairs(indptr, indices.astype(index_dtype(n_features)), values)
+    if indices.max() >= n_features or indices.min() < 0:
+        at = int(np.argmax((indices >= n_features) | (indices < 0)))
+        raise _beyond(name, rows[owner[at]], indices[at], n_features)
+    place = owner * n_features + indices.astype(np.int64)
+    step = np.diff(place)
+    if (step <= 0).any():
+        order = np.argsort(place, kind="stable")
+        indices, values, step = indices[order], values[order], np.diff(place[order])
+        if (step == 0).any():
+            at = int(np.argmin(step))
+            raise _twice(name, rows[owner[at]], indices[at])
+    return Pairs(indptr, indices.astype(index_dtype(n_features)), values)
+
+
+def fill_in(pairs: Pairs, n_features: int, dtype: str, out: np.ndarray | None = None) -> np.ndarray:
+    """The rows with their zeros, as stored, (R, n_features); `out` as in `RowSource.read`."""
+    if out is None:
+        out = np.empty((pairs.n_rows, n_features), stored_dtype(dtype))
+    out = out[: pairs.n_rows]
+    out[...] = 0
+    out[np.repeat(np.arange(pairs.n_rows), np.diff(pairs.indptr)), pairs.indices] = pairs.values
+    return out
+
+
+def even_spans(n_rows: int, row_pairs: int, n_pairs: int) -> Iterator[tuple[int, int]]:
+    """`SparseSource.spans` of rows that have `row_pairs` pairs each."""
+    step = max(1, n_pairs // max(1, row_pairs))
+    return ((start, min(start + step, n_rows)) for start in range(0, n_rows, step))
+
+
+def _beyond(name, row, index, n_features):
+    expected = f"indices from 0 to {n_features - 1}, for {n_features} features"
+    return wrong(name, f"row {row}", expected, index, "give the right width with --features or mend the row")
+
+
+def _twice(name, row, index):
+    return wrong(name, f"row {row}", "each feature once", f"feature {index} twice", "add the values up or remove one")

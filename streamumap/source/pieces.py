@@ -1,0 +1,75 @@
+"""A pass over all rows in pieces, by several threads, with the results in the order of the rows."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+import numpy as np
+
+from streamumap.events import Tick
+from streamumap.source.base import Pairs, RowSource, SparseSource, blocks
+
+T = TypeVar("T")
+Piece = np.ndarray | Pairs
+"""Some rows: a matrix as stored, or pairs."""
+
+PIECE_VALUES = 1 << 19
+"""Values that one thread looks at in one go: large enough to hide Python, small enough for the cache. Measured."""
+
+PIECE_PAIRS = 1 << 16
+"""The same of pairs, for each of which more is computed."""
+
+PAIR_BYTES = 160
+"""What a piece of pairs takes at its peak, for each of them."""
+
+LEAST_WIDTH = 64
+"""Narrower rows are cut into pieces as if they had so many features: a piece also keeps some bytes for each row."""
+
+MAX_THREADS = 8
+"""More only wait for memory, and each has buffers of its own."""
+
+
+def n_threads() -> int:
+    """Threads for a pass over the rows: the cores this process may use, at most MAX_THREADS."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(allowed, MAX_THREADS)
+
+
+def over_rows(source: RowSource, block_rows: int, work: Callable[[Piece], T], tick: Tick) -> Iterator[T]:
+    """`work` of each piece of the rows, in order whichever thread is first, with few results waiting at a time.
+
+    Dense rows are read in blocks of `block_rows` rows, pairs as many at a time as make a piece. One tick a row.
+    """
+    with ThreadPoolExecutor(n_threads()) as pool:
+        if isinstance(source, SparseSource):
+            yield from _over_pairs(pool, source, work, tick)
+            return
+        for _, block in blocks(source, block_rows):
+            yield from _over_block(pool, block, work)
+            tick(len(block))
+
+
+def _over_block(pool: ThreadPoolExecutor, block: np.ndarray, work: Callable[[Piece], T]) -> Iterator[T]:
+    rows = max(1, PIECE_VALUES // max(block.shape[1], LEAST_WIDTH))
+    yield from _in_order(pool.submit(work, block[start : start + rows]) for start in range(0, len(block), rows))
+
+
+def _over_pairs(pool: ThreadPoolExecutor, source: SparseSource, work: Callable[[Piece], T], tick: Tick) -> Iterator[T]:
+    def read_and_work(start: int, stop: int) -> tuple[T, int]:
+        return work(source.pairs(start, stop)), stop - start
+
+    for done, n_rows in _in_order(pool.submit(read_and_work, *span) for span in source.spans(PIECE_PAIRS)):
+        yield done
+        tick(n_rows)
+
+
+def _in_order(jobs: Iterator[Future]) -> Iterator:
+    waiting: deque[Future] = deque()
+    for job in jobs:
+        waiting.append(job)
+        if len(waiting) > 2 * n_threads():
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()

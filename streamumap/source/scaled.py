@@ -1,0 +1,82 @@
+"""Rows of extreme size, brought to where squares and sums of squares are float32 numbers. By a power of two: exactly."""
+
+from collections.abc import Iterator
+from math import frexp, isfinite
+
+import numpy as np
+
+from streamumap.source.base import Pairs, RowSource, SparseSource, widen
+
+LARGEST_EXPONENT = 56
+"""Norms from 2^-56 to 2^56 are left alone: sums of their squares are far from float32's ends, 2^-126 and 2^128."""
+
+
+class ScaledRows:
+    """The rows of a `RowSource` times 2^-exponent, as float32."""
+
+    dtype = "float32"
+
+    def __init__(self, source: RowSource, exponent: int):
+        self.source, self._factor = source, -exponent
+        self.name, self.n_rows, self.n_features = source.name, source.n_rows, source.n_features
+        self.row_bytes, self.fingerprint = source.row_bytes, source.fingerprint
+
+    def read(self, start: int, stop: int, out: np.ndarray | None = None) -> np.ndarray:
+        """Rows start..stop, (stop - start, n_features); `out` as in `RowSource.read`."""
+        rows = self._scaled(self.source.read(start, stop))
+        if out is None:
+            return rows
+        out[: stop - start] = rows
+        return out[: stop - start]
+
+    def take(self, rows: np.ndarray) -> np.ndarray:
+        """The rows with these numbers (int64, ascending), (len(rows), n_features)."""
+        return self._scaled(self.source.take(rows))
+
+    def check_unchanged(self) -> None:
+        self.source.check_unchanged()
+
+    def close(self) -> None:
+        self.source.close()
+
+    def _scaled(self, stored: np.ndarray) -> np.ndarray:
+        return np.ldexp(widen(stored, self.source.dtype), self._factor)
+
+
+class SparseScaledRows(ScaledRows):
+    """The same of a `SparseSource`, as a `SparseSource`."""
+
+    def __init__(self, source: SparseSource, exponent: int):
+        super().__init__(source, exponent)
+        self.sparse, self.max_nonzero = source, source.max_nonzero
+
+    def pairs(self, start: int, stop: int) -> Pairs:
+        """Rows start..stop without their zeros."""
+        found = self.sparse.pairs(start, stop)
+        values = self._scaled(found.values)
+        kept = values != 0
+        indptr = np.concatenate([[0], np.cumsum(kept)])[found.indptr].astype(np.int64)
+        return Pairs(indptr, found.indices[kept], values[kept])
+
+    def spans(self, n_pairs: int) -> Iterator[tuple[int, int]]:
+        return self.sparse.spans(n_pairs)
+
+
+def extreme_exponent(largest_norm: float) -> int:
+    """By which power of two rows with this largest norm are to be divided: 0 where they are not extreme."""
+    exponent = frexp(largest_norm)[1] if isfinite(largest_norm) and largest_norm > 0 else 0
+    return exponent if abs(exponent) > LARGEST_EXPONENT else 0
+
+
+def scaled(source: RowSource, exponent: int) -> RowSource:
+    """The rows times 2^-exponent."""
+    return SparseScaledRows(source, exponent) if isinstance(source, SparseSource) else ScaledRows(source, exponent)
+
+
+def sized(distances: np.ndarray, exponent: int, metric: str) -> np.ndarray:
+    """Distances of rows that were divided by 2^exponent -> of the rows as they came, as far as float32 reaches. With the
+    exponent negated, the way back."""
+    if not exponent or metric == "cosine":
+        return distances
+    with np.errstate(over="ignore", under="ignore"):
+        return np.clip(np.ldexp(distances, exponent), 0, np.finfo(np.float32).max)
