@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from streamumap import __version__, backends, initial, memory, quality
+from streamumap import __version__, backends, gpu, initial, memory, quality
 from streamumap.backends import Rows
 from streamumap.blockfile import BlockFile
 from streamumap.errors import InputError
@@ -29,6 +29,7 @@ from streamumap.source.packed import PackedRows, pack
 from streamumap.source.rows import DenseRows
 from streamumap.source.scaled import extreme_exponent, scaled, sized
 from streamumap.source.scan import Scan, check_finite, scan, wild_features
+from streamumap.stage_plans import CONTEXT_BYTES
 from streamumap.workdir import Workdir, key_of
 
 SAVE_SECONDS = 5.0
@@ -124,6 +125,8 @@ class _Run(Recorder):
         drop_nonfinite: bool,
     ):
         super().__init__(plan, listener, stopping)
+        if plan.device:
+            gpu.cap(plan.device, (plan.budget.device_bytes or 0) - CONTEXT_BYTES)
         self.given, self.params, self.work, self.n_snapshots = source, params, work, snapshots
         self.source: RowSource  # the given one, once it can be read in place, without rows that are left out
         self.kept = Kept(source.n_rows)
@@ -187,7 +190,7 @@ class _Run(Recorder):
         n_passes = 2 if isinstance(given, ToConvert) else 1
         with self.stage("read", n_passes * given.n_rows, "rows") as (tick, result):
             self.source = source = given.convert(self.work.scratch, tick) if isinstance(given, ToConvert) else given
-            found, self.packed = backends.read(source, self.plan, tick)
+            found, self.packed = self.fitting("read", lambda: backends.read(source, self.plan, tick))
             if self.drop_nonfinite and found.n_nonfinite_rows:
                 self.source = source = self.leave_out(source, found.nonfinite_rows)
                 found, self.packed = scan(source, block_rows), None
@@ -281,13 +284,14 @@ class _Run(Recorder):
             return recalls[-1] >= p.recall
 
         with self.stage("neighbors", backends.search_ticks(self.plan), "rows") as (tick, result):
-            indices, distances = backends.search(rows, self.plan, p, sample, enough, tick)
+            search = lambda: backends.search(rows, self.plan, p, sample, enough, tick)  # noqa: E731
+            indices, distances = self.fitting("neighbors", search)
             self.work.forget("neighbors", "graph", "layout", "embedding")
             self.publish("knn_indices", self.kept.numbers_back(indices), -1)
             self.publish("knn_distances", sized(distances, self.exponent, p.metric), np.nan)
             if recalls[-1] < p.recall:  # not measured yet, or not since all were compared with all
                 others = indices[sample, 1:]
-                enough(others, backends.count_closer(rows, self.plan, p.metric, sample, others))
+                enough(others, self.ranks(rows, sample, others))
             measured = recalls[-1]
             result.append(
                 f"recall@{p.n_neighbors} {measured:.4f} on {size:,} sampled rows, backend {self.plan['neighbors'].backend}"
@@ -386,16 +390,15 @@ class _Run(Recorder):
     def start(self, rows: Rows, graph) -> np.ndarray:
         with self.stage("start", self.source.n_rows, "rows") as (tick, result):
             result.append("pca" if self.params.init == "auto" else self.params.init)
-            return backends.first_positions(rows, self.plan, self.params, graph, tick)
+            return self.fitting("start", lambda: backends.first_positions(rows, self.plan, self.params, graph, tick))
 
     def quality(self, rows: Rows, embedding: np.ndarray) -> None:
         p, n = self.params, self.source.n_rows
         k, size = min(QUALITY_NEIGHBORS, n - 2), min(QUALITY_ROWS, n)
         with self.stage("quality", 1, "pass") as (tick, result):
             sample = quality.sample_rows(n, size, p.seed)
-            ranks = backends.count_closer(
-                rows, self.plan, p.metric, sample, quality.nearest_on_map(embedding, sample, k)
-            )
+            near = self.fitting("quality", lambda: backends.nearest_on_map(self.plan, embedding, sample, k))
+            ranks = self.ranks(rows, sample, near)
             trust, kept = quality.trustworthiness(ranks, n), quality.preservation(ranks)
             tick(1)
             result.append(f"trustworthiness@{k} {trust:.4f}, kNN preservation@{k} {kept:.4f} on {size:,} sampled rows")
@@ -405,6 +408,11 @@ class _Run(Recorder):
             "trustworthiness": {"value": trust, "k": k, "sample_size": size},
             "far_share": {"value": quality.far_share(embedding), "sample_size": n},
         }
+
+    def ranks(self, rows: Rows, sample: np.ndarray, others: np.ndarray) -> np.ndarray:
+        return self.fitting(
+            "quality", lambda: backends.count_closer(rows, self.plan, self.params.metric, sample, others)
+        )
 
     def write(self, found: Scan, embedding: np.ndarray) -> dict:
         from streamumap import output

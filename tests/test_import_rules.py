@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "streamumap"
 
 # Imports go to the same layer or a lower one.
 LAYERS = [
-    {"errors", "events", "params", "memory", "watch"},
+    {"errors", "events", "params", "memory", "watch", "gpu"},
     {"source", "workdir", "quality", "blockfile", "writer", "demo", "render", "output", "meta"},
     {"reduce", "neighbors", "graph", "initial", "layout"},
     {"plans", "stage_plans", "planner"},
@@ -28,7 +28,16 @@ CUDA = {"neighbors.cuda"} | {f"neighbors.cuda.{name}" for name in CUDA_PARTS.spl
 BACKENDS = (
     DENSE
     | CUDA
-    | {"source.feed", "source.scan_cuda", "neighbors.packed", "layout.cpu", "layout.cuda", "layout.cuml", "graph.cpu"}
+    | {
+        "gpu",
+        "source.feed",
+        "source.scan_cuda",
+        "neighbors.packed",
+        "layout.cpu",
+        "layout.cuda",
+        "layout.cuml",
+        "graph.cpu",
+    }
 )
 IN_FUNCTIONS = {
     "layout.run",
