@@ -77,6 +77,8 @@ def _search_on_device(rows: Rows, plan: Plan, p: Params, sample, enough, *, othe
     with on_device(rows, plan, p.metric, other_rows) as there:
 
         def reached(others: np.ndarray) -> bool:
+            if rows.searched is not rows.original:
+                return enough(others, count_closer(rows, plan, p.metric, sample, others))
             return enough(others, cuda.count_closer(there, sample, others, other_rows=other_rows))
 
         wanted: dict = dict(seed=p.seed, sample=sample, reached=reached, other_rows=other_rows)

@@ -102,7 +102,7 @@ class StagePlanner:
         if on_device:
 
             def needs(block_rows: int) -> tuple[int, int]:
-                return device_scan_footprint(job.n_rows, job.n_features, job.itemsize, block_rows)
+                return device_scan_footprint(job.n_rows, job.n_features, job.itemsize, self.job.n_nonzero, block_rows)
 
             stage = self._solve(
                 "read", "cuda", "block_rows", sizes, lambda b: needs(b)[0] + self._packing(b), lambda b: needs(b)[1]
@@ -182,7 +182,10 @@ class StagePlanner:
         )
 
     def _counting(self, n_others, block_rows) -> int:
-        return knn.count_closer(min(QUALITY_ROWS, self.job.n_rows), n_others, self.original.n_features, block_rows)
+        size = min(QUALITY_ROWS, self.job.n_rows)
+        if self.packs:
+            return knn.count_closer_packed(size, n_others, block_rows)
+        return knn.count_closer(size, n_others, self.original.n_features, block_rows)
 
     def _neighbors_cuda(self) -> StagePlan:
         """All rows on the device where they fit, else as many query rows as do. What is approximate may end with all with
