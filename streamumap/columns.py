@@ -51,26 +51,42 @@ def labels(name: str, values: Sequence[str | None]) -> Labels:
 
 def read_lines(option: str, path: Path, n_rows: int) -> Any:
     """The lines of a text file as a pyarrow array of N strings. Raises InputError where there are more or fewer."""
-    import pyarrow as pa
     import pyarrow.compute as pc
 
     try:
-        text = path.read_text(encoding="utf-8")  # line ends of every kind become \n
+        data = path.read_bytes()
     except OSError as e:
         raise InputError(
             f"{option}: {path}: cannot be read ({e.strerror}); give a text file with one row a line."
         ) from e
-    except UnicodeDecodeError as e:
-        raise InputError(
-            f"{option}: {path}: expected text in UTF-8, found byte {e.object[e.start]}; save it as UTF-8."
-        ) from e
-    whole = pa.scalar(text.removesuffix("\n"), pa.large_string())
-    lines = pc.split_pattern(whole, "\n").values if text else pa.array([], pa.large_string())
+    if b"\r" in data:
+        data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    whole = _as_text(option, path, data.removesuffix(b"\n"))
+    lines = pc.split_pattern(whole, "\n").values if data else whole[:0]
     if len(lines) != n_rows:
         raise InputError(
             f"{option}: {path}: expected {n_rows} lines, one a row, found {len(lines)}; give as many as there are rows."
         )
     return lines
+
+
+def _as_text(option: str, path: Path, data: bytes) -> Any:
+    """Bytes in UTF-8 as a pyarrow array of one string, without a copy."""
+    import pyarrow as pa
+
+    ends = pa.py_buffer(np.array([0, len(data)], np.int64))
+    text = pa.LargeStringArray.from_buffers(1, ends, pa.py_buffer(data))
+    try:
+        text.validate(full=True)
+    except pa.ArrowInvalid as e:
+        try:
+            data.decode()
+            raise
+        except UnicodeDecodeError as where:
+            raise InputError(
+                f"{option}: {path}: expected text in UTF-8, found byte {data[where.start]}; save it as UTF-8."
+            ) from e
+    return text
 
 
 def read_table(option: str, path: Path, n_rows: int) -> list[Column]:

@@ -209,6 +209,7 @@ def test_the_run_on_its_way(real, tmp_path):
     animate_run(real.run, tmp_path / "m.gif", Wanted(colors=("feature:3",)), 200)
     with Image.open(tmp_path / "m.gif") as gif:
         assert gif.n_frames == 4 and gif.info["loop"] == 0 and gif.size == (250, 200)
+        assert gif.convert("RGB").getpixel((0, 0)) == (255, 255, 255), "the page is not white"
 
 
 def test_the_table_opens_in_duckdb_as_it_is(real):
