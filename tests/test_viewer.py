@@ -77,7 +77,7 @@ def test_odd_maps_have_a_page(X, tmp_path):
 
 def test_a_page_has_all_that_was_given(tmp_path):
     n = PAGE_ROWS + 10
-    names = pa.array([f"name {i}" for i in range(n)])
+    names = pa.array([f"name {i}" for i in range(n)], pa.large_string())  # as they are read from a file
     ids = np.arange(2 * n, dtype=np.uint16).reshape(n, 2)
     values = np.random.default_rng(0).random((n, 2)).astype(np.float32)
     column = labels("section", [f"l{i % 3}" for i in range(n)])
@@ -106,7 +106,7 @@ def test_text_of_users_is_never_markup(tmp_path):
     html = (tmp_path / "p.html").read_text()
     assert "<img" not in html and "alert(1)</script>" not in html
     assert html.count("<script") == html.count("</script>") == 2 + len(found.blocks)
-    assert blocks_of(html.encode())["names-0"].decode().split("\n") == [EVIL] * 50 + ["a b c"] * 50
+    assert blocks_of(html.encode())["names-0"].decode().split("\n") == [EVIL] * 50 + ["a b\u2028c"] * 50
 
 
 @pytest.mark.parametrize("served", [False, True])
@@ -193,7 +193,7 @@ def test_the_page_and_its_blocks_are_served(server):
     assert status == 200 and b'"served": true' in body and not blocks_of(body)
     assert headers["Content-Security-Policy"].startswith(policy(served=True))
     status, body, _ = ask(server, f"/{server.token}/data/names-1")
-    assert status == 200 and zlib.decompress(body).startswith(b"name 4096\n")
+    assert status == 200 and body.startswith(b"name 4096\n")
     assert server.address == f"http://127.0.0.1:{server.server_port}/{server.token}/" and len(server.token) >= 32
 
 

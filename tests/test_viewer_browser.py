@@ -357,3 +357,8 @@ def test_served(opened):
         page.keyboard.press("Enter")
         page.wait_for_selector("#tip:has-text('row 4800 pear')")
         server.shutdown()
+        page.context.set_offline(True)
+        page.fill("#search", "anything")
+        page.wait_for_selector("#status:has-text('is streamumap view --serve still running?')")
+        assert page.said_to_be_wrong
+        page.said_to_be_wrong.clear()  # the browser's own line about the refused connection

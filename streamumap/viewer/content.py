@@ -151,8 +151,13 @@ def _theme(theme: Theme) -> dict[str, Any]:
 
 
 def _names_page(names: Any, rows: slice) -> bytes:
-    lines = names.slice(rows.start, rows.stop - rows.start).to_pylist()
-    return "\n".join(" ".join((line or "").splitlines()) for line in lines).encode("utf-8", "replace")
+    """Names, one a line: a name that has lines itself is put on one."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    part = names.slice(rows.start, rows.stop - rows.start).cast(pa.string()).fill_null("")
+    part = pc.replace_substring(part, "\n", " ")
+    return pc.binary_join(pa.ListArray.from_arrays([0, len(part)], part), "\n")[0].as_py().encode()
 
 
 def _features_meta(features: TopFeatures) -> dict[str, Any]:

@@ -1,8 +1,7 @@
 """The page on this machine only: loopback, and a token in the address that nobody can guess."""
 
 import secrets
-import zlib
-from collections.abc import Callable
+import sys
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Lock
@@ -13,7 +12,6 @@ from streamumap.viewer.content import Content
 from streamumap.viewer.page import head, policy, tail
 
 HOST = "127.0.0.1"
-LEVEL = 1  # of compression: the bytes do not go far
 
 
 class PageServer(ThreadingHTTPServer):
@@ -24,13 +22,17 @@ class PageServer(ThreadingHTTPServer):
     def __init__(self, content: Content, port: int = 0):
         self.content, self.token = content, secrets.token_urlsafe(24)
         self.page = head(content, served=True) + tail()
-        self.packing = Lock()
+        self.making = Lock()
         try:
             super().__init__((HOST, port), _Handler)
         except OSError as e:
             raise InputError(
                 f"--port: {port}: expected a free port of this machine, found: {e.strerror}; give another one or 0."
             ) from e
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), ConnectionError):  # a browser that went away is no error
+            super().handle_error(request, client_address)
 
     @property
     def address(self) -> str:
@@ -52,14 +54,11 @@ class _Handler(BaseHTTPRequestHandler):
         elif rest == "":
             self._answer(HTTPStatus.OK, self.server.page, "text/html; charset=utf-8")
         elif (make := self.server.content.blocks.get(rest.removeprefix("data/"))) and rest.startswith("data/"):
-            self._answer(HTTPStatus.OK, self._packed(make), "application/octet-stream")
+            with self.server.making:  # one at a time: a browser asks for many at once
+                block = make()
+            self._answer(HTTPStatus.OK, block, "application/octet-stream")
         else:
             self._answer(HTTPStatus.NOT_FOUND, b"There is no such thing.\n", "text/plain")
-
-    def _packed(self, make: Callable[[], bytes]) -> bytes:
-        with self.server.packing:  # one at a time: a browser asks for many at once
-            raw = make()
-        return zlib.compress(raw, LEVEL)
 
     def _answer(self, status: HTTPStatus, body: bytes, kind: str) -> None:
         self.send_response(status)

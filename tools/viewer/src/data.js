@@ -13,18 +13,17 @@ function fromBase64(text) {
   return bytes;
 }
 
-async function packed(name) {
-  if (meta.served) {
-    const answer = await fetch(`data/${name}`);
-    if (!answer.ok) throw new Error(`${name}: the server answered ${answer.status}; is it still running?`);
-    return new Uint8Array(await answer.arrayBuffer());
-  }
-  return fromBase64(document.getElementById(`data-${name}`).textContent);
+async function fetched(name) {
+  const answer = await fetch(`data/${name}`).catch(() => ({ status: "nothing" }));
+  if (!answer.ok) throw new Error(`${name}: the server answered ${answer.status}; is streamumap view --serve still running?`);
+  return new Uint8Array(await answer.arrayBuffer());
 }
 
 /** The bytes of a block, as Python had them. */
 export async function load(name) {
-  const stream = new Blob([await packed(name)]).stream().pipeThrough(new DecompressionStream("deflate"));
+  if (meta.served) return fetched(name);
+  const packed = fromBase64(document.getElementById(`data-${name}`).textContent);
+  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }
 
@@ -44,14 +43,15 @@ function page(kind, number, decode) {
   return found;
 }
 
-/** The names of the rows of one page, a line each. */
-export function namesPage(number) {
-  return page("names", number, (bytes) => new TextDecoder().decode(bytes).split("\n"));
+/** The names of the rows of one page as text, a line each. */
+export async function namesText(number) {
+  return new TextDecoder().decode(await load(`names-${number}`));
 }
 
 export async function nameOf(row) {
   if (!meta.names) return null;
-  return (await namesPage(Math.floor(row / meta.pageRows)))[row % meta.pageRows];
+  const names = await page("names", Math.floor(row / meta.pageRows), (bytes) => new TextDecoder().decode(bytes).split("\n"));
+  return names[row % meta.pageRows];
 }
 
 /** [[feature, activation], ...] of a row, strongest first. */

@@ -237,8 +237,11 @@ async function start() {
   window.streamumap = { state, view, rows: n, get renderer() { return renderer; } }; // for the browser's console, and tests
 }
 
-start().catch((error) => {
+function fail(error) {
   $("status").hidden = false;
   $("status").textContent = error.message;
   document.body.dataset.failed = error.message;
-});
+}
+
+addEventListener("unhandledrejection", (event) => fail(event.reason));
+start().catch(fail);
