@@ -40,19 +40,29 @@ class Wanted:
     input: str | None = None
 
 
+def labels_of(run: Run, wanted: Wanted) -> list[Column]:
+    """The columns of --labels."""
+    return read_table("--labels", wanted.labels, len(run.embedding)) if wanted.labels else []
+
+
 def columns_of(
-    run: Run, wanted: Wanted, listener: Listener, every: bool = False, more: Sequence[Column] = ()
+    run: Run,
+    wanted: Wanted,
+    listener: Listener,
+    given: Sequence[Column],
+    cluster: Column | None = None,
+    every: bool = False,
 ) -> list[Column]:
-    """The columns that `wanted.colors` names, or the first of --labels; with `every`, then all others there are: of
-    --labels, `more`, and the run's own. Features are streamed from the input."""
-    n_rows = len(run.embedding)
-    given = read_table("--labels", wanted.labels, n_rows) if wanted.labels else []
+    """The columns that `wanted.colors` names, or the first of `given`; with `every`, then all others there are: `given`,
+    `cluster`, and the run's own. Features are streamed from the input."""
     there: list[Column] = []
-    for column in (*given, *more, *_own_columns(run)):
+    for column in (*given, *([cluster] if cluster else ()), *_own_columns(run)):
         there += [column] if column.name not in {c.name for c in there} else []
     features = _features(run, wanted, listener)
-    chosen = [features.get(color) or pick(there, color) for color in wanted.colors] or (there if every else given[:1])
-    return chosen + [column for column in there if every and column not in chosen]
+    chosen = [features.get(color) or pick(there, color) for color in wanted.colors]
+    chosen = chosen or (there if every else list(given[:1]))
+    names = {column.name for column in chosen}
+    return chosen + [column for column in there if every and column.name not in names]
 
 
 def _own_columns(run: Run) -> list[Column]:

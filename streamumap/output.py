@@ -41,8 +41,9 @@ def render_run(
     """A picture of the run in the folder `path`, of its last checkpoint where it is not finished. Raises InputError,
     OutputError."""
     run = open_run(path)
-    cluster, found = look.clusters_of(run, look.names_of(run, wanted), None, listener)
-    columns = look.columns_of(run, wanted, listener, more=[cluster] if cluster else [])
+    given, names = look.labels_of(run, wanted), look.names_of(run, wanted)
+    cluster, found = look.clusters_of(run, names, None, listener)
+    columns = look.columns_of(run, wanted, listener, given, cluster)
     marks = [Mark(c.text, c.x, c.y) for c in found if c.level == 0]
     render(
         run.embedding,
@@ -74,7 +75,7 @@ def animate_run(
         raise InputError(
             f"{path}: expected snapshots to animate, found none; make the run with streamumap embed --snapshots 30."
         )
-    columns = look.columns_of(run, wanted, listener)
+    columns = look.columns_of(run, wanted, listener, look.labels_of(run, wanted))
     animate(shots, run.embedding, out, columns=columns, title=run.title, size_px=size_px, dark=dark)
     return out
 
@@ -85,14 +86,14 @@ def page_of(path: Path, wanted: Wanted, with_features: bool, listener: Listener)
     from streamumap.viewer.content import Label, TopFeatures, content
 
     run = open_run(path)
-    names = look.names_of(run, wanted)
+    given, names = look.labels_of(run, wanted), look.names_of(run, wanted)
     top = look.top_features_of(run, wanted, listener) if with_features else None
     cluster, found = look.clusters_of(run, names, top, listener)
     return content(
         run.embedding,
         title=run.title,
         facts=run.facts,
-        columns=look.columns_of(run, wanted, listener, every=True, more=[cluster] if cluster else []),
+        columns=look.columns_of(run, wanted, listener, given, cluster, every=True),
         names=names,
         features=TopFeatures(*top) if top else None,
         labels=[Label(c.text, c.x, c.y, c.level) for c in found],
