@@ -5,6 +5,7 @@ import re
 import signal
 import sys
 import time
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -239,22 +240,113 @@ def inspect(
         print_report(report)
 
 
+RunFolder = Annotated[Path, typer.Argument(help="Folder of a run.", metavar="RUN")]
+LabelsFile = Annotated[
+    Path | None,
+    typer.Option(
+        help="What colours the map: a text file with a label or number a row, or a CSV or Parquet file with a row for each."
+    ),
+]
+NamesFile = Annotated[
+    Path | None,
+    typer.Option(help="A text file with one name a row; clusters are named by its words, in RUN/labels.parquet."),
+]
+Colors = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--color",
+        help="feature:NUMBER, read from the input, or a column: of --labels, of the run, or cluster. May be repeated.",
+    ),
+]
+InputFile = Annotated[
+    str | None,
+    typer.Option("--input", help="Where the run's input is now. (default: where it was)", show_default=False),
+]
+
+
 @app.command()
 def render(
-    run: Annotated[Path, typer.Argument(help="Folder of a run.", metavar="RUN")],
+    run: RunFolder,
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="The picture. (default: RUN/map.png)", show_default=False)
     ] = None,
-    labels: Annotated[
-        Path | None, typer.Option(help="A text file with one label a row, which colours the map.")
+    labels: LabelsFile = None,
+    color: Colors = None,
+    names: NamesFile = None,
+    input: InputFile = None,
+    size: Annotated[
+        int | None, typer.Option(help="Pixels along an edge. (default: 1600; 800 with --animate)", min=200, max=4000)
     ] = None,
-    size: Annotated[int, typer.Option(help="Pixels along an edge.", min=200, max=4000)] = 1600,
     dark: Annotated[bool, typer.Option(help="Light on dark.")] = False,
+    animate: Annotated[bool, typer.Option("--animate", help="A GIF of the run's snapshots, RUN/map.gif.")] = False,
+    quiet: Quiet = False,
 ) -> None:
-    """A picture of a finished or half-finished run."""
-    from streamumap.output import render_run
+    """A picture of a finished or half-finished run; several --color make several maps."""
+    from streamumap.look import Wanted
+    from streamumap.output import animate_run, render_run
 
-    print(render_run(run, out or run / "map.png", labels, size, dark))
+    wanted = Wanted(labels, names, tuple(color or ()), input)
+    with _listener(quiet) as listener:
+        if animate:
+            print(animate_run(run, out or run / "map.gif", wanted, size or 800, dark, listener))
+        else:
+            print(render_run(run, out or run / "map.png", wanted, size or 1600, dark, listener))
+
+
+@app.command()
+def view(
+    run: RunFolder,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="The page. (default: RUN/map.html)", show_default=False)
+    ] = None,
+    labels: LabelsFile = None,
+    color: Colors = None,
+    names: NamesFile = None,
+    input: InputFile = None,
+    features: Annotated[
+        bool, typer.Option("--features/--no-features", help="The strongest features of every row, read from the input.")
+    ] = True,
+    serve: Annotated[
+        bool,
+        typer.Option(
+            "--serve", help="On this machine instead of in a file, until it is stopped: for data too big for one."
+        ),
+    ] = False,
+    port: Annotated[int, typer.Option(help="Of --serve; 0 takes a free one.", min=0, max=65535)] = 0,
+    quiet: Quiet = False,
+) -> None:
+    """One self-contained HTML page of the map: zoom, hover, search, lasso, colours. No network."""
+    from streamumap.look import Wanted
+    from streamumap.output import page_of, view_run
+
+    wanted = Wanted(labels, names, tuple(color or ()), input)
+    with _listener(quiet) as listener:
+        if not serve:
+            print(view_run(run, out or run / "map.html", wanted, features, listener))
+            return
+        content = page_of(run, wanted, features, listener)
+    from streamumap.viewer.serve import PageServer
+
+    with PageServer(content, port) as server, suppress(KeyboardInterrupt):
+        print(server.address, flush=True)
+        server.serve_forever()
+
+
+@app.command()
+def export(
+    run: RunFolder,
+    to: Annotated[str, typer.Option(help="anndata, csv or geojson.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", help="The file. (default: RUN/map.h5ad, .csv or .geojson)", show_default=False),
+    ] = None,
+    labels: LabelsFile = None,
+    names: NamesFile = None,
+) -> None:
+    """The map as other tools take it: AnnData (obsm["X_umap"]), CSV, GeoJSON. RUN/embedding.parquet needs no export."""
+    from streamumap.export import export_run
+
+    print(export_run(run, to, out, labels, names))
 
 
 @app.command()
@@ -267,11 +359,12 @@ def demo(
 ) -> None:
     """The main job on a small real data set that ships in the package: no GPU, no network."""
     from streamumap.demo import write_files
+    from streamumap.look import Wanted
     from streamumap.output import render_run
 
     files = write_files(out)
     run = _embed(files.activations, Params(metric="cosine"), out, quiet, budget=budget, device=device)
-    picture = render_run(out, out / "map.png", files.labels, 1600, False)
+    picture = render_run(out, out / "map.png", Wanted(files.labels))
     if json_:
         print(json.dumps(run, indent=2))
         return
@@ -279,7 +372,8 @@ def demo(
     if not quiet:
         print(
             f"{run['input']['rows']:,} rows on a map, coloured by section: {picture}\n"
-            f"Next: streamumap inspect {files.activations}\n"
+            f"Next: streamumap view {out} --names {files.names} --labels {files.labels}\n"
+            f"      streamumap inspect {files.activations}\n"
             f"      streamumap embed {files.activations} --metric cosine --min-dist 0.5 -o other.umap\n"
             f"      streamumap embed YOUR_ACTIVATIONS.npy --budget 40GB",
             file=sys.stderr,

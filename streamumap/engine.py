@@ -415,7 +415,7 @@ class _Run(Recorder):
         )
 
     def write(self, found: Scan, embedding: np.ndarray) -> dict:
-        from streamumap import output
+        from streamumap import runs
         from streamumap.render import render
 
         with self.stage("write", 2, "files") as (tick, result):
@@ -425,7 +425,7 @@ class _Run(Recorder):
             )
             tick(1)
             if self.params.n_components >= 2:
-                title, subtitle = output.describe(self.report(found))
+                title, subtitle = runs.describe(self.report(found))
                 size_px = self.plan["write"].blocks["size_px"]
                 self.work.publish(
                     "map.png", lambda path: render(embedding, path, title=title, subtitle=subtitle, size_px=size_px)

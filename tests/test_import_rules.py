@@ -13,7 +13,9 @@ PACKAGE = Path(__file__).parent.parent / "streamumap"
 # Imports go to the same layer or a lower one.
 LAYERS = [
     {"errors", "events", "params", "memory", "watch", "gpu"},
-    {"source", "workdir", "quality", "blockfile", "writer", "demo", "render", "output", "meta"},
+    {"source", "workdir", "quality", "blockfile", "writer", "demo", "meta"}
+    | {"publish", "palette", "columns", "coding", "raster", "render", "animate", "clusters"}
+    | {"runs", "look", "viewer", "export", "output"},
     {"reduce", "neighbors", "graph", "initial", "layout"},
     {"plans", "stage_plans", "planner"},
     {"engine", "backends", "recorder", "report"},
@@ -48,9 +50,11 @@ IN_FUNCTIONS = {
 COMPUTE = {"torch", "triton", "numba", "pynndescent", "cuml", "cuvs"}
 ONLY_IN = {
     "typer": {"cli"},
-    "sklearn": {"estimator"},
+    "sklearn": {"estimator", "clusters"},
     "pynvml": {"memory", "watch"},
     "matplotlib": {"render"},
+    "PIL": {"animate"},
+    "anndata": {"export"},
     "bench": set(),
     "tools": set(),
     "tests": set(),
