@@ -10,6 +10,7 @@ from streamumap.memory import Budget, Device, Footprint, Machine
 from streamumap.neighbors import footprint as knn
 from streamumap.params import Params
 from streamumap.plans import QUALITY_NEIGHBORS, QUALITY_ROWS, Job, StagePlan
+from streamumap.sae import footprint as encoding
 
 LIBRARIES_BYTES = 200 * 10**6
 """RssAnon of numba with its compiler, scipy, pyarrow and matplotlib, on a first run."""
@@ -99,7 +100,8 @@ class StagePlanner:
             "numpy",
             "block_rows",
             sizes,
-            lambda b: self._scanning(b) + self._packing(b),
+            lambda b: max(self._scanning(b) + self._packing(b), self._encoding()),
+            (lambda b: encoding.cuda(job.raw_features, job.n_features)) if self.gpu and job.raw_features else None,
         )
         self.host_base += job.n_rows * 9 + self._packed_bytes()
         return stage
@@ -111,6 +113,12 @@ class StagePlanner:
         if job.sparse:
             return pairs_scan_footprint(job.n_rows, job.n_features)
         return scan_footprint(job.n_rows, job.n_features, job.itemsize, block_rows)
+
+    def _encoding(self) -> int:
+        job = self.job
+        if not job.raw_features:
+            return 0
+        return (encoding.cuda_host if self.gpu else encoding.cpu)(job.n_rows, job.raw_features, job.n_features)
 
     def _packing(self, block_rows) -> int:
         block_bytes = 0 if self.job.sparse else block_rows * self.job.n_features * self.job.itemsize

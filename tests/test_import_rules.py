@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "streamumap"
 # Imports go to the same layer or a lower one.
 LAYERS = [
     {"errors", "events", "params", "memory", "watch"},
-    {"source", "workdir", "quality", "blockfile", "writer", "demo", "render", "output", "meta"},
+    {"source", "sae", "workdir", "quality", "blockfile", "writer", "npy_writer", "demo", "render", "output", "meta"},
     {"reduce", "neighbors", "graph", "initial", "layout"},
     {"plans", "stage_plans", "planner"},
     {"engine", "backends", "recorder", "report"},
@@ -23,7 +23,15 @@ LAYER_OF = {room: number for number, rooms in enumerate(LAYERS) for room in room
 STAGES = LAYERS[2]
 
 DENSE = {f"neighbors.{name}" for name in ("dense", "sketch", "cells", "propose", "work", "table", "join", "exhaustive")}
-BACKENDS = DENSE | {"neighbors.packed", "neighbors.cuda", "layout.cpu", "layout.cuda", "layout.cuml", "graph.cpu"}
+BACKENDS = DENSE | {
+    "neighbors.packed",
+    "neighbors.cuda",
+    "layout.cpu",
+    "layout.cuda",
+    "layout.cuml",
+    "graph.cpu",
+    "sae.cuda",
+}
 IN_FUNCTIONS = {
     "layout.run",
     "reduce",
