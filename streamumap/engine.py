@@ -189,10 +189,17 @@ class _Run(Recorder):
         given, block_rows = self.given, self.plan["read"].blocks["block_rows"]
         n_passes = 2 if isinstance(given, ToConvert) else 1
         with self.stage("read", n_passes * given.n_rows, "rows") as (tick, result):
+            if isinstance(given, ToConvert):
+                given.device = self.plan.device
             self.source = source = given.convert(self.work.scratch, tick) if isinstance(given, ToConvert) else given
             found, self.packed = self.fitting("read", lambda: backends.read(source, self.plan, tick))
+            if isinstance(given, ToConvert) and given.drop_zero_rows and found.n_zero_rows:
+                why = "features are dead, active in no row"
+                self.source = source = self.leave_out(source, np.flatnonzero(found.is_zero), why)
+                found, self.packed = scan(source, block_rows), None
             if self.drop_nonfinite and found.n_nonfinite_rows:
-                self.source = source = self.leave_out(source, found.nonfinite_rows)
+                why = "rows have NaN or infinite values"
+                self.source = source = self.leave_out(source, found.nonfinite_rows, why)
                 found, self.packed = scan(source, block_rows), None
             check_finite(source.name, found)
             self.exponent = extreme_exponent(found.norm_max)
@@ -222,13 +229,11 @@ class _Run(Recorder):
             )
         return found
 
-    def leave_out(self, source: RowSource, rows: np.ndarray) -> RowSource:
+    def leave_out(self, source: RowSource, rows: np.ndarray, why: str) -> RowSource:
         """The source without these rows; there must be enough others."""
         n, name = source.n_rows, source.name
-        self.warn(
-            f"{name}: {len(rows):,} of {n:,} rows have NaN or infinite values; they are left out and NaN in the map."
-        )
-        check_shape(f"{name} without the rows that are not finite", n - len(rows), source.n_features)
+        self.warn(f"{name}: {len(rows):,} of {n:,} {why}; they are left out and NaN in the map.")
+        check_shape(f"{name} without the rows left out", n - len(rows), source.n_features)
         self.kept = all_but(n, rows)
         self.clip_to(n - len(rows))
         return self.kept.source(source)

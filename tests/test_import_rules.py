@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "streamumap"
 # Imports go to the same layer or a lower one.
 LAYERS = [
     {"errors", "events", "params", "memory", "watch", "gpu"},
-    {"source", "workdir", "quality", "blockfile", "writer", "demo", "meta"}
+    {"source", "sae", "workdir", "quality", "blockfile", "writer", "npy_writer", "demo", "meta"}
     | {"publish", "palette", "columns", "coding", "raster", "render", "animate", "clusters"}
     | {"runs", "look", "viewer", "export", "output"},
     {"reduce", "neighbors", "graph", "initial", "layout"},
@@ -39,6 +39,7 @@ BACKENDS = (
         "layout.cuda",
         "layout.cuml",
         "graph.cpu",
+        "sae.cuda",
     }
 )
 IN_FUNCTIONS = {
