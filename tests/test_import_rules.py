@@ -23,7 +23,16 @@ LAYER_OF = {room: number for number, rooms in enumerate(LAYERS) for room in room
 STAGES = LAYERS[2]
 
 DENSE = {f"neighbors.{name}" for name in ("dense", "sketch", "cells", "propose", "work", "table", "join", "exhaustive")}
-BACKENDS = DENSE | {"neighbors.packed", "neighbors.cuda", "layout.cpu", "layout.cuda", "layout.cuml", "graph.cpu"}
+BACKENDS = DENSE | {
+    "neighbors.packed",
+    "neighbors.cuda",
+    "layout.cpu",
+    "layout.cuda",
+    "layout.levels_cpu",
+    "layout.levels_cuda",
+    "layout.cuml",
+    "graph.cpu",
+}
 IN_FUNCTIONS = {"layout.run", "reduce", "engine"}  # these may import a compute library where they use it
 COMPUTE = {"torch", "triton", "numba", "pynndescent", "cuml", "cuvs"}
 ONLY_IN = {
