@@ -348,11 +348,10 @@ class _Run(Recorder):
         from streamumap.layout import run, schedule
 
         p, n = self.params, self.source.n_rows
-        block_rows = self.plan["layout"].blocks["block_rows"]
         heaviest = max((int(weights.max()) for _, weights in graph.weights.blocks(1 << 22)), default=1)
         settings = schedule.settings(n, heaviest, **{name: getattr(p, name) for name in schedule.SETTINGS})
-        blocks = [lambda a=a: graph.block(a, min(a + block_rows, n)) for a in range(0, n, block_rows)]
-        state = self.saved_state(key) or run.LayoutState(self.start(rows, graph))
+        blocks = backends.graph_blocks(graph, self.plan["layout"].blocks["block_rows"])
+        state = self.saved_state(key) or run.LayoutState(self.start(rows, graph, settings))
 
         shots = set(np.linspace(0, settings.n_epochs, self.n_snapshots + 1).astype(int)[1:].tolist())
         saved_at = time.monotonic()
@@ -392,10 +391,13 @@ class _Run(Recorder):
         self.reuse(f"the layout up to epoch {epoch}")
         return LayoutState(self.work.read("layout"), epoch)
 
-    def start(self, rows: Rows, graph) -> np.ndarray:
+    def start(self, rows: Rows, graph, settings) -> np.ndarray:
         with self.stage("start", self.source.n_rows, "rows") as (tick, result):
-            result.append("pca" if self.params.init == "auto" else self.params.init)
-            return self.fitting("start", lambda: backends.first_positions(rows, self.plan, self.params, graph, tick))
+            positions, how = self.fitting(
+                "start", lambda: backends.first_positions(rows, self.plan, self.params, graph, settings, tick)
+            )
+            result.append(how)
+            return positions
 
     def quality(self, rows: Rows, embedding: np.ndarray) -> None:
         p, n = self.params, self.source.n_rows

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from streamumap.errors import InputError
 from streamumap.graph import footprint as graph_footprint
 from streamumap.initial import OVERSAMPLING, SAMPLE_ROWS
-from streamumap.layout.footprint import cuml_bytes, layout_bytes
+from streamumap.layout.footprint import TOP, cuml_bytes, layout_bytes, start_bytes
 from streamumap.memory import Budget, Device, Footprint, Machine
 from streamumap.neighbors import footprint as knn
 from streamumap.params import Params
@@ -240,6 +240,8 @@ class StagePlanner:
     def _start(self) -> StagePlan:
         """PCA: the sample and its centred copy; while all rows are projected, a block for each core."""
         job = self.job
+        if self.params.init == "auto" and job.n_rows > 2 * TOP:
+            return self._start_levels()
         if self.params.init not in ("auto", "pca"):
             return self._start_without_rows()
         per_row = job.n_features * 4 if job.n_nonzero is None else int(job.n_nonzero / job.n_rows * 8 * knn.UNEVEN) + 8
@@ -265,6 +267,28 @@ class StagePlanner:
             )
         stage.blocks["block_rows"] = block_rows
         return stage
+
+    def _start_levels(self) -> StagePlan:
+        """Multilevel; `sample_rows` at a time, the rows that the coarsest level stands for come for their PCA."""
+        job, c, on_device = self.job, self.params.n_components, self.gpu and self.params.layout != "cpu"
+        per_row = job.n_features * 4 if job.n_nonzero is None else int(job.n_nonzero / job.n_rows * 8 * knn.UNEVEN) + 8
+        shapes = [
+            {"block_rows": block_rows, "sample_rows": sample_rows}
+            for sample_rows in powers(2 * TOP, 256)
+            for block_rows in powers(job.n_rows, min(job.n_rows, 1024))
+        ]
+
+        def levels(block_rows: int) -> int:
+            return start_bytes(job.n_rows, c, block_rows, 2 * job.n_rows * (self.params.n_neighbors - 1))
+
+        def host(shape: dict[str, int]) -> int:
+            """Where a device does the work: seeds, cells and positions on their way, and a block."""
+            top = int(shape["sample_rows"] * per_row * 2.5) + (job.n_features * 40 + 2 * TOP * c * 3) * 8
+            at_hand = levels(shape["block_rows"])
+            return top + (job.n_rows * (24 + 2 * c * 4) + at_hand - levels(0) if on_device else at_hand)
+
+        device = (lambda shape: levels(shape["block_rows"])) if on_device else None
+        return self._fit("start", "cuda" if on_device else "numba", shapes, host, device)
 
     def _start_without_rows(self) -> StagePlan:
         """Random or given positions; spectral: the whole graph as a scipy matrix, and five sets of float64 vectors."""

@@ -38,6 +38,8 @@ BACKENDS = (
         "layout.cpu",
         "layout.cuda",
         "layout.cuml",
+        "layout.levels_cpu",
+        "layout.levels_cuda",
         "graph.cpu",
         "sae.cuda",
     }

@@ -117,7 +117,7 @@ def test_a_larger_budget_never_makes_a_block_smaller(job, params, machine, share
 def test_dense_rows_on_a_cpu():
     plan = make_plan(Job(63_666, 3072, "float16"), Params(), Budget(1 * GB), CPU)
     assert [s.name for s in plan.stages] == ["read", "neighbors", "graph", "start", "layout", "quality", "write"]
-    assert [s.backend for s in plan.stages] == ["numpy", "dense", "numba", "numpy", "cpu", "dense", "pyarrow"]
+    assert [s.backend for s in plan.stages] == ["numpy", "dense", "numba", "numba", "cpu", "dense", "pyarrow"]
     assert plan.device is None and not plan.packed_on_disk and plan.peak.device_bytes == 0
     assert "reduce" not in plan and "read" in plan and plan["graph"].name == "graph"
 
@@ -157,8 +157,8 @@ def test_rows_that_are_not_packed_are_planned_as_they_are(params, machine, activ
 
 
 def test_reduced_rows_are_what_the_later_stages_see():
-    job, params = Job(100_000, 3072, "float16"), Params(reduce="pca", reduce_dims=64)
-    plan, whole = (make_plan(job, p, Budget(2 * GB), CPU) for p in (params, Params()))
+    job, params = Job(100_000, 3072, "float16"), Params(reduce="pca", reduce_dims=64, init="pca")
+    plan, whole = (make_plan(job, p, Budget(2 * GB), CPU) for p in (params, Params(init="pca")))
     assert plan["reduce"].blocks["block_rows"] >= 16
     assert plan["start"].blocks["block_rows"] > whole["start"].blocks["block_rows"]
     assert plan.peak.disk_bytes - whole.peak.disk_bytes == 100_000 * 64 * 4

@@ -1,6 +1,6 @@
 """What all backends share: constants, the curve, the step size, and the integers that decide which edge fires when."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,6 +16,9 @@ CLIP = 4.0
 STEP_LIMIT = 4.0
 """Longest move of a vertex in one epoch, in map units: a hub that adds up a thousand pulls must not be thrown out of
 the map."""
+
+STEP_POWER = 2
+"""Steps that end small keep what random pushes would shake apart: bench/LOG.md has 1 to 6."""
 
 PUSH_SOFTENING = 1e-3
 """Added to the squared distance in a push (umap-learn)."""
@@ -38,8 +41,8 @@ class Settings:
     least_weight: int
 
     def step_size(self, epoch: int) -> float:
-        """Falls linearly from `learning_rate` to 0 (umap-learn)."""
-        return self.learning_rate * (1.0 - epoch / self.n_epochs)
+        """Falls from `learning_rate` to 0 with the square of what is left (umap-learn: linearly)."""
+        return self.learning_rate * (1.0 - epoch / self.n_epochs) ** STEP_POWER
 
     def epoch_key(self, epoch: int) -> int:
         """uint32 that seeds everything random in this epoch."""
@@ -56,11 +59,18 @@ def settings(
     """`max_weight`: the largest uint16 weight of the graph. `n_epochs` None: `default_epochs`."""
     a, b = fit_ab(min_dist, spread)
     n_epochs = default_epochs(n_vertices) if n_epochs is None else n_epochs
-    max_weight = max(int(max_weight), 1)
-    return Settings(
+    s = Settings(
         a=a, b=b, n_epochs=n_epochs, learning_rate=learning_rate, repulsion_strength=repulsion_strength,
-        negative_sample_rate=negative_sample_rate, seed=seed, n_vertices=n_vertices,
-        rate_scale=0xFFFFFFFF // max_weight, least_weight=-(-max_weight // n_epochs),
+        negative_sample_rate=negative_sample_rate, seed=seed, n_vertices=n_vertices, rate_scale=1, least_weight=1,
+    )  # fmt: skip
+    return on_graph(s, n_vertices, max_weight, n_epochs)
+
+
+def on_graph(s: Settings, n_vertices: int, max_weight: int, n_epochs: int) -> Settings:
+    """The same layout for another graph and number of epochs."""
+    heaviest = max(int(max_weight), 1)
+    return replace(
+        s, n_vertices=n_vertices, n_epochs=n_epochs, rate_scale=0xFFFFFFFF // heaviest, least_weight=-(-heaviest // n_epochs)
     )  # fmt: skip
 
 
