@@ -16,7 +16,7 @@ QUALITY_NEIGHBORS = 15
 class Job:
     """What the source says. `n_nonzero` None: not known before the rows are read once; they are then planned as
     dense. `sparse`: the source is a SparseSource; `n_nonzero` is then never None, and at first no more than a bound.
-    `copied_bytes`: on disk, of an input that is converted."""
+    `copied_bytes`: on disk, of an input that is converted. `knn_columns`: of a k-NN graph that is given; 0: none is."""
 
     n_rows: int
     n_features: int
@@ -24,6 +24,7 @@ class Job:
     n_nonzero: int | None = None
     sparse: bool = False
     copied_bytes: int = 0
+    knn_columns: int = 0
 
     @property
     def itemsize(self) -> int:

@@ -28,7 +28,16 @@ CUDA = {"neighbors.cuda"} | {f"neighbors.cuda.{name}" for name in CUDA_PARTS.spl
 BACKENDS = (
     DENSE
     | CUDA
-    | {"source.feed", "source.scan_cuda", "neighbors.packed", "layout.cpu", "layout.cuda", "layout.cuml", "graph.cpu"}
+    | {
+        "source.feed",
+        "source.scan_cuda",
+        "neighbors.packed",
+        "neighbors.cuvs",
+        "layout.cpu",
+        "layout.cuda",
+        "layout.cuml",
+        "graph.cpu",
+    }
 )
 IN_FUNCTIONS = {
     "layout.run",
