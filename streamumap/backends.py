@@ -1,7 +1,6 @@
 """Who does what the plan says: the one place where a stage's backend, its rows and its numbers meet. Backends are
 imported when they are used."""
 
-import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from streamumap import initial
+from streamumap import initial, quality
 from streamumap.errors import InputError
 from streamumap.events import Tick
 from streamumap.neighbors import footprint
@@ -90,6 +89,8 @@ def _search_on_device(rows: Rows, plan: Plan, p: Params, sample, enough, *, othe
     with on_device(rows, plan, p.metric, other_rows) as there:
 
         def reached(others: np.ndarray) -> bool:
+            if rows.searched is not rows.original:
+                return enough(others, count_closer(rows, plan, p.metric, sample, others))
             return enough(others, cuda.count_closer(there, sample, others, other_rows=other_rows))
 
         wanted: dict = dict(seed=p.seed, sample=sample, reached=reached, other_rows=other_rows)
@@ -151,6 +152,17 @@ def count_closer(
     return dense.count_closer(DenseRows(rows.original, metric), sample, others, block_rows)
 
 
+def nearest_on_map(plan: Plan, embedding: np.ndarray, sample: np.ndarray, k: int) -> np.ndarray:
+    """int64 (S, k): for each sampled row the k rows nearest on the map, itself apart."""
+    if not plan.device:
+        return quality.nearest_on_map(embedding, sample, k)
+    from streamumap.neighbors import cuda
+
+    return cuda.nearest_points(
+        embedding, sample, k, other_rows=plan["quality"].blocks["block_rows"], device=plan.device
+    )
+
+
 def layout_backend(plan: Plan):
     """The `layout.run.Backend` that the plan names."""
     from streamumap.layout import run
@@ -196,12 +208,6 @@ def _given_positions(path: str, n_rows: int, n_components: int) -> np.ndarray:
     if not np.isfinite(positions).all():
         raise InputError(f"--init: {path}: expected finite positions, found NaN or Inf; replace them.")
     return positions
-
-
-def release(plan: Plan) -> None:
-    """Gives the device memory that no array uses any more back to the driver."""
-    if plan.device and "torch" in sys.modules:
-        sys.modules["torch"].cuda.empty_cache()
 
 
 def _readers(rows: Rows, metric: str, numbers: np.ndarray):

@@ -5,6 +5,8 @@ import re
 import signal
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +15,7 @@ import typer
 
 from streamumap import __version__
 from streamumap.errors import InputError, Stopped, StreamUMAPError
+from streamumap.memory import format_bytes
 from streamumap.params import Params
 from streamumap.source import Reading
 
@@ -20,6 +23,10 @@ app = typer.Typer(
     add_completion=False, no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False,
     help="UMAP for data that does not fit in memory: a map of every row, under a memory budget.",
 )  # fmt: skip
+
+
+PACKING_PAYS = 4
+"""How many times smaller the pairs of a dense file must be to be spoken of."""
 
 
 def _knob(name: str, *flags: str):
@@ -76,6 +83,18 @@ Key = Annotated[
 Shape = Annotated[
     str | None, typer.Option(help="ROWS,FEATURES of a file without a header; --dtype says what its values are.")
 ]
+Sae = Annotated[
+    Path | None,
+    typer.Option(
+        help="Checkpoint of a sparse autoencoder: INPUT's rows are encoded by it as they stream past (.safetensors, .pt or folder)."
+    ),
+]
+Of = Annotated[
+    str,
+    typer.Option(
+        help="What is mapped: rows; features, by the rows they are active in; or decoder, the directions of --sae."
+    ),
+]
 Neighbors = Annotated[int, _knob("n_neighbors")]
 Metric = Annotated[str, _knob("metric")]
 NeighborsBackend = Annotated[str, _knob("neighbors", "--neighbors")]
@@ -105,6 +124,8 @@ def embed(
     features: Features = None,
     key: Key = None,
     shape: Shape = None,
+    sae: Sae = None,
+    of: Of = "rows",
     n_neighbors: Neighbors = Params.n_neighbors,
     min_dist: Annotated[float, _knob("min_dist")] = Params.min_dist,
     spread: Annotated[float, _knob("spread")] = Params.spread,
@@ -156,7 +177,7 @@ def embed(
         budget=budget,
         host_budget=host_budget,
         device=device,
-        reading=_reading(dtype, features, key, shape),
+        reading=_reading(dtype, features, key, shape, sae, of),
         meta=meta,
         drop_nonfinite=drop_nonfinite,
         knn=knn,
@@ -176,6 +197,8 @@ def plan(
     dtype: Annotated[str | None, typer.Option(help="Its dtype. (default: float16, or as the file says)")] = None,
     key: Key = None,
     shape: Shape = None,
+    sae: Sae = None,
+    of: Of = "rows",
     active: Annotated[int | None, typer.Option(help="Non-zero features in a row, where most are zero.", min=1)] = None,
     budget: BudgetOption = None,
     host_budget: HostBudget = None,
@@ -192,7 +215,7 @@ def plan(
     from streamumap.engine import plan_for
 
     planned = plan_for(
-        input, rows, features, dtype, active, budget, host_budget, device, _reading(dtype, features, key, shape),
+        input, rows, features, dtype, active, budget, host_budget, device, _reading(dtype, features, key, shape, sae, of),
         knn=knn, n_neighbors=n_neighbors, n_components=n_components, reduce=reduce, reduce_dims=reduce_dims, neighbors=neighbors,
     )  # fmt: skip
     if json_:
@@ -221,54 +244,169 @@ def inspect(
     features: Features = None,
     key: Key = None,
     shape: Shape = None,
+    sae: Sae = None,
+    of: Of = "rows",
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Shape, dtype, density, zero rows, dead features, duplicates, non-finite values."""
-    from streamumap.events import StageAdvanced, StageDone, StageStarted
     from streamumap.source import ToConvert, in_place, open_source, stored_dtype
     from streamumap.source.inspect import inspect_report
     from streamumap.source.scan import scan
 
-    source = open_source(input, _reading(dtype, features, key, shape))
-    with _listener(quiet) as listener:
-        listener(StageStarted("inspect", source.n_rows * (2 if isinstance(source, ToConvert) else 1), "rows"))
-        started = time.monotonic()
-        done = 0
-
-        def tick(n: int) -> None:
-            nonlocal done
-            done += n
-            listener(StageAdvanced("inspect", done))
-
-        block_rows = max(1, 32 * 2**20 // (source.n_features * stored_dtype(source.dtype).itemsize))
-        with in_place(source, tick) as rows:
-            report = inspect_report(rows, scan(rows, block_rows, tick))
-        listener(StageDone("inspect", time.monotonic() - started, f"{source.n_rows:,} rows"))
+    source = open_source(input, _reading(dtype, features, key, shape, sae, of))
+    n_passes = 2 if isinstance(source, ToConvert) else 1
+    block_rows = max(1, 32 * 2**20 // (source.n_features * stored_dtype(source.dtype).itemsize))
+    with (
+        _listener(quiet) as listener,
+        _stage(listener, "inspect", n_passes * source.n_rows) as tick,
+        in_place(source, tick) as rows,
+    ):
+        report = inspect_report(rows, scan(rows, block_rows, tick))
     if json_:
         print(json.dumps(report, indent=2))
     else:
         from streamumap.terminal import print_report
 
         print_report(report)
+        if not quiet and PACKING_PAYS * report["pairs_bytes"] < report["stored_bytes"]:
+            sizes = f"{format_bytes(report['pairs_bytes'])} instead of {format_bytes(report['stored_bytes'])}"
+            print(f"Mostly zeros: streamumap pack {input} OUT.npz keeps the same rows in {sizes}.", file=sys.stderr)
+
+
+@app.command()
+def pack(
+    input: Input,
+    out: Annotated[Path, typer.Argument(help="The new file: .npz.", metavar="OUT")],
+    dtype: Dtype = None,
+    features: Features = None,
+    key: Key = None,
+    shape: Shape = None,
+    sae: Sae = None,
+    quiet: Quiet = False,
+) -> None:
+    """INPUT's rows without their zeros, exactly, as a CSR .npz, which embed reads as it is."""
+    from streamumap.source import ToConvert, in_place, open_source
+    from streamumap.source.packing import pack_file
+
+    source = open_source(input, _reading(dtype, features, key, shape, sae, "rows"))
+    n_passes = 2 if isinstance(source, ToConvert) else 1
+    with (
+        _listener(quiet) as listener,
+        _stage(listener, "pack", n_passes * source.n_rows) as tick,
+        in_place(source, tick) as rows,
+    ):
+        n_bytes = pack_file(rows, out, tick)
+    print(f"{out}: {format_bytes(n_bytes)}")
+
+
+RunFolder = Annotated[Path, typer.Argument(help="Folder of a run.", metavar="RUN")]
+LabelsFile = Annotated[
+    Path | None,
+    typer.Option(
+        help="What colours the map: a text file with a label or number a row, or a CSV or Parquet file with a row for each."
+    ),
+]
+NamesFile = Annotated[
+    Path | None,
+    typer.Option(help="A text file with one name a row; clusters are named by its words, in RUN/labels.parquet."),
+]
+Colors = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--color",
+        help="feature:NUMBER, read from the input, or a column: of --labels, of the run, or cluster. May be repeated.",
+    ),
+]
+InputFile = Annotated[
+    str | None,
+    typer.Option("--input", help="Where the run's input is now. (default: where it was)", show_default=False),
+]
 
 
 @app.command()
 def render(
-    run: Annotated[Path, typer.Argument(help="Folder of a run.", metavar="RUN")],
+    run: RunFolder,
     out: Annotated[
         Path | None, typer.Option("-o", "--out", help="The picture. (default: RUN/map.png)", show_default=False)
     ] = None,
-    labels: Annotated[
-        Path | None, typer.Option(help="A text file with one label a row, which colours the map.")
+    labels: LabelsFile = None,
+    color: Colors = None,
+    names: NamesFile = None,
+    input: InputFile = None,
+    size: Annotated[
+        int | None, typer.Option(help="Pixels along an edge. (default: 1600; 800 with --animate)", min=200, max=4000)
     ] = None,
-    size: Annotated[int, typer.Option(help="Pixels along an edge.", min=200, max=4000)] = 1600,
     dark: Annotated[bool, typer.Option(help="Light on dark.")] = False,
+    animate: Annotated[bool, typer.Option("--animate", help="A GIF of the run's snapshots, RUN/map.gif.")] = False,
+    quiet: Quiet = False,
 ) -> None:
-    """A picture of a finished or half-finished run."""
-    from streamumap.output import render_run
+    """A picture of a finished or half-finished run; several --color make several maps."""
+    from streamumap.look import Wanted
+    from streamumap.output import animate_run, render_run
 
-    print(render_run(run, out or run / "map.png", labels, size, dark))
+    wanted = Wanted(labels, names, tuple(color or ()), input)
+    with _listener(quiet) as listener:
+        if animate:
+            print(animate_run(run, out or run / "map.gif", wanted, size or 800, dark, listener))
+        else:
+            print(render_run(run, out or run / "map.png", wanted, size or 1600, dark, listener))
+
+
+@app.command()
+def view(
+    run: RunFolder,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="The page. (default: RUN/map.html)", show_default=False)
+    ] = None,
+    labels: LabelsFile = None,
+    color: Colors = None,
+    names: NamesFile = None,
+    input: InputFile = None,
+    features: Annotated[
+        bool, typer.Option("--features/--no-features", help="The strongest features of every row, read from the input.")
+    ] = True,
+    serve: Annotated[
+        bool,
+        typer.Option(
+            "--serve", help="On this machine instead of in a file, until it is stopped: for data too big for one."
+        ),
+    ] = False,
+    port: Annotated[int, typer.Option(help="Of --serve; 0 takes a free one.", min=0, max=65535)] = 0,
+    quiet: Quiet = False,
+) -> None:
+    """One self-contained HTML page of the map: zoom, hover, search, lasso, colours. No network."""
+    from streamumap.look import Wanted
+    from streamumap.output import page_of, view_run
+
+    wanted = Wanted(labels, names, tuple(color or ()), input)
+    with _listener(quiet) as listener:
+        if not serve:
+            print(view_run(run, out or run / "map.html", wanted, features, listener))
+            return
+        content = page_of(run, wanted, features, listener)
+    from streamumap.viewer.serve import PageServer
+
+    with PageServer(content, port) as server, suppress(KeyboardInterrupt):
+        print(server.address, flush=True)
+        server.serve_forever()
+
+
+@app.command()
+def export(
+    run: RunFolder,
+    to: Annotated[str, typer.Option(help="anndata, csv or geojson.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", help="The file. (default: RUN/map.h5ad, .csv or .geojson)", show_default=False),
+    ] = None,
+    labels: LabelsFile = None,
+    names: NamesFile = None,
+) -> None:
+    """The map as other tools take it: AnnData (obsm["X_umap"]), CSV, GeoJSON. RUN/embedding.parquet needs no export."""
+    from streamumap.export import export_run
+
+    print(export_run(run, to, out, labels, names))
 
 
 @app.command()
@@ -281,11 +419,12 @@ def demo(
 ) -> None:
     """The main job on a small real data set that ships in the package: no GPU, no network."""
     from streamumap.demo import write_files
+    from streamumap.look import Wanted
     from streamumap.output import render_run
 
     files = write_files(out)
     run = _embed(files.activations, Params(metric="cosine"), out, quiet, budget=budget, device=device)
-    picture = render_run(out, out / "map.png", files.labels, 1600, False)
+    picture = render_run(out, out / "map.png", Wanted(files.labels))
     if json_:
         print(json.dumps(run, indent=2))
         return
@@ -293,7 +432,8 @@ def demo(
     if not quiet:
         print(
             f"{run['input']['rows']:,} rows on a map, coloured by section: {picture}\n"
-            f"Next: streamumap inspect {files.activations}\n"
+            f"Next: streamumap view {out} --names {files.names} --labels {files.labels}\n"
+            f"      streamumap inspect {files.activations}\n"
             f"      streamumap embed {files.activations} --metric cosine --min-dist 0.5 -o other.umap\n"
             f"      streamumap embed YOUR_ACTIVATIONS.npy --budget 40GB",
             file=sys.stderr,
@@ -347,7 +487,26 @@ def _listener(quiet: bool):
     return progress(quiet)
 
 
-def _reading(dtype: str | None, features: int | None, key: str | None, shape: str | None) -> Reading:
+@contextmanager
+def _stage(listener, name: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Tells the listener of a stage of `total` rows; gives its tick."""
+    from streamumap.events import StageAdvanced, StageDone, StageStarted
+
+    done, started = 0, time.monotonic()
+
+    def tick(n: int) -> None:
+        nonlocal done
+        done += n
+        listener(StageAdvanced(name, min(done, total)))
+
+    listener(StageStarted(name, total, "rows"))
+    yield tick
+    listener(StageDone(name, time.monotonic() - started, f"{total:,} rows"))
+
+
+def _reading(
+    dtype: str | None, features: int | None, key: str | None, shape: str | None, sae: Path | None, of: str
+) -> Reading:
     """What the options say of the input. Raises InputError."""
     sizes = None
     if shape is not None:
@@ -357,7 +516,7 @@ def _reading(dtype: str | None, features: int | None, key: str | None, shape: st
                 f"--shape: expected ROWS,FEATURES, found {shape!r}; give two numbers such as 3000000,12288."
             )
         sizes = tuple(map(int, parts))
-    return Reading(dtype, features, key, sizes)
+    return Reading(dtype, features, key, sizes, sae, of)
 
 
 def _version(value: bool) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from streamumap import __version__, backends, initial, memory, quality
+from streamumap import __version__, backends, gpu, initial, memory, quality
 from streamumap.backends import Rows
 from streamumap.blockfile import BlockFile
 from streamumap.errors import InputError
@@ -30,6 +30,7 @@ from streamumap.source.packed import PackedRows, pack
 from streamumap.source.rows import DenseRows
 from streamumap.source.scaled import extreme_exponent, scaled, sized
 from streamumap.source.scan import Scan, check_finite, scan, wild_features
+from streamumap.stage_plans import CONTEXT_BYTES
 from streamumap.workdir import Workdir, key_of
 
 SAVE_SECONDS = 5.0
@@ -156,6 +157,8 @@ class _Run(Recorder):
         given_knn: GivenGraph | None,
     ):
         super().__init__(plan, listener, stopping)
+        if plan.device:
+            gpu.cap(plan.device, (plan.budget.device_bytes or 0) - CONTEXT_BYTES)
         self.given, self.params, self.work, self.n_snapshots = source, params, work, snapshots
         self.source: RowSource  # the given one, once it can be read in place, without rows that are left out
         self.kept = Kept(source.n_rows)
@@ -223,10 +226,17 @@ class _Run(Recorder):
         given, block_rows = self.given, self.plan["read"].blocks["block_rows"]
         n_passes = 2 if isinstance(given, ToConvert) else 1
         with self.stage("read", n_passes * given.n_rows, "rows") as (tick, result):
+            if isinstance(given, ToConvert):
+                given.device = self.plan.device
             self.source = source = given.convert(self.work.scratch, tick) if isinstance(given, ToConvert) else given
-            found, self.packed = backends.read(source, self.plan, tick)
+            found, self.packed = self.fitting("read", lambda: backends.read(source, self.plan, tick))
+            if isinstance(given, ToConvert) and given.drop_zero_rows and found.n_zero_rows:
+                why = "features are dead, active in no row"
+                self.source = source = self.leave_out(source, np.flatnonzero(found.is_zero), why)
+                found, self.packed = scan(source, block_rows), None
             if self.drop_nonfinite and found.n_nonfinite_rows:
-                self.source = source = self.leave_out(source, found.nonfinite_rows)
+                why = "rows have NaN or infinite values"
+                self.source = source = self.leave_out(source, found.nonfinite_rows, why)
                 found, self.packed = scan(source, block_rows), None
             check_finite(source.name, found)
             self.exponent = extreme_exponent(found.norm_max)
@@ -256,13 +266,11 @@ class _Run(Recorder):
             )
         return found
 
-    def leave_out(self, source: RowSource, rows: np.ndarray) -> RowSource:
+    def leave_out(self, source: RowSource, rows: np.ndarray, why: str) -> RowSource:
         """The source without these rows; there must be enough others."""
         n, name = source.n_rows, source.name
-        self.warn(
-            f"{name}: {len(rows):,} of {n:,} rows have NaN or infinite values; they are left out and NaN in the map."
-        )
-        check_shape(f"{name} without the rows that are not finite", n - len(rows), source.n_features)
+        self.warn(f"{name}: {len(rows):,} of {n:,} {why}; they are left out and NaN in the map.")
+        check_shape(f"{name} without the rows left out", n - len(rows), source.n_features)
         self.kept = all_but(n, rows)
         self.clip_to(n - len(rows))
         return self.kept.source(source)
@@ -318,13 +326,14 @@ class _Run(Recorder):
             return recalls[-1] >= p.recall
 
         with self.stage("neighbors", backends.search_ticks(self.plan), "rows") as (tick, result):
-            indices, distances = backends.search(rows, self.plan, p, sample, enough, tick)
+            search = lambda: backends.search(rows, self.plan, p, sample, enough, tick)  # noqa: E731
+            indices, distances = self.fitting("neighbors", search)
             self.work.forget("neighbors", "graph", "layout", "embedding")
             self.publish("knn_indices", self.kept.numbers_back(indices), -1)
             self.publish("knn_distances", sized(distances, self.exponent, p.metric), np.nan)
             if recalls[-1] < p.recall:  # not measured yet, or not since all were compared with all
                 others = indices[sample, 1:]
-                enough(others, backends.count_closer(rows, self.plan, p.metric, sample, others))
+                enough(others, self.ranks(rows, sample, others))
             measured = recalls[-1]
             result.append(
                 f"recall@{p.n_neighbors} {measured:.4f} on {size:,} sampled rows, backend {self.plan['neighbors'].backend}"
@@ -357,8 +366,7 @@ class _Run(Recorder):
             size = min(QUALITY_ROWS, self.source.n_rows)
             sample = quality.sample_rows(self.source.n_rows, size, p.seed)
             others, far = (np.concatenate([file.read(i, i + 1)[:, 1:] for i in sample]) for file in self.knn())
-            ranks = backends.count_closer(rows, self.plan, p.metric, sample, others, "neighbors")
-            measured = quality.recall(ranks, others)
+            measured = quality.recall(self.ranks(rows, sample, others, "neighbors"), others)
             result.append(f"given by {given.indices.name}, recall@{k} {measured:.4f} on {size:,} sampled rows")
         for text in given.notes(k):
             self.listener(Note("info", text))
@@ -460,16 +468,15 @@ class _Run(Recorder):
     def start(self, rows: Rows, graph) -> np.ndarray:
         with self.stage("start", self.source.n_rows, "rows") as (tick, result):
             result.append("pca" if self.params.init == "auto" else self.params.init)
-            return backends.first_positions(rows, self.plan, self.params, graph, tick)
+            return self.fitting("start", lambda: backends.first_positions(rows, self.plan, self.params, graph, tick))
 
     def quality(self, rows: Rows, embedding: np.ndarray) -> None:
         p, n = self.params, self.source.n_rows
         k, size = min(QUALITY_NEIGHBORS, n - 2), min(QUALITY_ROWS, n)
         with self.stage("quality", 1, "pass") as (tick, result):
             sample = quality.sample_rows(n, size, p.seed)
-            ranks = backends.count_closer(
-                rows, self.plan, p.metric, sample, quality.nearest_on_map(embedding, sample, k)
-            )
+            near = self.fitting("quality", lambda: backends.nearest_on_map(self.plan, embedding, sample, k))
+            ranks = self.ranks(rows, sample, near)
             trust, kept = quality.trustworthiness(ranks, n), quality.preservation(ranks)
             tick(1)
             result.append(f"trustworthiness@{k} {trust:.4f}, kNN preservation@{k} {kept:.4f} on {size:,} sampled rows")
@@ -480,8 +487,13 @@ class _Run(Recorder):
             "far_share": {"value": quality.far_share(embedding), "sample_size": n},
         }
 
+    def ranks(self, rows: Rows, sample: np.ndarray, others: np.ndarray, stage: str = "quality") -> np.ndarray:
+        return self.fitting(
+            stage, lambda: backends.count_closer(rows, self.plan, self.params.metric, sample, others, stage)
+        )
+
     def write(self, found: Scan, embedding: np.ndarray) -> dict:
-        from streamumap import output
+        from streamumap import runs
         from streamumap.render import render
 
         with self.stage("write", 2, "files") as (tick, result):
@@ -491,7 +503,7 @@ class _Run(Recorder):
             )
             tick(1)
             if self.params.n_components >= 2:
-                title, subtitle = output.describe(self.report(found))
+                title, subtitle = runs.describe(self.report(found))
                 size_px = self.plan["write"].blocks["size_px"]
                 self.work.publish(
                     "map.png", lambda path: render(embedding, path, title=title, subtitle=subtitle, size_px=size_px)

@@ -1,16 +1,20 @@
-"""What other programs and people open: the Parquet file and the pictures of a run."""
+"""What other programs and people open: the table, the picture, the moving picture and the page of a run."""
 
-import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from streamumap.blockfile import BlockFile
+from streamumap import look
 from streamumap.errors import InputChanged, InputError
+from streamumap.events import Listener, Note, ignore
+from streamumap.look import Wanted
 from streamumap.meta import Meta
-from streamumap.render import render
+from streamumap.render import Mark, render
+from streamumap.runs import open_run
 
 AXES = ("x", "y", "z")
+NOTHING = Wanted()
 
 
 def write_parquet(
@@ -48,77 +52,92 @@ def write_parquet(
         )
 
 
-def describe(report: dict) -> tuple[str, str]:
-    """Title and subtitle of a run's picture, from its run.json."""
-    source, quality = report["input"], report["quality"]
-    facts = f"{source['rows']:,} x {source['features']:,} {source['dtype']}, {report['params']['metric']}, k {report['params']['n_neighbors']}"
-    measured = f"recall {quality['knn_recall']['value']:.3f}, trustworthiness {quality['trustworthiness']['value']:.3f}"
-    return Path(source["name"]).name, f"{facts}; {measured}"
-
-
-def render_run(run: Path, out: Path, labels: Path | None = None, size_px: int = 1600, dark: bool = False) -> Path:
-    """A picture of the run in the folder `run`, of its last checkpoint where it is not finished. Raises InputError,
+def render_run(
+    path: Path,
+    out: Path,
+    wanted: Wanted = NOTHING,
+    size_px: int = 1600,
+    dark: bool = False,
+    listener: Listener = ignore,
+) -> Path:
+    """A picture of the run in the folder `path`, of its last checkpoint where it is not finished. Raises InputError,
     OutputError."""
-    found = next((p for p in (run / "embedding.npy", run / "scratch" / "layout.npy") if p.exists()), None)
-    if found is None:
-        raise InputError(
-            f"{run}: expected a run with a map or the beginning of one, found no embedding.npy; start it with streamumap embed."
-        )
-    embedding = _read(found)
-    if embedding.shape[1] < 2:
-        raise InputError(
-            f"{run}: expected a map of 2 or more dimensions, found {embedding.shape[1]}; a picture needs two."
-        )
-    report = run / "run.json"
-    title, subtitle = _described(report) if report.exists() else (run.name, "not finished")
+    run = open_run(path)
+    given, names = look.labels_of(run, wanted), look.names_of(run, wanted)
+    cluster, found = look.clusters_of(run, names, None, listener)
+    columns = look.columns_of(run, wanted, listener, given, cluster)
+    marks = [Mark(c.text, c.x, c.y) for c in found if c.level == 0]
     render(
-        embedding,
+        run.embedding,
         out,
-        labels=_read_labels(labels, len(embedding)),
-        title=title,
-        subtitle=subtitle,
+        columns=columns,
+        marks=marks,
+        title=run.title,
+        subtitle=run.facts,
         size_px=size_px,
         dark=dark,
     )
     return out
 
 
-def _read(path: Path) -> np.ndarray:
-    try:
-        file = BlockFile.open(path)
-    except (OSError, ValueError) as e:
-        raise InputError(
-            f"{path}: expected the map of a run, found something else or a part of it; run streamumap embed again."
-        ) from e
-    embedding = file.read(0, len(file))
-    file.close()
-    return embedding
+def animate_run(
+    path: Path,
+    out: Path,
+    wanted: Wanted = NOTHING,
+    size_px: int = 800,
+    dark: bool = False,
+    listener: Listener = ignore,
+) -> Path:
+    """The way of the rows from snapshot to snapshot to where they are, as a GIF. Raises InputError, OutputError."""
+    from streamumap.animate import animate
 
-
-def _described(path: Path) -> tuple[str, str]:
-    try:
-        return describe(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError) as e:
+    run = open_run(path)
+    shots = sorted((path / "snapshots").glob("epoch_*.npy"))
+    if not shots:
         raise InputError(
-            f"{path}: expected the report of a run, found something else; run streamumap embed again."
-        ) from e
-
-
-def _read_labels(path: Path | None, n_rows: int) -> list[str] | None:
-    if path is None:
-        return None
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as e:
-        raise InputError(
-            f"--labels: {path}: cannot be read ({e.strerror}); give a text file with one label a line."
-        ) from e
-    except UnicodeDecodeError as e:
-        raise InputError(
-            f"--labels: {path}: expected text in UTF-8, found byte {e.object[e.start]}; save it as UTF-8."
-        ) from e
-    if len(lines) != n_rows:
-        raise InputError(
-            f"--labels: {path}: expected {n_rows} lines, one a row, found {len(lines)}; give as many as there are rows."
+            f"{path}: expected snapshots to animate, found none; make the run with streamumap embed --snapshots 30."
         )
-    return lines
+    columns = look.columns_of(run, wanted, listener, look.labels_of(run, wanted))
+    animate(shots, run.embedding, out, columns=columns, title=run.title, size_px=size_px, dark=dark)
+    return out
+
+
+def page_of(path: Path, wanted: Wanted, with_features: bool, listener: Listener) -> Any:
+    """What the page of a run carries (`viewer.content.Content`): all columns, names, the strongest features of every
+    row where the input is still there, the names of clusters."""
+    from streamumap.viewer.content import Label, TopFeatures, content
+
+    run = open_run(path)
+    given, names = look.labels_of(run, wanted), look.names_of(run, wanted)
+    top = look.top_features_of(run, wanted, listener) if with_features else None
+    cluster, found = look.clusters_of(run, names, top, listener)
+    return content(
+        run.embedding,
+        title=run.title,
+        facts=run.facts,
+        columns=look.columns_of(run, wanted, listener, given, cluster, every=True),
+        names=names,
+        features=TopFeatures(*top) if top else None,
+        labels=[Label(c.text, c.x, c.y, c.level) for c in found],
+    )
+
+
+def view_run(
+    path: Path,
+    out: Path,
+    wanted: Wanted = NOTHING,
+    with_features: bool = True,
+    listener: Listener = ignore,
+) -> Path:
+    """The page of the run as one file. Raises InputError, OutputError."""
+    from streamumap.viewer.page import MOST_BYTES, write_page
+
+    _, left_out = write_page(page_of(path, wanted, with_features, listener), out)
+    for kind in left_out:
+        listener(
+            Note(
+                "warning",
+                f"{out}: {kind} are left out: with them it would be over {MOST_BYTES // 10**6} MB; --serve shows them.",
+            )
+        )
+    return out

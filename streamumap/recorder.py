@@ -3,12 +3,17 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from typing import TypeVar
 
-from streamumap import backends, memory
-from streamumap.errors import Stopped
+from streamumap import gpu, memory
+from streamumap.errors import DoesNotFit, Stopped
 from streamumap.events import Listener, Note, StageAdvanced, StageDone, StageStarted, Tick
 from streamumap.plans import Plan
+
+T = TypeVar("T")
+
+LEAST_BLOCK = 32
 
 
 class Recorder:
@@ -31,6 +36,32 @@ class Recorder:
         self.measured["reused"].append(what)
         self.listener(Note("info", f"{what} of the run before is used again"))
 
+    def fitting(self, name: str, work: Callable[[], T]) -> T:
+        """`work()`, which does stage `name` in the blocks of the plan. Where the device runs out of memory, because an estimate
+        was wrong or another process took it, once more with blocks of half the size."""
+        while True:
+            try:
+                return work()
+            except Exception as error:
+                if not gpu.ran_out(error):
+                    raise
+                message = str(error).split(". ")[0]
+            gpu.release()
+            stage = self.plan[name]
+            blocks = {key: min(size, max(LEAST_BLOCK, size // 2)) for key, size in stage.blocks.items()}
+            if blocks == stage.blocks:
+                budget_bytes = self.plan.budget.device_bytes or 0
+                raise DoesNotFit(
+                    f"{name}: {self.plan.device}: expected {memory.format_bytes(budget_bytes)}, found less ({message}); "
+                    "wait until other processes have left the device, or raise --budget.",
+                    2 * budget_bytes,
+                )
+            smaller = replace(stage, blocks=blocks)
+            self.plan = replace(self.plan, stages=tuple(smaller if s.name == name else s for s in self.plan.stages))
+            self.warn(
+                f"{name}: the device had less memory left than planned ({message}); blocks of half the size are used from here on."
+            )
+
     @contextmanager
     def stage(self, name: str, total: int, unit: str) -> Iterator[tuple[Tick, list[str]]]:
         """Times and measures what happens inside. Gives a tick, and a list to put the stage's result in, as text."""
@@ -51,7 +82,7 @@ class Recorder:
         yield tick, result
         seconds = time.monotonic() - started
         host_bytes, device_bytes = self.watch.lap()
-        backends.release(self.plan)
+        gpu.release()
         self.measured["stages"].append(
             {
                 "stage": name,

@@ -10,6 +10,7 @@ from streamumap.memory import Budget, Device, Footprint, Machine
 from streamumap.neighbors import footprint as knn
 from streamumap.params import Params
 from streamumap.plans import QUALITY_NEIGHBORS, QUALITY_ROWS, Job, StagePlan
+from streamumap.sae import footprint as encoding
 from streamumap.source.base import DEVICE_DTYPES
 
 LIBRARIES_BYTES = 200 * 10**6
@@ -99,16 +100,19 @@ class StagePlanner:
         on_device = self.gpu is not None and job.dtype in DEVICE_DTYPES and not job.sparse
         block_bytes = (64 if on_device else 32) * 2**20
         sizes = powers(max(1, min(job.n_rows, block_bytes // max(job.n_features * job.itemsize, 1))), 1)
-        if on_device:
+        encodes = self.gpu is not None and bool(job.raw_features)
 
-            def needs(block_rows: int) -> tuple[int, int]:
-                return device_scan_footprint(job.n_rows, job.n_features, job.itemsize, block_rows)
+        def scanning(block_rows: int) -> tuple[int, int]:
+            if on_device:
+                sizes = job.n_rows, job.n_features, job.itemsize, job.n_nonzero
+                return device_scan_footprint(*sizes, block_rows)
+            return self._scanning(block_rows), encoding.cuda(job.raw_features, job.n_features) if encodes else 0
 
-            stage = self._solve(
-                "read", "cuda", "block_rows", sizes, lambda b: needs(b)[0] + self._packing(b), lambda b: needs(b)[1]
-            )
-        else:
-            stage = self._solve("read", "numpy", "block_rows", sizes, lambda b: self._scanning(b) + self._packing(b))
+        stage = self._solve(
+            "read", "cuda" if on_device else "numpy", "block_rows", sizes,
+            lambda b: max(scanning(b)[0] + self._packing(b), self._encoding()),
+            (lambda b: scanning(b)[1]) if on_device or encodes else None,
+        )  # fmt: skip
         self.host_base += job.n_rows * 9 + self._packed_bytes()
         return stage
 
@@ -119,6 +123,12 @@ class StagePlanner:
         if job.sparse:
             return pairs_scan_footprint(job.n_rows, job.n_features)
         return scan_footprint(job.n_rows, job.n_features, job.itemsize, block_rows)
+
+    def _encoding(self) -> int:
+        job = self.job
+        if not job.raw_features:
+            return 0
+        return (encoding.cuda_host if self.gpu else encoding.cpu)(job.n_rows, job.raw_features, job.n_features)
 
     def _packing(self, block_rows) -> int:
         block_bytes = 0 if self.job.sparse else block_rows * self.job.n_features * self.job.itemsize
@@ -224,7 +234,10 @@ class StagePlanner:
         return sample + int(block_rows * (per_row * 24 + 16 * self.machine.n_cores))
 
     def _counting(self, n_others, block_rows) -> int:
-        return knn.count_closer(min(QUALITY_ROWS, self.job.n_rows), n_others, self.original.n_features, block_rows)
+        size = min(QUALITY_ROWS, self.job.n_rows)
+        if self.packs:
+            return knn.count_closer_packed(size, n_others, block_rows)
+        return knn.count_closer(size, n_others, self.original.n_features, block_rows)
 
     def _neighbors_cuda(self) -> StagePlan:
         """All rows on the device where they fit, else as many query rows as do. What is approximate may end with all with

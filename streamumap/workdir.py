@@ -79,7 +79,7 @@ class Workdir:
     def retract(self) -> None:
         """Removes what described the map that is about to be replaced."""
         self.forget("embedding", "layout")
-        for name in ("run.json", "map.png", "embedding.parquet"):
+        for name in ("run.json", "map.png", "embedding.parquet", "labels.parquet", "map.html", "map.gif"):
             self._writable(partial((self.path / name).unlink, missing_ok=True))
 
     def create(self, name: str, shape: tuple[int, ...], dtype) -> BlockFile:

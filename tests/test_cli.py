@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import urllib.request
 from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +18,7 @@ from streamumap import cli, demo, engine, memory, quality
 from streamumap.params import Params
 
 ROOT = str(Path(cli.__file__).parent.parent)
-COMMANDS = ["embed", "plan", "inspect", "render", "demo", "doctor"]
+COMMANDS = ["embed", "plan", "inspect", "render", "view", "export", "demo", "doctor"]
 FAST = ["--budget", "2GB", "--device", "cpu", "--n-epochs", "15"]
 CODES = demo.dense(demo.load())
 
@@ -523,6 +524,54 @@ def test_a_picture_of_a_run(call, finished, tmp_path):
     )
     assert (done.code, done.out, done.err) == (0, f"{tmp_path / 'p.png'}\n", "")
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_page_of_a_run(call, finished, tmp_path):
+    (tmp_path / "names.txt").write_text("".join(f"row {i}\n" for i in range(300)))
+    done = call(
+        "view", finished.run, "-o", tmp_path / "p.html", "--names", tmp_path / "names.txt", "--color", "feature:5"
+    )
+    assert (done.code, done.out) == (0, f"{tmp_path / 'p.html'}\n") and "features" in done.err
+    page = (tmp_path / "p.html").read_text()
+    assert page.startswith("<!doctype html>") and '"name": "feature 5"' in page
+    quiet = call("view", finished.run, "-o", tmp_path / "q.html", "-q", "--no-features")
+    assert (quiet.out, quiet.err) == (f"{tmp_path / 'q.html'}\n", "")
+
+
+def test_a_page_is_served_until_it_is_stopped(finished):
+    command = [sys.executable, "-m", "streamumap.cli", "view", str(finished.run), "--serve", "--no-features", "-q"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as served:
+        address = served.stdout.readline().strip()
+        try:
+            with urllib.request.urlopen(address, timeout=20) as answer:
+                assert b'"served": true' in answer.read()
+        finally:
+            served.send_signal(signal.SIGINT)
+        assert (served.wait(20), served.stderr.read()) == (0, "")
+
+
+def test_a_map_for_other_tools(call, refused, finished):
+    assert call("export", finished.run, "--to", "csv").out == f"{finished.run / 'map.csv'}\n"
+    assert (finished.run / "map.csv").read_text().count("\n") == 301
+    (finished.run / "map.csv").unlink()
+    assert "expected anndata, csv, geojson, found xls" in refused(2, "export", finished.run, "--to", "xls")
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["render", "--color", "feature:3072"], "--color: expected feature:0 to feature:3071, found feature:3072"),
+        (
+            ["render", "--color", "section"],
+            "expected feature:NUMBER or one of the columns there are (none), found section",
+        ),
+        (["view", "--names", "no.txt"], "--names: no.txt: cannot be read (No such file or directory)"),
+        (["view", "--input", "no.npy", "--color", "feature:1"], "no.npy"),
+        (["render", "--animate"], "expected snapshots to animate, found none"),
+    ],
+)
+def test_what_cannot_be_shown_is_refused(refused, finished, args, message):
+    assert message in refused(2, args[0], finished.run, *args[1:], "-q")
 
 
 def test_a_picture_of_nothing_is_refused(refused, tmp_path):

@@ -12,8 +12,10 @@ PACKAGE = Path(__file__).parent.parent / "streamumap"
 
 # Imports go to the same layer or a lower one.
 LAYERS = [
-    {"errors", "events", "params", "memory", "watch"},
-    {"source", "workdir", "quality", "blockfile", "writer", "demo", "render", "output", "meta"},
+    {"errors", "events", "params", "memory", "watch", "gpu"},
+    {"source", "sae", "workdir", "quality", "blockfile", "writer", "npy_writer", "demo", "meta"}
+    | {"publish", "palette", "columns", "coding", "raster", "render", "animate", "clusters"}
+    | {"runs", "look", "viewer", "export", "output"},
     {"reduce", "neighbors", "graph", "initial", "layout"},
     {"plans", "stage_plans", "planner"},
     {"engine", "backends", "recorder", "report"},
@@ -29,6 +31,7 @@ BACKENDS = (
     DENSE
     | CUDA
     | {
+        "gpu",
         "source.feed",
         "source.scan_cuda",
         "neighbors.packed",
@@ -37,6 +40,7 @@ BACKENDS = (
         "layout.cuda",
         "layout.cuml",
         "graph.cpu",
+        "sae.cuda",
     }
 )
 IN_FUNCTIONS = {
@@ -48,9 +52,11 @@ IN_FUNCTIONS = {
 COMPUTE = {"torch", "triton", "numba", "pynndescent", "cuml", "cuvs"}
 ONLY_IN = {
     "typer": {"cli"},
-    "sklearn": {"estimator"},
+    "sklearn": {"estimator", "clusters"},
     "pynvml": {"memory", "watch"},
     "matplotlib": {"render"},
+    "PIL": {"animate"},
+    "anndata": {"export"},
     "bench": set(),
     "tools": set(),
     "tests": set(),

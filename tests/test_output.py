@@ -1,5 +1,6 @@
 import json
 import os
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -7,7 +8,11 @@ import pyarrow.parquet
 import pytest
 
 from streamumap.errors import InputError, OutputError
-from streamumap.output import describe, render_run, write_parquet
+from streamumap.events import Note, StageDone, ignore
+from streamumap.look import Wanted, columns_of
+from streamumap.output import animate_run, page_of, render_run, view_run, write_parquet
+from streamumap.runs import describe, open_run
+from streamumap.source import open_source
 
 REPORT = {
     "input": {"name": "/data/a b.npy", "rows": 1234, "features": 3072, "dtype": "float16"},
@@ -67,7 +72,7 @@ def test_labels_and_darkness_change_the_picture(run):
     (run / "labels.txt").write_text("ä\nb\n" * 25, encoding="utf-8")
     pictures = set()
     for number, (labels, dark) in enumerate([(None, False), (None, True), (run / "labels.txt", False)]):
-        pictures.add(render_run(run, run / f"{number}.png", labels, 200, dark).read_bytes())
+        pictures.add(render_run(run, run / f"{number}.png", Wanted(labels), 200, dark).read_bytes())
     assert len(pictures) == 3
 
 
@@ -120,7 +125,97 @@ def test_wrong_labels_are_refused(text, message, run):
     if text is not None:
         (run / "labels.txt").write_bytes(text)
     with pytest.raises(InputError, match=message):
-        render_run(run, run / "p.png", run / "labels.txt")
+        render_run(run, run / "p.png", Wanted(run / "labels.txt"))
+
+
+# Columns, names, clusters
+
+
+@pytest.fixture
+def real(tmp_path):
+    """A run of 300 rows whose input is beside it: positions in two islands, feature 3 in the first one only."""
+    X = np.zeros((300, 8), np.float32)
+    X[:150, 3], X[:, 5] = np.arange(1, 151), 0.5
+    map_ = points(300) + np.repeat([[0, 0], [40, 0]], 150, axis=0).astype(np.float32)
+    run = tmp_path / "run.umap"
+    run.mkdir()
+    np.save(tmp_path / "a b.npy", X)
+    np.save(run / "embedding.npy", map_)
+    write_parquet(run / "embedding.parquet", map_, np.zeros(300, bool), np.full(300, -1))
+    source = open_source(tmp_path / "a b.npy")
+    recorded = {"name": "a b.npy", "rows": 300, "features": 8, "dtype": "float32", "fingerprint": source.fingerprint}
+    (run / "run.json").write_text(json.dumps(REPORT | {"input": recorded}))
+    (tmp_path / "names.txt").write_text("".join(f"{'apple' if i < 150 else 'pear'} {i}\n" for i in range(300)))
+    return SimpleNamespace(run=run, input=tmp_path / "a b.npy", names=tmp_path / "names.txt", X=X)
+
+
+def test_features_are_read_from_the_input_wherever_it_was_moved(real, tmp_path):
+    wanted = Wanted(colors=("feature:3", "feature:5"))
+    one, two = columns_of(open_run(real.run), wanted, ignore, [])
+    assert np.array_equal(one.values, real.X[:, 3]) and np.array_equal(two.values, real.X[:, 5])
+    (tmp_path / "elsewhere").mkdir()
+    moved = real.input.rename(tmp_path / "elsewhere" / "x.npy")
+    with pytest.raises(InputError, match="--color: feature:3: expected the input of .*say where it is with --input"):
+        columns_of(open_run(real.run), wanted, ignore, [])
+    found = columns_of(open_run(real.run), Wanted(colors=("feature:3",), input=str(moved)), ignore, [])
+    assert np.array_equal(found[0].values, real.X[:, 3])
+    np.save(moved, real.X + 1)
+    with pytest.raises(InputError, match="--input: .*x.npy: expected the input of .*, found other rows"):
+        columns_of(open_run(real.run), Wanted(colors=("feature:3",), input=str(moved)), ignore, [])
+    with pytest.raises(InputError, match="expected feature:0 to feature:7, found feature:8"):
+        real.input.parent.joinpath("elsewhere", "x.npy").rename(real.input)
+        np.save(real.input, real.X)
+        columns_of(open_run(real.run), Wanted(colors=("feature:8",)), ignore, [])
+
+
+def test_names_make_clusters_and_their_table(real):
+    notes = []
+    render_run(real.run, real.run / "p.png", Wanted(names=real.names, colors=("cluster",)), 200, listener=notes.append)
+    table = pyarrow.parquet.read_table(real.run / "labels.parquet")
+    assert set(table["text"].to_pylist()) == {"apple", "pear"}
+    assert [event.stage for event in notes if isinstance(event, StageDone)] == ["clusters"]
+
+
+def test_a_page_of_a_run(real, tmp_path):
+    assert view_run(real.run, tmp_path / "p.html", Wanted(names=real.names)) == tmp_path / "p.html"
+    page = page_of(real.run, Wanted(names=real.names, colors=("feature:3",)), True, ignore)
+    assert [column["name"] for column in page.meta["columns"]] == ["feature 3", "cluster"]
+    assert page.meta["names"] and page.meta["features"]["top"] == 4
+    assert {label["text"] for label in page.meta["labels"]} == {"apple", "pear"}
+    bare = page_of(real.run, Wanted(), False, ignore)
+    assert bare.meta["columns"] == [] and not bare.meta["names"] and bare.meta["features"] is None
+    by_feature = page_of(real.run, Wanted(), True, ignore)
+    assert {label["text"] for label in by_feature.meta["labels"]} == {"#3"}
+
+
+def test_a_run_that_cannot_be_written_to_can_be_looked_at(real, tmp_path, monkeypatch):
+    def refuse(path, clusters):
+        raise OutputError(f"{path}: no.")
+
+    monkeypatch.setattr("streamumap.clusters.write", refuse)
+    notes = []
+    view_run(real.run, tmp_path / "p.html", Wanted(names=real.names), listener=notes.append)
+    assert [event.text for event in notes if isinstance(event, Note)] == [f"{real.run / 'labels.parquet'}: no."]
+
+
+def test_the_run_on_its_way(real, tmp_path):
+    from PIL import Image
+
+    with pytest.raises(InputError, match="expected snapshots to animate, found none; .* --snapshots 30"):
+        animate_run(real.run, tmp_path / "m.gif")
+    (real.run / "snapshots").mkdir()
+    for epoch in (10, 20, 100):
+        np.save(real.run / "snapshots" / f"epoch_{epoch:06d}.npy", points(300) * epoch)
+    animate_run(real.run, tmp_path / "m.gif", Wanted(colors=("feature:3",)), 200)
+    with Image.open(tmp_path / "m.gif") as gif:
+        assert gif.n_frames == 4 and gif.info["loop"] == 0 and gif.size == (250, 200)
+        assert gif.convert("RGB").getpixel((0, 0)) == (255, 255, 255), "the page is not white"
+
+
+def test_the_table_opens_in_duckdb_as_it_is(real):
+    duckdb = pytest.importorskip("duckdb")
+    path = real.run / "embedding.parquet"
+    assert duckdb.sql(f"select count(*), max(row_id), bool_or(is_zero) from '{path}'").fetchall() == [(300, 299, False)]
 
 
 def test_a_picture_that_cannot_be_written(run):

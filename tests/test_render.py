@@ -10,21 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.image import imread
 
+from streamumap.coding import code
+from streamumap.columns import Numbers
+from streamumap.columns import labels as column_of_labels
 from streamumap.errors import InputError, OutputError
-from streamumap.render import (
-    DARK,
-    LIGHT,
-    View,
-    _density,
-    _disc_radius,
-    _linear,
-    _shade,
-    _srgb,
-    code_labels,
-    fit_view,
-    rasterise,
-    render,
-)
+from streamumap.palette import DARK, LIGHT, linear, to_srgb
+from streamumap.raster import Layer, View, density, disc_radius, draw_discs, fit_view, rasterise, shade
+from streamumap.render import Mark, _Sheet, legend_of, render
 
 
 def cloud(n, seed=0, columns=2):
@@ -49,19 +41,23 @@ def png_texts(path):
 def subtitle_of(monkeypatch, embedding, tmp_path, **options):
     """The subtitle as it is drawn."""
     seen = []
-    monkeypatch.setattr("streamumap.render._page", lambda *arguments: seen.append(arguments[3]) or b"")
-    render(embedding, tmp_path / "map.png", **options)
-    return seen[0]
+    write = _Sheet.write
+    monkeypatch.setattr(
+        _Sheet, "write", lambda sheet, *rest, **style: seen.append(rest[2]) or write(sheet, *rest, **style)
+    )
+    render(embedding, tmp_path / "map.png", size_px=200, **options)
+    return seen[1]
 
 
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("labels, width", [(None, 300), (["a", "b", None] * 100, 375)])
 def test_a_png_of_the_asked_size_in_the_themes_colours(tmp_path, dark, labels, width):
     path = tmp_path / "map.png"
-    render(cloud(300), path, labels=labels, title="A map", subtitle="300 rows", size_px=300, dark=dark)
+    columns = [] if labels is None else [column_of_labels("section", labels)]
+    render(cloud(300), path, columns=columns, title="A map", subtitle="300 rows", size_px=300, dark=dark)
     picture = imread(path)
     assert picture.shape[:2] == (300, width)
-    page = _srgb(_linear([(DARK if dark else LIGHT).page]))[0]
+    page = to_srgb(linear([(DARK if dark else LIGHT).page]))[0]
     np.testing.assert_allclose(picture[0, 0, :3], page, atol=1e-3)
     differs = np.abs(picture[..., :3] - page).max(axis=2) > 0.1
     assert differs[30:, :270].sum() > 500, "no rows drawn"
@@ -72,8 +68,9 @@ def test_a_png_of_the_asked_size_in_the_themes_colours(tmp_path, dark, labels, w
 
 def test_the_same_input_gives_the_same_bytes_and_nothing_tells_when(tmp_path):
     code = (
-        "import sys, numpy; from streamumap.render import render; X = numpy.random.default_rng(0).normal(size=(99, 2));"
-        "render(X, sys.argv[1], labels=['a', 'b', 'c'] * 33, title='T', size_px=200)"
+        "import sys, numpy; from streamumap.render import render; from streamumap.columns import labels;"
+        "X = numpy.random.default_rng(0).normal(size=(99, 2));"
+        "render(X, sys.argv[1], columns=[labels('l', ['a', 'b', 'c'] * 33)], title='T', size_px=200)"
     )
     for name in "one.png", "two.png":
         subprocess.run([sys.executable, "-c", code, str(tmp_path / name)], check=True)
@@ -97,7 +94,16 @@ def test_labels_and_titles_are_text_not_markup(tmp_path):
     strange = ["$x^", "two\nlines", "\\frac{", "漢字", "x" * 500, "\ud800", "", "_"]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        render(cloud(80), tmp_path / "map.png", labels=strange * 10, title="$\\bad 漢 \ud800" * 50, size_px=200)
+        strange_column = column_of_labels("$_{", [text for text in strange if text != "\ud800"] * 10 + [None] * 10)
+        marks = [Mark(text, 0.0, i / 2) for i, text in enumerate(strange)]
+        render(
+            cloud(80),
+            tmp_path / "map.png",
+            columns=[strange_column],
+            marks=marks,
+            title="$\\bad 漢 \ud800" * 50,
+            size_px=200,
+        )
     assert imread(tmp_path / "map.png").shape[:2] == (200, 250)
 
 
@@ -107,9 +113,9 @@ def test_every_row_is_drawn(n, map_px, seed):
     X = cloud(n, seed)
     view = fit_view(X)
     assert view.n_inside + view.n_outside == n
-    weight, light = rasterise(X, View(-9, -9, 18, n, 0, 0), map_px, None, _linear(["#000000"]))
+    weight, light = rasterise(X, View(-9, -9, 18, n, 0, 0), map_px, None, linear(["#000000"]))
     assert light is None
-    area = np.pi * _disc_radius(n, map_px) ** 2
+    area = np.pi * disc_radius(n, map_px) ** 2
     assert 0.8 * n * area < weight.sum() < 1.7 * n * area  # a pixel on the edge of a disc counts in part
     columns, lines = ((X + 9) / 18 * map_px).astype(int).T
     assert (weight[map_px - 1 - lines, columns] > 0.2).all()
@@ -118,10 +124,10 @@ def test_every_row_is_drawn(n, map_px, seed):
 def test_many_rows_are_drawn_in_chunks_as_in_one(monkeypatch):
     X = cloud(5000)
     X[17] = np.nan
-    codes, colours = np.arange(5000, dtype=np.uint8) % 3, _linear(["#ff0000", "#00ff00", "#0000ff"])
+    codes, colours = np.arange(5000, dtype=np.uint8) % 3, linear(["#ff0000", "#00ff00", "#0000ff"])
     whole = rasterise(X, fit_view(X), 200, codes, colours)
-    monkeypatch.setattr("streamumap.render.CHUNK_ROWS", 700)
-    monkeypatch.setattr("streamumap.render.CHUNK_PIXELS", 2000)
+    monkeypatch.setattr("streamumap.raster.CHUNK_ROWS", 700)
+    monkeypatch.setattr("streamumap.raster.CHUNK_PIXELS", 2000)
     assert fit_view(X).n_missing == 1
     for got, want in zip(rasterise(X, fit_view(X), 200, codes, colours), whole, strict=True):
         np.testing.assert_allclose(got, want, atol=1e-9)
@@ -130,7 +136,7 @@ def test_many_rows_are_drawn_in_chunks_as_in_one(monkeypatch):
 
 def test_up_is_up_and_a_pixel_is_the_mean_of_its_labels():
     X = np.array([[0, 1], [0, 1], [1, 0]], np.float32)
-    view, colours = View(-0.5, -0.5, 2, 3, 0, 0), _linear(["#ff0000", "#0000ff"])
+    view, colours = View(-0.5, -0.5, 2, 3, 0, 0), linear(["#ff0000", "#0000ff"])
     weight, light = rasterise(X, view, 200, np.array([0, 1, 1]), colours)
     top, bottom = (50, 50), (150, 150)
     assert weight[top] == pytest.approx(2 * weight[bottom]) and weight[150, 50] == 0
@@ -141,12 +147,12 @@ def test_up_is_up_and_a_pixel_is_the_mean_of_its_labels():
 def test_denser_is_more_opaque():
     weight = np.array([[0, 1, 2, 50, 900.0]])
     for theme in LIGHT, DARK:
-        colour = np.broadcast_to(_linear([theme.other]).T[:, :, None], (3, 1, 5))
+        colour = np.broadcast_to(linear([theme.other]).T[:, :, None], (3, 1, 5))
         for light in None, colour * weight:
-            picture = _shade(weight, light, theme, 3_000_000).astype(int)
+            picture = shade([Layer(weight, light)], theme, 3_000_000).astype(int)
             from_page = np.abs(picture - picture[0, 0]).sum(axis=2)[0]
             assert (np.diff(from_page) > 0).all()
-    alone = [_shade(np.ones((1, 1)), np.ones((3, 1, 1)), DARK, n).min() for n in (100, 10_000, 1_000_000)]
+    alone = [shade([Layer(np.ones((1, 1)), np.ones((3, 1, 1)))], DARK, n).min() for n in (100, 10_000, 1_000_000)]
     assert alone == sorted(alone, reverse=True)
 
 
@@ -154,7 +160,7 @@ def test_denser_is_more_opaque():
 @given(st.lists(st.floats(1e-3, 1e6), min_size=1, max_size=40))
 def test_density_is_monotonous_and_within_bounds(weights):
     weight = np.sort(np.array(weights))
-    dense = _density(weight)
+    dense = density(weight)
     assert (np.diff(dense) >= -1e-12).all() and dense.min() >= 0 and dense.max() <= 1
 
 
@@ -207,7 +213,8 @@ def test_rows_without_a_position_are_told(monkeypatch, tmp_path):
 )
 @pytest.mark.parametrize("with_labels", [False, True])
 def test_odd_maps(tmp_path, X, with_labels):
-    render(X.astype(np.float32), tmp_path / "map.png", labels=["a"] * len(X) if with_labels else None, size_px=200)
+    columns = [column_of_labels("l", ["a"] * len(X))] if with_labels else []
+    render(X.astype(np.float32), tmp_path / "map.png", columns=columns, size_px=200)
     assert imread(tmp_path / "map.png").ndim == 3
 
 
@@ -220,23 +227,69 @@ def test_the_third_axis_changes_nothing(tmp_path):
 
 def test_the_twenty_most_frequent_labels_get_colours():
     labels = [f"l{i:02}" for i in range(25) for _ in range(30 - i)] + [None] * 7
-    legend, codes = code_labels(labels, LIGHT)
+    coded = code(column_of_labels("l", labels))
+    legend = legend_of(coded, LIGHT)
     assert [label for label, _, _ in legend] == [f"l{i:02}" for i in range(20)] + ["5 others", "no label"]
     assert [n for _, n, _ in legend] == [*range(30, 10, -1), 10 + 9 + 8 + 7 + 6, 7]
     assert [colour for _, _, colour in legend] == [*LIGHT.palette, LIGHT.other, LIGHT.other]
-    assert codes[0] == 0 and codes[30] == 1 and (codes[-7:] == 20).all() and codes.max() == 20
+    drawn = coded.colours(LIGHT)[coded.codes]
+    np.testing.assert_allclose(drawn[[0, 30]], linear(LIGHT.palette[:2]))
+    np.testing.assert_allclose(drawn[-20:], np.repeat(linear([LIGHT.other]), 20, axis=0))
 
 
 def test_few_labels_and_ties():
-    legend, codes = code_labels(["b", "a", None], DARK)
+    legend = legend_of(code(column_of_labels("l", ["b", "a", None])), DARK)
     assert legend == [("a", 1, DARK.palette[0]), ("b", 1, DARK.palette[1]), ("no label", 1, DARK.other)]
-    assert codes.tolist() == [1, 0, 20]
-    assert code_labels(np.array(["a", "a"]), DARK)[0] == [("a", 2, DARK.palette[0])]
+
+
+@pytest.mark.parametrize("radius", [0.5, 0.6, 0.74])
+def test_many_small_discs_are_as_the_plain_ones_to_half_a_pixel(radius):
+    """Rows in the middles of quarters of pixels are drawn the same; others as if they lay in the nearest one."""
+    rng, map_px = np.random.default_rng(3), 60
+    halves = rng.integers(0, 2 * map_px, (500, 2))
+    view, codes, colours = View(0, 0, map_px, 500, 0, 0), rng.integers(0, 4, 500), rng.random((4, 3))
+    middles = ((halves + 0.5) / 2).astype(np.float32)
+    want = draw_discs(middles, view, map_px, codes, colours, radius)
+    for away in 0, 0.2:
+        X = middles + rng.uniform(-away, away, middles.shape).astype(np.float32)
+        weight, light = rasterise(X, view, map_px, codes, colours, radius)
+        np.testing.assert_allclose(weight[::-1], want[0], atol=1e-9)
+        np.testing.assert_allclose(light[:, ::-1], want[1:], atol=1e-9)
+
+
+def test_rows_of_a_feature_lie_above_the_others(tmp_path):
+    X = np.zeros((2000, 2), np.float32)
+    X[-2:] = [[-1, -1], [1, 1]]
+    values = np.zeros(2000, np.float32)
+    values[7] = 5
+    render(X, tmp_path / "map.png", columns=[Numbers("f", values, zero_is_none=True)], size_px=400)
+    picture = to_srgb(linear([LIGHT.ramp[-1]]))[0]
+    middle = imread(tmp_path / "map.png")[400 - 8 - 176, 18 + 176, :3]
+    assert np.abs(middle - picture).max() < 0.12
+
+
+def test_several_columns_are_a_map_each(tmp_path):
+    X, values = cloud(200), np.arange(200, dtype=np.float32)
+    columns = [Numbers(f"c{i}", values * i) for i in range(1, 6)]
+    render(X, tmp_path / "map.png", columns=columns, size_px=400)
+    picture = imread(tmp_path / "map.png")
+    assert picture.shape[0] == 400 and picture.shape[1] > 400
+    with pytest.raises(InputError, match="expected columns of numbers where there are several maps, found labels"):
+        render(X, tmp_path / "map.png", columns=[columns[0], column_of_labels("l", ["a"] * 200)], size_px=400)
+
+
+def test_marks_stay_on_the_map_and_off_each_other(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(_Sheet, "write", lambda sheet, x, y, text, *rest, **style: seen.append(text))
+    X = np.array([[-1, -1], [1, 1]] * 20, np.float32)
+    marks = [Mark("first", 0, 0), Mark("over it", 0.01, 0.01), Mark("apart", 0, 0.5), Mark("far out", 5, 5)]
+    render(X, tmp_path / "map.png", marks=marks, size_px=400)
+    assert seen[2:] == ["first", "apart"]
 
 
 @pytest.mark.parametrize("theme", [LIGHT, DARK])
 def test_the_palette_is_distinct(theme):
-    colours = _srgb(_linear([*theme.palette, theme.other, theme.page]))
+    colours = to_srgb(linear([*theme.palette, theme.other, theme.page]))
     apart = np.linalg.norm(colours[:, None] - colours[None], axis=2) + np.eye(len(colours))
     assert len(theme.palette) == 20 and apart.min() > 0.12
 
@@ -245,7 +298,7 @@ def test_refuses_other_arguments(tmp_path):
     for X, options, message in [
         (cloud(9, columns=1), {}, r"expected \(rows, 2 or more\), found \(9, 1\)"),
         (np.zeros(9), {}, r"found \(9,\)"),
-        (cloud(9), {"labels": ["a"] * 8}, "labels: expected 9, one a row, found 8"),
+        (cloud(9), {"columns": [column_of_labels("l", ["a"] * 8)]}, "l: expected 9 values, one a row, found 8"),
         (cloud(9), {"size_px": 199}, "found 199"),
         (cloud(9), {"size_px": 4001}, "found 4001"),
     ]:

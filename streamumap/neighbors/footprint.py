@@ -294,3 +294,8 @@ def count_closer(n_sample: int, n_others: int, n_features: int, block_rows: int)
     """Device bytes of `cuda.count_closer`: the sample, a block as float32, their products."""
     gathered = min(n_sample * n_others, 2 * CUDA_TILE_ROWS) * n_features * 4
     return n_sample * n_features * 4 * 2 + block_rows * n_features * 4 * 3 + n_sample * block_rows * 4 * 4 + gathered
+
+
+def count_closer_packed(n_sample: int, n_others: int, block_rows: int) -> int:
+    """The same for rows on the device as pairs: distances to a block, and what is compared."""
+    return n_sample * (n_others * 40 + block_rows * 16)

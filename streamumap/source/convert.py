@@ -43,9 +43,11 @@ Parts = dict[str, Part | RowSource]
 class ToConvert:
     """What a source says before a row is read, where the rows must be converted first. `convert` gives the RowSource.
 
-    `max_nonzero` is that of a SparseSource, None of dense rows.
+    `max_nonzero` is that of a SparseSource, None of dense rows. `device`: a GPU that may be used, "cuda:N".
     """
 
+    device: str | None = None
+    drop_zero_rows = False
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 

@@ -112,13 +112,15 @@ def _scan_bytes(n_rows, n_features, reading_bytes):
     return 9 * n_rows + 64 * n_features + max(reading_bytes, 16 * n_rows + (4 << 20))
 
 
-def device_scan_footprint(n_rows: int, n_features: int, itemsize: int, block_rows: int) -> tuple[int, int]:
-    """(host bytes, device bytes) at the peak of `scan_cuda.scan`, without the packed rows."""
+def device_scan_footprint(
+    n_rows: int, n_features: int, itemsize: int, n_nonzero: int | None, block_rows: int
+) -> tuple[int, int]:
+    """(host bytes, device bytes) at the peak of `scan_cuda.scan`, without the packed rows. `n_nonzero` None: not known."""
     block_bytes = min(block_rows, n_rows) * n_features * itemsize
     piece_values = max(n_features, min(DEVICE_PIECE_VALUES, n_rows * n_features))
-    return _scan_bytes(
-        n_rows, n_features, 2 * block_bytes
-    ) + 8 * n_rows, 2 * block_bytes + piece_values * DEVICE_VALUE_BYTES
+    density = 1.0 if n_nonzero is None else min(1.0, 1.5 * n_nonzero / (n_rows * n_features))
+    piece_bytes = int(piece_values * (2 + itemsize + density * DEVICE_VALUE_BYTES))
+    return _scan_bytes(n_rows, n_features, 2 * block_bytes) + 8 * n_rows, 2 * block_bytes + piece_bytes
 
 
 def check_finite(source_name: str, scan: Scan) -> None:

@@ -15,13 +15,13 @@ import torch
 
 from streamumap.events import Tick, no_tick
 from streamumap.neighbors.cuda.approximate import approximate
-from streamumap.neighbors.cuda.count import count_closer, project
+from streamumap.neighbors.cuda.count import count_closer, nearest_points, project
 from streamumap.neighbors.cuda.exhaustive import exhaustive, precision
 from streamumap.neighbors.cuda.packed import PackedOnDevice
 from streamumap.neighbors.cuda.streamed import StreamedRows
 from streamumap.neighbors.zero import join_zero_rows
 
-__all__ = ["PackedOnDevice", "StreamedRows", "count_closer", "project", "search"]
+__all__ = ["PackedOnDevice", "StreamedRows", "count_closer", "nearest_points", "project", "search"]
 
 
 def search(

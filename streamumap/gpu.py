@@ -1,0 +1,27 @@
+"""torch's memory on a GPU: capped, given back, and what to do when it runs out."""
+
+import os
+import sys
+
+
+def cap(device: str, n_bytes: int) -> None:
+    """From now on torch's pool holds at most `n_bytes` on this device ("cuda:N").
+
+    It grows by pages, so that blocks of ever different sizes leave no holes that count against the cap.
+    """
+    os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+    import torch
+
+    total_bytes = torch.cuda.get_device_properties(device).total_memory
+    torch.cuda.set_per_process_memory_fraction(min(1.0, n_bytes / total_bytes), device)
+
+
+def release() -> None:
+    """Gives what no array uses any more back to the driver."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].cuda.empty_cache()
+
+
+def ran_out(error: BaseException) -> bool:
+    """Whether the device, or torch's share of it, had no more memory."""
+    return "torch" in sys.modules and isinstance(error, sys.modules["torch"].OutOfMemoryError)
