@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,15 @@ class Rows:
     searched: RowSource
     packed: PackedRows | None
     found: Scan
+
+
+def check_installed(p: Params) -> None:
+    """Raises InputError where a backend is asked for by name whose package is not there."""
+    for option, package in (("neighbors", "cuvs"), ("layout", "cuml")):
+        if getattr(p, option) == package and find_spec(package) is None:
+            raise InputError(
+                f"--{option}: expected {package} to be installed, found none; pip install 'streamumap[{package}]' or use --{option} auto."
+            )
 
 
 def read(source: RowSource, plan: Plan, tick: Tick) -> tuple[Scan, PackedRows | None]:
@@ -64,6 +74,8 @@ def search(
         return packed.search(rows.packed, p.n_neighbors, p.metric, non_negative=non_negative, **given)
     if planned.backend == "cuda":
         return _search_on_device(rows, plan, p, sample, enough, non_negative=non_negative, **given)
+    if planned.backend == "cuvs":
+        return _search_by_cuvs(rows, plan, p, sample, enough, non_negative=non_negative, **given)
     from streamumap.neighbors import dense
 
     def reached(neighbors: np.ndarray) -> bool:
@@ -87,6 +99,22 @@ def _search_on_device(rows: Rows, plan: Plan, p: Params, sample, enough, *, othe
         return cuda.search(there, p.n_neighbors, **wanted, **given)
 
 
+def _search_by_cuvs(rows: Rows, plan: Plan, p: Params, sample, enough, *, query_rows: int, other_rows: int, **given):
+    from streamumap.neighbors import cuda, cuvs
+
+    def measured(candidates: np.ndarray):
+        with on_device(rows, plan, p.metric, other_rows) as there:
+            return cuvs.measure(there, candidates, query_rows, other_rows)
+
+    def reached(neighbors: np.ndarray) -> bool:
+        with on_device(rows, plan, p.metric, other_rows, original=True) as there:
+            others = neighbors[sample]
+            return enough(others, cuda.count_closer(there, sample, others, other_rows=other_rows))
+
+    wanted: dict = dict(device=plan.device, measured=measured, reached=reached)
+    return cuvs.search(DenseRows(rows.searched, p.metric), p.n_neighbors, **wanted, **given)
+
+
 @contextmanager
 def on_device(rows: Rows, plan: Plan, metric: str, chunk_rows: int, original: bool = False) -> Iterator[Any]:
     """The rows for a GPU backend: as pairs that stay there, else as dense rows that pass by, `chunk_rows` at a time."""
@@ -107,9 +135,11 @@ def search_ticks(plan: Plan) -> int:
     return n * (1 + -(-n // footprint.PACKED_CORPUS_ROWS)) if plan["neighbors"].backend == "packed" else n
 
 
-def count_closer(rows: Rows, plan: Plan, metric: str, sample: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Exact ranks in the ORIGINAL rows, whatever was searched: int64 (S, m)."""
-    block_rows = plan["quality"].blocks["block_rows"]
+def count_closer(
+    rows: Rows, plan: Plan, metric: str, sample: np.ndarray, others: np.ndarray, stage: str = "quality"
+) -> np.ndarray:
+    """Exact ranks in the ORIGINAL rows, whatever was searched: int64 (S, m). By blocks of the stage that asks."""
+    block_rows = plan[stage].blocks["block_rows"]
     if plan.device:
         from streamumap.neighbors import cuda
 

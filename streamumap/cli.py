@@ -97,6 +97,15 @@ Of = Annotated[
 ]
 Neighbors = Annotated[int, _knob("n_neighbors")]
 Metric = Annotated[str, _knob("metric")]
+NeighborsBackend = Annotated[str, _knob("neighbors", "--neighbors")]
+Knn = Annotated[
+    tuple[Path, Path] | None,
+    typer.Option(
+        metavar="INDICES DISTANCES",
+        help="A k-NN graph to use instead of searching for one: two .npy files with a row for each row of INPUT. (default: none)",
+        show_default=False,
+    ),
+]
 Components = Annotated[int, _knob("n_components")]
 Reduce = Annotated[str, _knob("reduce")]
 ReduceDims = Annotated[int, _knob("reduce_dims")]
@@ -129,6 +138,8 @@ def embed(
     negative_sample_rate: Annotated[int, _knob("negative_sample_rate")] = Params.negative_sample_rate,
     local_connectivity: Annotated[float, _knob("local_connectivity")] = Params.local_connectivity,
     set_op_mix_ratio: Annotated[float, _knob("set_op_mix_ratio")] = Params.set_op_mix_ratio,
+    neighbors: NeighborsBackend = Params.neighbors,
+    knn: Knn = None,
     layout: Annotated[str, _knob("layout")] = Params.layout,
     reduce: Reduce = Params.reduce,
     reduce_dims: ReduceDims = Params.reduce_dims,
@@ -154,7 +165,7 @@ def embed(
     params = Params(
         n_neighbors=n_neighbors, min_dist=min_dist, spread=spread, n_components=n_components, metric=metric, n_epochs=n_epochs, init=init,
         learning_rate=learning_rate, repulsion_strength=repulsion_strength, negative_sample_rate=negative_sample_rate,
-        local_connectivity=local_connectivity, set_op_mix_ratio=set_op_mix_ratio, layout=layout, reduce=reduce,
+        local_connectivity=local_connectivity, set_op_mix_ratio=set_op_mix_ratio, neighbors=neighbors, layout=layout, reduce=reduce,
         reduce_dims=reduce_dims, recall=recall, seed=seed,
     )  # fmt: skip
     folder = out or default_out(input)
@@ -169,6 +180,7 @@ def embed(
         reading=_reading(dtype, features, key, shape, sae, of),
         meta=meta,
         drop_nonfinite=drop_nonfinite,
+        knn=knn,
         snapshots=snapshots,
     )
     print(json.dumps(run, indent=2) if json_ else folder)
@@ -195,6 +207,8 @@ def plan(
     n_components: Components = Params.n_components,
     reduce: Reduce = Params.reduce,
     reduce_dims: ReduceDims = Params.reduce_dims,
+    neighbors: NeighborsBackend = Params.neighbors,
+    knn: Knn = None,
     json_: Json = False,
 ) -> None:
     """What embed would do and need; reads no more than headers and changes nothing."""
@@ -202,7 +216,7 @@ def plan(
 
     planned = plan_for(
         input, rows, features, dtype, active, budget, host_budget, device, _reading(dtype, features, key, shape, sae, of),
-        n_neighbors=n_neighbors, n_components=n_components, reduce=reduce, reduce_dims=reduce_dims,
+        knn=knn, n_neighbors=n_neighbors, n_components=n_components, reduce=reduce, reduce_dims=reduce_dims, neighbors=neighbors,
     )  # fmt: skip
     if json_:
         stages = [asdict(s) for s in planned.stages]

@@ -4,7 +4,7 @@ again."""
 import os
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from streamumap.errors import InputError
 from streamumap.events import Listener, Note, ignore
 from streamumap.memory import Budget, Machine
 from streamumap.meta import Meta
+from streamumap.neighbors.given import GivenGraph, look_at_distances, open_graph
 from streamumap.params import Params
 from streamumap.planner import make_plan, resolve_name
 from streamumap.plans import QUALITY_NEIGHBORS, QUALITY_ROWS, Job, Plan, job_of
@@ -51,7 +52,7 @@ def budget_for(machine: Machine, budget: str | int | None, host_budget: str | in
     return Budget(host_bytes=host or host_default, device_bytes=device)
 
 
-def plan_for(x, rows, features, dtype, active, budget, host_budget, device, reading=None, **params) -> Plan:
+def plan_for(x, rows, features, dtype, active, budget, host_budget, device, reading=None, knn=None, **params) -> Plan:
     """`streamumap.plan`; `reading` instead of `dtype` and `features` of an input."""
     if (x is None) == (rows is None) or (x is None and features is None):
         raise InputError("plan: expected an input, or --rows and --features, found both or neither; give one of them.")
@@ -68,8 +69,32 @@ def plan_for(x, rows, features, dtype, active, budget, host_budget, device, read
                 f"--active: expected 1 to {job.n_features}, the features of a row, found {active}; give one in this range."
             )
         job = replace(job, n_nonzero=job.n_rows * active)
+    p = Params(**params)
+    backends.check_installed(p)
+    graph = given_graph(knn, p, job.n_rows)
+    if graph is not None:
+        job = replace(job, knn_columns=graph.n_columns)
+        graph.close()
     machine = memory.machine(device)
-    return make_plan(job, Params(**params), budget_for(machine, budget, host_budget), machine)
+    return make_plan(job, p, budget_for(machine, budget, host_budget), machine)
+
+
+def given_graph(knn: Any, p: Params, n_rows: int) -> GivenGraph | None:
+    """The k-NN graph that is given instead of searched for, if one is. Raises InputError where it cannot be used."""
+    if knn is None:
+        return None
+    for option, value, default in (("neighbors", p.neighbors, "auto"), ("reduce", p.reduce, "none")):
+        if value != default:
+            raise InputError(
+                f"--{option}: {value} says how neighbours are searched, and --knn gives them; leave one of the two out."
+            )
+    graph = open_graph(knn, n_rows)
+    try:
+        graph.check_width(min(p.n_neighbors, n_rows))
+    except BaseException:
+        graph.close()
+        raise
+    return graph
 
 
 def embed(
@@ -83,6 +108,7 @@ def embed(
     reading: Reading | None = None,
     meta: str | os.PathLike | None = None,
     drop_nonfinite: bool = False,
+    knn: Any = None,
     listener: Listener = ignore,
     snapshots: int = 0,
     stopping: Callable[[], bool] = lambda: False,
@@ -91,22 +117,27 @@ def embed(
     `errors.py`.
 
     `meta`: a file whose columns go into embedding.parquet, row for row. `drop_nonfinite`: rows with NaN or Inf are left
-    out and are NaN in the map. `snapshots` positions on the way, evenly spaced over the epochs, are kept in out/snapshots. `stopping()` is asked
+    out and are NaN in the map. `knn`: a k-NN graph of the rows, (indices, distances), each a .npy file or an array; see
+    `neighbors.given`. `snapshots` positions on the way, evenly spaced over the epochs, are kept in out/snapshots. `stopping()` is asked
     between units of work; when it is true the run raises Stopped, and the same call continues it.
     """
     if isinstance(x, (str, os.PathLike)) and os.path.exists(x) and os.path.exists(out) and os.path.samefile(x, out):
         raise InputError(f"--out: {out}: expected another place than the input, found the input; choose another --out.")
     source = open_source(x, reading)
     columns = None if meta is None else Meta(meta, source.n_rows)
+    backends.check_installed(params)
     machine = memory.machine(device)
-    plan = make_plan(job_of(source), params, budget_for(machine, budget, host_budget), machine)
-    work = Workdir(Path(out), source.fingerprint)
-    try:
-        with closing(_Run(source, params, plan, work, listener, stopping, snapshots, columns, drop_nonfinite)) as run:
-            return run.all()
-    finally:
-        work.close()
-        source.close()
+    with ExitStack() as opened:
+        opened.callback(source.close)
+        graph = given_graph(knn, params, source.n_rows)
+        if graph is not None:
+            opened.callback(graph.close)
+        job = replace(job_of(source), knn_columns=graph.n_columns if graph else 0)
+        plan = make_plan(job, params, budget_for(machine, budget, host_budget), machine)
+        work = opened.enter_context(closing(Workdir(Path(out), source.fingerprint)))
+        run = _Run(source, params, plan, work, listener, stopping, snapshots, columns, drop_nonfinite, graph)
+        opened.callback(run.close)
+        return run.all()
 
 
 class _Run(Recorder):
@@ -123,6 +154,7 @@ class _Run(Recorder):
         snapshots: int,
         meta: Meta | None,
         drop_nonfinite: bool,
+        given_knn: GivenGraph | None,
     ):
         super().__init__(plan, listener, stopping)
         if plan.device:
@@ -130,7 +162,7 @@ class _Run(Recorder):
         self.given, self.params, self.work, self.n_snapshots = source, params, work, snapshots
         self.source: RowSource  # the given one, once it can be read in place, without rows that are left out
         self.kept = Kept(source.n_rows)
-        self.meta, self.drop_nonfinite = meta, drop_nonfinite
+        self.meta, self.drop_nonfinite, self.given_knn = meta, drop_nonfinite, given_knn
         self.packed: PackedRows | None = None
         self.given_start = open_rows(params.init).fingerprint if params.init.endswith(".npy") else None
         self.started = time.monotonic()
@@ -148,6 +180,8 @@ class _Run(Recorder):
         knn, graph_key, map_key = self.keys()
         if self.work.has("neighbors", knn):
             self.reuse("the k-NN graph")
+        elif self.given_knn is not None:
+            self.take_neighbors(rows, knn, self.given_knn)
         else:
             self.neighbors(rows, knn)
         if self.work.has("embedding", map_key):
@@ -161,6 +195,8 @@ class _Run(Recorder):
 
     def clip_neighbors(self) -> None:
         self.clip_to(self.given.n_rows)
+        if self.given_knn is not None:
+            self.measured["given_knn"] = self.given_knn.facts()
         for text in getattr(self.given, "warnings", ()):
             self.warn(text)
         for text in getattr(self.given, "notes", ()):
@@ -175,8 +211,9 @@ class _Run(Recorder):
         """What k-NN graph, fuzzy graph and map depend on."""
         p = self.params
         reduced = (p.reduce, p.reduce_dims) if p.reduce != "none" else ()
-        backend, dropped = self.plan["neighbors"].backend, self.kept.rows is not None
-        knn = key_of(__version__, p.n_neighbors, p.metric, reduced, p.recall, p.seed, backend, dropped)
+        how = self.given_knn.fingerprint if self.given_knn else self.plan["neighbors"].backend
+        dropped = self.kept.rows is not None
+        knn = key_of(__version__, p.n_neighbors, p.metric, reduced, p.recall, p.seed, how, dropped)
         graph = key_of(knn, p.local_connectivity, p.set_op_mix_ratio)
         return (
             knn,
@@ -301,15 +338,51 @@ class _Run(Recorder):
             result.append(
                 f"recall@{p.n_neighbors} {measured:.4f} on {size:,} sampled rows, backend {self.plan['neighbors'].backend}"
             )
+        reduced = "neighbours of reduced rows are not those of the rows"
+        self.neighbors_done(key, measured, size, reduced if p.reduce != "none" else "a larger --budget may help")
+
+    def take_neighbors(self, rows: Rows, key: str, given: GivenGraph) -> None:
+        """The graph that is given, as if it had been searched for. Its recall is measured, whatever it is."""
+        p, n, k = self.params, self.given.n_rows, self.params.n_neighbors
+        left_out = None
+        if self.kept.rows is not None:
+            left_out = self.kept.back(np.zeros(len(self.kept.rows), bool), True)
+        with self.stage("neighbors", n, "rows") as (tick, result):
+            self.work.forget("neighbors", "graph", "layout", "embedding")
+            names = {"knn_indices": np.int32, "knn_distances": np.float32}
+            files = [self.work.create(name, (n, k), dtype) for name, dtype in names.items()]
+            for start, near, far in given.blocks(k, self.plan["neighbors"].blocks["block_rows"], left_out):
+                if left_out is not None:
+                    gone = left_out[start : start + len(near)]
+                    near[gone], far[gone] = -1, np.nan
+                files[0].write(start, near)
+                files[1].write(start, far)
+                tick(len(near))
+            given.check_unchanged()
+            for file, name in zip(files, names, strict=True):
+                file.sync()
+                file.close()
+                self.work.publish_saved(name)
+            size = min(QUALITY_ROWS, self.source.n_rows)
+            sample = quality.sample_rows(self.source.n_rows, size, p.seed)
+            others, far = (np.concatenate([file.read(i, i + 1)[:, 1:] for i in sample]) for file in self.knn())
+            measured = quality.recall(self.ranks(rows, sample, others, "neighbors"), others)
+            result.append(f"given by {given.indices.name}, recall@{k} {measured:.4f} on {size:,} sampled rows")
+        for text in given.notes(k):
+            self.listener(Note("info", text))
+        problem = look_at_distances(DenseRows(self.source, p.metric), sample, others, far)
+        for text in (*given.warnings(), *([f"--knn: {given.distances.name}: {problem}."] if problem else [])):
+            self.warn(text)
+        self.neighbors_done(
+            key, measured, size, "check that the given graph is of these rows, in this order and metric"
+        )
+
+    def neighbors_done(self, key: str, measured: float, size: int, remedy: str) -> None:
+        """The recall that was measured on `size` rows, said aloud where it is too low."""
+        p = self.params
         if measured < p.recall:
-            why = (
-                "neighbours of reduced rows are not those of the rows"
-                if p.reduce != "none"
-                else "a larger --budget may help"
-            )
-            self.warn(
-                f"recall: {p.recall:g} was asked for, {measured:.4f} was reached, {p.recall - measured:.4f} short; {why}."
-            )
+            short = p.recall - measured
+            self.warn(f"recall: {p.recall:g} was asked for, {measured:.4f} was reached, {short:.4f} short; {remedy}.")
         self.work.done("neighbors", key, knn_recall={"value": measured, "k": p.n_neighbors, "sample_size": size})
 
     def graph(self, key: str):
@@ -416,9 +489,9 @@ class _Run(Recorder):
             "far_share": {"value": quality.far_share(embedding), "sample_size": n},
         }
 
-    def ranks(self, rows: Rows, sample: np.ndarray, others: np.ndarray) -> np.ndarray:
+    def ranks(self, rows: Rows, sample: np.ndarray, others: np.ndarray, stage: str = "quality") -> np.ndarray:
         return self.fitting(
-            "quality", lambda: backends.count_closer(rows, self.plan, self.params.metric, sample, others)
+            stage, lambda: backends.count_closer(rows, self.plan, self.params.metric, sample, others, stage)
         )
 
     def write(self, found: Scan, embedding: np.ndarray) -> dict:

@@ -40,6 +40,12 @@ class Params:
     set_op_mix_ratio: float = knob(
         1.0, "Fuzzy union (1) to fuzzy intersection (0) of the two directions.", low=0.0, high=1.0
     )
+    neighbors: str = knob(
+        "auto",
+        "Backend of the k-NN search; auto: cuda on a GPU, else packed for rows mostly of zeros and dense for others.",
+        choices=("auto", "packed", "dense", "cuda", "cuvs"),
+        source=OURS,
+    )
     layout: str = knob(
         "auto",
         "Backend of the layout; auto: cuda on a GPU, else cpu.",

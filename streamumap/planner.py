@@ -28,7 +28,8 @@ def make_plan(job: Job, params: Params, budget: Budget, machine: Machine) -> Pla
     ways = [attempt(replace(job, n_nonzero=None))]
     if _packs(job, params):
         memory, disk = attempt(job), attempt(job, packed_on_disk=True)
-        ways = [memory if [s.blocks for s in memory[1]] == [s.blocks for s in disk[1]] else disk, disk, *ways]
+        dense = [] if params.neighbors == "packed" else ways
+        ways = [memory if [s.blocks for s in memory[1]] == [s.blocks for s in disk[1]] else disk, disk, *dense]
     for planner, stages in ways:
         if not planner.missing:
             return Plan(job, budget, machine, stages, planner.packs, planner.packed_on_disk)
@@ -38,7 +39,19 @@ def make_plan(job: Job, params: Params, budget: Budget, machine: Machine) -> Pla
 def _packs(job: Job, params: Params) -> bool:
     from streamumap.source.packed import pays
 
-    return job.n_nonzero is not None and params.reduce == "none" and pays(job.n_rows, job.n_features, job.n_nonzero)
+    if params.neighbors == "packed" and params.reduce != "none":
+        raise InputError(
+            "--neighbors: packed searches the rows as they came and --reduce makes dense ones; use --neighbors auto or leave --reduce out."
+        )
+    if job.n_nonzero is None or params.neighbors == "dense" or params.reduce != "none":
+        return False
+    found = pays(job.n_rows, job.n_features, job.n_nonzero)
+    if params.neighbors == "packed" and not found:
+        share = job.n_nonzero / (job.n_rows * job.n_features)
+        raise InputError(
+            f"--neighbors: packed is for rows that are mostly zeros, here {share:.0%} of the values are not; use --neighbors dense."
+        )
+    return found
 
 
 def _does_not_fit(missing: list[tuple[str, int]], budget: Budget) -> DoesNotFit:

@@ -17,7 +17,8 @@ QUALITY_NEIGHBORS = 15
 class Job:
     """What the source says. `n_nonzero` None: not known before the rows are read once; they are then planned as
     dense. `sparse`: the source is a SparseSource; `n_nonzero` is then never None, and at first no more than a bound.
-    `copied_bytes`: on disk, of an input that is converted. `raw_features`: the width of rows that an SAE encodes."""
+    `copied_bytes`: on disk, of an input that is converted. `raw_features`: the width of rows that an SAE encodes.
+    `knn_columns`: of a k-NN graph that is given; 0: none is."""
 
     n_rows: int
     n_features: int
@@ -26,6 +27,7 @@ class Job:
     sparse: bool = False
     copied_bytes: int = 0
     raw_features: int = 0
+    knn_columns: int = 0
 
     @property
     def itemsize(self) -> int:

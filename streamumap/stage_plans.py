@@ -63,7 +63,7 @@ class StagePlanner:
             self._graph(),
             self._start(),
             self._layout(),
-            self._quality(neighbors.blocks.get("cell_rows", 0)),
+            self._quality(neighbors.blocks.get("cell_rows", min(self.job.n_rows, 4096))),
             self._write(),
         ]
         return out
@@ -162,17 +162,48 @@ class StagePlanner:
         return stage
 
     def _neighbors(self) -> StagePlan:
-        job, k = self.job, self.params.n_neighbors
+        ways = {
+            "given": self._neighbors_given,
+            "packed": self._neighbors_packed,
+            "dense": self._neighbors_dense,
+            "cuda": self._neighbors_cuda,
+            "cuvs": self._neighbors_cuvs,
+        }
+        return ways[self._neighbors_backend()]()
+
+    def _neighbors_backend(self) -> str:
+        """Rows of which the zeros are not counted yet are planned as dense, whatever is asked for."""
+        wanted = self.params.neighbors
+        if self.job.knn_columns:
+            return "given"
+        if wanted in ("cuda", "cuvs") and not self.gpu:
+            raise InputError(
+                f"--neighbors: {wanted} needs a GPU and this is a CPU run; use --neighbors auto or --device cuda."
+            )
+        if wanted in ("packed", "dense") and self.gpu:
+            raise InputError(
+                f"--neighbors: {wanted} searches on the CPU and this is a GPU run; use --neighbors auto or --device cpu."
+            )
         if self.gpu:
-            return self._neighbors_cuda()
-        if job.n_nonzero is not None:
-            nonzero = job.n_nonzero
-            threads = self.machine.n_cores
-            return self._solve(
-                "neighbors", "packed", "query_rows", powers(min(job.n_rows, 8192), 64),
-                lambda b: knn.packed(job.n_rows, job.n_features, nonzero, k, b, threads),
-            )  # fmt: skip
-        return self._neighbors_dense()
+            return "cuvs" if wanted == "cuvs" else "cuda"
+        return "packed" if self.packs else "dense"
+
+    def _neighbors_given(self) -> StagePlan:
+        """Nothing is searched: the graph is copied, and its recall measured."""
+        job, k = self.job, self.params.n_neighbors
+        return self._solve(
+            "neighbors", "given", "block_rows", powers(min(job.n_rows, 16_384), min(job.n_rows, 64)),
+            lambda b: max(knn.given(job.knn_columns, job.n_features, k, b), self._ranking(k - 1, b)),
+            (lambda b: self._device_rows() + self._counting(k - 1, b)) if self.gpu else None,
+        )  # fmt: skip
+
+    def _neighbors_packed(self) -> StagePlan:
+        job, k, threads = self.job, self.params.n_neighbors, self.machine.n_cores
+        nonzero = job.n_nonzero or 0
+        return self._solve(
+            "neighbors", "packed", "query_rows", powers(min(job.n_rows, 8192), 64),
+            lambda b: knn.packed(job.n_rows, job.n_features, nonzero, k, b, threads),
+        )  # fmt: skip
 
     def _neighbors_dense(self) -> StagePlan:
         """The graph found so far is measured in between, by blocks of no more rows than a cell has."""
@@ -190,6 +221,17 @@ class StagePlanner:
         return knn.dense_count_closer(
             min(QUALITY_ROWS, rows.n_rows), n_others, rows.n_features, rows.itemsize, block_rows
         )
+
+    def _ranking(self, n_others, block_rows) -> int:
+        """Host bytes of `backends.count_closer`."""
+        job = self.job
+        if self.gpu:
+            return 2 * block_rows * self.original.n_features * self.original.itemsize
+        if job.n_nonzero is None:
+            return self._counting_dense(n_others, block_rows)
+        per_row = job.n_nonzero / job.n_rows * knn.UNEVEN
+        sample = int(per_row * 8 * QUALITY_ROWS * (n_others + 1))
+        return sample + int(block_rows * (per_row * 24 + 16 * self.machine.n_cores))
 
     def _counting(self, n_others, block_rows) -> int:
         size = min(QUALITY_ROWS, self.job.n_rows)
@@ -222,6 +264,28 @@ class StagePlanner:
             return self._device_rows() + max(search, self._counting(k - 1, other))
 
         return self._fit("neighbors", "cuda", shapes, host, device)
+
+    def _neighbors_cuvs(self) -> StagePlan:
+        """cuVS first, which wants all rows on both sides; then its neighbours are measured."""
+        job, k = self.job, self.params.n_neighbors
+        n, d = job.n_rows, job.n_features
+        shapes = [
+            {"query_rows": query, "other_rows": other}
+            for query in powers(min(n, 131_072) if self.packs else n, min(n, 2_048))
+            for other in (65_536, 16_384, 4_096, 1_024)
+        ]
+
+        def host(shape: dict[str, int]) -> int:
+            staged = 0 if self.packs else 2 * min(shape["other_rows"], n) * d * knn.cuda_itemsize(job.dtype)
+            return knn.cuvs_host(n, d, k) + staged
+
+        def device(shape: dict[str, int]) -> int:
+            blocks = shape["query_rows"], shape["other_rows"]
+            measuring = knn.cuvs_measuring(n, d, k, job.dtype, self.packs, *blocks)
+            counting = self._counting(k - 1, shape["other_rows"])
+            return max(knn.cuvs_device(n, d, k), self._device_rows() + max(measuring, counting))
+
+        return self._fit("neighbors", "cuvs", shapes, host, device)
 
     def _device_rows(self) -> int:
         """Of packed rows that stay on the device."""
@@ -332,18 +396,12 @@ class StagePlanner:
         if self.gpu:
             return self._solve(
                 "quality", "cuda", "block_rows", powers(min(job.n_rows, 16_384), 256),
-                lambda b: tree + 2 * b * job.n_features * job.itemsize, lambda b: self._device_rows() + self._counting(QUALITY_NEIGHBORS, b),
+                lambda b: tree + self._ranking(QUALITY_NEIGHBORS, b), lambda b: self._device_rows() + self._counting(QUALITY_NEIGHBORS, b),
             )  # fmt: skip
-        if job.n_nonzero is not None:
-            per_row = job.n_nonzero / job.n_rows * knn.UNEVEN
-            sample = int(per_row * 8 * QUALITY_ROWS * (QUALITY_NEIGHBORS + 1))
-            return self._solve(
-                "quality", "packed", "block_rows", powers(min(job.n_rows, 65_536), 256),
-                lambda b: tree + sample + int(b * (per_row * 24 + 16 * self.machine.n_cores)),
-            )  # fmt: skip
+        sizes = powers(cell_rows, min(cell_rows, 64)) if job.n_nonzero is None else powers(min(job.n_rows, 65_536), 256)
         return self._solve(
-            "quality", "dense", "block_rows", powers(cell_rows, min(cell_rows, 64)),
-            lambda b: tree + self._counting_dense(QUALITY_NEIGHBORS, b),
+            "quality", "dense" if job.n_nonzero is None else "packed", "block_rows", sizes,
+            lambda b: tree + self._ranking(QUALITY_NEIGHBORS, b),
         )  # fmt: skip
 
     def _write(self) -> StagePlan:

@@ -35,6 +35,7 @@ BACKENDS = (
         "source.feed",
         "source.scan_cuda",
         "neighbors.packed",
+        "neighbors.cuvs",
         "layout.cpu",
         "layout.cuda",
         "layout.cuml",
