@@ -16,6 +16,7 @@ after --seconds is not begun, and what was measured is written: a JSON line a ca
 """
 
 import argparse
+import ctypes
 import gc
 import hashlib
 import importlib
@@ -76,17 +77,15 @@ class Bench:
             backends.count_closer(few.rows, few.plan()[0], few.metric, np.arange(8), np.zeros((8, 1), int))
 
     def ready(self, name: str) -> Case:
-        gc.collect()
-        before, started = memory.anonymous_bytes(), time.perf_counter()
+        before, started = memory_in_use(), time.perf_counter()
         search = prepare(name, self.setting)
         seconds = time.perf_counter() - started
-        own = max(0, memory.anonymous_bytes() - before) if name in PEERS else packed_bytes(self.setting)
+        own = max(0, memory_in_use() - before) if name in PEERS else packed_bytes(self.setting)
         return Case(name, search, seconds, own)
 
     def run(self, case: Case) -> None:
-        gc.collect()
         gpu.release()
-        before = memory.anonymous_bytes()
+        before = memory_in_use()
         self.watch.lap()
         started, cpu = time.perf_counter(), time.process_time()
         found = case.search()
@@ -120,6 +119,14 @@ class Bench:
                     cases.append(self.ready(name))
                 self.run(cases[place])
         return cases
+
+
+def memory_in_use() -> int:
+    """RssAnon once what is free has gone back to the system: else a case could use what another one left."""
+    gc.collect()
+    with suppress(AttributeError):  # another C library than glibc
+        ctypes.CDLL(None).malloc_trim(0)
+    return memory.anonymous_bytes()
 
 
 def others_of(found: np.ndarray, sample: np.ndarray, k: int) -> np.ndarray:
@@ -156,10 +163,10 @@ def make(options: argparse.Namespace) -> Path:
 
 
 def record(case: Case, setting: Setting, options: argparse.Namespace) -> dict:
-    """One line: medians, and each run."""
+    """One line: medians, of bytes the most, and each run."""
     name, _, recall = case.name.partition("@")
     source, found = setting.rows.original, setting.rows.found
-    values = {key: median(run[key] for run in case.runs) for key in MEASURES}
+    values = {key: (max if key.endswith("bytes") else median)([run[key] for run in case.runs]) for key in MEASURES}
     return {
         "case": case.name,
         "system": name if name in PEERS else "streamumap",
