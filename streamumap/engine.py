@@ -16,6 +16,7 @@ from streamumap.backends import Rows
 from streamumap.blockfile import BlockFile
 from streamumap.errors import InputError
 from streamumap.events import Listener, Note, ignore
+from streamumap.levers import Outlook, outlook
 from streamumap.memory import Budget, Machine
 from streamumap.meta import Meta
 from streamumap.params import Params
@@ -51,7 +52,7 @@ def budget_for(machine: Machine, budget: str | int | None, host_budget: str | in
     return Budget(host_bytes=host or host_default, device_bytes=device)
 
 
-def plan_for(x, rows, features, dtype, active, budget, host_budget, device, reading=None, **params) -> Plan:
+def plan_for(x, rows, features, dtype, active, budget, host_budget, device, reading=None, **params) -> Outlook:
     """`streamumap.plan`; `reading` instead of `dtype` and `features` of an input."""
     if (x is None) == (rows is None) or (x is None and features is None):
         raise InputError("plan: expected an input, or --rows and --features, found both or neither; give one of them.")
@@ -69,7 +70,7 @@ def plan_for(x, rows, features, dtype, active, budget, host_budget, device, read
             )
         job = replace(job, n_nonzero=job.n_rows * active)
     machine = memory.machine(device)
-    return make_plan(job, Params(**params), budget_for(machine, budget, host_budget), machine)
+    return outlook(job, Params(**params), budget_for(machine, budget, host_budget), machine)
 
 
 def embed(

@@ -66,6 +66,11 @@ class Budget:
     host_bytes: int
     device_bytes: int | None = None
 
+    @property
+    def host_option(self) -> str:
+        """What a user raises to raise `host_bytes`."""
+        return "--budget" if self.device_bytes is None else "--host-budget"
+
 
 @dataclass(frozen=True)
 class Device:

@@ -17,7 +17,7 @@ LAYERS = [
     | {"publish", "palette", "columns", "coding", "raster", "render", "animate", "clusters"}
     | {"runs", "look", "viewer", "export", "output"},
     {"reduce", "neighbors", "graph", "initial", "layout"},
-    {"plans", "stage_plans", "planner"},
+    {"plans", "stage_plans", "planner", "rates", "levers"},
     {"engine", "backends", "recorder", "report"},
     {"streamumap", "cli", "estimator", "doctor", "terminal"},
 ]
