@@ -100,7 +100,8 @@ def print_plan(found: Outlook) -> None:
         device_budget, host_budget = format_bytes(budget.device_bytes or 0), format_bytes(budget.host_bytes)
         print(f"device   {device.label} {device.name}, budget {device_budget}; host budget {host_budget}\n")
     else:
-        print(f"device   cpu, {found.machine.n_cores} cores, budget {format_bytes(budget.host_bytes)}\n")
+        given = "" if budget.host_option == "--budget" else f", as {budget.host_option} says"
+        print(f"device   cpu, {found.machine.n_cores} cores, budget {format_bytes(budget.host_bytes)}{given}\n")
     _print_stages(found)
     print(f"\ndisk     {format_bytes(found.peak.disk_bytes)} in the run's folder while it works")
     for option, stages in found.binding.items():

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "streamumap"
 
 # Imports go to the same layer or a lower one.
 LAYERS = [
-    {"errors", "events", "params", "memory", "watch", "gpu"},
+    {"errors", "events", "params", "memory", "limits", "watch", "gpu"},
     {"source", "workdir", "quality", "blockfile", "writer", "demo", "meta"}
     | {"publish", "palette", "columns", "coding", "raster", "render", "animate", "clusters"}
     | {"runs", "look", "viewer", "export", "output"},
@@ -51,7 +51,7 @@ COMPUTE = {"torch", "triton", "numba", "pynndescent", "cuml", "cuvs"}
 ONLY_IN = {
     "typer": {"cli"},
     "sklearn": {"estimator", "clusters"},
-    "pynvml": {"memory", "watch"},
+    "pynvml": {"memory", "limits", "watch"},
     "matplotlib": {"render"},
     "PIL": {"animate"},
     "anndata": {"export"},
