@@ -10,7 +10,7 @@ from streamumap.errors import DoesNotFit, InputError
 from streamumap.memory import Budget, Machine, format_bytes
 from streamumap.params import Params
 from streamumap.plans import Job, Plan, StagePlan
-from streamumap.stage_plans import StagePlanner
+from streamumap.stage_plans import StagePlanner, tiny
 
 Stages = tuple[StagePlan, ...]
 
@@ -45,7 +45,8 @@ def _ways(job: Job, params: Params, budget: Budget, machine: Machine) -> list[tu
     ways = [attempt(replace(job, n_nonzero=None))]
     if _packs(job, params):
         memory, disk = attempt(job), attempt(job, packed_on_disk=True)
-        ways = [memory if [s.blocks for s in memory[1]] == [s.blocks for s in disk[1]] else disk, disk, *ways]
+        in_memory = not tiny() and [s.blocks for s in memory[1]] == [s.blocks for s in disk[1]]
+        ways = [memory if in_memory else disk, disk, *ways]
     return ways
 
 
