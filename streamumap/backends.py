@@ -254,18 +254,21 @@ def _block_reader(rows: Rows, metric: str) -> Callable[[int, int], Any]:
 
 
 def _ahead(read, n_rows: int, block_rows: int, n_threads: int, tick: Tick) -> Iterator[tuple[int, object]]:
-    """(start, read(start, stop)) over all rows in order, `n_threads` blocks in memory at a time."""
+    """(start, read(start, stop)) over all rows in order, `n_threads` blocks in memory at a time. One tick a row."""
     waiting: deque = deque()
+
+    def next_block():
+        first, block = waiting.popleft()
+        yield first, block.result()
+        tick(min(block_rows, n_rows - first))
+
     with ThreadPoolExecutor(n_threads) as pool:
         for start in range(0, n_rows, block_rows):
             waiting.append((start, pool.submit(read, start, min(start + block_rows, n_rows))))
             if len(waiting) == n_threads:
-                first, block = waiting.popleft()
-                yield first, block.result()
-                tick(block_rows)
+                yield from next_block()
         while waiting:
-            first, block = waiting.popleft()
-            yield first, block.result()
+            yield from next_block()
 
 
 def _sparse(rows, n_features: int, metric: str):

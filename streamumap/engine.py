@@ -16,6 +16,7 @@ from streamumap.backends import Rows
 from streamumap.blockfile import BlockFile
 from streamumap.errors import InputError
 from streamumap.events import Listener, Note, ignore
+from streamumap.levers import Outlook, outlook
 from streamumap.memory import Budget, Machine
 from streamumap.meta import Meta
 from streamumap.neighbors.given import GivenGraph, look_at_distances, open_graph
@@ -42,17 +43,24 @@ LAYOUT_PARAMS = (
 
 
 def budget_for(machine: Machine, budget: str | int | None, host_budget: str | int | None) -> Budget:
-    """--budget and --host-budget as caps; what is not given is a share of what is free."""
+    """--budget and --host-budget as caps; what is not given is a share of what is free. On the host the least of these and
+    the machine's own limits holds."""
     given = None if budget is None else memory.parse_bytes(budget)
     host = None if host_budget is None else memory.parse_bytes(host_budget, "--host-budget")
-    host_default = int(machine.host_free_bytes * memory.DEFAULT_SHARE)
-    if machine.device is None:
-        return Budget(host_bytes=min(x for x in (given or host_default, host) if x is not None))
-    device = given or int(machine.device.free_bytes * memory.DEFAULT_SHARE)
-    return Budget(host_bytes=host or host_default, device_bytes=device)
+    default, device_bytes = int(machine.host_free_bytes * memory.DEFAULT_SHARE), None
+    if machine.device:
+        device_bytes = given or int(machine.device.free_bytes * memory.DEFAULT_SHARE)
+        caps = [("--host-budget", host or default)]
+    else:
+        caps = [("--budget", given or default), *([("--host-budget", host)] if host else [])]
+    caps += [(limit.name, max(1, limit.n_bytes - memory.anonymous_bytes())) for limit in machine.host_limits]
+    limited_by, host_bytes = min(caps, key=lambda cap: cap[1])
+    return Budget(host_bytes, device_bytes, limited_by)
 
 
-def plan_for(x, rows, features, dtype, active, budget, host_budget, device, reading=None, knn=None, **params) -> Plan:
+def plan_for(
+    x, rows, features, dtype, active, budget, host_budget, device, reading=None, knn=None, **params
+) -> Outlook:
     """`streamumap.plan`; `reading` instead of `dtype` and `features` of an input."""
     if (x is None) == (rows is None) or (x is None and features is None):
         raise InputError("plan: expected an input, or --rows and --features, found both or neither; give one of them.")
@@ -76,7 +84,9 @@ def plan_for(x, rows, features, dtype, active, budget, host_budget, device, read
         job = replace(job, knn_columns=graph.n_columns)
         graph.close()
     machine = memory.machine(device)
-    return make_plan(job, p, budget_for(machine, budget, host_budget), machine)
+    if x is None:  # a job to be run anywhere
+        machine = replace(machine, host_limits=())
+    return outlook(job, p, budget_for(machine, budget, host_budget), machine)
 
 
 def given_graph(knn: Any, p: Params, n_rows: int) -> GivenGraph | None:

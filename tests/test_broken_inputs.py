@@ -3,6 +3,8 @@
 `UPDATE_DOCS=1 pytest tests/test_broken_inputs.py` writes the table anew.
 """
 
+# ruff: noqa: E501  (lines of a table)
+
 import errno
 import io
 import json

@@ -383,6 +383,11 @@ def test_a_path_that_is_no_unicode(call, rows, tmp_path):
 # 3: the budget
 
 
+def test_a_refusal_names_the_option_that_was_given(refused, rows):
+    said = refused(3, "embed", rows(), "--budget", "2GB", "--host-budget", "1MB", "--device", "cpu")
+    assert said.startswith("--host-budget: 1 MB cannot hold this job, the smallest that can is")
+
+
 def test_an_infeasible_budget_names_one_that_works(refused, call, rows):
     path = rows(CODES[:300])
     said = refused(3, "embed", path, "--budget", "1MB", "--device", "cpu", "--n-epochs", 5)
