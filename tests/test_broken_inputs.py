@@ -527,37 +527,15 @@ def escaped(text):
     return f"`{text}`"
 
 
-FORMATS = """\
-# What is read, and what is said of what cannot be
-
-| what | how it is named | read |
-| --- | --- | --- |
-| `.npy` | `embed rows.npy` | in place |
-| shards of any kind below, in natural order (2 before 10) | `embed folder/`, `embed 'folder/part-*.npy'`, `embed shards.txt` (one name a line) | as the kind |
-| TopK pairs | `embed codes_indices.npy` with `codes_values.npy` beside it, or a folder with both; width from `--features` or a JSON beside them | in place, from the pairs |
-| `.npz`: an array, TopK pairs (`indices`, `values`, `n_features`), CSR as SciPy saves it | `embed rows.npz [--key NAME]` | in place; converted where compressed |
-| `.safetensors`: a tensor, TopK pairs, CSR | `embed rows.safetensors [--key NAME]` | in place |
-| a file without a header | `embed rows.bin --shape 3000000,12288 --dtype float16` | in place |
-| raw activations and an SAE: RE-N-Y/sae, SAELens, sparsify, dictionary_learning; TopK, ReLU, JumpReLU | `embed raw.npy --sae CKPT` | encoded as they stream past, kept as pairs |
-| Parquet, Arrow (Feather): a column of lists of one length | `embed rows.parquet [--key COLUMN]` | converted |
-| `.pt`: a tensor or a dictionary of tensors, `weights_only` | `embed rows.pt [--key NAME]` | in place |
-| HDF5, `.h5ad` (`pip install 'streamumap[hdf5]'`) | `embed rows.h5 [--key PATH]` | in place; converted where chunked |
-| Zarr 2 and 3 (`pip install 'streamumap[zarr]'`) | `embed rows.zarr [--key NAME]` | converted |
-
-What a file is, its content says, not its name. "Converted" is: written once into the run's scratch, block by block, and removed with it.
-Whatever the format, the same rows give the same map, to the byte (`tests/test_formats.py`). In Python an input is also an array, a CPU
-tensor, a `scipy.sparse` CSR matrix, `(indices, values, n_features)`, or an iterable of blocks of rows.
-
-`--of features` maps the features by the rows they are active in, `--of decoder` the directions of an SAE; `--drop-nonfinite` leaves rows
-with NaN or Inf out; `--meta FILE` carries columns into `embedding.parquet`; `streamumap pack INPUT OUT.npz` drops the zeros, exactly.
-
-## What arrives broken
-"""
+MARK = "## What arrives broken"
 
 
 def document():
+    """What the document says before MARK, and then the table."""
+    written = DOCS.read_text(encoding="utf-8")
     lines = [
-        *FORMATS.splitlines(),
+        *written[: written.index(MARK)].splitlines(),
+        MARK,
         "",
         "Written by `UPDATE_DOCS=1 pytest tests/test_broken_inputs.py`: every line is a test, and every message is what that test saw.",
         "Exit codes: 0 done, 2 the input or an option is wrong, 4 the output cannot be written, 5 the input changed during the run.",
