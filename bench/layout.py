@@ -1,4 +1,4 @@
-"""The layout alone, from one exact k-NN graph, one fuzzy graph and one PCA start: streamumap against umap-learn, or
+"""The layout alone, from one exact k-NN graph, one fuzzy graph and one start (ours): streamumap against umap-learn, or
 cuML on a GPU.
 
     python bench/layout.py --data FOLDER_OR_NPY [--seeds 3] [--epochs 200 300] [--dims 2] [--attraction 0.25 0.5 1 2]

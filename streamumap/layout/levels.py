@@ -72,22 +72,26 @@ def start(
 ) -> Start:
     """First positions on the graph of `blocks` (as of `run.run`). `place_top` gives those of the coarsest level,
     float32 (M, n_components), for the vertices of these numbers, int64 (M,) ascending, one in each of its cells. Ticks
-    0, often.
+    N in all, and 0 often.
     """
     sizes: list[int] = []
     unreached: list[int] = []
+    n_rows = settings.n_vertices
 
     def first(blocks, n: int, chosen: np.ndarray) -> np.ndarray:
         """Where a level's epochs begin; `chosen`: its vertices, as vertices of the graph itself."""
         sizes.append(n)
         if n <= 2 * TOP:
             return place_top(chosen)
+        step = n_rows // 3 if len(sizes) == 1 else 0
         n_cells = min(max(TOP, n // RATIO), MOST_CELLS)
         seeds = choose_seeds(n, n_cells, settings.seed, len(sizes))
         place = run.placer(blocks, backend)
         cells, n_lost = _cells(place, seeds, n, backend, tick)
+        tick(step)
         unreached.append(n_lost)
         level = _coarse(place, cells, n, n_cells, backend)
+        tick(step)
         coarse = [lambda: level]
         begin = first(coarse, n_cells, chosen[seeds])
         n_epochs = LEVEL_EPOCHS if n_cells > 2 * TOP else TOP_EPOCHS
@@ -97,7 +101,8 @@ def start(
         wide = np.float32((n / n_cells) ** WIDENING)
         return _prolonged(state.positions * wide, place, cells, backend)
 
-    positions = first(blocks, settings.n_vertices, np.arange(settings.n_vertices))
+    positions = first(blocks, n_rows, np.arange(n_rows))
+    tick(n_rows - 2 * (n_rows // 3) * (len(sizes) > 1))
     return Start(positions, tuple(sizes), sum(unreached[:1]))
 
 
