@@ -140,17 +140,18 @@ def others_of(found: np.ndarray, sample: np.ndarray, k: int) -> np.ndarray:
 
 def make(options: argparse.Namespace) -> Path:
     """Rows made by tools/make_data.py in --scratch, where they are not there already."""
-    sizes = f"{options.rows}x{options.features or 'own'}x{options.active or 'own'}"
+    if options.make == "like":
+        if not (options.like / "sae.json").is_file():
+            skip(f"{options.like / 'sae.json'} is missing")
+        options.features = options.features or json.loads((options.like / "sae.json").read_text())["d_sae"]
+    sizes = f"{options.rows}x{options.features}" + (f"x{options.active}" if options.active else "")
     out = options.scratch / f"{options.make}-{sizes}.npy"
     made = out.with_name(f"{out.stem}_indices.npy") if options.pairs else out
     if made.exists():
         return made
-    arguments = ["--rows", str(options.rows), "--device", options.device.partition(":")[0]]
-    if options.features:
-        arguments += ["--features", str(options.features)]
+    arguments = ["--rows", str(options.rows), "--features", str(options.features)]
+    arguments += ["--device", options.device.partition(":")[0]]
     if options.make == "like":
-        if not options.like.is_dir():
-            skip(f"{options.like} is missing")
         arguments = ["like", str(options.like), str(out), *arguments, *(["--pairs"] if options.pairs else [])]
     else:
         arguments = ["clusters", str(out), *arguments, "--active", str(options.active)]

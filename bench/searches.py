@@ -6,6 +6,7 @@ backend is not exact anyway. `nn-descent` is cuVS's all_neighbors with its defau
 
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -27,7 +28,7 @@ from streamumap.source.scan import check_finite
 OURS = ("packed", "dense", "cuda", "cuvs")
 PEERS = {"nn-descent": "cuvs", "pynndescent": "pynndescent"}
 WARM_ROWS = 4096
-FILL_BYTES = 256 * 2**20
+FILL_BYTES = 2**24
 
 Search = Callable[[], np.ndarray]
 
@@ -167,8 +168,12 @@ def _float32(setting: Setting) -> np.ndarray:
     rows = DenseRows(setting.rows.original, "euclidean")
     out = np.empty((rows.n_rows, rows.n_features), np.float32)
     step = max(1, FILL_BYTES // (4 * rows.n_features))
-    for start in range(0, rows.n_rows, step):
+
+    def fill(start: int) -> None:
         out[start : start + step] = rows.block(start, min(start + step, rows.n_rows))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(fill, range(0, rows.n_rows, step)))
     return out
 
 

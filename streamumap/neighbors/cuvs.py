@@ -7,6 +7,7 @@ one that cuVS needs are not the same version, import cuvs before torch.
 """
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,14 @@ from streamumap.events import Tick, no_tick
 from streamumap.neighbors.cuda.decide import decide
 from streamumap.neighbors.cuda.join import merge
 from streamumap.neighbors.cuda.packed import PackedOnDevice
-from streamumap.neighbors.footprint import CUVS_FACTOR, cuvs_degree, cuvs_padded, cuvs_width
+from streamumap.neighbors.footprint import (
+    CUVS_FACTOR,
+    CUVS_FILL_BYTES,
+    CUVS_FILLING,
+    cuvs_degree,
+    cuvs_padded,
+    cuvs_width,
+)
 from streamumap.neighbors.zero import join_zero_rows
 
 EFFORTS = ((2, 20), (CUVS_FACTOR, 40))
@@ -26,7 +34,6 @@ EFFORTS = ((2, 20), (CUVS_FACTOR, 40))
 SMALL_ROWS = 4096
 """So few rows cuVS compares all with all."""
 
-FILL_BYTES = 64 * 2**20
 LARGEST = 2.0**14
 """Larger values are scaled down: float16 ends at 2^16, and NN-descent adds products up."""
 
@@ -109,14 +116,16 @@ def _library() -> Any:
 def _matrix(rows, kept):
     """The rows of these numbers, float32 (n, D), of length 1 for cosine, none of their values above LARGEST."""
     out = np.empty((len(kept), rows.n_features), np.float32)
-    step = max(1, FILL_BYTES // (4 * rows.n_features))
-    largest = 0.0
-    for at in range(0, len(kept), step):
-        part = kept[at : at + step]
-        first, last = int(part[0]), int(part[-1]) + 1
-        block = out[at : at + step]
-        block[:] = rows.block(first, last)[part - first] if last - first < 2 * step else rows.take(part)
-        largest = max(largest, float(block.max()), -float(block.min()))
+    step = max(1, CUVS_FILL_BYTES // (4 * rows.n_features))
+
+    def fill(at: int) -> float:
+        part, block = kept[at : at + step], out[at : at + step]
+        whole = part[-1] - part[0] == len(part) - 1
+        block[:] = rows.block(int(part[0]), int(part[-1]) + 1) if whole else rows.take(part)
+        return max(float(block.max()), -float(block.min()))
+
+    with ThreadPoolExecutor(CUVS_FILLING) as pool:
+        largest = max(pool.map(fill, range(0, len(kept), step)), default=0.0)
     if largest > LARGEST:
         np.multiply(out, np.float32(2.0 ** -np.ceil(np.log2(largest / LARGEST))), out=out)
     return out

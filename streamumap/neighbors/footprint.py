@@ -74,6 +74,10 @@ CUVS_FACTOR = 4
 CUVS_MARGIN = 8
 """Neighbours asked for beyond k: float16 orders near ties wrongly, the rows put them right."""
 
+CUVS_FILL_BYTES = 2**24
+CUVS_FILLING = 8
+"""Rows that are made float32 in one go, in bytes, and by how many threads."""
+
 CUVS_ROW_BYTES = 656
 """Device bytes of a row in NN-descent beyond its float16 values, as measured with cuML 26.10: 4.6 GB at 500,000 rows of
 3,072 features, 21.6 GB at 3,000,000."""
@@ -265,7 +269,8 @@ def cuvs_host(n_rows: int, n_features: int, k: int) -> int:
     and fro; two graphs of ours."""
     width = cuvs_width(n_rows, k)
     descent = cuvs_degree(k) * CUVS_FACTOR * 12 + 32 * (4 * 4 + 8)
-    return n_rows * (n_features * 4 + descent + width * 8 * 4 + cuvs_padded(width) * 4 * 3)
+    filling = CUVS_FILLING * max(CUVS_FILL_BYTES, n_features * 4) * 4
+    return n_rows * (n_features * 4 + descent + width * 8 * 4 + cuvs_padded(width) * 4 * 3) + filling
 
 
 def cuvs_device(n_rows: int, n_features: int, k: int) -> int:
