@@ -26,13 +26,14 @@ from streamumap.plans import QUALITY_NEIGHBORS, QUALITY_ROWS, Job, Plan, job_of
 from streamumap.recorder import Recorder
 from streamumap.report import report
 from streamumap.source import Reading, RowSource, ToConvert, check_shape, open_rows, open_source
+from streamumap.source.base import stored_dtype
 from streamumap.source.kept import Kept, all_but
-from streamumap.source.packed import PackedRows, pack
+from streamumap.source.packed import PackedRows, pack, packed_footprint
 from streamumap.source.rows import DenseRows
 from streamumap.source.scaled import extreme_exponent, scaled, sized
 from streamumap.source.scan import Scan, check_finite, scan, wild_features
 from streamumap.stage_plans import CONTEXT_BYTES
-from streamumap.workdir import Workdir, key_of
+from streamumap.workdir import Workdir, check_space, key_of, used_bytes
 
 SAVE_SECONDS = 5.0
 """Between two checkpoints of the layout."""
@@ -144,6 +145,7 @@ def embed(
             opened.callback(graph.close)
         job = replace(job_of(source), knn_columns=graph.n_columns if graph else 0)
         plan = make_plan(job, params, budget_for(machine, budget, host_budget), machine)
+        check_space(Path(out), plan.peak.disk_bytes - used_bytes(Path(out)))
         work = opened.enter_context(closing(Workdir(Path(out), source.fingerprint)))
         run = _Run(source, params, plan, work, listener, stopping, snapshots, columns, drop_nonfinite, graph)
         opened.callback(run.close)
@@ -255,10 +257,14 @@ class _Run(Recorder):
                 found, self.packed = scan(source, block_rows), None
             job = replace(self.plan.job, n_rows=found.n_rows, dtype=source.dtype, n_nonzero=found.n_nonzero)
             self.plan = make_plan(job, self.params, self.plan.budget, self.plan.machine)
+            self.work.reserve(self.plan.peak.disk_bytes)
             if not self.plan.packs or self.plan.packed_on_disk:
                 self.packed = None
             if self.plan.packs and self.packed is None:
                 folder = self.work.scratch if self.plan.packed_on_disk else None
+                if folder:
+                    sizes = source.n_rows, source.n_features, found.n_nonzero, stored_dtype(source.dtype).itemsize
+                    self.work.take(packed_footprint(*sizes, on_disk=True)[1])
                 self.packed = pack(source, block_rows, found.n_nonzero, folder)
             source.check_unchanged()
             result.append(

@@ -23,6 +23,12 @@ TORCH_HOST_BYTES = 1_500 * 10**6
 CONTEXT_BYTES = 1_100 * 2**20
 """Device memory of a process with torch's modules, cuBLAS and its workspaces, and Triton, before any array."""
 
+PARQUET_BYTES = 8 + 1 + 8
+"""Of a row of embedding.parquet beside its position."""
+
+PICTURE_BYTES = 4 << 20
+"""On disk, of map.png and what else does not grow with the rows."""
+
 POOL_SHARE = 0.05
 """What torch's pool loses to rounding, as a share of the arrays."""
 
@@ -62,7 +68,9 @@ class StagePlanner:
         self.packs, self.packed_on_disk = job.n_nonzero is not None, packed_on_disk
         self.device_base = 0
         self.host_base = LIBRARIES_BYTES + (TORCH_HOST_BYTES if self.gpu else 0)
-        self.disk = self.kept_bytes = job.copied_bytes + job.n_rows * (params.n_neighbors * 8 + params.n_components * 4)
+        point_bytes = params.n_components * 4
+        row_bytes = params.n_neighbors * 8 + 3 * point_bytes + PARQUET_BYTES  # the graph; map, checkpoint, table
+        self.disk = self.kept_bytes = job.copied_bytes + job.n_rows * row_bytes + PICTURE_BYTES
 
     def stages(self) -> list[StagePlan]:
         out = [self._read()]

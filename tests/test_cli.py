@@ -416,6 +416,13 @@ def test_an_output_that_cannot_be_made(refused, rows, tmp_path):
         assert "cannot be written" in refused(4, "embed", rows(), *FAST, "-o", tmp_path / out)
 
 
+def test_a_disk_with_too_little_space(refused, rows, monkeypatch, tmp_path):
+    monkeypatch.setattr(os, "statvfs", lambda path: os.statvfs_result((4096, 4096, 100, 100, 100, 9, 9, 9, 0, 255)))
+    said = refused(4, "embed", rows(), *FAST, "-o", tmp_path / "new" / "run")
+    assert "found 410 KB" in said and "too little; free as much or choose another --out." in said
+    assert not (tmp_path / "new").exists()
+
+
 @pytest.mark.parametrize("name", ["posix_fallocate", "pwrite", "replace"])
 def test_a_disk_that_is_full(name, refused, rows, monkeypatch, tmp_path):
     path = rows()

@@ -101,6 +101,7 @@ def test_more_memory_changes_nothing_where_no_budget_binds():
     assert outlook(Job(63_666, 3072, "float16"), Params(), *CAPS["cpu"]).binding == {"--budget": ()}
 
 
+@pytest.mark.sizes
 def test_the_budget_that_binds_is_named_with_the_stages():
     job = Job(3_000_000, 3072, "float16")
     smallest = smallest_budget(job, Params(), H200)
