@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -133,8 +133,10 @@ def measured(job: Job, maps: list[np.ndarray]) -> list[dict]:
 
     n, source = job.rows.n_rows, job.rows.source
     sample = quality.sample_rows(n, SAMPLE_ROWS, SEED)
-    near = np.concatenate([quality.nearest_on_map(y, sample, NEIGHBORS) for y in maps], axis=1)
-    ranks = cuda.count_closer(source, sample, near, job.params.metric, other_rows=16_384, device=job.device)
+    looked = dict(other_rows=65_536, device=job.device)
+    near = np.concatenate([cuda.nearest_points(y, sample, NEIGHBORS, **looked) for y in maps], axis=1)
+    with closing(cuda.StreamedRows(source, job.params.metric, 16_384, job.device)) as streamed:
+        ranks = cuda.count_closer(streamed, sample, near, other_rows=16_384)
     triplets, first_is_nearer = draw_triplets(job.rows)
     out = []
     for number, y in enumerate(maps):
