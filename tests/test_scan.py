@@ -155,7 +155,7 @@ def test_every_float16_is_widened_exactly():
 def test_sparse_and_dense_ways_agree(dtype, n_features):
     """Duplicates must be found whichever way the pieces that hold them were described."""
     rows = make(dtype, 60, n_features, 0.2).array
-    hashing = scanning._Hashing.of(n_features, dtype)
+    hashing = scanning.Hashing.of(n_features, dtype)
     mask = packed.nonzero_mask(rows, dtype)
     sparse = scanning._describe_sparse(rows, mask, dtype, hashing)
     dense = scanning._describe_dense(rows, mask, dtype, hashing)
