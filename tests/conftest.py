@@ -87,6 +87,33 @@ def poison(monkeypatch):
     return lambda: monkeypatch.setattr(np, "empty", poisoned)
 
 
+@pytest.fixture
+def few_programs(monkeypatch):
+    """Triton's interpreter takes milliseconds for each operation of a program, and a second for a sort: short lists, small tiles
+    and NumPy's sort there. On a GPU everything is as it is."""
+    from devices import GPU, part
+
+    if GPU:
+        return
+    import triton.language as tl
+
+    def sort(x):
+        x = x + 0
+        x.handle.data.sort()
+        return x
+
+    monkeypatch.setattr(tl, "sort", sort)
+    monkeypatch.setattr(part("approximate"), "cuda_width", lambda k, packed: 8)
+    monkeypatch.setattr(part("approximate"), "SHARES", (1 / 16, 1.0))
+    smaller = {
+        "MARGIN": 1, "TOGETHER": 64, "FORWARD": 4, "REVERSE": 3, "NEIGHBORS": 4, "CANDIDATES": (4 + 3) * 4,
+        "CELL_ROWS": 16, "LLOYD": 2, "TILE": 8, "SPLITS": 2,
+    }  # fmt: skip
+    for module in map(part, ("approximate", "exhaustive", "join", "packed", "probe", "sketch", "tiles")):
+        for name in smaller.keys() & vars(module).keys():
+            monkeypatch.setattr(module, name, smaller[name])
+
+
 @pytest.fixture(scope="session")
 def umap_learn():
     """umap-learn's functions, its compiled loops as plain Python: a few hundred rows take less time than compiling."""

@@ -1,10 +1,8 @@
 """The Triton epoch: on a GPU where there is one, else in Triton's interpreter, which must be switched on before Triton is imported."""
 
-import os
-import sys
-
 import numpy as np
 import pytest
+from devices import DEVICE, GPU, torch
 from layout_checks import (
     check_blocks,
     check_epoch,
@@ -17,18 +15,9 @@ from layout_checks import (
     make_settings,
 )
 
-torch = pytest.importorskip("torch")
-GPU = torch.cuda.is_available()
-if not GPU:
-    if "triton" in sys.modules and os.environ.get("TRITON_INTERPRET") != "1":
-        pytest.skip("there is no GPU and triton was imported without TRITON_INTERPRET=1", allow_module_level=True)
-    os.environ["TRITON_INTERPRET"] = "1"
-pytest.importorskip("triton")
+from streamumap.graph.build import GraphBlock
+from streamumap.layout import cuda, run
 
-from streamumap.graph.build import GraphBlock  # noqa: E402
-from streamumap.layout import cuda, run  # noqa: E402
-
-DEVICE = "cuda" if GPU else "cpu"
 N = 1000 if GPU else 9
 
 

@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 from streamumap import stage_plans
 from streamumap.errors import DoesNotFit, InputError
 from streamumap.memory import Budget, Device, Machine, parse_bytes
+from streamumap.neighbors import footprint as knn
 from streamumap.params import Params
 from streamumap.planner import make_plan, resolve_name, smallest_budget
 from streamumap.plans import Job
+from streamumap.source.base import DEVICE_DTYPES
 from streamumap.source.packed import pays
 from streamumap.stage_plans import powers
 
@@ -146,8 +148,13 @@ def test_rows_are_searched_as_they_are_where_packed_ones_do_not_fit():
 
 @pytest.mark.parametrize(
     ("params", "machine", "active"),
-    [(Params(), GPU, 3000), (Params(reduce="pca", reduce_dims=8), CPU, 32), (Params(), CPU, 3000)],
-    ids=["full on a gpu", "pca", "full"],
+    [
+        (Params(reduce="pca", reduce_dims=8), CPU, 32),
+        (Params(reduce="pca", reduce_dims=8), GPU, 32),
+        (Params(), CPU, 3000),
+        (Params(), GPU, 3000),
+    ],
+    ids=["pca", "gpu-pca", "full", "gpu-full"],
 )
 def test_rows_that_are_not_packed_are_planned_as_they_are(params, machine, active):
     job = Job(100_000, 3072, "float16")
@@ -253,6 +260,73 @@ def test_three_million_rows_on_a_gpu(n_bytes, resident):
     assert plan["neighbors"].predicted.device_bytes > (SEED.matrix_bytes if resident else n_bytes // 4)
 
 
+@pytest.mark.parametrize("n_features", [3072, 12_288])
+def test_three_million_rows_of_zeros_mostly_on_a_gpu(n_features):
+    """They stay on the device as pairs: the width of the rows makes them hardly larger."""
+    job = Job(3_000_000, n_features, "float16", 3_000_000 * 32)
+    for n_bytes in (6 * GB, 8 * GB, 40 * GB):
+        plan = make_plan(job, Params(), caps(GPU, n_bytes), GPU)
+        assert plan.packs and not plan.packed_on_disk
+        assert [plan[name].backend for name in ("read", "neighbors", "start", "quality")] == ["cuda"] * 4
+        pairs = job.n_nonzero * 4
+        for name in ("neighbors", "start", "quality"):
+            assert pairs < plan[name].predicted.device_bytes <= n_bytes
+        assert plan["neighbors"].predicted.host_bytes > pairs
+        assert plan["neighbors"].blocks["chunk_rows"] == plan["neighbors"].blocks["other_rows"]
+    assert smallest(job, Params(), GPU) < 5 * GB
+
+
+def test_packed_rows_on_a_gpu_go_to_disk_when_the_host_needs_the_memory():
+    job = Job(3_000_000, 3072, "float16", 3_000_000 * 150)
+    in_memory, on_disk = (make_plan(job, Params(), Budget(n, 40 * GB), GPU) for n in (60 * GB, 6 * GB))
+    assert in_memory.packs and on_disk.packs and on_disk.packed_on_disk and not in_memory.packed_on_disk
+    assert in_memory["neighbors"].blocks == on_disk["neighbors"].blocks
+    assert on_disk.peak.disk_bytes - in_memory.peak.disk_bytes >= job.n_nonzero * 4
+
+
+def test_rows_pass_by_a_gpu_that_cannot_hold_their_pairs():
+    job = Job(3_000_000, 24_576, "float16", 3_000_000 * 1500)
+    n_bytes = smallest(job, Params(), GPU)
+    assert n_bytes == smallest(replace(job, n_nonzero=None), Params(), GPU)
+    plan = make_plan(job, Params(), caps(GPU, n_bytes), GPU)
+    assert not plan.packs and plan["neighbors"].backend == "cuda"
+    assert make_plan(job, Params(), caps(GPU, 60 * GB), GPU).packs
+
+
+@pytest.mark.parametrize(
+    ("job", "params", "way_around"),
+    [
+        (SEED, Params(), True),
+        (SEED, Params(recall=1.0), False),
+        (SEED, Params(n_neighbors=130), False),
+        (SEED, Params(n_neighbors=129), True),
+        (Job(100_000, 3072, "float16"), Params(), False),
+        (Job(100_000, 3072, "float16", 100_000 * 32), Params(), False),
+    ],
+)
+def test_all_with_all_on_a_gpu_where_it_is_asked_for_or_cheaper(job, params, way_around):
+    blocks = make_plan(job, params, caps(GPU, 60 * GB), GPU)["neighbors"].blocks
+    assert (blocks["chunk_rows"] > 0) == way_around
+    assert list(blocks) == ["query_rows", "other_rows", "chunk_rows"]
+
+
+def test_the_way_around_leaves_room_for_all_with_all():
+    """What is found may not be enough."""
+    for n_bytes in (9 * GB, 40 * GB):
+        plan = make_plan(SEED, Params(), caps(GPU, n_bytes), GPU)
+        blocks, k = plan["neighbors"].blocks, Params().n_neighbors
+        query, other = blocks["query_rows"], blocks["other_rows"]
+        exact = knn.cuda_device(3072, "float16", k, query, other, resident=query == SEED.n_rows)
+        assert plan["neighbors"].predicted.device_bytes > stage_plans.CONTEXT_BYTES + exact
+
+
+@pytest.mark.parametrize("dtype", [*DEVICE_DTYPES, "uint16", "int64"])
+def test_a_gpu_reads_what_it_takes_as_it_is(dtype):
+    stage = make_plan(Job(100_000, 3072, dtype), Params(), caps(GPU, 8 * GB), GPU)["read"]
+    assert stage.backend == ("cuda" if dtype in DEVICE_DTYPES else "numpy")
+    assert (stage.predicted.device_bytes > stage_plans.CONTEXT_BYTES) == (dtype in DEVICE_DTYPES)
+
+
 @given(
     st.integers(3, 10_000_000),
     st.integers(1, 12_288),
@@ -264,6 +338,7 @@ def test_chunks_on_a_gpu_are_whole_groups(n_rows, n_features, dtype, share):
     plan = make_plan(job, Params(), caps(GPU, int(smallest(job, Params(), GPU) * share)), GPU)
     blocks = plan["neighbors"].blocks
     assert blocks["other_rows"] % 32 == 0 and 1 <= blocks["query_rows"] <= n_rows
+    assert blocks["chunk_rows"] % 64 == 0
     assert plan["neighbors"].predicted.device_bytes >= stage_plans.CONTEXT_BYTES
 
 

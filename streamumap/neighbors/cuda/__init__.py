@@ -19,7 +19,7 @@ from streamumap.neighbors.cuda.count import count_closer, nearest_points, projec
 from streamumap.neighbors.cuda.exhaustive import exhaustive, precision
 from streamumap.neighbors.cuda.packed import PackedOnDevice
 from streamumap.neighbors.cuda.streamed import StreamedRows
-from streamumap.neighbors.zero import join_zero_rows
+from streamumap.neighbors.zero import join_zero_rows, next_zero_rows
 
 __all__ = ["PackedOnDevice", "StreamedRows", "count_closer", "nearest_points", "project", "search"]
 
@@ -47,17 +47,21 @@ def search(
     n = rows.n_rows
     indices, distances = np.full((n, k), -1, np.int32), np.full((n, k), np.inf, np.float32)
     cosine = rows.metric == "cosine"
+    zero_rows = np.flatnonzero(is_zero & cosine).astype(np.int32)
+    sampled_zero = is_zero[sample] & cosine
     with torch.inference_mode(), precision("high"):
         at = torch.from_numpy(sample).to(rows.device)
 
         def enough(lists) -> bool:
-            return reached(lists[at, : k - 1].cpu().numpy())
+            neighbors = lists[at, : k - 1].cpu().numpy()
+            if sampled_zero.any():
+                neighbors[sampled_zero] = next_zero_rows(zero_rows, sample[sampled_zero], k - 1)
+            return reached(neighbors)
 
         found = None
         if chunk_rows:
-            zero = is_zero if cosine else np.zeros(n, bool)
             blocks = dict(chunk_rows=chunk_rows, query_rows=query_rows, other_rows=other_rows)
-            found = approximate(rows, k, is_zero=zero, seed=seed, reached=enough, tick=tick, **blocks)
+            found = approximate(rows, k, is_zero=is_zero & cosine, seed=seed, reached=enough, tick=tick, **blocks)
         if found is not None:
             _finish(*found, cosine, non_negative, indices, distances)
         else:
@@ -67,8 +71,7 @@ def search(
                 indices[first:stop, 1:] = lists.cpu().numpy()
                 distances[first:stop, 1:] = (squares / 2 if cosine else squares.sqrt()).cpu().numpy()
     indices[:, 0], distances[:, 0] = np.arange(n), 0.0
-    if cosine:
-        join_zero_rows(indices, distances, np.flatnonzero(is_zero).astype(np.int32))
+    join_zero_rows(indices, distances, zero_rows)
     return indices, distances
 
 

@@ -8,6 +8,10 @@ from streamumap.neighbors.cuda.exhaustive import precision
 from streamumap.neighbors.cuda.packed import PackedOnDevice
 from streamumap.neighbors.footprint import CUDA_TILE_ROWS as TILE_ROWS
 
+PART, WHOLE = 1e-6, 1e-12
+"""What distances of packed rows may differ by and still be equal: as a part of them (they are float32), and of what they
+are a difference of (float64)."""
+
 
 def count_closer(rows, sample: np.ndarray, others: np.ndarray, *, other_rows: int, tick: Tick = no_tick) -> np.ndarray:
     """How many rows are closer to row sample[i] than row others[i, j] is, itself apart: int64 (S, m).
@@ -43,6 +47,8 @@ def _count_packed(rows, sample, others, other_rows, tick):
         theirs = torch.from_numpy(others.astype(np.int32)).to(rows.device)
         none = 1.0 if rows.metric == "cosine" else torch.inf
         thresholds = torch.where(theirs >= 0, rows.measure(queries, theirs), none)
+        own = 1.0 if rows.metric == "cosine" else rows.squares[queries.long(), None].float()
+        thresholds = thresholds * (1 - PART) - WHOLE * own
         for start in range(0, rows.n_rows, other_rows):
             stop = min(start + other_rows, rows.n_rows)
             distances = rows.measure(queries, torch.arange(start, stop, dtype=torch.int32, device=rows.device))

@@ -17,6 +17,9 @@ from streamumap.neighbors.footprint import CUDA_PROGRAMS as PROGRAMS
 from streamumap.neighbors.footprint import CUDA_UPLOAD_ROWS as UPLOAD_ROWS
 from streamumap.source.base import widen
 
+SPREAD_ROWS = 16_384
+"""Rows whose zeros are put back together: bounds the temporaries, 36 bytes for each of their non-zeros."""
+
 PAIRS = 32
 """Pairs of a row that are looked at together."""
 
@@ -67,6 +70,7 @@ class PackedOnDevice:
 
         inf where the candidate is -1 or the row itself. Sums in float64: any two calls say the same of a pair.
         """
+        queries, candidates = queries.contiguous(), candidates.contiguous()
         out = torch.empty((len(queries), candidates.shape[-1]), dtype=torch.float32, device=self.device)
         grid = (min(len(queries), len(self.strips)),)
         _measure[grid](
@@ -100,12 +104,14 @@ class PackedOnDevice:
         return torch.where(squares > 0, squares.rsqrt(), 0.0).float()
 
     def _spread(self, low, high):
-        lengths = high - low
-        row = torch.repeat_interleave(torch.arange(len(low), device=self.device), lengths)
-        before = torch.cumsum(lengths, 0) - lengths
-        at = torch.arange(len(row), device=self.device) + (low - before)[row]
         out = torch.zeros((len(low), self.n_features), dtype=self.kept, device=self.device)
-        out[row, self.features[at].to(torch.int64) & self.feature_mask] = self.values[at]
+        for first in range(0, len(low), SPREAD_ROWS):
+            here = slice(first, first + SPREAD_ROWS)
+            lengths = high[here] - low[here]
+            row = torch.repeat_interleave(torch.arange(len(lengths), device=self.device), lengths)
+            before = torch.cumsum(lengths, 0) - lengths
+            at = torch.arange(len(row), device=self.device) + (low[here] - before)[row]
+            out[here][row, self.features[at].to(torch.int64) & self.feature_mask] = self.values[at]
         return out
 
 

@@ -24,6 +24,9 @@ ITERATIONS = 4
 CLIP = 3.5
 """Standard deviations of a typical row's number that a byte holds."""
 
+FAR = 1e6
+"""Times as large as a typical row's largest value: what is beyond has no part in the choice of components."""
+
 TOGETHER = 16
 """Candidates that are measured together."""
 
@@ -42,12 +45,14 @@ def make_sketches(rows, seed: int, chunk_rows: int, tick: Tick) -> Tensor:
     sample = rows.take(numbers).float()
     if rows.metric == "cosine":
         norms = sample.norm(dim=1, keepdim=True)
-        sample /= torch.where(norms > 0, norms, 1.0)
+        sample = (sample / norms)[norms[:, 0] > 0]
     centre = sample.mean(0) if rows.metric == "cosine" else sample.median(0).values
     sample -= centre
+    unit = _typical(torch.maximum(sample.amax(1), -sample.amin(1)))
+    sample = sample.div_(unit).clamp_(-FAR, FAR)
     projection = _projection(sample, random, device)
-    typical = (sample @ projection).norm(dim=1).median() / projection.shape[1] ** 0.5
-    projection *= 127 / (CLIP * typical.clamp_min(torch.finfo(torch.float32).tiny))
+    spread = _typical((sample @ projection).norm(dim=1)) / projection.shape[1] ** 0.5
+    projection *= 127 / (CLIP * spread) / unit
     del sample
     codes = torch.empty((n, projection.shape[1]), dtype=torch.int8, device=device)
     for first, block, scale in rows.stream(chunk_rows):
@@ -79,6 +84,12 @@ def squared_norms(codes: Tensor) -> Tensor:
     for at in range(0, len(codes), 1 << 18):
         out[at : at + (1 << 18)] = (codes[at : at + (1 << 18)].int() ** 2).sum(1, dtype=torch.int32) << NORM_SHIFT
     return out
+
+
+def _typical(sizes):
+    """The median of those that are not 0: rows that are the same by the thousand are the centre."""
+    sizes = sizes[sizes > 0]
+    return sizes.median() if len(sizes) else sizes.new_ones(())
 
 
 def _projection(sample, random, device):

@@ -32,7 +32,8 @@ ASSIGN_ROWS = 1 << 17
 @dataclass(frozen=True)
 class Tiles:
     """`order` int32 (T * TILE,): row numbers, -1 where a cell's last tile has room left; `codes` int8 (T * TILE, w) and `norms`
-    int32 (T * TILE,) in that order; `centres` float32 (T, w); `spread` float32 (T,), relative to the median."""
+    int32 (T * TILE,) in that order, 0 and NEVER for nobody's neighbours; `centres` float32 (T, w); `spread` float32 (T,), relative
+    to the median."""
 
     order: Tensor
     codes: Tensor
@@ -61,8 +62,9 @@ def make_tiles(codes: Tensor, is_zero: Tensor, seed: int) -> Tiles:
         centre = part.sum(1) / count[:, None]
         centres[at : at + 4096] = centre
         spread[at : at + 4096] = (part**2).sum((1, 2)) / count - (centre**2).sum(1)
-    norms = squared_norms(sorted_codes)
-    norms[~there | is_zero[order.clamp_min(0).long()]] = NEVER
+    nobody = ~there | is_zero[order.clamp_min(0).long()]
+    sorted_codes.masked_fill_(nobody[:, None], 0)
+    norms = squared_norms(sorted_codes).masked_fill_(nobody, NEVER)
     return Tiles(order, sorted_codes, norms, centres, spread / spread.median().clamp_min(1.0))
 
 

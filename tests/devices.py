@@ -1,0 +1,74 @@
+"""Where tests of kernels run: on a GPU where there is one, else in Triton's interpreter, which must be switched on before
+Triton is imported. Importing this skips the module that does where neither is possible.
+"""
+
+import importlib
+import os
+import sys
+
+import numpy as np
+import pytest
+
+from streamumap.source import open_source
+from streamumap.source.packed import pack
+
+torch = pytest.importorskip("torch")
+GPU = torch.cuda.is_available()
+if not GPU:
+    if "triton" in sys.modules and os.environ.get("TRITON_INTERPRET") != "1":
+        pytest.skip("there is no GPU and triton was imported without TRITON_INTERPRET=1", allow_module_level=True)
+    os.environ["TRITON_INTERPRET"] = "1"
+pytest.importorskip("triton")
+
+DEVICE = "cuda" if GPU else "cpu"
+METRICS = ("euclidean", "cosine")
+FORMS = ("streamed", "packed")
+
+
+def part(name):
+    """A module of neighbors.cuda; some of them are named like the function that they hold."""
+    return importlib.import_module(f"streamumap.neighbors.cuda.{name}")
+
+
+def as_source(rows, dtype="float32"):
+    """float32 rows -> a source that stores them so."""
+    if dtype == "bfloat16":
+        return open_source((rows.view(np.uint32) >> 16).astype(np.uint16), "bfloat16")
+    return open_source(rows.astype(dtype))
+
+
+def on_device(rows, metric, form, dtype="float32", chunk_rows=64):
+    """float32 rows -> rows on the device, in one of the FORMS."""
+    from streamumap.neighbors import cuda
+
+    source = as_source(rows, dtype)
+    if form == "packed":
+        return cuda.PackedOnDevice(pack(source, 100, int(np.count_nonzero(rows))), metric, DEVICE)
+    return cuda.StreamedRows(source, metric, chunk_rows, DEVICE)
+
+
+def numbers(*shape):
+    """Row numbers as kernels want them."""
+    return torch.arange(int(np.prod(shape)), dtype=torch.int32, device=DEVICE).view(shape)
+
+
+def placed(array):
+    return torch.from_numpy(np.ascontiguousarray(array)).to(DEVICE)
+
+
+def unit(rows, metric):
+    """float64 rows, of length 1 for cosine; zero rows stay zero."""
+    rows = rows.astype(np.float64)
+    norms = np.sqrt((rows**2).sum(1, keepdims=True))
+    return rows / np.where(norms > 0, norms, 1) if metric == "cosine" else rows
+
+
+def measured(rows, metric):
+    """What PackedOnDevice.measure says of all pairs, float64 (n, n): squared distances, for cosine the distances; inf for a row and
+    itself."""
+    from streamumap.neighbors import reference
+
+    d = reference.distance_matrix(rows, rows, metric)
+    d = d if metric == "cosine" else d**2
+    np.fill_diagonal(d, np.inf)
+    return d
