@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 def plan(
     x=None, *, rows=None, features=None, dtype=None, active=None, budget=None, host_budget=None, device="auto", **params
 ):
-    """What a run would do and need: a `planner.Plan`, from headers alone.
+    """What a run would do and need, what it would need elsewhere, the smallest budget and what makes the job smaller: a
+    `levers.Outlook`, from headers alone.
 
     Of `x` (a path or an array), or of `rows` x `features` values of `dtype` ("float16"), `active` of them non-zero in a
     row. Budgets are sizes such as "40GB"; `params` are fields of `params.Params`. Raises DoesNotFit where the budget

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -15,6 +16,7 @@ from threadpoolctl import threadpool_limits
 from streamumap import initial, quality
 from streamumap.errors import InputError
 from streamumap.events import Tick
+from streamumap.layout.footprint import TOP
 from streamumap.neighbors import footprint
 from streamumap.params import Params
 from streamumap.plans import Plan
@@ -164,36 +166,61 @@ def nearest_on_map(plan: Plan, embedding: np.ndarray, sample: np.ndarray, k: int
 
 
 def layout_backend(plan: Plan):
-    """The `layout.run.Backend` that the plan names."""
+    """The `layout.run.Backend` that the plan names; for cuML's layout, the one that makes its start."""
     from streamumap.layout import run
 
-    if plan["layout"].backend == "cuda":
-        assert plan.device
+    if plan.device and plan["layout"].backend != "cpu":
         return run.cuda_backend(plan.device)
     return run.cpu_backend()
 
 
-def first_positions(rows: Rows, plan: Plan, p: Params, graph, tick: Tick) -> np.ndarray:
-    """float32 (N, n_components): `init` "auto" is PCA."""
+def graph_blocks(graph, block_rows: int) -> list[Callable]:
+    """Functions that read the graph's blocks, in order."""
+    n = graph.n_rows
+    return [partial(graph.block, start, min(start + block_rows, n)) for start in range(0, n, block_rows)]
+
+
+def first_positions(rows: Rows, plan: Plan, p: Params, graph, settings, tick: Tick) -> tuple[np.ndarray, str]:
+    """float32 (N, n_components), and in a few words how they were found. `settings`: the layout's."""
     n = rows.original.n_rows
     if p.init.endswith(".npy"):
-        return _given_positions(p.init, n, p.n_components)
+        return _given_positions(p.init, n, p.n_components), p.init
     if p.init == "random":
-        return initial.random(n, p.n_components, p.seed)
+        return initial.random(n, p.n_components, p.seed), "random"
     if p.init == "spectral":
-        return initial.spectral(lambda: iter([(0, _graph_matrix(graph))]), n, p.n_components, p.seed)
-    blocks = plan["start"].blocks
-    sample, read = _readers(rows, p.metric, initial.sample_numbers(n, blocks["sample_rows"]))
+        return initial.spectral(lambda: iter([(0, _graph_matrix(graph))]), n, p.n_components, p.seed), "spectral"
     with threadpool_limits(1):  # the same sums for any number of threads
-        if plan.device is None:
-            parts = _ahead(read, n, blocks["block_rows"], plan.machine.n_cores, tick)
-            return initial.pca(parts, sample, rows.searched.n_features, p.n_components, p.seed)
-        from streamumap.neighbors import cuda
+        if p.init == "pca" or n <= 2 * TOP:
+            return _pca(rows, plan, p, tick), "pca"
+        from streamumap.layout import levels
 
-        along, offset = initial.directions(sample, rows.searched.n_features, p.n_components, p.seed)
-        with on_device(rows, plan, p.metric, blocks["block_rows"]) as there:
-            projected = cuda.project(there, along, other_rows=blocks["block_rows"], tick=tick)
-        return initial.placed(projected - offset, p.n_components, p.seed)
+        def place_top(numbers: np.ndarray) -> np.ndarray:
+            size = plan["start"].blocks["sample_rows"]
+            read = _reader(rows, p.metric)
+            sample = read(numbers[initial.sample_numbers(len(numbers), size)])
+            parts = initial.blocks(lambda a, b: read(numbers[a:b]), len(numbers), size)
+            return initial.pca(parts, sample, rows.searched.n_features, p.n_components, p.seed)
+
+        blocks = graph_blocks(graph, plan["start"].blocks["block_rows"])
+        begun = levels.start(blocks, settings, layout_backend(plan), place_top, tick)
+    said = f"multilevel, {' -> '.join(f'{size:,}' for size in begun.level_sizes)} vertices, the last by pca"
+    if begun.n_unreached:
+        said += f"; {begun.n_unreached:,} rows in small pieces of the graph start at random places"
+    return begun.positions, said
+
+
+def _pca(rows: Rows, plan: Plan, p: Params, tick: Tick) -> np.ndarray:
+    n, blocks = rows.original.n_rows, plan["start"].blocks
+    sample = _reader(rows, p.metric)(initial.sample_numbers(n, blocks["sample_rows"]))
+    if plan.device is None:
+        parts = _ahead(_block_reader(rows, p.metric), n, blocks["block_rows"], plan.machine.n_cores, tick)
+        return initial.pca(parts, sample, rows.searched.n_features, p.n_components, p.seed)
+    from streamumap.neighbors import cuda
+
+    along, offset = initial.directions(sample, rows.searched.n_features, p.n_components, p.seed)
+    with on_device(rows, plan, p.metric, blocks["block_rows"]) as there:
+        projected = cuda.project(there, along, other_rows=blocks["block_rows"], tick=tick)
+    return initial.placed(projected - offset, p.n_components, p.seed)
 
 
 def _given_positions(path: str, n_rows: int, n_components: int) -> np.ndarray:
@@ -210,31 +237,38 @@ def _given_positions(path: str, n_rows: int, n_components: int) -> np.ndarray:
     return positions
 
 
-def _readers(rows: Rows, metric: str, numbers: np.ndarray):
-    """The rows of these numbers, and a function that reads rows start..stop; both as matrices of rows of length 1 for
-    cosine."""
+def _reader(rows: Rows, metric: str) -> Callable[[np.ndarray], Any]:
+    """A function that gives the rows of some numbers (int64, ascending) as a matrix, of rows of length 1 for cosine."""
     packed = rows.packed
     if packed is not None:
-        return _sparse(packed.take(numbers), packed.n_features, metric), lambda a, b: _sparse(
-            packed.block(a, b), packed.n_features, metric
-        )
-    dense = DenseRows(rows.searched, metric)
-    return dense.take(numbers), dense.block
+        return lambda numbers: _sparse(packed.take(numbers), packed.n_features, metric)
+    return DenseRows(rows.searched, metric).take
+
+
+def _block_reader(rows: Rows, metric: str) -> Callable[[int, int], Any]:
+    """The same for rows start..stop."""
+    packed = rows.packed
+    if packed is not None:
+        return lambda start, stop: _sparse(packed.block(start, stop), packed.n_features, metric)
+    return DenseRows(rows.searched, metric).block
 
 
 def _ahead(read, n_rows: int, block_rows: int, n_threads: int, tick: Tick) -> Iterator[tuple[int, object]]:
-    """(start, read(start, stop)) over all rows in order, `n_threads` blocks in memory at a time."""
+    """(start, read(start, stop)) over all rows in order, `n_threads` blocks in memory at a time. One tick a row."""
     waiting: deque = deque()
+
+    def next_block():
+        first, block = waiting.popleft()
+        yield first, block.result()
+        tick(min(block_rows, n_rows - first))
+
     with ThreadPoolExecutor(n_threads) as pool:
         for start in range(0, n_rows, block_rows):
             waiting.append((start, pool.submit(read, start, min(start + block_rows, n_rows))))
             if len(waiting) == n_threads:
-                first, block = waiting.popleft()
-                yield first, block.result()
-                tick(block_rows)
+                yield from next_block()
         while waiting:
-            first, block = waiting.popleft()
-            yield first, block.result()
+            yield from next_block()
 
 
 def _sparse(rows, n_features: int, metric: str):

@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -219,18 +218,9 @@ def plan(
         knn=knn, n_neighbors=n_neighbors, n_components=n_components, reduce=reduce, reduce_dims=reduce_dims, neighbors=neighbors,
     )  # fmt: skip
     if json_:
-        stages = [asdict(s) for s in planned.stages]
-        print(
-            json.dumps(
-                {
-                    "job": asdict(planned.job),
-                    "budget": asdict(planned.budget),
-                    "peak": asdict(planned.peak),
-                    "stages": stages,
-                },
-                indent=2,
-            )
-        )
+        from streamumap.levers import as_json
+
+        print(json.dumps(as_json(planned), indent=2))
     else:
         from streamumap.terminal import print_plan
 

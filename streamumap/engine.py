@@ -16,6 +16,7 @@ from streamumap.backends import Rows
 from streamumap.blockfile import BlockFile
 from streamumap.errors import InputError
 from streamumap.events import Listener, Note, ignore
+from streamumap.levers import Outlook, outlook
 from streamumap.memory import Budget, Machine
 from streamumap.meta import Meta
 from streamumap.neighbors.given import GivenGraph, look_at_distances, open_graph
@@ -25,13 +26,14 @@ from streamumap.plans import QUALITY_NEIGHBORS, QUALITY_ROWS, Job, Plan, job_of
 from streamumap.recorder import Recorder
 from streamumap.report import report
 from streamumap.source import Reading, RowSource, ToConvert, check_shape, open_rows, open_source
+from streamumap.source.base import stored_dtype
 from streamumap.source.kept import Kept, all_but
-from streamumap.source.packed import PackedRows, pack
+from streamumap.source.packed import PackedRows, pack, packed_footprint
 from streamumap.source.rows import DenseRows
 from streamumap.source.scaled import extreme_exponent, scaled, sized
 from streamumap.source.scan import Scan, check_finite, scan, wild_features
 from streamumap.stage_plans import CONTEXT_BYTES
-from streamumap.workdir import Workdir, key_of
+from streamumap.workdir import Workdir, check_space, key_of, used_bytes
 
 SAVE_SECONDS = 5.0
 """Between two checkpoints of the layout."""
@@ -42,17 +44,24 @@ LAYOUT_PARAMS = (
 
 
 def budget_for(machine: Machine, budget: str | int | None, host_budget: str | int | None) -> Budget:
-    """--budget and --host-budget as caps; what is not given is a share of what is free."""
+    """--budget and --host-budget as caps; what is not given is a share of what is free. On the host the least of these and
+    the machine's own limits holds."""
     given = None if budget is None else memory.parse_bytes(budget)
     host = None if host_budget is None else memory.parse_bytes(host_budget, "--host-budget")
-    host_default = int(machine.host_free_bytes * memory.DEFAULT_SHARE)
-    if machine.device is None:
-        return Budget(host_bytes=min(x for x in (given or host_default, host) if x is not None))
-    device = given or int(machine.device.free_bytes * memory.DEFAULT_SHARE)
-    return Budget(host_bytes=host or host_default, device_bytes=device)
+    default, device_bytes = int(machine.host_free_bytes * memory.DEFAULT_SHARE), None
+    if machine.device:
+        device_bytes = given or int(machine.device.free_bytes * memory.DEFAULT_SHARE)
+        caps = [("--host-budget", host or default)]
+    else:
+        caps = [("--budget", given or default), *([("--host-budget", host)] if host else [])]
+    caps += [(limit.name, max(1, limit.n_bytes - memory.anonymous_bytes())) for limit in machine.host_limits]
+    limited_by, host_bytes = min(caps, key=lambda cap: cap[1])
+    return Budget(host_bytes, device_bytes, limited_by)
 
 
-def plan_for(x, rows, features, dtype, active, budget, host_budget, device, reading=None, knn=None, **params) -> Plan:
+def plan_for(
+    x, rows, features, dtype, active, budget, host_budget, device, reading=None, knn=None, **params
+) -> Outlook:
     """`streamumap.plan`; `reading` instead of `dtype` and `features` of an input."""
     if (x is None) == (rows is None) or (x is None and features is None):
         raise InputError("plan: expected an input, or --rows and --features, found both or neither; give one of them.")
@@ -76,7 +85,9 @@ def plan_for(x, rows, features, dtype, active, budget, host_budget, device, read
         job = replace(job, knn_columns=graph.n_columns)
         graph.close()
     machine = memory.machine(device)
-    return make_plan(job, p, budget_for(machine, budget, host_budget), machine)
+    if x is None:  # a job to be run anywhere
+        machine = replace(machine, host_limits=())
+    return outlook(job, p, budget_for(machine, budget, host_budget), machine)
 
 
 def given_graph(knn: Any, p: Params, n_rows: int) -> GivenGraph | None:
@@ -134,6 +145,7 @@ def embed(
             opened.callback(graph.close)
         job = replace(job_of(source), knn_columns=graph.n_columns if graph else 0)
         plan = make_plan(job, params, budget_for(machine, budget, host_budget), machine)
+        check_space(Path(out), plan.peak.disk_bytes - used_bytes(Path(out)))
         work = opened.enter_context(closing(Workdir(Path(out), source.fingerprint)))
         run = _Run(source, params, plan, work, listener, stopping, snapshots, columns, drop_nonfinite, graph)
         opened.callback(run.close)
@@ -245,10 +257,14 @@ class _Run(Recorder):
                 found, self.packed = scan(source, block_rows), None
             job = replace(self.plan.job, n_rows=found.n_rows, dtype=source.dtype, n_nonzero=found.n_nonzero)
             self.plan = make_plan(job, self.params, self.plan.budget, self.plan.machine)
+            self.work.reserve(self.plan.peak.disk_bytes)
             if not self.plan.packs or self.plan.packed_on_disk:
                 self.packed = None
             if self.plan.packs and self.packed is None:
                 folder = self.work.scratch if self.plan.packed_on_disk else None
+                if folder:
+                    sizes = source.n_rows, source.n_features, found.n_nonzero, stored_dtype(source.dtype).itemsize
+                    self.work.take(packed_footprint(*sizes, on_disk=True)[1])
                 self.packed = pack(source, block_rows, found.n_nonzero, folder)
             source.check_unchanged()
             result.append(
@@ -421,11 +437,10 @@ class _Run(Recorder):
         from streamumap.layout import run, schedule
 
         p, n = self.params, self.source.n_rows
-        block_rows = self.plan["layout"].blocks["block_rows"]
         heaviest = max((int(weights.max()) for _, weights in graph.weights.blocks(1 << 22)), default=1)
         settings = schedule.settings(n, heaviest, **{name: getattr(p, name) for name in schedule.SETTINGS})
-        blocks = [lambda a=a: graph.block(a, min(a + block_rows, n)) for a in range(0, n, block_rows)]
-        state = self.saved_state(key) or run.LayoutState(self.start(rows, graph))
+        blocks = backends.graph_blocks(graph, self.plan["layout"].blocks["block_rows"])
+        state = self.saved_state(key) or run.LayoutState(self.start(rows, graph, settings))
 
         shots = set(np.linspace(0, settings.n_epochs, self.n_snapshots + 1).astype(int)[1:].tolist())
         saved_at = time.monotonic()
@@ -465,10 +480,13 @@ class _Run(Recorder):
         self.reuse(f"the layout up to epoch {epoch}")
         return LayoutState(self.work.read("layout"), epoch)
 
-    def start(self, rows: Rows, graph) -> np.ndarray:
+    def start(self, rows: Rows, graph, settings) -> np.ndarray:
         with self.stage("start", self.source.n_rows, "rows") as (tick, result):
-            result.append("pca" if self.params.init == "auto" else self.params.init)
-            return self.fitting("start", lambda: backends.first_positions(rows, self.plan, self.params, graph, tick))
+            positions, how = self.fitting(
+                "start", lambda: backends.first_positions(rows, self.plan, self.params, graph, settings, tick)
+            )
+            result.append(how)
+            return positions
 
     def quality(self, rows: Rows, embedding: np.ndarray) -> None:
         p, n = self.params, self.source.n_rows

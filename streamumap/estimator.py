@@ -81,7 +81,8 @@ class StreamUMAP(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         self.precomputed_knn = precomputed_knn
 
     def fit(self, X, y=None):
-        """X: a path, a 2-D array, a `scipy.sparse` matrix in CSR form, or TopK pairs (indices, values, n_features); see
+        """X: a path, a 2-D array, a `scipy.sparse` matrix in CSR form, TopK pairs (indices, values, n_features), or an iterable
+        of blocks of rows; see
         `source.open_source`. Raises the errors of `streamumap.errors`."""
         if self.out is not None:
             return self._fit(X, Path(self.out))

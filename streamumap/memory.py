@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 
 from streamumap.errors import InputError
+from streamumap.limits import Limit, anonymous_bytes, host_limits
 
 UNITS = {
     "": 1,
@@ -65,6 +66,12 @@ class Budget:
 
     host_bytes: int
     device_bytes: int | None = None
+    limited_by: str = ""  # the option, variable or file that `host_bytes` comes from
+
+    @property
+    def host_option(self) -> str:
+        """What a user raises to raise `host_bytes`."""
+        return self.limited_by or ("--budget" if self.device_bytes is None else "--host-budget")
 
 
 @dataclass(frozen=True)
@@ -83,11 +90,12 @@ class Device:
 
 @dataclass(frozen=True)
 class Machine:
-    """What there is to plan with. `device` None: the CPU alone."""
+    """What there is to plan with. `device` None: the CPU alone. `host_limits`: none for a machine that is not this one."""
 
     n_cores: int
     host_free_bytes: int
     device: Device | None = None
+    host_limits: tuple[Limit, ...] = ()
 
 
 def machine(device: str = "auto") -> Machine:
@@ -103,7 +111,8 @@ def machine(device: str = "auto") -> Machine:
         raise InputError(
             f"--device: expected a GPU {device!r}, found none ({why}); use --device cpu or install what is missing."
         )
-    return Machine(n_cores(), host_free_bytes(), chosen)
+    limits = host_limits()
+    return Machine(n_cores(), min(limit.free_bytes for limit in limits), chosen, limits)
 
 
 def n_cores() -> int:
@@ -162,38 +171,8 @@ def _torch_has_cuda() -> bool:
 
 
 def host_free_bytes() -> int:
-    """The least of the memory available and what control groups leave."""
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    for line in _lines("/proc/meminfo"):
-        if line.startswith("MemAvailable:"):
-            free = int(line.split()[1]) * 1024
-    for folder, limit, used in (
-        ("/sys/fs/cgroup", "memory.max", "memory.current"),
-        ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
-    ):
-        numbers = [int(text) for name in (limit, used) for text in _lines(f"{folder}/{name}") if text.isdigit()]
-        if len(numbers) == 2:
-            cache = next(
-                (int(line.split()[1]) for line in _lines(f"{folder}/memory.stat") if line.startswith("inactive_file ")),
-                0,
-            )
-            free = min(free, max(0, numbers[0] - numbers[1] + cache))
-    return free
-
-
-def _lines(path: str) -> list[str]:
-    try:
-        return Path(path).read_text().splitlines()
-    except OSError:
-        return []
-
-
-def anonymous_bytes(pid: int | str = "self") -> int:
-    """RssAnon of a process."""
-    for line in _lines(f"/proc/{pid}/status"):
-        if line.startswith("RssAnon:"):
-            return int(line.split()[1]) * 1024
-    return 0
+    """The least that any limit leaves."""
+    return min(limit.free_bytes for limit in host_limits())
 
 
 class Watch:

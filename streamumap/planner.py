@@ -10,30 +10,45 @@ from streamumap.errors import DoesNotFit, InputError
 from streamumap.memory import Budget, Machine, format_bytes
 from streamumap.params import Params
 from streamumap.plans import Job, Plan, StagePlan
-from streamumap.stage_plans import StagePlanner
+from streamumap.stage_plans import StagePlanner, tiny
+
+Stages = tuple[StagePlan, ...]
 
 
 def make_plan(job: Job, params: Params, budget: Budget, machine: Machine) -> Plan:
-    """The fastest plan within the budget. Raises DoesNotFit, which names a budget that is enough.
+    """The fastest plan within the budget. Raises DoesNotFit, which names a budget that is enough."""
+    ways = _ways(job, params, budget, machine)
+    for planner, stages in ways:
+        if not planner.missing:
+            return Plan(job, budget, machine, stages, planner.packs, planner.packed_on_disk)
+    raise _does_not_fit(_least(ways), budget)
+
+
+def smallest_budget(job: Job, params: Params, machine: Machine) -> Budget:
+    """The smallest caps that hold the job, to a megabyte; a GPU run needs both."""
+    missing = _least(_ways(job, params, Budget(1, 1 if machine.device else None), machine))
+    return Budget(missing["host"], missing.get("device"))
+
+
+def _ways(job: Job, params: Params, budget: Budget, machine: Machine) -> list[tuple[StagePlanner, Stages]]:
+    """Ways through, the fastest first, whether they fit or not.
 
     Rows that are mostly zeros are packed: in memory where that makes no block smaller, else on disk.
     Where even that does not fit they are searched as they are.
     """
     params = replace(params, n_neighbors=min(params.n_neighbors, job.n_rows))
 
-    def attempt(job: Job, packed_on_disk: bool = False) -> tuple[StagePlanner, tuple[StagePlan, ...]]:
+    def attempt(job: Job, packed_on_disk: bool = False) -> tuple[StagePlanner, Stages]:
         planner = StagePlanner(job, params, budget, machine, packed_on_disk)
         return planner, tuple(planner.stages())
 
     ways = [attempt(replace(job, n_nonzero=None))]
     if _packs(job, params):
         memory, disk = attempt(job), attempt(job, packed_on_disk=True)
+        in_memory = not tiny() and [s.blocks for s in memory[1]] == [s.blocks for s in disk[1]]
         dense = [] if params.neighbors == "packed" else ways
-        ways = [memory if [s.blocks for s in memory[1]] == [s.blocks for s in disk[1]] else disk, disk, *dense]
-    for planner, stages in ways:
-        if not planner.missing:
-            return Plan(job, budget, machine, stages, planner.packs, planner.packed_on_disk)
-    raise min((_does_not_fit(planner.missing, budget) for planner, _ in ways), key=lambda e: e.smallest_bytes)
+        ways = [memory if in_memory else disk, disk, *dense]
+    return ways
 
 
 def _packs(job: Job, params: Params) -> bool:
@@ -54,15 +69,20 @@ def _packs(job: Job, params: Params) -> bool:
     return found
 
 
-def _does_not_fit(missing: list[tuple[str, int]], budget: Budget) -> DoesNotFit:
+def _least(ways: list[tuple[StagePlanner, Stages]]) -> dict[str, int]:
+    """Of ways that do not fit, what the one with the smallest needs is short of: bytes, to a megabyte, of "device" and
+    "host"."""
+
+    def needs(planner: StagePlanner) -> dict[str, int]:
+        places = [place for place in ("device", "host") if place in dict(planner.missing)]
+        return {p: -(-max(n for place, n in planner.missing if place == p) // 10**6) * 10**6 for p in places}
+
+    return min((needs(planner) for planner, _ in ways), key=lambda found: tuple(found.values()))
+
+
+def _does_not_fit(smallest: dict[str, int], budget: Budget) -> DoesNotFit:
     """`smallest_bytes` is that of the device where the device is too small."""
-    host = "--budget" if budget.device_bytes is None else "--host-budget"
-    options = {"device": ("--budget", budget.device_bytes or 0), "host": (host, budget.host_bytes)}
-    smallest = {
-        where: -(-max(n for w, n in missing if w == where) // 10**6) * 10**6
-        for where in options
-        if where in dict(missing)
-    }
+    options = {"device": ("--budget", budget.device_bytes or 0), "host": (budget.host_option, budget.host_bytes)}
     texts = [
         f"{options[where][0]}: {format_bytes(options[where][1])} cannot hold this job, the smallest that can is {n // 10**6}MB"
         for where, n in smallest.items()

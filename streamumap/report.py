@@ -41,7 +41,7 @@ def report(
         "device": machine.device.name if machine.device else f"cpu, {machine.n_cores} cores, {platform.machine()}",
         "versions": {"python": platform.python_version()}
         | {name: version for name in PACKAGES if (version := _version(name))},
-        "budget": {"host_bytes": plan.budget.host_bytes, "device_bytes": plan.budget.device_bytes},
+        "budget": asdict(plan.budget),
         "predicted_peak": asdict(plan.peak),
         "measured_peak": {f: max(s["measured"][f] for s in measured["stages"]) for f in ("host_bytes", "device_bytes")},
         "seconds": round(seconds, 3),

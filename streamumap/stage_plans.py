@@ -1,11 +1,12 @@
 """Block sizes and bytes of each stage: its own formula, added to what stays in memory meanwhile."""
 
+import os
 from collections.abc import Callable, Iterable
 
 from streamumap.errors import InputError
 from streamumap.graph import footprint as graph_footprint
 from streamumap.initial import OVERSAMPLING, SAMPLE_ROWS
-from streamumap.layout.footprint import cuml_bytes, layout_bytes
+from streamumap.layout.footprint import TOP, cuml_bytes, layout_bytes, start_bytes
 from streamumap.memory import Budget, Device, Footprint, Machine
 from streamumap.neighbors import footprint as knn
 from streamumap.params import Params
@@ -22,8 +23,24 @@ TORCH_HOST_BYTES = 1_500 * 10**6
 CONTEXT_BYTES = 1_100 * 2**20
 """Device memory of a process with torch's modules, cuBLAS and its workspaces, and Triton, before any array."""
 
+PARQUET_BYTES = 8 + 1 + 8
+"""Of a row of embedding.parquet beside its position."""
+
+PICTURE_BYTES = 4 << 20
+"""On disk, of map.png and what else does not grow with the rows."""
+
 POOL_SHARE = 0.05
 """What torch's pool loses to rounding, as a share of the arrays."""
+
+
+TINY = "STREAMUMAP_FORCE_TINY_BUDGET"
+"""Set to 1, every plan is the one of the smallest budget: what depends on where blocks end shows on small inputs."""
+
+TINY_ROWS = 32
+
+
+def tiny() -> bool:
+    return os.environ.get(TINY) == "1"
 
 
 def powers(largest: int, smallest: int) -> list[int]:
@@ -51,7 +68,9 @@ class StagePlanner:
         self.packs, self.packed_on_disk = job.n_nonzero is not None, packed_on_disk
         self.device_base = 0
         self.host_base = LIBRARIES_BYTES + (TORCH_HOST_BYTES if self.gpu else 0)
-        self.disk = self.kept_bytes = job.copied_bytes + job.n_rows * (params.n_neighbors * 8 + params.n_components * 4)
+        point_bytes = params.n_components * 4
+        row_bytes = params.n_neighbors * 8 + 3 * point_bytes + PARQUET_BYTES  # the graph; map, checkpoint, table
+        self.disk = self.kept_bytes = job.copied_bytes + job.n_rows * row_bytes + PICTURE_BYTES
 
     def stages(self) -> list[StagePlan]:
         out = [self._read()]
@@ -76,7 +95,7 @@ class StagePlanner:
     def _fit(self, name, backend, shapes: list[dict[str, int]], host, device=None) -> StagePlan:
         """The first of `shapes` (block sizes, the largest first) that fits both budgets; the last where none does, and
         what it would need."""
-        for shape in shapes:
+        for shape in shapes[-1:] if tiny() else shapes:
             need_host = self.host_base + host(shape)
             arrays = device(shape) if device is not None else 0
             need_device = max(self.device_base, CONTEXT_BYTES + int(arrays * (1 + POOL_SHARE)) if arrays else 0)
@@ -304,12 +323,16 @@ class StagePlanner:
     def _start(self) -> StagePlan:
         """PCA: the sample and its centred copy; while all rows are projected, a block for each core."""
         job = self.job
+        if self.params.init == "auto" and job.n_rows > 2 * TOP:
+            return self._start_levels()
         if self.params.init not in ("auto", "pca"):
             return self._start_without_rows()
         per_row = job.n_features * 4 if job.n_nonzero is None else int(job.n_nonzero / job.n_rows * 8 * knn.UNEVEN) + 8
         fixed = job.n_features * 40 * 8 + job.n_rows * self.params.n_components * 24
         dense_row = job.n_features * 4
         block_rows = max(1, min(job.n_rows, 128 * 2**20 // dense_row if self.gpu else 16 * 2**20 // per_row))
+        if tiny():
+            block_rows = min(block_rows, TINY_ROWS)
         sizes = powers(min(job.n_rows, SAMPLE_ROWS), min(job.n_rows, 256))
         if self.gpu:
             on_device = block_rows * (3 * job.n_features * knn.cuda_itemsize(job.dtype) + dense_row)
@@ -329,6 +352,28 @@ class StagePlanner:
             )
         stage.blocks["block_rows"] = block_rows
         return stage
+
+    def _start_levels(self) -> StagePlan:
+        """Multilevel; `sample_rows` at a time, the rows that the coarsest level stands for come for their PCA."""
+        job, c, on_device = self.job, self.params.n_components, self.gpu and self.params.layout != "cpu"
+        per_row = job.n_features * 4 if job.n_nonzero is None else int(job.n_nonzero / job.n_rows * 8 * knn.UNEVEN) + 8
+        shapes = [
+            {"block_rows": block_rows, "sample_rows": sample_rows}
+            for sample_rows in powers(2 * TOP, 256)
+            for block_rows in powers(job.n_rows, min(job.n_rows, 1024))
+        ]
+
+        def levels(block_rows: int) -> int:
+            return start_bytes(job.n_rows, c, block_rows, 2 * job.n_rows * (self.params.n_neighbors - 1))
+
+        def host(shape: dict[str, int]) -> int:
+            """Where a device does the work: seeds, cells and positions on their way, and a block."""
+            top = int(shape["sample_rows"] * per_row * 2.5) + (job.n_features * 40 + 2 * TOP * c * 3) * 8
+            at_hand = levels(shape["block_rows"])
+            return top + (job.n_rows * (24 + 2 * c * 4) + at_hand - levels(0) if on_device else at_hand)
+
+        device = (lambda shape: levels(shape["block_rows"])) if on_device else None
+        return self._fit("start", "cuda" if on_device else "numba", shapes, host, device)
 
     def _start_without_rows(self) -> StagePlan:
         """Random or given positions; spectral: the whole graph as a scipy matrix, and five sets of float64 vectors."""

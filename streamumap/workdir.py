@@ -19,12 +19,14 @@ import numpy as np
 
 from streamumap.blockfile import BlockFile
 from streamumap.errors import InputError, OutputError
+from streamumap.memory import format_bytes
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
 UNFINISHED_MANIFEST = f".{MANIFEST}"
 SCRATCH = "scratch"
 SNAPSHOTS = "snapshots"
+RESERVED = "reserved"
 FILES = {
     "neighbors": ("knn_indices", "knn_distances"),
     "graph": ("indptr", "targets", "weights"),
@@ -37,6 +39,26 @@ FILES = {
 def key_of(*parts) -> str:
     """A short hash of JSON-able values."""
     return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def used_bytes(path: Path) -> int:
+    """On disk, of a run's folder and of its scratch."""
+    files = [f for folder in (path, path / SCRATCH) if folder.is_dir() for f in os.scandir(folder)]
+    return sum(f.stat(follow_symlinks=False).st_blocks * 512 for f in files if f.is_file(follow_symlinks=False))
+
+
+def check_space(path: Path, n_bytes: int) -> None:
+    """Of the file system that `path` is on, or will be. Raises OutputError where fewer bytes are free."""
+    there = path.absolute()
+    while not there.exists():
+        there = there.parent
+    found = os.statvfs(there)
+    free_bytes = found.f_bavail * found.f_frsize
+    if found.f_blocks and free_bytes < n_bytes:  # /proc and its like have no blocks
+        raise OutputError(
+            f"--out: {path}: expected {format_bytes(n_bytes)} of free space for the files of the run, found "
+            f"{format_bytes(free_bytes)}, {format_bytes(n_bytes - free_bytes)} too little; free as much or choose another --out."
+        )
 
 
 class Workdir:
@@ -55,6 +77,28 @@ class Workdir:
         except BaseException:
             self.close()
             raise
+
+    def reserve(self, n_bytes: int) -> None:
+        """Sets aside what is missing to `n_bytes` in all, of which files made later take their part. Raises OutputError where
+        there is less."""
+        self._reserve(0)
+        n_bytes = max(0, n_bytes - used_bytes(self.path))
+        check_space(self.path, n_bytes)
+        self._reserve(n_bytes)
+
+    def take(self, n_bytes: int) -> None:
+        """A file of so many bytes is about to be made out of what was set aside."""
+        path = self.scratch / RESERVED
+        self._reserve(max(0, (path.stat().st_size if path.exists() else 0) - n_bytes))
+
+    def _reserve(self, n_bytes: int) -> None:
+        path = self.scratch / RESERVED
+        if not n_bytes:
+            self._writable(partial(path.unlink, missing_ok=True))
+        elif path.exists():
+            self._writable(partial(os.truncate, path, n_bytes))
+        else:
+            BlockFile.create(path, (n_bytes,), np.uint8).close()
 
     def has(self, stage: str, key: str) -> bool:
         """Whether the stage's output is there, whole, made from what `key` stands for."""
@@ -84,6 +128,7 @@ class Workdir:
 
     def create(self, name: str, shape: tuple[int, ...], dtype) -> BlockFile:
         """A new BlockFile in scratch."""
+        self.take(int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize)
         return BlockFile.create(self.scratch / f"{name}.npy", shape, dtype)
 
     def open(self, name: str) -> BlockFile:
@@ -117,7 +162,8 @@ class Workdir:
         self._rename(self.scratch / name, self.path / SNAPSHOTS / name)
 
     def publish(self, name: str, write: Callable[[Path], object]) -> None:
-        """`write(path)` makes the file; then it gets its final name."""
+        """`write(path)` makes the file, out of all that is still set aside; then it gets its final name."""
+        self._reserve(0)
         temporary = self.scratch / name
 
         def write_and_sync():

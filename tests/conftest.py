@@ -11,9 +11,17 @@ from streamumap.blockfile import BlockFile
 from streamumap.neighbors import reference
 from streamumap.source import open_source
 from streamumap.source.packed import pack
+from streamumap.stage_plans import TINY, tiny
 
 settings.register_profile("untimed", deadline=None)  # the first example may compile
 settings.load_profile("untimed")
+
+
+def pytest_collection_modifyitems(items):
+    if tiny():
+        for item in items:
+            if item.get_closest_marker("sizes"):
+                item.add_marker(pytest.mark.skip(reason=f"checks sizes that are not planned with {TINY}"))
 
 
 @pytest.fixture(scope="session")

@@ -383,6 +383,11 @@ def test_a_path_that_is_no_unicode(call, rows, tmp_path):
 # 3: the budget
 
 
+def test_a_refusal_names_the_option_that_was_given(refused, rows):
+    said = refused(3, "embed", rows(), "--budget", "2GB", "--host-budget", "1MB", "--device", "cpu")
+    assert said.startswith("--host-budget: 1 MB cannot hold this job, the smallest that can is")
+
+
 def test_an_infeasible_budget_names_one_that_works(refused, call, rows):
     path = rows(CODES[:300])
     said = refused(3, "embed", path, "--budget", "1MB", "--device", "cpu", "--n-epochs", 5)
@@ -409,6 +414,13 @@ def test_an_output_that_cannot_be_made(refused, rows, tmp_path):
     (tmp_path / "file").write_text("")
     for out in ("file", "file/run", "/proc/run"):
         assert "cannot be written" in refused(4, "embed", rows(), *FAST, "-o", tmp_path / out)
+
+
+def test_a_disk_with_too_little_space(refused, rows, monkeypatch, tmp_path):
+    monkeypatch.setattr(os, "statvfs", lambda path: os.statvfs_result((4096, 4096, 100, 100, 100, 9, 9, 9, 0, 255)))
+    said = refused(4, "embed", rows(), *FAST, "-o", tmp_path / "new" / "run")
+    assert "found 410 KB" in said and "too little; free as much or choose another --out." in said
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("name", ["posix_fallocate", "pwrite", "replace"])

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import tempfile
 import zipfile
 
 import h5py
@@ -455,3 +456,28 @@ def test_pack_and_inspect_of_the_command_line(tmp_path, capsys, monkeypatch):
             assert f"streamumap pack {path} OUT.npz" in found.err and "active per row" in found.out
     report = json.loads(found.out)
     assert (report["nonzero"], report["active_per_row"]["max"]) == (N * K, K)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "bfloat16"])
+def test_blocks_of_an_iterable(dtype, tmp_path):
+    expected = torch.from_numpy(rows()).to(getattr(torch, dtype))
+    plain = expected.view(torch.int16).numpy().view(np.uint16) if dtype == "bfloat16" else expected.numpy()
+    before = len(os.listdir(tempfile.gettempdir()))
+    source = open_source(iter(expected.split([1, 30, 39])))
+    assert (source.n_rows, source.dtype) == (N, dtype)
+    np.testing.assert_array_equal(source.read(0, N), plain)
+    assert source.fingerprint == open_source(part for part in expected.split(40)).fingerprint
+    source.close()
+    del source
+    assert len(os.listdir(tempfile.gettempdir())) == before
+
+
+def test_blocks_that_are_no_rows():
+    with pytest.raises(InputError, match="blocks: expected 2-D arrays, found none"):
+        open_source(iter([]))
+    with pytest.raises(InputError, match="block 1: shape: expected 50 features of float32, found 7 of float32"):
+        open_source(iter([rows(), rows()[:, :7]]))
+    with pytest.raises(InputError, match="block 0: shape: expected 2 dimensions"):
+        open_source(iter([rows()[0]]))
+    with pytest.raises(InputError, match="type: expected rows of numbers, found a dict"):
+        open_source({"a": 1})

@@ -12,12 +12,12 @@ PACKAGE = Path(__file__).parent.parent / "streamumap"
 
 # Imports go to the same layer or a lower one.
 LAYERS = [
-    {"errors", "events", "params", "memory", "watch", "gpu"},
+    {"errors", "events", "params", "memory", "limits", "watch", "gpu"},
     {"source", "sae", "workdir", "quality", "blockfile", "writer", "npy_writer", "demo", "meta"}
     | {"publish", "palette", "columns", "coding", "raster", "render", "animate", "clusters"}
     | {"runs", "look", "viewer", "export", "output"},
     {"reduce", "neighbors", "graph", "initial", "layout"},
-    {"plans", "stage_plans", "planner"},
+    {"plans", "stage_plans", "planner", "rates", "levers"},
     {"engine", "backends", "recorder", "report"},
     {"streamumap", "cli", "estimator", "doctor", "terminal"},
 ]
@@ -39,6 +39,8 @@ BACKENDS = (
         "layout.cpu",
         "layout.cuda",
         "layout.cuml",
+        "layout.levels_cpu",
+        "layout.levels_cuda",
         "graph.cpu",
         "sae.cuda",
     }
@@ -53,7 +55,7 @@ COMPUTE = {"torch", "triton", "numba", "pynndescent", "cuml", "cuvs"}
 ONLY_IN = {
     "typer": {"cli"},
     "sklearn": {"estimator", "clusters"},
-    "pynvml": {"memory", "watch"},
+    "pynvml": {"memory", "limits", "watch"},
     "matplotlib": {"render"},
     "PIL": {"animate"},
     "anndata": {"export"},

@@ -13,8 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamumap import memory, watch
-from streamumap.errors import InputError
+from streamumap import limits, memory, watch
+from streamumap.engine import budget_for
+from streamumap.errors import DoesNotFit, InputError
+from streamumap.limits import Limit
 from streamumap.memory import (
     Budget,
     Device,
@@ -27,6 +29,9 @@ from streamumap.memory import (
     machine,
     parse_bytes,
 )
+from streamumap.params import Params
+from streamumap.planner import make_plan
+from streamumap.plans import Job
 
 GIB = 2**30
 
@@ -237,8 +242,92 @@ def test_a_control_group_limits_what_is_free(limit, used, free, monkeypatch):
         "/sys/fs/cgroup/memory.max": [limit],
         "/sys/fs/cgroup/memory.current": [used],
     }
-    monkeypatch.setattr(memory, "_lines", lambda path: files.get(path, []))
+    monkeypatch.setattr(limits, "lines_of", lambda path: files.get(path, []))
     assert host_free_bytes() == free
+
+
+@pytest.mark.parametrize(
+    ("group", "folder"),
+    [
+        ("0::/job/step", "/sys/fs/cgroup/job"),
+        ("0::/job/step", "/sys/fs/cgroup/job/step"),
+        ("0::/", "/sys/fs/cgroup"),
+        ("3:cpu:/x\n4:memory,hugetlb:/job", "/sys/fs/cgroup/memory/job"),
+        ("4:memory:/docker/of/the/host", "/sys/fs/cgroup/memory"),
+    ],
+)
+def test_a_control_group_above_limits_as_well(group, folder, monkeypatch):
+    names = (
+        ("memory.limit_in_bytes", "memory.usage_in_bytes") if "/memory" in folder else ("memory.max", "memory.current")
+    )
+    files = {
+        "/proc/meminfo": ["MemAvailable: 8192 kB"],
+        "/proc/self/cgroup": group.split("\n"),
+        f"{folder}/{names[0]}": ["6000000"],
+        f"{folder}/{names[1]}": ["5000000"],
+        f"{folder}/memory.stat": ["anon 7", "inactive_file 400000"],
+    }
+    monkeypatch.setattr(limits, "lines_of", lambda path: files.get(path, []))
+    assert host_free_bytes() == 1_400_000
+    assert limits.host_limits()[1] == Limit(f"{folder}/{names[0]}", 6_000_000, 1_400_000)
+
+
+@pytest.mark.parametrize(
+    ("variables", "name", "n_bytes"),
+    [
+        ({"SLURM_MEM_PER_NODE": "2048"}, "SLURM_MEM_PER_NODE", 2 * GIB),
+        ({"SLURM_MEM_PER_NODE": "2G"}, "SLURM_MEM_PER_NODE", 2 * GIB),
+        ({"SLURM_MEM_PER_CPU": "512", "SLURM_CPUS_ON_NODE": "4"}, "SLURM_MEM_PER_CPU x SLURM_CPUS_ON_NODE", 2 * GIB),
+        ({"SLURM_MEM_PER_NODE": "0"}, None, 0),
+        ({"SLURM_MEM_PER_CPU": "512"}, None, 0),
+        ({"SLURM_MEM_PER_CPU": "512", "SLURM_CPUS_ON_NODE": "4(x2)"}, None, 0),
+        ({"SLURM_MEM_PER_NODE": "all"}, None, 0),
+    ],
+    ids=str,
+)
+def test_slurm_limits_a_job(variables, name, n_bytes, monkeypatch):
+    for variable, value in variables.items():
+        monkeypatch.setenv(variable, value)
+    found = [limit for limit in limits.host_limits() if limit.name.startswith("SLURM")]
+    assert [(limit.name, limit.n_bytes) for limit in found] == ([(name, n_bytes)] if name else [])
+    assert all(0 < limit.free_bytes < n_bytes and host_free_bytes() <= limit.free_bytes for limit in found)
+
+
+# The least of all is the cap
+
+
+GB = 10**9
+
+
+@pytest.mark.parametrize(
+    ("budget", "host_budget", "limit", "host_bytes", "limited_by"),
+    [
+        ("4GB", None, 16 * GB, 4 * GB, "--budget"),
+        ("4GB", "3GB", 16 * GB, 3 * GB, "--host-budget"),
+        ("4GB", "5GB", 16 * GB, 4 * GB, "--budget"),
+        (None, "3GB", 16 * GB, 3 * GB, "--host-budget"),
+        (None, None, 16 * GB, 8 * GB, "--budget"),
+        ("40GB", "30GB", 16 * GB, 15 * GB, "SLURM_MEM_PER_NODE"),
+    ],
+)
+@pytest.mark.parametrize("gpu", [False, True])
+def test_the_host_is_held_to_the_least(budget, host_budget, limit, host_bytes, limited_by, gpu, monkeypatch):
+    monkeypatch.setattr(memory, "anonymous_bytes", lambda: GB)
+    device = Device(0, "Fake", 80 * GB, 50 * GB) if gpu else None
+    found = Machine(2, 10 * GB, device, (Limit("SLURM_MEM_PER_NODE", limit, limit),))
+    made = budget_for(found, budget, host_budget)
+    if gpu:
+        assert made.device_bytes == (parse_bytes(budget) if budget else 40 * GB)
+        assert made.host_option in ("--host-budget", "SLURM_MEM_PER_NODE")
+        assert made.host_bytes == min(parse_bytes(host_budget) if host_budget else 8 * GB, 15 * GB)
+    else:
+        assert made == Budget(host_bytes, None, limited_by)
+
+
+def test_a_refusal_names_what_limits():
+    for limited_by in ("--host-budget", "SLURM_MEM_PER_NODE"):
+        with pytest.raises(DoesNotFit, match=f"^{limited_by}: 1 MB cannot hold this job, the smallest that can is"):
+            make_plan(Job(1000, 10, "float32"), Params(), Budget(10**6, None, limited_by), Machine(2, GB))
 
 
 # What the process uses

@@ -10,7 +10,7 @@ from streamumap import stage_plans
 from streamumap.errors import DoesNotFit, InputError
 from streamumap.memory import Budget, Device, Machine, parse_bytes
 from streamumap.params import Params
-from streamumap.planner import make_plan, resolve_name
+from streamumap.planner import make_plan, resolve_name, smallest_budget
 from streamumap.plans import Job
 from streamumap.source.packed import pays
 from streamumap.stage_plans import powers
@@ -68,7 +68,7 @@ def test_every_stage_stays_within_the_budget_or_the_job_is_refused(job, params, 
     for stage in plan.stages:
         assert 0 < stage.predicted.host_bytes <= budget.host_bytes
         assert 0 <= stage.predicted.device_bytes <= (budget.device_bytes or 0)
-        assert all(size >= 1 for size in stage.blocks.values()) and stage.blocks
+        assert all(size >= (name != "chunk_rows") for name, size in stage.blocks.items()) and stage.blocks
     assert plan.peak.host_bytes == max(s.predicted.host_bytes for s in plan.stages)
 
 
@@ -117,17 +117,19 @@ def test_a_larger_budget_never_makes_a_block_smaller(job, params, machine, share
 def test_dense_rows_on_a_cpu():
     plan = make_plan(Job(63_666, 3072, "float16"), Params(), Budget(1 * GB), CPU)
     assert [s.name for s in plan.stages] == ["read", "neighbors", "graph", "start", "layout", "quality", "write"]
-    assert [s.backend for s in plan.stages] == ["numpy", "dense", "numba", "numpy", "cpu", "dense", "pyarrow"]
+    assert [s.backend for s in plan.stages] == ["numpy", "dense", "numba", "numba", "cpu", "dense", "pyarrow"]
     assert plan.device is None and not plan.packed_on_disk and plan.peak.device_bytes == 0
     assert "reduce" not in plan and "read" in plan and plan["graph"].name == "graph"
 
 
+@pytest.mark.sizes
 def test_rows_mostly_of_zeros_are_packed_on_a_cpu():
     job = Job(63_666, 3072, "float16", 63_666 * 32)
     plan = make_plan(job, Params(), Budget(1 * GB), CPU)
     assert plan["neighbors"].backend == plan["quality"].backend == "packed" and not plan.packed_on_disk
 
 
+@pytest.mark.sizes
 def test_packed_rows_go_to_disk_when_the_blocks_need_the_memory():
     job = Job(1_000_000, 3072, "float16", 1_000_000 * 60)
     on_disk, in_memory = (make_plan(job, Params(), Budget(n), CPU) for n in (7 * GB // 10, 8 * GB))
@@ -144,8 +146,8 @@ def test_rows_are_searched_as_they_are_where_packed_ones_do_not_fit():
 
 @pytest.mark.parametrize(
     ("params", "machine", "active"),
-    [(Params(), GPU, 32), (Params(reduce="pca", reduce_dims=8), CPU, 32), (Params(), CPU, 3000)],
-    ids=["gpu", "pca", "full"],
+    [(Params(), GPU, 3000), (Params(reduce="pca", reduce_dims=8), CPU, 32), (Params(), CPU, 3000)],
+    ids=["full on a gpu", "pca", "full"],
 )
 def test_rows_that_are_not_packed_are_planned_as_they_are(params, machine, active):
     job = Job(100_000, 3072, "float16")
@@ -221,9 +223,10 @@ def test_a_given_graph_is_no_search(machine, active):
     assert least <= smallest(replace(job, knn_columns=0), Params(), machine)
 
 
+@pytest.mark.sizes
 def test_reduced_rows_are_what_the_later_stages_see():
-    job, params = Job(100_000, 3072, "float16"), Params(reduce="pca", reduce_dims=64)
-    plan, whole = (make_plan(job, p, Budget(2 * GB), CPU) for p in (params, Params()))
+    job, params = Job(100_000, 3072, "float16"), Params(reduce="pca", reduce_dims=64, init="pca")
+    plan, whole = (make_plan(job, p, Budget(2 * GB), CPU) for p in (params, Params(init="pca")))
     assert plan["reduce"].blocks["block_rows"] >= 16
     assert plan["start"].blocks["block_rows"] > whole["start"].blocks["block_rows"]
     assert plan.peak.disk_bytes - whole.peak.disk_bytes == 100_000 * 64 * 4
@@ -237,6 +240,7 @@ def test_neighbours_are_no_more_than_rows():
 SEED = Job(3_000_000, 3072, "float16")
 
 
+@pytest.mark.sizes
 @pytest.mark.parametrize(("n_bytes", "resident"), [(40 * GB, True), (8 * GB, False)])
 def test_three_million_rows_on_a_gpu(n_bytes, resident):
     plan = make_plan(SEED, Params(), caps(GPU, n_bytes), GPU)
@@ -298,6 +302,26 @@ def test_planning_does_no_work(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("machine", MACHINES.values(), ids=MACHINES)
+@pytest.mark.parametrize(
+    "params", [Params(), Params(reduce="pca"), Params(init="random")], ids=lambda p: p.reduce + p.init
+)
+def test_tiny_blocks_are_those_of_the_smallest_budget(machine, params, monkeypatch):
+    job = Job(100_000, 3072, "float16", 100_000 * 32)
+    monkeypatch.setenv(stage_plans.TINY, "0")
+    narrow, wide = (
+        make_plan(job, params, budget, machine)
+        for budget in (smallest_budget(job, params, machine), caps(machine, 100 * GB))
+    )
+    monkeypatch.setenv(stage_plans.TINY, "1")
+    forced = make_plan(job, params, caps(machine, 100 * GB), machine)
+    for ours, small, large in zip(forced.stages, narrow.stages, wide.stages, strict=True):
+        assert ours.backend == large.backend
+        if ours.backend == small.backend:
+            assert list(ours.blocks.values()) <= list(small.blocks.values()) <= list(large.blocks.values())
+    assert forced["neighbors"].blocks != wide["neighbors"].blocks and forced.packed_on_disk == forced.packs
 
 
 # Small parts

@@ -16,7 +16,7 @@ from streamumap import engine
 from streamumap.errors import InputError
 from streamumap.params import Params
 from streamumap.plans import job_of
-from streamumap.sae import footprint
+from streamumap.sae import cuda, footprint
 from streamumap.sae.checkpoint import decoder_rows, make_encoder, read_checkpoint
 from streamumap.sae.cpu import codes, fast_top_k
 from streamumap.sae.encoder import encode, top_k
@@ -222,6 +222,22 @@ def test_a_checkpoint_encodes_as_its_project_does(layout, tmp_path):
         np.testing.assert_allclose(found.read(0, 300), expected, rtol=1e-5, atol=1e-6)
         assert scan(found, 50).n_nonzero == np.count_nonzero(expected) <= planned.n_nonzero
         found.close()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.__name__)
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_torch_encodes_as_the_reference_does(layout, device, tmp_path):
+    """The GPU's code, which runs wherever torch does."""
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+    x = rand(120, D, seed=5)
+    path, expected = layout(tmp_path / "sae", x)
+    encoder, found = make_encoder(read_checkpoint(path), D), np.zeros((120, LATENTS), np.float32)
+    row = 0
+    for counts, indices, values in cuda.codes(np.split(x.numpy(), 4), encoder, device):
+        found[np.repeat(np.arange(row, row + len(counts)), counts), indices] = values
+        row += len(counts)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 @settings(max_examples=100)

@@ -2,6 +2,7 @@ import errno
 import json
 import os
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from streamumap import workdir
 from streamumap.errors import InputError, OutputError
-from streamumap.workdir import FILES, MANIFEST, Workdir, key_of
+from streamumap.workdir import FILES, MANIFEST, Workdir, check_space, key_of
 
 INPUT = {"format": "npy", "size": 5, "blake2b": "ab"}
 ARRAY = np.arange(12, dtype=np.float32).reshape(4, 3)
@@ -303,3 +304,46 @@ def test_json_without_a_value_that_json_has_not(work):
     with pytest.raises(ValueError):
         work.publish_json("run.json", {"value": float("nan")})
     assert json.loads((work.path / "run.json").read_text(encoding="utf-8")) == {"name": "ü"}
+
+
+# Space
+
+
+def free(monkeypatch, n_bytes):
+    monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_blocks=9, f_bavail=n_bytes // 10, f_frsize=10))
+
+
+def test_too_little_space_is_said_before_a_folder_is_made(tmp_path, monkeypatch):
+    free(monkeypatch, 300 * 10**6)
+    check_space(tmp_path / "a" / "run", 300 * 10**6)
+    with pytest.raises(
+        OutputError, match="expected 900 MB of free space .*, found 300 MB, 600 MB too little; free as much"
+    ):
+        check_space(tmp_path / "a" / "run", 900 * 10**6)
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_is_set_aside_becomes_files_and_goes_at_the_end(work):
+    reserved = work.scratch / "reserved"
+    work.reserve(10**6)
+    already = 10**6 - reserved.stat().st_size
+    assert 0 < already < 10**5 and reserved.stat().st_blocks * 512 >= 10**6 - already
+    work.create("graph", (1000, 100), np.float32).close()
+    assert reserved.stat().st_size == 10**6 - already - 400_000
+    work.create("layout", (10**6,), np.float32).close()
+    assert not reserved.exists(), "no more than was set aside is taken from it"
+    work.reserve(10**7)
+    work.publish("run.json", lambda path: path.write_text("{}"))
+    assert not reserved.exists()
+    work.reserve(10**7)
+    work.finish()
+    assert not work.scratch.exists()
+
+
+def test_what_a_run_has_already_is_not_set_aside_again(work, monkeypatch):
+    work.create("graph", (10**6,), np.uint8).close()
+    free(monkeypatch, 10**6)
+    work.reserve(19 * 10**5)
+    with pytest.raises(OutputError, match="too little"):
+        work.reserve(21 * 10**5)
+    assert sorted(os.listdir(work.scratch)) == ["graph.npy"]

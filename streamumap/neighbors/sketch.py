@@ -56,7 +56,7 @@ def _codes(block, projection):
     norm = np.minimum(np.einsum("ij,ij->i", block, block), np.float32(1e37))
     values = np.nan_to_num(block @ projection if projection is not None else block, copy=False)
     lengths = np.einsum("ij,ij->i", values, values)
-    largest = np.maximum(np.abs(values).max(1), np.finfo(np.float32).tiny)
+    largest = np.maximum(np.abs(values).max(1), np.float32(1e-36))  # 127 over less is no float32
     codes = np.rint(values * (127 / largest)[:, None])
     return codes, np.sqrt(norm / np.where(lengths > 0, lengths, 1)) * largest / 127, norm
 

@@ -45,7 +45,8 @@ class Reading:
 
 def open_source(x: Any, reading: Reading | None = None) -> RowSource | ToConvert:
     """The rows of `x`: a path; a 2-D array, memmap, CPU tensor or list of rows; a `scipy.sparse` matrix in CSR form; the
-    TopK pairs (indices, values, n_features), each of the first two a path or an array; or a source that is open already.
+    TopK pairs (indices, values, n_features), each of the first two a path or an array; an iterable of blocks of rows; or
+    a source that is open already.
 
     A path is that of a file of rows, a folder or a glob of shards, a `.txt` that lists them, or TopK pairs: a folder with
     `X_indices.npy` and `X_values.npy`, or either of these. Their width is `reading.n_features`, or what a JSON file
@@ -112,7 +113,13 @@ def _open(x: Any, reading: Reading) -> RowSource | ToConvert:
         return _pairs("the pairs", x[0], x[1], x[2], reading.dtype)
     if hasattr(x, "tocsr"):
         return csr_of(x)
-    return x if isinstance(x, (RowSource, ToConvert)) else ArraySource(x, reading.dtype)
+    if isinstance(x, (RowSource, ToConvert)):
+        return x
+    if isinstance(x, Iterable) and not isinstance(x, (list, tuple, dict, set)) and not hasattr(x, "__array__"):
+        from streamumap.source.spooled import spooled_rows
+
+        return spooled_rows(x, reading.dtype)
+    return ArraySource(x, reading.dtype)
 
 
 def _open_path(path: str, reading: Reading) -> RowSource | ToConvert:

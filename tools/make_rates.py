@@ -1,0 +1,53 @@
+"""Writes streamumap/rates.json, from which `plan` tells seconds: the stages of the runs in bench/results, by machine.
+
+python tools/make_rates.py
+"""
+
+import json
+from pathlib import Path
+
+from streamumap.source.packed import pays
+
+ROOT = Path(__file__).parent.parent
+OUT = ROOT / "streamumap" / "rates.json"
+
+
+def rates(folder: Path) -> list[dict]:
+    """One entry a stage of each run that bench/collect.py kept."""
+    found = []
+    for path in sorted(folder.glob("*.jsonl")):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            run = json.loads(line)
+            if "stages" in run and "input" in run:
+                found += _of(run)
+    return found
+
+
+def _of(run: dict) -> list[dict]:
+    params, shape = run["params"], run["input"]
+    job = {
+        "device": run["device"].rpartition(", ")[0] if run["device"].startswith("cpu") else run["device"],
+        "n_rows": shape["rows"],
+        "n_features": shape["features"],
+        "dtype": shape["dtype"],
+        "packed": _packed(run),
+        "reduce_dims": params["reduce_dims"] if params["reduce"] != "none" else None,
+        "n_neighbors": params["n_neighbors"],
+        "n_epochs": params["n_epochs"],
+    }
+    return [
+        {**job, **{key: stage[key] for key in ("stage", "backend", "blocks", "seconds")}} for stage in run["stages"]
+    ]
+
+
+def _packed(run: dict) -> bool:
+    """Whether pairs were searched. Runs on a GPU before it took pairs know no chunk_rows."""
+    shape = run["input"]
+    n_nonzero = round(shape["rows"] * shape["features"] * shape["density"])
+    takes_pairs = run["device"].startswith("cpu") or any("chunk_rows" in stage["blocks"] for stage in run["stages"])
+    return takes_pairs and run["params"]["reduce"] == "none" and pays(shape["rows"], shape["features"], n_nonzero)
+
+
+if __name__ == "__main__":
+    lines = ",\n".join(json.dumps(entry) for entry in rates(ROOT / "bench" / "results"))
+    OUT.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
