@@ -51,6 +51,8 @@ def draw(path: Path) -> Path:
 
 
 def _panel(axis, records: list[dict], name: str, unit: float) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     values = [r[name] / unit for r in records]
     least = min(r["recall"] for r in records)
     labels: list[tuple[float, float]] = []
@@ -65,5 +67,8 @@ def _panel(axis, records: list[dict], name: str, unit: float) -> None:
         axis.annotate(r["case"], (value, r["recall"]), xytext=offset, textcoords="offset points", fontsize=7)
     axis.set_xlim(min(values) / 1.6, max(values) * 2.4)
     axis.set_ylim(least - 0.15 * (1.001 - least) - 0.01, 1 + 0.1 * (1.001 - least))
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.xaxis.set_minor_formatter(NullFormatter())
     axis.grid(alpha=0.25)
     axis.tick_params(labelsize=7)

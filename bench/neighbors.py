@@ -216,7 +216,7 @@ def measure(options: argparse.Namespace) -> None:
     path = make(options) if options.make else options.data
     if not path.exists():
         skip(f"{path} is missing")
-    options.name = path.stem
+    options.name = path.parent.name if path.stem == "topk_indices" else path.stem.removesuffix("_indices")
     try:
         setting = open_setting(
             str(path), options.features, options.metric, options.n_neighbors, options.device, options.budget

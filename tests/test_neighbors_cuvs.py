@@ -4,14 +4,15 @@ answers here. The kernels that measure run in Triton's interpreter where there i
 
 import os
 import sys
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
+from importlib.util import find_spec
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from neighbor_checks import check_neighbors, hard_rows
 
-from streamumap import backends
+from streamumap import backends, quality
 from streamumap.errors import InputError
 from streamumap.neighbors import footprint, reference
 from streamumap.params import Params
@@ -178,3 +179,27 @@ def test_without_cuvs(monkeypatch):
 def test_bytes_on_the_device_are_those_that_were_measured(n_rows, measured):
     """With cuML 26.10, 3,072 features, on one H200; the process had a context besides."""
     assert abs(footprint.cuvs_device(n_rows, 3072, 15) + 1.1 * 2**30 - measured) < 0.05 * measured
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not GPU or find_spec("cuvs") is None, reason="needs a GPU and cuVS")
+@pytest.mark.parametrize("n", [60, 20_000])
+@pytest.mark.parametrize("metric", METRICS)
+def test_cuvs_itself(metric, n):
+    rows = hard_rows(60) if n == 60 else np.random.default_rng(0).random((n, 32)).astype(np.float32)
+    source, k = open_source(rows), 8
+
+    def measured(candidates):
+        with closing(cuda.StreamedRows(source, metric, 4096, DEVICE)) as there:
+            return cuvs.measure(there, candidates, n, 4096)
+
+    found = cuvs.search(
+        DenseRows(source, metric), k, device="cuda:0", measured=measured, reached=lambda neighbors: True, non_negative=True,
+        is_zero=~rows.any(1),
+    )  # fmt: skip
+    if n == 60:
+        return check_neighbors(found, rows, k, metric)
+    sample = np.arange(0, n, 200)
+    with closing(cuda.StreamedRows(source, metric, 4096, DEVICE)) as there:
+        ranks = cuda.count_closer(there, sample, found[0][sample, 1:], other_rows=4096)
+    assert quality.recall(ranks, found[0][sample, 1:]) > 0.95
