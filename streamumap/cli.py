@@ -81,6 +81,9 @@ Metric = Annotated[str, _knob("metric")]
 Components = Annotated[int, _knob("n_components")]
 Reduce = Annotated[str, _knob("reduce")]
 ReduceDims = Annotated[int, _knob("reduce_dims")]
+Sample = Annotated[
+    int | None, typer.Option(help="Map so many rows, drawn with the seed; the others are NaN in the map.", min=3)
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress.")]
 
@@ -122,6 +125,13 @@ def embed(
     drop_nonfinite: Annotated[
         bool, typer.Option("--drop-nonfinite", help="Leave rows with NaN or Inf out: they are NaN in the map.")
     ] = False,
+    sample: Sample = None,
+    stratify: Annotated[
+        Path | None,
+        typer.Option(
+            help="What --sample keeps the shares of: a text file with a label a row, each kept; or the numbers of the rows to map."
+        ),
+    ] = None,
     snapshots: Annotated[
         int, typer.Option(help="Positions kept on the way, evenly spaced over the epochs, in RUN/snapshots.", min=0)
     ] = 0,
@@ -148,6 +158,8 @@ def embed(
         reading=_reading(dtype, features, key, shape),
         meta=meta,
         drop_nonfinite=drop_nonfinite,
+        sample=sample,
+        stratify=stratify,
         snapshots=snapshots,
     )
     print(json.dumps(run, indent=2) if json_ else folder)
@@ -172,13 +184,14 @@ def plan(
     n_components: Components = Params.n_components,
     reduce: Reduce = Params.reduce,
     reduce_dims: ReduceDims = Params.reduce_dims,
+    sample: Sample = None,
     json_: Json = False,
 ) -> None:
     """What embed would do and need; reads no more than headers and changes nothing."""
     from streamumap.engine import plan_for
 
     planned = plan_for(
-        input, rows, features, dtype, active, budget, host_budget, device, _reading(dtype, features, key, shape),
+        input, rows, features, dtype, active, budget, host_budget, device, _reading(dtype, features, key, shape), sample,
         n_neighbors=n_neighbors, n_components=n_components, reduce=reduce, reduce_dims=reduce_dims,
     )  # fmt: skip
     if json_:
