@@ -17,18 +17,28 @@ if TYPE_CHECKING:
 
 
 def plan(
-    x=None, *, rows=None, features=None, dtype=None, active=None, budget=None, host_budget=None, device="auto", **params
+    x=None,
+    *,
+    rows=None,
+    features=None,
+    dtype=None,
+    active=None,
+    budget=None,
+    host_budget=None,
+    device="auto",
+    sample=None,
+    **params,
 ):
     """What a run would do and need, what it would need elsewhere, the smallest budget and what makes the job smaller: a
     `levers.Outlook`, from headers alone.
 
     Of `x` (a path or an array), or of `rows` x `features` values of `dtype` ("float16"), `active` of them non-zero in a
-    row. Budgets are sizes such as "40GB"; `params` are fields of `params.Params`. Raises DoesNotFit where the budget
-    cannot hold the job, InputError where something is wrong.
+    row; `sample`: how many rows are mapped. Budgets are sizes such as "40GB"; `params` are fields of `params.Params`.
+    Raises DoesNotFit where the budget cannot hold the job, InputError where something is wrong.
     """
     from streamumap.engine import plan_for
 
-    return plan_for(x, rows, features, dtype, active, budget, host_budget, device, **params)
+    return plan_for(x, rows, features, dtype, active, budget, host_budget, device, sample=sample, **params)
 
 
 def __getattr__(name: str):

@@ -108,6 +108,9 @@ Knn = Annotated[
 Components = Annotated[int, _knob("n_components")]
 Reduce = Annotated[str, _knob("reduce")]
 ReduceDims = Annotated[int, _knob("reduce_dims")]
+Sample = Annotated[
+    int | None, typer.Option(help="Map so many rows, drawn with the seed; the others are NaN in the map.", min=3)
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress.")]
 
@@ -153,6 +156,13 @@ def embed(
     drop_nonfinite: Annotated[
         bool, typer.Option("--drop-nonfinite", help="Leave rows with NaN or Inf out: they are NaN in the map.")
     ] = False,
+    sample: Sample = None,
+    stratify: Annotated[
+        Path | None,
+        typer.Option(
+            help="What --sample keeps the shares of: a text file with a label a row, each kept; or the numbers of the rows to map."
+        ),
+    ] = None,
     snapshots: Annotated[
         int, typer.Option(help="Positions kept on the way, evenly spaced over the epochs, in RUN/snapshots.", min=0)
     ] = 0,
@@ -180,6 +190,8 @@ def embed(
         meta=meta,
         drop_nonfinite=drop_nonfinite,
         knn=knn,
+        sample=sample,
+        stratify=stratify,
         snapshots=snapshots,
     )
     print(json.dumps(run, indent=2) if json_ else folder)
@@ -208,6 +220,7 @@ def plan(
     reduce_dims: ReduceDims = Params.reduce_dims,
     neighbors: NeighborsBackend = Params.neighbors,
     knn: Knn = None,
+    sample: Sample = None,
     json_: Json = False,
 ) -> None:
     """What embed would do and need; reads no more than headers and changes nothing."""
@@ -215,7 +228,8 @@ def plan(
 
     planned = plan_for(
         input, rows, features, dtype, active, budget, host_budget, device, _reading(dtype, features, key, shape, sae, of),
-        knn=knn, n_neighbors=n_neighbors, n_components=n_components, reduce=reduce, reduce_dims=reduce_dims, neighbors=neighbors,
+        knn=knn, sample=sample, n_neighbors=n_neighbors, n_components=n_components, reduce=reduce, reduce_dims=reduce_dims,
+        neighbors=neighbors,
     )  # fmt: skip
     if json_:
         from streamumap.levers import as_json

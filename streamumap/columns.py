@@ -49,8 +49,8 @@ def labels(name: str, values: Sequence[str | None]) -> Labels:
     return _labels(name, pa.array(values, pa.string()))
 
 
-def read_lines(option: str, path: Path, n_rows: int) -> Any:
-    """The lines of a text file as a pyarrow array of N strings. Raises InputError where there are more or fewer."""
+def read_lines(option: str, path: Path, n_rows: int | None = None) -> Any:
+    """The lines of a text file as a pyarrow array of N strings. Raises InputError where there are more or fewer than `n_rows`."""
     import pyarrow.compute as pc
 
     try:
@@ -63,7 +63,7 @@ def read_lines(option: str, path: Path, n_rows: int) -> Any:
         data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     whole = _as_text(option, path, data.removesuffix(b"\n"))
     lines = pc.split_pattern(whole, "\n").values if data else whole[:0]
-    if len(lines) != n_rows:
+    if n_rows is not None and len(lines) != n_rows:
         raise InputError(
             f"{option}: {path}: expected {n_rows} lines, one a row, found {len(lines)}; give as many as there are rows."
         )

@@ -1,6 +1,7 @@
 """The main job as a straight line: read, plan, then stage after stage, each one measured; what is there already is used
 again."""
 
+import hashlib
 import os
 import time
 from collections.abc import Callable
@@ -22,9 +23,10 @@ from streamumap.meta import Meta
 from streamumap.neighbors.given import GivenGraph, look_at_distances, open_graph
 from streamumap.params import Params
 from streamumap.planner import make_plan, resolve_name
-from streamumap.plans import QUALITY_NEIGHBORS, QUALITY_ROWS, Job, Plan, job_of
+from streamumap.plans import QUALITY_NEIGHBORS, QUALITY_ROWS, Job, Plan, job_of, sampled_job
 from streamumap.recorder import Recorder
 from streamumap.report import report
+from streamumap.sampling import sampled
 from streamumap.source import Reading, RowSource, ToConvert, check_shape, open_rows, open_source
 from streamumap.source.base import stored_dtype
 from streamumap.source.kept import Kept, all_but
@@ -60,7 +62,7 @@ def budget_for(machine: Machine, budget: str | int | None, host_budget: str | in
 
 
 def plan_for(
-    x, rows, features, dtype, active, budget, host_budget, device, reading=None, knn=None, **params
+    x, rows, features, dtype, active, budget, host_budget, device, reading=None, knn=None, sample=None, **params
 ) -> Outlook:
     """`streamumap.plan`; `reading` instead of `dtype` and `features` of an input."""
     if (x is None) == (rows is None) or (x is None and features is None):
@@ -78,9 +80,14 @@ def plan_for(
                 f"--active: expected 1 to {job.n_features}, the features of a row, found {active}; give one in this range."
             )
         job = replace(job, n_nonzero=job.n_rows * active)
+    if sample is not None and not 3 <= sample <= job.n_rows:
+        raise InputError(
+            f"--sample: expected 3 to {job.n_rows}, the rows of the input, found {sample}; give one in this range."
+        )
+    job = sampled_job(job, sample)
     p = Params(**params)
     backends.check_installed(p)
-    graph = given_graph(knn, p, job.n_rows)
+    graph = given_graph(knn, p, job.n_rows, sample is not None)
     if graph is not None:
         job = replace(job, knn_columns=graph.n_columns)
         graph.close()
@@ -90,10 +97,14 @@ def plan_for(
     return outlook(job, p, budget_for(machine, budget, host_budget), machine)
 
 
-def given_graph(knn: Any, p: Params, n_rows: int) -> GivenGraph | None:
+def given_graph(knn: Any, p: Params, n_rows: int, samples: bool) -> GivenGraph | None:
     """The k-NN graph that is given instead of searched for, if one is. Raises InputError where it cannot be used."""
     if knn is None:
         return None
+    if samples:
+        raise InputError(
+            "--sample: some of the rows are mapped and --knn gives neighbours among all of them; leave one of the two out."
+        )
     for option, value, default in (("neighbors", p.neighbors, "auto"), ("reduce", p.reduce, "none")):
         if value != default:
             raise InputError(
@@ -120,6 +131,8 @@ def embed(
     meta: str | os.PathLike | None = None,
     drop_nonfinite: bool = False,
     knn: Any = None,
+    sample: int | None = None,
+    stratify: str | os.PathLike | None = None,
     listener: Listener = ignore,
     snapshots: int = 0,
     stopping: Callable[[], bool] = lambda: False,
@@ -128,9 +141,11 @@ def embed(
     `errors.py`.
 
     `meta`: a file whose columns go into embedding.parquet, row for row. `drop_nonfinite`: rows with NaN or Inf are left
-    out and are NaN in the map. `knn`: a k-NN graph of the rows, (indices, distances), each a .npy file or an array; see
-    `neighbors.given`. `snapshots` positions on the way, evenly spaced over the epochs, are kept in out/snapshots. `stopping()` is asked
-    between units of work; when it is true the run raises Stopped, and the same call continues it.
+    out and are NaN in the map, as are those that are not among `sample` rows, drawn with the seed. `stratify`: a file of
+    labels whose shares the sample keeps, or of row numbers that are the sample. `knn`: a k-NN graph of the rows, (indices,
+    distances), each a .npy file or an array; see `neighbors.given`. `snapshots` positions on the way, evenly spaced over the
+    epochs, are kept in out/snapshots. `stopping()` is asked between units of work; when it is true the run raises Stopped,
+    and the same call continues it.
     """
     if isinstance(x, (str, os.PathLike)) and os.path.exists(x) and os.path.exists(out) and os.path.samefile(x, out):
         raise InputError(f"--out: {out}: expected another place than the input, found the input; choose another --out.")
@@ -140,14 +155,16 @@ def embed(
     machine = memory.machine(device)
     with ExitStack() as opened:
         opened.callback(source.close)
-        graph = given_graph(knn, params, source.n_rows)
+        rows = sampled(source.n_rows, sample, None if stratify is None else Path(stratify), params.seed)
+        graph = given_graph(knn, params, source.n_rows, rows is not None)
         if graph is not None:
             opened.callback(graph.close)
-        job = replace(job_of(source), knn_columns=graph.n_columns if graph else 0)
+        job = sampled_job(job_of(source), None if rows is None else len(rows))
+        job = replace(job, knn_columns=graph.n_columns if graph else 0)
         plan = make_plan(job, params, budget_for(machine, budget, host_budget), machine)
         check_space(Path(out), plan.peak.disk_bytes - used_bytes(Path(out)))
         work = opened.enter_context(closing(Workdir(Path(out), source.fingerprint)))
-        run = _Run(source, params, plan, work, listener, stopping, snapshots, columns, drop_nonfinite, graph)
+        run = _Run(source, params, plan, work, listener, stopping, snapshots, columns, drop_nonfinite, graph, rows)
         opened.callback(run.close)
         return run.all()
 
@@ -167,13 +184,14 @@ class _Run(Recorder):
         meta: Meta | None,
         drop_nonfinite: bool,
         given_knn: GivenGraph | None,
+        sample: np.ndarray | None,
     ):
         super().__init__(plan, listener, stopping)
         if plan.device:
             gpu.cap(plan.device, (plan.budget.device_bytes or 0) - CONTEXT_BYTES)
         self.given, self.params, self.work, self.n_snapshots = source, params, work, snapshots
         self.source: RowSource  # the given one, once it can be read in place, without rows that are left out
-        self.kept = Kept(source.n_rows)
+        self.kept, self.sample = Kept(source.n_rows, sample), sample
         self.meta, self.drop_nonfinite, self.given_knn = meta, drop_nonfinite, given_knn
         self.packed: PackedRows | None = None
         self.given_start = open_rows(params.init).fingerprint if params.init.endswith(".npy") else None
@@ -198,7 +216,7 @@ class _Run(Recorder):
             self.neighbors(rows, knn)
         if self.work.has("embedding", map_key):
             self.reuse("the map")
-            embedding = self.kept.of(self.work.read("embedding"))
+            embedding = self.of_kept("embedding")
         else:
             embedding = self.layout(rows, self.graph(graph_key), map_key)
         self.source.check_unchanged()
@@ -206,7 +224,7 @@ class _Run(Recorder):
         return self.write(found, embedding)
 
     def clip_neighbors(self) -> None:
-        self.clip_to(self.given.n_rows)
+        self.clip_to(self.plan.job.n_rows)
         if self.given_knn is not None:
             self.measured["given_knn"] = self.given_knn.facts()
         for text in getattr(self.given, "warnings", ()):
@@ -225,7 +243,8 @@ class _Run(Recorder):
         reduced = (p.reduce, p.reduce_dims) if p.reduce != "none" else ()
         how = self.given_knn.fingerprint if self.given_knn else self.plan["neighbors"].backend
         dropped = self.kept.rows is not None
-        knn = key_of(__version__, p.n_neighbors, p.metric, reduced, p.recall, p.seed, how, dropped)
+        which = [] if self.sample is None else [hashlib.blake2b(self.sample.tobytes(), digest_size=16).hexdigest()]
+        knn = key_of(__version__, p.n_neighbors, p.metric, reduced, p.recall, p.seed, how, dropped, *which)
         graph = key_of(knn, p.local_connectivity, p.set_op_mix_ratio)
         return (
             knn,
@@ -236,11 +255,18 @@ class _Run(Recorder):
     def read(self) -> Scan:
         """One pass that finds what is broken or special; rows that are mostly zeros are packed, in the same pass on a GPU."""
         given, block_rows = self.given, self.plan["read"].blocks["block_rows"]
+        if self.sample is not None:
+            self.listener(
+                Note(
+                    "info", f"{len(self.sample):,} of {given.n_rows:,} rows are sampled; the others are NaN in the map"
+                )
+            )
         n_passes = 2 if isinstance(given, ToConvert) else 1
         with self.stage("read", n_passes * given.n_rows, "rows") as (tick, result):
             if isinstance(given, ToConvert):
                 given.device = self.plan.device
-            self.source = source = given.convert(self.work.scratch, tick) if isinstance(given, ToConvert) else given
+            source = given.convert(self.work.scratch, tick) if isinstance(given, ToConvert) else given
+            self.source = source = self.kept.source(source)
             found, self.packed = self.fitting("read", lambda: backends.read(source, self.plan, tick))
             if isinstance(given, ToConvert) and given.drop_zero_rows and found.n_zero_rows:
                 why = "features are dead, active in no row"
@@ -287,23 +313,38 @@ class _Run(Recorder):
         n, name = source.n_rows, source.name
         self.warn(f"{name}: {len(rows):,} of {n:,} {why}; they are left out and NaN in the map.")
         check_shape(f"{name} without the rows left out", n - len(rows), source.n_features)
-        self.kept = all_but(n, rows)
+        left = all_but(n, rows)
+        self.kept = self.kept.only(left)
         self.clip_to(n - len(rows))
-        return self.kept.source(source)
+        return left.source(source)
 
     def publish(self, name: str, array: np.ndarray, missing: float) -> None:
         """Results of the rows that are in the map, as a file with a row for each that was given."""
-        self.work.save(name, self.kept.back(array, missing))
+        file = self.work.create(name, (self.kept.n_rows, *array.shape[1:]), array.dtype)
+        for start, block in self.kept.blocks_back(array, missing):
+            file.write(start, block)
+        file.sync()
+        file.close()
         self.work.publish_saved(name)
 
     def knn(self) -> tuple[BlockFile, BlockFile]:
         """Indices and distances of the k-NN graph of the rows that are in the map, as these were searched."""
         if self.kept.rows is not None or self.exponent:
-            distances = self.kept.of(self.work.read("knn_distances"))
-            self.work.save("kept_indices", self.kept.numbers_of(self.kept.of(self.work.read("knn_indices"))))
+            distances = self.of_kept("knn_distances")
+            self.work.save("kept_indices", self.kept.numbers_of(self.of_kept("knn_indices")))
             self.work.save("kept_distances", sized(distances, -self.exponent, self.params.metric))
             return self.work.open("kept_indices"), self.work.open("kept_distances")
         return self.work.open("knn_indices"), self.work.open("knn_distances")
+
+    def of_kept(self, name: str) -> np.ndarray:
+        """Of a file with a row for each that was given, those in the map."""
+        file, rows = self.work.open(name), self.kept.rows
+        out = [
+            block if rows is None else block[rows[slice(*np.searchsorted(rows, [start, start + len(block)]))] - start]
+            for start, block in file.blocks(65_536)
+        ]
+        file.close()
+        return np.concatenate(out)
 
     def reduce(self) -> RowSource:
         """The source itself, or its principal components in a file of scratch, streamed twice."""
@@ -545,6 +586,7 @@ class _Run(Recorder):
         return report(
             self.source,
             self.given.n_rows,
+            None if self.sample is None else len(self.sample),
             found,
             self.params,
             self.plan,

@@ -8,7 +8,7 @@ from streamumap.layout.footprint import cuml_bytes
 from streamumap.memory import Budget, Machine
 from streamumap.params import Params
 from streamumap.planner import make_plan, smallest_budget
-from streamumap.plans import Job, Plan
+from streamumap.plans import Job, Plan, sampled_job
 from streamumap.rates import Expected, expected_seconds
 
 GB = 10**9
@@ -167,7 +167,7 @@ def _levers(job: Job, params: Params, machine: Machine) -> Iterable[Lever]:
         yield lever("PCA", f"--reduce pca --reduce-dims {dims}", job, reduced, PCA_QUALITY, dims)
     if n >= 1000:
         fewer = n // SAMPLE_SHARE
-        part = replace(job, n_rows=fewer, n_nonzero=job.n_nonzero and job.n_nonzero // SAMPLE_SHARE)
+        part = replace(sampled_job(job, fewer), n_nonzero=job.n_nonzero and job.n_nonzero // SAMPLE_SHARE)
         left_out = "rows left out have no place; those on the map are ordered by neighbours ten times as sparse"
         yield lever("sampling", f"--sample {fewer}", part, params, left_out)
     if not job.sparse and d >= 4 * ACTIVE:

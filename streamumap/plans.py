@@ -1,6 +1,6 @@
 """What a plan is: frozen facts, no arithmetic beyond sums."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from streamumap.memory import Budget, Footprint, Machine
 from streamumap.sae.rows import EncodedRows
@@ -28,6 +28,7 @@ class Job:
     copied_bytes: int = 0
     raw_features: int = 0
     knn_columns: int = 0
+    n_left_out: int = 0  # rows of the input beside these
 
     @property
     def itemsize(self) -> int:
@@ -50,6 +51,15 @@ def job_of(source: RowSource | ToConvert) -> Job:
     return Job(
         source.n_rows, source.n_features, source.dtype, n_nonzero, n_nonzero is not None, copied_bytes, raw_features
     )
+
+
+def sampled_job(job: Job, size: int | None) -> Job:
+    """What is left of a job where only `size` of its rows are mapped; None: all. How many pairs those have is not known
+    before they are read, only that they have no more than all."""
+    if size is None:
+        return job
+    n_nonzero = job.n_nonzero and min(job.n_nonzero, size * job.n_features)
+    return replace(job, n_rows=size, n_nonzero=n_nonzero, n_left_out=job.n_rows - size)
 
 
 @dataclass(frozen=True)

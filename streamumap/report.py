@@ -15,7 +15,14 @@ PACKAGES = ("numpy", "torch", "triton", "numba", "scipy", "scikit-learn")
 
 
 def report(
-    source: RowSource, n_rows: int, found: Scan, params: Params, plan: Plan, seconds: float, measured: dict
+    source: RowSource,
+    n_rows: int,
+    n_sampled: int | None,
+    found: Scan,
+    params: Params,
+    plan: Plan,
+    seconds: float,
+    measured: dict,
 ) -> dict:
     """JSON-able. `n_rows`: of the input; `source` has fewer where rows are left out. `measured`: stages (each with
     seconds, predicted and measured bytes), quality, warnings, reused."""
@@ -28,7 +35,8 @@ def report(
         "input": {
             "name": source.name,
             "rows": n_rows,
-            "dropped_rows": n_rows - source.n_rows,
+            "sampled_rows": n_sampled,
+            "dropped_rows": (n_sampled or n_rows) - source.n_rows,
             "features": source.n_features,
             "dtype": source.dtype,
             "density": found.density,

@@ -70,7 +70,7 @@ class StagePlanner:
         self.host_base = LIBRARIES_BYTES + (TORCH_HOST_BYTES if self.gpu else 0)
         point_bytes = params.n_components * 4
         row_bytes = params.n_neighbors * 8 + 3 * point_bytes + PARQUET_BYTES  # the graph; map, checkpoint, table
-        self.disk = self.kept_bytes = job.copied_bytes + job.n_rows * row_bytes + PICTURE_BYTES
+        self.disk = self.kept_bytes = job.copied_bytes + (job.n_rows + job.n_left_out) * row_bytes + PICTURE_BYTES
 
     def stages(self) -> list[StagePlan]:
         out = [self._read()]
@@ -426,5 +426,5 @@ class StagePlanner:
         )  # fmt: skip
 
     def _write(self) -> StagePlan:
-        n, c = self.job.n_rows, self.params.n_components
+        n, c = self.original.n_rows + self.original.n_left_out, self.params.n_components
         return self._solve("write", "pyarrow", "size_px", [1600, 800, 400], lambda b: n * (c * 4 + 40) + 165 * b * b)

@@ -15,7 +15,7 @@ LAYERS = [
     {"errors", "events", "params", "memory", "limits", "watch", "gpu"},
     {"source", "sae", "workdir", "quality", "blockfile", "writer", "npy_writer", "demo", "meta"}
     | {"publish", "palette", "columns", "coding", "raster", "render", "animate", "clusters"}
-    | {"runs", "look", "viewer", "export", "output"},
+    | {"runs", "look", "viewer", "export", "output", "sampling"},
     {"reduce", "neighbors", "graph", "initial", "layout"},
     {"plans", "stage_plans", "planner", "rates", "levers"},
     {"engine", "backends", "recorder", "report"},

@@ -80,6 +80,10 @@ class Kept:
         """What an array (n_rows, ...) says of the rows that are kept."""
         return array if self.rows is None else array[self.rows]
 
+    def only(self, part: "Kept") -> "Kept":
+        """Of the rows that are kept here, numbered anew, those that `part` keeps."""
+        return self if part.rows is None else Kept(self.n_rows, self.numbers_back(part.rows))
+
     def back(self, array: np.ndarray, missing: Any) -> np.ndarray:
         """Results of the rows that are kept -> of all rows, with `missing` where one was left out."""
         if self.rows is None:
@@ -87,6 +91,16 @@ class Kept:
         out = np.full((self.n_rows, *array.shape[1:]), missing, array.dtype)
         out[self.rows] = array
         return out
+
+    def blocks_back(
+        self, array: np.ndarray, missing: Any, block_rows: int = 65_536
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """(first row, rows) of what `back` gives, without all of it at once."""
+        rows = np.arange(self.n_rows) if self.rows is None else self.rows
+        for start in range(0, self.n_rows, block_rows):
+            stop = min(start + block_rows, self.n_rows)
+            low, high = np.searchsorted(rows, [start, stop])
+            yield start, Kept(stop - start, rows[low:high] - start).back(array[low:high], missing)
 
     def numbers_of(self, rows: np.ndarray) -> np.ndarray:
         """Numbers of given rows -> their numbers among those that are kept; -1 stays."""
