@@ -29,7 +29,18 @@ from streamumap.writer import ActivationWriter
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results"
-PACKAGES = ("streamumap", "numpy", "scipy", "numba", "torch", "triton", "umap-learn", "pynndescent", "cuml-cu13")
+PACKAGES = (
+    "streamumap",
+    "numpy",
+    "scipy",
+    "numba",
+    "torch",
+    "triton",
+    "umap-learn",
+    "pynndescent",
+    "cuml-cu13",
+    "cuvs-cu13",
+)
 
 NEIGHBORS = 15
 SAMPLE_ROWS = 3_000

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from threadpoolctl import threadpool_limits
 from streamumap import initial, quality
 from streamumap.errors import InputError
 from streamumap.events import Tick
+from streamumap.layout.footprint import TOP
 from streamumap.neighbors import footprint
 from streamumap.params import Params
 from streamumap.plans import Plan
@@ -32,6 +35,15 @@ class Rows:
     searched: RowSource
     packed: PackedRows | None
     found: Scan
+
+
+def check_installed(p: Params) -> None:
+    """Raises InputError where a backend is asked for by name whose package is not there."""
+    for option, package in (("neighbors", "cuvs"), ("layout", "cuml")):
+        if getattr(p, option) == package and find_spec(package) is None:
+            raise InputError(
+                f"--{option}: expected {package} to be installed, found none; pip install 'streamumap[{package}]' or use --{option} auto."
+            )
 
 
 def read(source: RowSource, plan: Plan, tick: Tick) -> tuple[Scan, PackedRows | None]:
@@ -62,6 +74,8 @@ def search(
         return packed.search(rows.packed, p.n_neighbors, p.metric, non_negative=non_negative, **given)
     if planned.backend == "cuda":
         return _search_on_device(rows, plan, p, sample, enough, non_negative=non_negative, **given)
+    if planned.backend == "cuvs":
+        return _search_by_cuvs(rows, plan, p, sample, enough, non_negative=non_negative, **given)
     from streamumap.neighbors import dense
 
     def reached(neighbors: np.ndarray) -> bool:
@@ -85,6 +99,22 @@ def _search_on_device(rows: Rows, plan: Plan, p: Params, sample, enough, *, othe
         return cuda.search(there, p.n_neighbors, **wanted, **given)
 
 
+def _search_by_cuvs(rows: Rows, plan: Plan, p: Params, sample, enough, *, query_rows: int, other_rows: int, **given):
+    from streamumap.neighbors import cuda, cuvs
+
+    def measured(candidates: np.ndarray):
+        with on_device(rows, plan, p.metric, other_rows) as there:
+            return cuvs.measure(there, candidates, query_rows, other_rows)
+
+    def reached(neighbors: np.ndarray) -> bool:
+        with on_device(rows, plan, p.metric, other_rows, original=True) as there:
+            others = neighbors[sample]
+            return enough(others, cuda.count_closer(there, sample, others, other_rows=other_rows))
+
+    wanted: dict = dict(device=plan.device, measured=measured, reached=reached)
+    return cuvs.search(DenseRows(rows.searched, p.metric), p.n_neighbors, **wanted, **given)
+
+
 @contextmanager
 def on_device(rows: Rows, plan: Plan, metric: str, chunk_rows: int, original: bool = False) -> Iterator[Any]:
     """The rows for a GPU backend: as pairs that stay there, else as dense rows that pass by, `chunk_rows` at a time."""
@@ -105,9 +135,11 @@ def search_ticks(plan: Plan) -> int:
     return n * (1 + -(-n // footprint.PACKED_CORPUS_ROWS)) if plan["neighbors"].backend == "packed" else n
 
 
-def count_closer(rows: Rows, plan: Plan, metric: str, sample: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Exact ranks in the ORIGINAL rows, whatever was searched: int64 (S, m)."""
-    block_rows = plan["quality"].blocks["block_rows"]
+def count_closer(
+    rows: Rows, plan: Plan, metric: str, sample: np.ndarray, others: np.ndarray, stage: str = "quality"
+) -> np.ndarray:
+    """Exact ranks in the ORIGINAL rows, whatever was searched: int64 (S, m). By blocks of the stage that asks."""
+    block_rows = plan[stage].blocks["block_rows"]
     if plan.device:
         from streamumap.neighbors import cuda
 
@@ -134,36 +166,61 @@ def nearest_on_map(plan: Plan, embedding: np.ndarray, sample: np.ndarray, k: int
 
 
 def layout_backend(plan: Plan):
-    """The `layout.run.Backend` that the plan names."""
+    """The `layout.run.Backend` that the plan names; for cuML's layout, the one that makes its start."""
     from streamumap.layout import run
 
-    if plan["layout"].backend == "cuda":
-        assert plan.device
+    if plan.device and plan["layout"].backend != "cpu":
         return run.cuda_backend(plan.device)
     return run.cpu_backend()
 
 
-def first_positions(rows: Rows, plan: Plan, p: Params, graph, tick: Tick) -> np.ndarray:
-    """float32 (N, n_components): `init` "auto" is PCA."""
+def graph_blocks(graph, block_rows: int) -> list[Callable]:
+    """Functions that read the graph's blocks, in order."""
+    n = graph.n_rows
+    return [partial(graph.block, start, min(start + block_rows, n)) for start in range(0, n, block_rows)]
+
+
+def first_positions(rows: Rows, plan: Plan, p: Params, graph, settings, tick: Tick) -> tuple[np.ndarray, str]:
+    """float32 (N, n_components), and in a few words how they were found. `settings`: the layout's."""
     n = rows.original.n_rows
     if p.init.endswith(".npy"):
-        return _given_positions(p.init, n, p.n_components)
+        return _given_positions(p.init, n, p.n_components), p.init
     if p.init == "random":
-        return initial.random(n, p.n_components, p.seed)
+        return initial.random(n, p.n_components, p.seed), "random"
     if p.init == "spectral":
-        return initial.spectral(lambda: iter([(0, _graph_matrix(graph))]), n, p.n_components, p.seed)
-    blocks = plan["start"].blocks
-    sample, read = _readers(rows, p.metric, initial.sample_numbers(n, blocks["sample_rows"]))
+        return initial.spectral(lambda: iter([(0, _graph_matrix(graph))]), n, p.n_components, p.seed), "spectral"
     with threadpool_limits(1):  # the same sums for any number of threads
-        if plan.device is None:
-            parts = _ahead(read, n, blocks["block_rows"], plan.machine.n_cores, tick)
-            return initial.pca(parts, sample, rows.searched.n_features, p.n_components, p.seed)
-        from streamumap.neighbors import cuda
+        if p.init == "pca" or n <= 2 * TOP:
+            return _pca(rows, plan, p, tick), "pca"
+        from streamumap.layout import levels
 
-        along, offset = initial.directions(sample, rows.searched.n_features, p.n_components, p.seed)
-        with on_device(rows, plan, p.metric, blocks["block_rows"]) as there:
-            projected = cuda.project(there, along, other_rows=blocks["block_rows"], tick=tick)
-        return initial.placed(projected - offset, p.n_components, p.seed)
+        def place_top(numbers: np.ndarray) -> np.ndarray:
+            size = plan["start"].blocks["sample_rows"]
+            read = _reader(rows, p.metric)
+            sample = read(numbers[initial.sample_numbers(len(numbers), size)])
+            parts = initial.blocks(lambda a, b: read(numbers[a:b]), len(numbers), size)
+            return initial.pca(parts, sample, rows.searched.n_features, p.n_components, p.seed)
+
+        blocks = graph_blocks(graph, plan["start"].blocks["block_rows"])
+        begun = levels.start(blocks, settings, layout_backend(plan), place_top, tick)
+    said = f"multilevel, {' -> '.join(f'{size:,}' for size in begun.level_sizes)} vertices, the last by pca"
+    if begun.n_unreached:
+        said += f"; {begun.n_unreached:,} rows in small pieces of the graph start at random places"
+    return begun.positions, said
+
+
+def _pca(rows: Rows, plan: Plan, p: Params, tick: Tick) -> np.ndarray:
+    n, blocks = rows.original.n_rows, plan["start"].blocks
+    sample = _reader(rows, p.metric)(initial.sample_numbers(n, blocks["sample_rows"]))
+    if plan.device is None:
+        parts = _ahead(_block_reader(rows, p.metric), n, blocks["block_rows"], plan.machine.n_cores, tick)
+        return initial.pca(parts, sample, rows.searched.n_features, p.n_components, p.seed)
+    from streamumap.neighbors import cuda
+
+    along, offset = initial.directions(sample, rows.searched.n_features, p.n_components, p.seed)
+    with on_device(rows, plan, p.metric, blocks["block_rows"]) as there:
+        projected = cuda.project(there, along, other_rows=blocks["block_rows"], tick=tick)
+    return initial.placed(projected - offset, p.n_components, p.seed)
 
 
 def _given_positions(path: str, n_rows: int, n_components: int) -> np.ndarray:
@@ -180,16 +237,20 @@ def _given_positions(path: str, n_rows: int, n_components: int) -> np.ndarray:
     return positions
 
 
-def _readers(rows: Rows, metric: str, numbers: np.ndarray):
-    """The rows of these numbers, and a function that reads rows start..stop; both as matrices of rows of length 1 for
-    cosine."""
+def _reader(rows: Rows, metric: str) -> Callable[[np.ndarray], Any]:
+    """A function that gives the rows of some numbers (int64, ascending) as a matrix, of rows of length 1 for cosine."""
     packed = rows.packed
     if packed is not None:
-        return _sparse(packed.take(numbers), packed.n_features, metric), lambda a, b: _sparse(
-            packed.block(a, b), packed.n_features, metric
-        )
-    dense = DenseRows(rows.searched, metric)
-    return dense.take(numbers), dense.block
+        return lambda numbers: _sparse(packed.take(numbers), packed.n_features, metric)
+    return DenseRows(rows.searched, metric).take
+
+
+def _block_reader(rows: Rows, metric: str) -> Callable[[int, int], Any]:
+    """The same for rows start..stop."""
+    packed = rows.packed
+    if packed is not None:
+        return lambda start, stop: _sparse(packed.block(start, stop), packed.n_features, metric)
+    return DenseRows(rows.searched, metric).block
 
 
 def _ahead(read, n_rows: int, block_rows: int, n_threads: int, tick: Tick) -> Iterator[tuple[int, object]]:

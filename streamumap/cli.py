@@ -5,7 +5,8 @@ import re
 import signal
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,7 @@ import typer
 
 from streamumap import __version__
 from streamumap.errors import InputError, Stopped, StreamUMAPError
+from streamumap.memory import format_bytes
 from streamumap.params import Params
 from streamumap.source import Reading
 
@@ -20,6 +22,10 @@ app = typer.Typer(
     add_completion=False, no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False,
     help="UMAP for data that does not fit in memory: a map of every row, under a memory budget.",
 )  # fmt: skip
+
+
+PACKING_PAYS = 4
+"""How many times smaller the pairs of a dense file must be to be spoken of."""
 
 
 def _knob(name: str, *flags: str):
@@ -76,8 +82,29 @@ Key = Annotated[
 Shape = Annotated[
     str | None, typer.Option(help="ROWS,FEATURES of a file without a header; --dtype says what its values are.")
 ]
+Sae = Annotated[
+    Path | None,
+    typer.Option(
+        help="Checkpoint of a sparse autoencoder: INPUT's rows are encoded by it as they stream past (.safetensors, .pt or folder)."
+    ),
+]
+Of = Annotated[
+    str,
+    typer.Option(
+        help="What is mapped: rows; features, by the rows they are active in; or decoder, the directions of --sae."
+    ),
+]
 Neighbors = Annotated[int, _knob("n_neighbors")]
 Metric = Annotated[str, _knob("metric")]
+NeighborsBackend = Annotated[str, _knob("neighbors", "--neighbors")]
+Knn = Annotated[
+    tuple[Path, Path] | None,
+    typer.Option(
+        metavar="INDICES DISTANCES",
+        help="A k-NN graph to use instead of searching for one: two .npy files with a row for each row of INPUT. (default: none)",
+        show_default=False,
+    ),
+]
 Components = Annotated[int, _knob("n_components")]
 Reduce = Annotated[str, _knob("reduce")]
 ReduceDims = Annotated[int, _knob("reduce_dims")]
@@ -99,6 +126,8 @@ def embed(
     features: Features = None,
     key: Key = None,
     shape: Shape = None,
+    sae: Sae = None,
+    of: Of = "rows",
     n_neighbors: Neighbors = Params.n_neighbors,
     min_dist: Annotated[float, _knob("min_dist")] = Params.min_dist,
     spread: Annotated[float, _knob("spread")] = Params.spread,
@@ -111,6 +140,8 @@ def embed(
     negative_sample_rate: Annotated[int, _knob("negative_sample_rate")] = Params.negative_sample_rate,
     local_connectivity: Annotated[float, _knob("local_connectivity")] = Params.local_connectivity,
     set_op_mix_ratio: Annotated[float, _knob("set_op_mix_ratio")] = Params.set_op_mix_ratio,
+    neighbors: NeighborsBackend = Params.neighbors,
+    knn: Knn = None,
     layout: Annotated[str, _knob("layout")] = Params.layout,
     reduce: Reduce = Params.reduce,
     reduce_dims: ReduceDims = Params.reduce_dims,
@@ -143,7 +174,7 @@ def embed(
     params = Params(
         n_neighbors=n_neighbors, min_dist=min_dist, spread=spread, n_components=n_components, metric=metric, n_epochs=n_epochs, init=init,
         learning_rate=learning_rate, repulsion_strength=repulsion_strength, negative_sample_rate=negative_sample_rate,
-        local_connectivity=local_connectivity, set_op_mix_ratio=set_op_mix_ratio, layout=layout, reduce=reduce,
+        local_connectivity=local_connectivity, set_op_mix_ratio=set_op_mix_ratio, neighbors=neighbors, layout=layout, reduce=reduce,
         reduce_dims=reduce_dims, recall=recall, seed=seed,
     )  # fmt: skip
     folder = out or default_out(input)
@@ -155,11 +186,12 @@ def embed(
         budget=budget,
         host_budget=host_budget,
         device=device,
-        reading=_reading(dtype, features, key, shape),
+        reading=_reading(dtype, features, key, shape, sae, of),
         meta=meta,
         drop_nonfinite=drop_nonfinite,
         sample=sample,
         stratify=stratify,
+        knn=knn,
         snapshots=snapshots,
     )
     print(json.dumps(run, indent=2) if json_ else folder)
@@ -176,6 +208,8 @@ def plan(
     dtype: Annotated[str | None, typer.Option(help="Its dtype. (default: float16, or as the file says)")] = None,
     key: Key = None,
     shape: Shape = None,
+    sae: Sae = None,
+    of: Of = "rows",
     active: Annotated[int | None, typer.Option(help="Non-zero features in a row, where most are zero.", min=1)] = None,
     budget: BudgetOption = None,
     host_budget: HostBudget = None,
@@ -184,6 +218,8 @@ def plan(
     n_components: Components = Params.n_components,
     reduce: Reduce = Params.reduce,
     reduce_dims: ReduceDims = Params.reduce_dims,
+    neighbors: NeighborsBackend = Params.neighbors,
+    knn: Knn = None,
     sample: Sample = None,
     json_: Json = False,
 ) -> None:
@@ -191,8 +227,8 @@ def plan(
     from streamumap.engine import plan_for
 
     planned = plan_for(
-        input, rows, features, dtype, active, budget, host_budget, device, _reading(dtype, features, key, shape), sample,
-        n_neighbors=n_neighbors, n_components=n_components, reduce=reduce, reduce_dims=reduce_dims,
+        input, rows, features, dtype, active, budget, host_budget, device, _reading(dtype, features, key, shape, sae, of),
+        knn=knn, sample=sample, n_neighbors=n_neighbors, n_components=n_components, reduce=reduce, reduce_dims=reduce_dims, neighbors=neighbors,
     )  # fmt: skip
     if json_:
         from streamumap.levers import as_json
@@ -211,36 +247,60 @@ def inspect(
     features: Features = None,
     key: Key = None,
     shape: Shape = None,
+    sae: Sae = None,
+    of: Of = "rows",
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Shape, dtype, density, zero rows, dead features, duplicates, non-finite values."""
-    from streamumap.events import StageAdvanced, StageDone, StageStarted
     from streamumap.source import ToConvert, in_place, open_source, stored_dtype
     from streamumap.source.inspect import inspect_report
     from streamumap.source.scan import scan
 
-    source = open_source(input, _reading(dtype, features, key, shape))
-    with _listener(quiet) as listener:
-        listener(StageStarted("inspect", source.n_rows * (2 if isinstance(source, ToConvert) else 1), "rows"))
-        started = time.monotonic()
-        done = 0
-
-        def tick(n: int) -> None:
-            nonlocal done
-            done += n
-            listener(StageAdvanced("inspect", done))
-
-        block_rows = max(1, 32 * 2**20 // (source.n_features * stored_dtype(source.dtype).itemsize))
-        with in_place(source, tick) as rows:
-            report = inspect_report(rows, scan(rows, block_rows, tick))
-        listener(StageDone("inspect", time.monotonic() - started, f"{source.n_rows:,} rows"))
+    source = open_source(input, _reading(dtype, features, key, shape, sae, of))
+    n_passes = 2 if isinstance(source, ToConvert) else 1
+    block_rows = max(1, 32 * 2**20 // (source.n_features * stored_dtype(source.dtype).itemsize))
+    with (
+        _listener(quiet) as listener,
+        _stage(listener, "inspect", n_passes * source.n_rows) as tick,
+        in_place(source, tick) as rows,
+    ):
+        report = inspect_report(rows, scan(rows, block_rows, tick))
     if json_:
         print(json.dumps(report, indent=2))
     else:
         from streamumap.terminal import print_report
 
         print_report(report)
+        if not quiet and PACKING_PAYS * report["pairs_bytes"] < report["stored_bytes"]:
+            sizes = f"{format_bytes(report['pairs_bytes'])} instead of {format_bytes(report['stored_bytes'])}"
+            print(f"Mostly zeros: streamumap pack {input} OUT.npz keeps the same rows in {sizes}.", file=sys.stderr)
+
+
+@app.command()
+def pack(
+    input: Input,
+    out: Annotated[Path, typer.Argument(help="The new file: .npz.", metavar="OUT")],
+    dtype: Dtype = None,
+    features: Features = None,
+    key: Key = None,
+    shape: Shape = None,
+    sae: Sae = None,
+    quiet: Quiet = False,
+) -> None:
+    """INPUT's rows without their zeros, exactly, as a CSR .npz, which embed reads as it is."""
+    from streamumap.source import ToConvert, in_place, open_source
+    from streamumap.source.packing import pack_file
+
+    source = open_source(input, _reading(dtype, features, key, shape, sae, "rows"))
+    n_passes = 2 if isinstance(source, ToConvert) else 1
+    with (
+        _listener(quiet) as listener,
+        _stage(listener, "pack", n_passes * source.n_rows) as tick,
+        in_place(source, tick) as rows,
+    ):
+        n_bytes = pack_file(rows, out, tick)
+    print(f"{out}: {format_bytes(n_bytes)}")
 
 
 RunFolder = Annotated[Path, typer.Argument(help="Folder of a run.", metavar="RUN")]
@@ -430,7 +490,26 @@ def _listener(quiet: bool):
     return progress(quiet)
 
 
-def _reading(dtype: str | None, features: int | None, key: str | None, shape: str | None) -> Reading:
+@contextmanager
+def _stage(listener, name: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Tells the listener of a stage of `total` rows; gives its tick."""
+    from streamumap.events import StageAdvanced, StageDone, StageStarted
+
+    done, started = 0, time.monotonic()
+
+    def tick(n: int) -> None:
+        nonlocal done
+        done += n
+        listener(StageAdvanced(name, min(done, total)))
+
+    listener(StageStarted(name, total, "rows"))
+    yield tick
+    listener(StageDone(name, time.monotonic() - started, f"{total:,} rows"))
+
+
+def _reading(
+    dtype: str | None, features: int | None, key: str | None, shape: str | None, sae: Path | None, of: str
+) -> Reading:
     """What the options say of the input. Raises InputError."""
     sizes = None
     if shape is not None:
@@ -440,7 +519,7 @@ def _reading(dtype: str | None, features: int | None, key: str | None, shape: st
                 f"--shape: expected ROWS,FEATURES, found {shape!r}; give two numbers such as 3000000,12288."
             )
         sizes = tuple(map(int, parts))
-    return Reading(dtype, features, key, sizes)
+    return Reading(dtype, features, key, sizes, sae, of)
 
 
 def _version(value: bool) -> None:

@@ -6,7 +6,7 @@ from importlib import metadata, util
 from streamumap import __version__, memory
 
 REQUIRED = ("numpy", "torch", "numba", "scipy", "scikit-learn", "pyarrow", "matplotlib")
-OPTIONAL = ("triton", "cuml-cu13", "umap-learn")
+OPTIONAL = ("triton", "cuml-cu13", "cuvs-cu13", "umap-learn")
 
 
 def examine() -> dict:
@@ -25,7 +25,12 @@ def examine() -> dict:
             for d in devices
         ],
         "backends": {
-            "neighbors": ["packed", "dense", *(["cuda"] if gpu else [])],
+            "neighbors": [
+                "packed",
+                "dense",
+                *(["cuda"] if gpu else []),
+                *(["cuvs"] if gpu and util.find_spec("cuvs") else []),
+            ],
             "layout": ["cpu", *(["cuda"] if gpu else []), *(["cuml"] if gpu and util.find_spec("cuml") else [])],
         },
     }

@@ -5,7 +5,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from streamumap.events import Listener, Note, ignore
 from streamumap.levers import Outlook, outlook
 from streamumap.memory import Budget, Machine
 from streamumap.meta import Meta
+from streamumap.neighbors.given import GivenGraph, look_at_distances, open_graph
 from streamumap.params import Params
 from streamumap.planner import make_plan, resolve_name
 from streamumap.plans import QUALITY_NEIGHBORS, QUALITY_ROWS, Job, Plan, job_of, sampled_job
@@ -61,7 +62,7 @@ def budget_for(machine: Machine, budget: str | int | None, host_budget: str | in
 
 
 def plan_for(
-    x, rows, features, dtype, active, budget, host_budget, device, reading=None, sample=None, **params
+    x, rows, features, dtype, active, budget, host_budget, device, reading=None, knn=None, sample=None, **params
 ) -> Outlook:
     """`streamumap.plan`; `reading` instead of `dtype` and `features` of an input."""
     if (x is None) == (rows is None) or (x is None and features is None):
@@ -83,11 +84,35 @@ def plan_for(
         raise InputError(
             f"--sample: expected 3 to {job.n_rows}, the rows of the input, found {sample}; give one in this range."
         )
+    p = Params(**params)
+    backends.check_installed(p)
+    graph = given_graph(knn, p, job.n_rows)
+    if graph is not None:
+        job = replace(job, knn_columns=graph.n_columns)
+        graph.close()
     job = sampled_job(job, sample)
     machine = memory.machine(device)
     if x is None:  # a job to be run anywhere
         machine = replace(machine, host_limits=())
-    return outlook(job, Params(**params), budget_for(machine, budget, host_budget), machine)
+    return outlook(job, p, budget_for(machine, budget, host_budget), machine)
+
+
+def given_graph(knn: Any, p: Params, n_rows: int) -> GivenGraph | None:
+    """The k-NN graph that is given instead of searched for, if one is. Raises InputError where it cannot be used."""
+    if knn is None:
+        return None
+    for option, value, default in (("neighbors", p.neighbors, "auto"), ("reduce", p.reduce, "none")):
+        if value != default:
+            raise InputError(
+                f"--{option}: {value} says how neighbours are searched, and --knn gives them; leave one of the two out."
+            )
+    graph = open_graph(knn, n_rows)
+    try:
+        graph.check_width(min(p.n_neighbors, n_rows))
+    except BaseException:
+        graph.close()
+        raise
+    return graph
 
 
 def embed(
@@ -103,6 +128,7 @@ def embed(
     drop_nonfinite: bool = False,
     sample: int | None = None,
     stratify: str | os.PathLike | None = None,
+    knn: Any = None,
     listener: Listener = ignore,
     snapshots: int = 0,
     stopping: Callable[[], bool] = lambda: False,
@@ -112,32 +138,35 @@ def embed(
 
     `meta`: a file whose columns go into embedding.parquet, row for row. `drop_nonfinite`: rows with NaN or Inf are left
     out and are NaN in the map, as are those that are not among `sample` rows, drawn with the seed. `stratify`: a file of
-    labels whose shares the sample keeps, or of row numbers that are the sample. `snapshots` positions on the way, evenly
-    spaced over the epochs, are kept in out/snapshots. `stopping()` is asked between units of work; when it is true the run
-    raises Stopped, and the same call continues it.
+    labels whose shares the sample keeps, or of row numbers that are the sample. `knn`: a k-NN graph of the rows, (indices,
+    distances), each a .npy file or an array; see `neighbors.given`. `snapshots` positions on the way, evenly spaced over
+    the epochs, are kept in out/snapshots. `stopping()` is asked between units of work; when it is true the run raises
+    Stopped, and the same call continues it.
     """
     if isinstance(x, (str, os.PathLike)) and os.path.exists(x) and os.path.exists(out) and os.path.samefile(x, out):
         raise InputError(f"--out: {out}: expected another place than the input, found the input; choose another --out.")
     source = open_source(x, reading)
     columns = None if meta is None else Meta(meta, source.n_rows)
+    backends.check_installed(params)
     machine = memory.machine(device)
-    rows = sampled(source.n_rows, sample, None if stratify is None else Path(stratify), params.seed)
-    plan = make_plan(
-        sampled_job(job_of(source), None if rows is None else len(rows)),
-        params,
-        budget_for(machine, budget, host_budget),
-        machine,
-    )
-    check_space(Path(out), plan.peak.disk_bytes - used_bytes(Path(out)))
-    work = Workdir(Path(out), source.fingerprint)
-    try:
-        with closing(
-            _Run(source, params, plan, work, listener, stopping, snapshots, columns, drop_nonfinite, rows)
-        ) as run:
-            return run.all()
-    finally:
-        work.close()
-        source.close()
+    with ExitStack() as opened:
+        opened.callback(source.close)
+        graph = given_graph(knn, params, source.n_rows)
+        if graph is not None:
+            opened.callback(graph.close)
+        rows = sampled(source.n_rows, sample, None if stratify is None else Path(stratify), params.seed)
+        if rows is not None and graph is not None:
+            raise InputError(
+                "--knn: expected a graph of the rows on the map, found one of all rows beside a sample; leave one out."
+            )
+        job = replace(job_of(source), knn_columns=graph.n_columns if graph else 0)
+        job = sampled_job(job, None if rows is None else len(rows))
+        plan = make_plan(job, params, budget_for(machine, budget, host_budget), machine)
+        check_space(Path(out), plan.peak.disk_bytes - used_bytes(Path(out)))
+        work = opened.enter_context(closing(Workdir(Path(out), source.fingerprint)))
+        run = _Run(source, params, plan, work, listener, stopping, snapshots, columns, drop_nonfinite, graph, rows)
+        opened.callback(run.close)
+        return run.all()
 
 
 class _Run(Recorder):
@@ -154,6 +183,7 @@ class _Run(Recorder):
         snapshots: int,
         meta: Meta | None,
         drop_nonfinite: bool,
+        given_knn: GivenGraph | None,
         sample: np.ndarray | None,
     ):
         super().__init__(plan, listener, stopping)
@@ -162,7 +192,7 @@ class _Run(Recorder):
         self.given, self.params, self.work, self.n_snapshots = source, params, work, snapshots
         self.source: RowSource  # the given one, once it can be read in place, without rows that are left out
         self.kept, self.sample = Kept(source.n_rows, sample), sample
-        self.meta, self.drop_nonfinite = meta, drop_nonfinite
+        self.meta, self.drop_nonfinite, self.given_knn = meta, drop_nonfinite, given_knn
         self.packed: PackedRows | None = None
         self.given_start = open_rows(params.init).fingerprint if params.init.endswith(".npy") else None
         self.started = time.monotonic()
@@ -180,6 +210,8 @@ class _Run(Recorder):
         knn, graph_key, map_key = self.keys()
         if self.work.has("neighbors", knn):
             self.reuse("the k-NN graph")
+        elif self.given_knn is not None:
+            self.take_neighbors(rows, knn, self.given_knn)
         else:
             self.neighbors(rows, knn)
         if self.work.has("embedding", map_key):
@@ -193,6 +225,8 @@ class _Run(Recorder):
 
     def clip_neighbors(self) -> None:
         self.clip_to(self.plan.job.n_rows)
+        if self.given_knn is not None:
+            self.measured["given_knn"] = self.given_knn.facts()
         for text in getattr(self.given, "warnings", ()):
             self.warn(text)
         for text in getattr(self.given, "notes", ()):
@@ -207,9 +241,10 @@ class _Run(Recorder):
         """What k-NN graph, fuzzy graph and map depend on."""
         p = self.params
         reduced = (p.reduce, p.reduce_dims) if p.reduce != "none" else ()
-        backend, dropped = self.plan["neighbors"].backend, self.kept.rows is not None
+        how = self.given_knn.fingerprint if self.given_knn else self.plan["neighbors"].backend
+        dropped = self.kept.rows is not None
         which = [] if self.sample is None else [hashlib.blake2b(self.sample.tobytes(), digest_size=16).hexdigest()]
-        knn = key_of(__version__, p.n_neighbors, p.metric, reduced, p.recall, p.seed, backend, dropped, *which)
+        knn = key_of(__version__, p.n_neighbors, p.metric, reduced, p.recall, p.seed, how, dropped, *which)
         graph = key_of(knn, p.local_connectivity, p.set_op_mix_ratio)
         return (
             knn,
@@ -228,11 +263,18 @@ class _Run(Recorder):
             )
         n_passes = 2 if isinstance(given, ToConvert) else 1
         with self.stage("read", n_passes * given.n_rows, "rows") as (tick, result):
+            if isinstance(given, ToConvert):
+                given.device = self.plan.device
             source = given.convert(self.work.scratch, tick) if isinstance(given, ToConvert) else given
             self.source = source = self.kept.source(source)
             found, self.packed = self.fitting("read", lambda: backends.read(source, self.plan, tick))
+            if isinstance(given, ToConvert) and given.drop_zero_rows and found.n_zero_rows:
+                why = "features are dead, active in no row"
+                self.source = source = self.leave_out(source, np.flatnonzero(found.is_zero), why)
+                found, self.packed = scan(source, block_rows), None
             if self.drop_nonfinite and found.n_nonfinite_rows:
-                self.source = source = self.leave_out(source, found.nonfinite_rows)
+                why = "rows have NaN or infinite values"
+                self.source = source = self.leave_out(source, found.nonfinite_rows, why)
                 found, self.packed = scan(source, block_rows), None
             check_finite(source.name, found)
             self.exponent = extreme_exponent(found.norm_max)
@@ -266,13 +308,11 @@ class _Run(Recorder):
             )
         return found
 
-    def leave_out(self, source: RowSource, rows: np.ndarray) -> RowSource:
+    def leave_out(self, source: RowSource, rows: np.ndarray, why: str) -> RowSource:
         """The source without these rows; there must be enough others."""
         n, name = source.n_rows, source.name
-        self.warn(
-            f"{name}: {len(rows):,} of {n:,} rows have NaN or infinite values; they are left out and NaN in the map."
-        )
-        check_shape(f"{name} without the rows that are not finite", n - len(rows), source.n_features)
+        self.warn(f"{name}: {len(rows):,} of {n:,} {why}; they are left out and NaN in the map.")
+        check_shape(f"{name} without the rows left out", n - len(rows), source.n_features)
         left = all_but(n, rows)
         self.kept = self.kept.only(left)
         self.clip_to(n - len(rows))
@@ -355,15 +395,51 @@ class _Run(Recorder):
             result.append(
                 f"recall@{p.n_neighbors} {measured:.4f} on {size:,} sampled rows, backend {self.plan['neighbors'].backend}"
             )
+        reduced = "neighbours of reduced rows are not those of the rows"
+        self.neighbors_done(key, measured, size, reduced if p.reduce != "none" else "a larger --budget may help")
+
+    def take_neighbors(self, rows: Rows, key: str, given: GivenGraph) -> None:
+        """The graph that is given, as if it had been searched for. Its recall is measured, whatever it is."""
+        p, n, k = self.params, self.given.n_rows, self.params.n_neighbors
+        left_out = None
+        if self.kept.rows is not None:
+            left_out = self.kept.back(np.zeros(len(self.kept.rows), bool), True)
+        with self.stage("neighbors", n, "rows") as (tick, result):
+            self.work.forget("neighbors", "graph", "layout", "embedding")
+            names = {"knn_indices": np.int32, "knn_distances": np.float32}
+            files = [self.work.create(name, (n, k), dtype) for name, dtype in names.items()]
+            for start, near, far in given.blocks(k, self.plan["neighbors"].blocks["block_rows"], left_out):
+                if left_out is not None:
+                    gone = left_out[start : start + len(near)]
+                    near[gone], far[gone] = -1, np.nan
+                files[0].write(start, near)
+                files[1].write(start, far)
+                tick(len(near))
+            given.check_unchanged()
+            for file, name in zip(files, names, strict=True):
+                file.sync()
+                file.close()
+                self.work.publish_saved(name)
+            size = min(QUALITY_ROWS, self.source.n_rows)
+            sample = quality.sample_rows(self.source.n_rows, size, p.seed)
+            others, far = (np.concatenate([file.read(i, i + 1)[:, 1:] for i in sample]) for file in self.knn())
+            measured = quality.recall(self.ranks(rows, sample, others, "neighbors"), others)
+            result.append(f"given by {given.indices.name}, recall@{k} {measured:.4f} on {size:,} sampled rows")
+        for text in given.notes(k):
+            self.listener(Note("info", text))
+        problem = look_at_distances(DenseRows(self.source, p.metric), sample, others, far)
+        for text in (*given.warnings(), *([f"--knn: {given.distances.name}: {problem}."] if problem else [])):
+            self.warn(text)
+        self.neighbors_done(
+            key, measured, size, "check that the given graph is of these rows, in this order and metric"
+        )
+
+    def neighbors_done(self, key: str, measured: float, size: int, remedy: str) -> None:
+        """The recall that was measured on `size` rows, said aloud where it is too low."""
+        p = self.params
         if measured < p.recall:
-            why = (
-                "neighbours of reduced rows are not those of the rows"
-                if p.reduce != "none"
-                else "a larger --budget may help"
-            )
-            self.warn(
-                f"recall: {p.recall:g} was asked for, {measured:.4f} was reached, {p.recall - measured:.4f} short; {why}."
-            )
+            short = p.recall - measured
+            self.warn(f"recall: {p.recall:g} was asked for, {measured:.4f} was reached, {short:.4f} short; {remedy}.")
         self.work.done("neighbors", key, knn_recall={"value": measured, "k": p.n_neighbors, "sample_size": size})
 
     def graph(self, key: str):
@@ -402,11 +478,10 @@ class _Run(Recorder):
         from streamumap.layout import run, schedule
 
         p, n = self.params, self.source.n_rows
-        block_rows = self.plan["layout"].blocks["block_rows"]
         heaviest = max((int(weights.max()) for _, weights in graph.weights.blocks(1 << 22)), default=1)
         settings = schedule.settings(n, heaviest, **{name: getattr(p, name) for name in schedule.SETTINGS})
-        blocks = [lambda a=a: graph.block(a, min(a + block_rows, n)) for a in range(0, n, block_rows)]
-        state = self.saved_state(key) or run.LayoutState(self.start(rows, graph))
+        blocks = backends.graph_blocks(graph, self.plan["layout"].blocks["block_rows"])
+        state = self.saved_state(key) or run.LayoutState(self.start(rows, graph, settings))
 
         shots = set(np.linspace(0, settings.n_epochs, self.n_snapshots + 1).astype(int)[1:].tolist())
         saved_at = time.monotonic()
@@ -446,10 +521,13 @@ class _Run(Recorder):
         self.reuse(f"the layout up to epoch {epoch}")
         return LayoutState(self.work.read("layout"), epoch)
 
-    def start(self, rows: Rows, graph) -> np.ndarray:
+    def start(self, rows: Rows, graph, settings) -> np.ndarray:
         with self.stage("start", self.source.n_rows, "rows") as (tick, result):
-            result.append("pca" if self.params.init == "auto" else self.params.init)
-            return self.fitting("start", lambda: backends.first_positions(rows, self.plan, self.params, graph, tick))
+            positions, how = self.fitting(
+                "start", lambda: backends.first_positions(rows, self.plan, self.params, graph, settings, tick)
+            )
+            result.append(how)
+            return positions
 
     def quality(self, rows: Rows, embedding: np.ndarray) -> None:
         p, n = self.params, self.source.n_rows
@@ -468,9 +546,9 @@ class _Run(Recorder):
             "far_share": {"value": quality.far_share(embedding), "sample_size": n},
         }
 
-    def ranks(self, rows: Rows, sample: np.ndarray, others: np.ndarray) -> np.ndarray:
+    def ranks(self, rows: Rows, sample: np.ndarray, others: np.ndarray, stage: str = "quality") -> np.ndarray:
         return self.fitting(
-            "quality", lambda: backends.count_closer(rows, self.plan, self.params.metric, sample, others)
+            stage, lambda: backends.count_closer(rows, self.plan, self.params.metric, sample, others, stage)
         )
 
     def write(self, found: Scan, embedding: np.ndarray) -> dict:

@@ -21,6 +21,8 @@ class StreamUMAP(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
     device : "auto", "cpu", "cuda" or "cuda:N".
     out : folder of the run, kept and continued; None: a temporary one, removed.
     dtype : "bfloat16" where the input keeps it as V2 or uint16.
+    precomputed_knn : a k-NN graph to use instead of searching for one: (indices, distances), each the path of a .npy
+        file, an array or a memory map with a row for each row of X.
 
     Attributes after `fit`: `embedding_` float32 (N, n_components), `run_` the content of run.json, `n_features_in_`.
     """
@@ -41,6 +43,7 @@ class StreamUMAP(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         negative_sample_rate=5,
         random_state=42,
         *,
+        neighbors="auto",
         layout="auto",
         reduce="none",
         reduce_dims=512,
@@ -50,6 +53,7 @@ class StreamUMAP(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         device="auto",
         out=None,
         dtype=None,
+        precomputed_knn=None,
     ):
         self.n_neighbors = n_neighbors
         self.n_components = n_components
@@ -64,6 +68,7 @@ class StreamUMAP(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         self.repulsion_strength = repulsion_strength
         self.negative_sample_rate = negative_sample_rate
         self.random_state = random_state
+        self.neighbors = neighbors
         self.layout = layout
         self.reduce = reduce
         self.reduce_dims = reduce_dims
@@ -73,9 +78,11 @@ class StreamUMAP(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         self.device = device
         self.out = out
         self.dtype = dtype
+        self.precomputed_knn = precomputed_knn
 
     def fit(self, X, y=None):
-        """X: a path, a 2-D array, a `scipy.sparse` matrix in CSR form, or TopK pairs (indices, values, n_features); see
+        """X: a path, a 2-D array, a `scipy.sparse` matrix in CSR form, TopK pairs (indices, values, n_features), or an iterable
+        of blocks of rows; see
         `source.open_source`. Raises the errors of `streamumap.errors`."""
         if self.out is not None:
             return self._fit(X, Path(self.out))
@@ -88,13 +95,18 @@ class StreamUMAP(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
 
     def _fit(self, X, out):
         budget = dict(budget=self.budget, host_budget=self.host_budget, device=self.device)
-        self.run_ = embed(X, self._params(), out=out, reading=Reading(self.dtype), **budget)
+        self.run_ = embed(X, self._params(), out=out, reading=Reading(self.dtype), knn=self._knn(), **budget)
         self.embedding_ = np.load(out / "embedding.npy")
         self.n_features_in_ = self.run_["input"]["features"]
         return self
 
+    def _knn(self):
+        """umap-learn's own default is a tuple of None."""
+        given = self.precomputed_knn
+        return None if isinstance(given, tuple) and all(part is None for part in given) else given
+
     def _params(self) -> Params:
-        own = {"budget", "host_budget", "device", "out", "dtype", "random_state"}
+        own = {"budget", "host_budget", "device", "out", "dtype", "random_state", "precomputed_knn"}
         if not isinstance(self.random_state, (int, np.integer)):
             raise InputError(
                 f"random_state: expected an integer, found {self.random_state!r}; give one, the map is then the same every time."

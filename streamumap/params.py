@@ -29,7 +29,9 @@ class Params:
         None, "Epochs of the layout. Default: 500 up to 10,000 rows, 300 above.", low=1, high=100_000, unit="epochs"
     )
     init: str = knob(
-        "auto", "First positions; or the path of a .npy file of them.", choices=("auto", "pca", "spectral", "random")
+        "auto",
+        "First positions, or the path of a .npy file of them; auto: multilevel on the graph, pca up to 8,192 rows.",
+        choices=("auto", "pca", "spectral", "random"),
     )
     learning_rate: float = knob(1.0, "First step size of the layout.", low=1e-6, high=1e3)
     repulsion_strength: float = knob(1.0, "Weight of repulsion.", low=0.0, high=1e3)
@@ -37,6 +39,12 @@ class Params:
     local_connectivity: float = knob(1.0, "Neighbours a row is fully connected to.", low=0.0, high=100.0)
     set_op_mix_ratio: float = knob(
         1.0, "Fuzzy union (1) to fuzzy intersection (0) of the two directions.", low=0.0, high=1.0
+    )
+    neighbors: str = knob(
+        "auto",
+        "Backend of the k-NN search; auto: cuda on a GPU, else packed for rows mostly of zeros and dense for others.",
+        choices=("auto", "packed", "dense", "cuda", "cuvs"),
+        source=OURS,
     )
     layout: str = knob(
         "auto",

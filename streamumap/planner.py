@@ -46,14 +46,27 @@ def _ways(job: Job, params: Params, budget: Budget, machine: Machine) -> list[tu
     if _packs(job, params):
         memory, disk = attempt(job), attempt(job, packed_on_disk=True)
         in_memory = not tiny() and [s.blocks for s in memory[1]] == [s.blocks for s in disk[1]]
-        ways = [memory if in_memory else disk, disk, *ways]
+        dense = [] if params.neighbors == "packed" else ways
+        ways = [memory if in_memory else disk, disk, *dense]
     return ways
 
 
 def _packs(job: Job, params: Params) -> bool:
     from streamumap.source.packed import pays
 
-    return job.n_nonzero is not None and params.reduce == "none" and pays(job.n_rows, job.n_features, job.n_nonzero)
+    if params.neighbors == "packed" and params.reduce != "none":
+        raise InputError(
+            "--neighbors: packed searches the rows as they came and --reduce makes dense ones; use --neighbors auto or leave --reduce out."
+        )
+    if job.n_nonzero is None or params.neighbors == "dense" or params.reduce != "none":
+        return False
+    found = pays(job.n_rows, job.n_features, job.n_nonzero)
+    if params.neighbors == "packed" and not found:
+        share = job.n_nonzero / (job.n_rows * job.n_features)
+        raise InputError(
+            f"--neighbors: packed is for rows that are mostly zeros, here {share:.0%} of the values are not; use --neighbors dense."
+        )
+    return found
 
 
 def _least(ways: list[tuple[StagePlanner, Stages]]) -> dict[str, int]:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 from streamumap.memory import Budget, Footprint, Machine
+from streamumap.sae.rows import EncodedRows
 from streamumap.source import ToConvert
 from streamumap.source.base import RowSource, SparseSource, index_dtype, stored_dtype
 
@@ -16,7 +17,8 @@ QUALITY_NEIGHBORS = 15
 class Job:
     """What the source says. `n_nonzero` None: not known before the rows are read once; they are then planned as
     dense. `sparse`: the source is a SparseSource; `n_nonzero` is then never None, and at first no more than a bound.
-    `copied_bytes`: on disk, of an input that is converted."""
+    `copied_bytes`: on disk, of an input that is converted. `raw_features`: the width of rows that an SAE encodes.
+    `knn_columns`: of a k-NN graph that is given; 0: none is."""
 
     n_rows: int
     n_features: int
@@ -24,6 +26,8 @@ class Job:
     n_nonzero: int | None = None
     sparse: bool = False
     copied_bytes: int = 0
+    raw_features: int = 0
+    knn_columns: int = 0
     n_left_out: int = 0  # rows of the input beside these
 
     @property
@@ -42,7 +46,11 @@ def job_of(source: RowSource | ToConvert) -> Job:
     """What the source says before a row is read."""
     n_nonzero = source.max_nonzero if isinstance(source, (SparseSource, ToConvert)) else None
     copied_bytes = source.n_bytes if isinstance(source, ToConvert) else 0
-    return Job(source.n_rows, source.n_features, source.dtype, n_nonzero, n_nonzero is not None, copied_bytes)
+    inner = getattr(source, "given", source)
+    raw_features = inner.raw.n_features if isinstance(inner, EncodedRows) else 0
+    return Job(
+        source.n_rows, source.n_features, source.dtype, n_nonzero, n_nonzero is not None, copied_bytes, raw_features
+    )
 
 
 def sampled_job(job: Job, size: int | None) -> Job:

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterable
 from streamumap.errors import InputError
 from streamumap.graph import footprint as graph_footprint
 from streamumap.initial import OVERSAMPLING, SAMPLE_ROWS
-from streamumap.layout.footprint import cuml_bytes, layout_bytes
+from streamumap.layout.footprint import TOP, cuml_bytes, layout_bytes, start_bytes
 from streamumap.memory import Budget, Device, Footprint, Machine
 from streamumap.neighbors import footprint as knn
 from streamumap.params import Params
 from streamumap.plans import QUALITY_NEIGHBORS, QUALITY_ROWS, Job, StagePlan
+from streamumap.sae import footprint as encoding
 from streamumap.source.base import DEVICE_DTYPES
 
 LIBRARIES_BYTES = 200 * 10**6
@@ -81,7 +82,7 @@ class StagePlanner:
             self._graph(),
             self._start(),
             self._layout(),
-            self._quality(neighbors.blocks.get("cell_rows", 0)),
+            self._quality(neighbors.blocks.get("cell_rows", min(self.job.n_rows, 4096))),
             self._write(),
         ]
         return out
@@ -118,16 +119,19 @@ class StagePlanner:
         on_device = self.gpu is not None and job.dtype in DEVICE_DTYPES and not job.sparse
         block_bytes = (64 if on_device else 32) * 2**20
         sizes = powers(max(1, min(job.n_rows, block_bytes // max(job.n_features * job.itemsize, 1))), 1)
-        if on_device:
+        encodes = self.gpu is not None and bool(job.raw_features)
 
-            def needs(block_rows: int) -> tuple[int, int]:
-                return device_scan_footprint(job.n_rows, job.n_features, job.itemsize, self.job.n_nonzero, block_rows)
+        def scanning(block_rows: int) -> tuple[int, int]:
+            if on_device:
+                sizes = job.n_rows, job.n_features, job.itemsize, job.n_nonzero
+                return device_scan_footprint(*sizes, block_rows)
+            return self._scanning(block_rows), encoding.cuda(job.raw_features, job.n_features) if encodes else 0
 
-            stage = self._solve(
-                "read", "cuda", "block_rows", sizes, lambda b: needs(b)[0] + self._packing(b), lambda b: needs(b)[1]
-            )
-        else:
-            stage = self._solve("read", "numpy", "block_rows", sizes, lambda b: self._scanning(b) + self._packing(b))
+        stage = self._solve(
+            "read", "cuda" if on_device else "numpy", "block_rows", sizes,
+            lambda b: max(scanning(b)[0] + self._packing(b), self._encoding()),
+            (lambda b: scanning(b)[1]) if on_device or encodes else None,
+        )  # fmt: skip
         self.host_base += job.n_rows * 9 + self._packed_bytes()
         return stage
 
@@ -138,6 +142,12 @@ class StagePlanner:
         if job.sparse:
             return pairs_scan_footprint(job.n_rows, job.n_features)
         return scan_footprint(job.n_rows, job.n_features, job.itemsize, block_rows)
+
+    def _encoding(self) -> int:
+        job = self.job
+        if not job.raw_features:
+            return 0
+        return (encoding.cuda_host if self.gpu else encoding.cpu)(job.n_rows, job.raw_features, job.n_features)
 
     def _packing(self, block_rows) -> int:
         block_bytes = 0 if self.job.sparse else block_rows * self.job.n_features * self.job.itemsize
@@ -171,17 +181,48 @@ class StagePlanner:
         return stage
 
     def _neighbors(self) -> StagePlan:
-        job, k = self.job, self.params.n_neighbors
+        ways = {
+            "given": self._neighbors_given,
+            "packed": self._neighbors_packed,
+            "dense": self._neighbors_dense,
+            "cuda": self._neighbors_cuda,
+            "cuvs": self._neighbors_cuvs,
+        }
+        return ways[self._neighbors_backend()]()
+
+    def _neighbors_backend(self) -> str:
+        """Rows of which the zeros are not counted yet are planned as dense, whatever is asked for."""
+        wanted = self.params.neighbors
+        if self.job.knn_columns:
+            return "given"
+        if wanted in ("cuda", "cuvs") and not self.gpu:
+            raise InputError(
+                f"--neighbors: {wanted} needs a GPU and this is a CPU run; use --neighbors auto or --device cuda."
+            )
+        if wanted in ("packed", "dense") and self.gpu:
+            raise InputError(
+                f"--neighbors: {wanted} searches on the CPU and this is a GPU run; use --neighbors auto or --device cpu."
+            )
         if self.gpu:
-            return self._neighbors_cuda()
-        if job.n_nonzero is not None:
-            nonzero = job.n_nonzero
-            threads = self.machine.n_cores
-            return self._solve(
-                "neighbors", "packed", "query_rows", powers(min(job.n_rows, 8192), 64),
-                lambda b: knn.packed(job.n_rows, job.n_features, nonzero, k, b, threads),
-            )  # fmt: skip
-        return self._neighbors_dense()
+            return "cuvs" if wanted == "cuvs" else "cuda"
+        return "packed" if self.packs else "dense"
+
+    def _neighbors_given(self) -> StagePlan:
+        """Nothing is searched: the graph is copied, and its recall measured."""
+        job, k = self.job, self.params.n_neighbors
+        return self._solve(
+            "neighbors", "given", "block_rows", powers(min(job.n_rows, 16_384), min(job.n_rows, 64)),
+            lambda b: max(knn.given(job.knn_columns, job.n_features, k, b), self._ranking(k - 1, b)),
+            (lambda b: self._device_rows() + self._counting(k - 1, b)) if self.gpu else None,
+        )  # fmt: skip
+
+    def _neighbors_packed(self) -> StagePlan:
+        job, k, threads = self.job, self.params.n_neighbors, self.machine.n_cores
+        nonzero = job.n_nonzero or 0
+        return self._solve(
+            "neighbors", "packed", "query_rows", powers(min(job.n_rows, 8192), 64),
+            lambda b: knn.packed(job.n_rows, job.n_features, nonzero, k, b, threads),
+        )  # fmt: skip
 
     def _neighbors_dense(self) -> StagePlan:
         """The graph found so far is measured in between, by blocks of no more rows than a cell has."""
@@ -199,6 +240,17 @@ class StagePlanner:
         return knn.dense_count_closer(
             min(QUALITY_ROWS, rows.n_rows), n_others, rows.n_features, rows.itemsize, block_rows
         )
+
+    def _ranking(self, n_others, block_rows) -> int:
+        """Host bytes of `backends.count_closer`."""
+        job = self.job
+        if self.gpu:
+            return 2 * block_rows * self.original.n_features * self.original.itemsize
+        if job.n_nonzero is None:
+            return self._counting_dense(n_others, block_rows)
+        per_row = job.n_nonzero / job.n_rows * knn.UNEVEN
+        sample = int(per_row * 8 * QUALITY_ROWS * (n_others + 1))
+        return sample + int(block_rows * (per_row * 24 + 16 * self.machine.n_cores))
 
     def _counting(self, n_others, block_rows) -> int:
         size = min(QUALITY_ROWS, self.job.n_rows)
@@ -232,6 +284,28 @@ class StagePlanner:
 
         return self._fit("neighbors", "cuda", shapes, host, device)
 
+    def _neighbors_cuvs(self) -> StagePlan:
+        """cuVS first, which wants all rows on both sides; then its neighbours are measured."""
+        job, k = self.job, self.params.n_neighbors
+        n, d = job.n_rows, job.n_features
+        shapes = [
+            {"query_rows": query, "other_rows": other}
+            for query in powers(min(n, 131_072) if self.packs else n, min(n, 2_048))
+            for other in (65_536, 16_384, 4_096, 1_024)
+        ]
+
+        def host(shape: dict[str, int]) -> int:
+            staged = 0 if self.packs else 2 * min(shape["other_rows"], n) * d * knn.cuda_itemsize(job.dtype)
+            return knn.cuvs_host(n, d, k) + staged
+
+        def device(shape: dict[str, int]) -> int:
+            blocks = shape["query_rows"], shape["other_rows"]
+            measuring = knn.cuvs_measuring(n, d, k, job.dtype, self.packs, *blocks)
+            counting = self._counting(k - 1, shape["other_rows"])
+            return max(knn.cuvs_device(n, d, k), self._device_rows() + max(measuring, counting))
+
+        return self._fit("neighbors", "cuvs", shapes, host, device)
+
     def _device_rows(self) -> int:
         """Of packed rows that stay on the device."""
         job = self.job
@@ -249,6 +323,8 @@ class StagePlanner:
     def _start(self) -> StagePlan:
         """PCA: the sample and its centred copy; while all rows are projected, a block for each core."""
         job = self.job
+        if self.params.init == "auto" and job.n_rows > 2 * TOP:
+            return self._start_levels()
         if self.params.init not in ("auto", "pca"):
             return self._start_without_rows()
         per_row = job.n_features * 4 if job.n_nonzero is None else int(job.n_nonzero / job.n_rows * 8 * knn.UNEVEN) + 8
@@ -276,6 +352,28 @@ class StagePlanner:
             )
         stage.blocks["block_rows"] = block_rows
         return stage
+
+    def _start_levels(self) -> StagePlan:
+        """Multilevel; `sample_rows` at a time, the rows that the coarsest level stands for come for their PCA."""
+        job, c, on_device = self.job, self.params.n_components, self.gpu and self.params.layout != "cpu"
+        per_row = job.n_features * 4 if job.n_nonzero is None else int(job.n_nonzero / job.n_rows * 8 * knn.UNEVEN) + 8
+        shapes = [
+            {"block_rows": block_rows, "sample_rows": sample_rows}
+            for sample_rows in powers(2 * TOP, 256)
+            for block_rows in powers(job.n_rows, min(job.n_rows, 1024))
+        ]
+
+        def levels(block_rows: int) -> int:
+            return start_bytes(job.n_rows, c, block_rows, 2 * job.n_rows * (self.params.n_neighbors - 1))
+
+        def host(shape: dict[str, int]) -> int:
+            """Where a device does the work: seeds, cells and positions on their way, and a block."""
+            top = int(shape["sample_rows"] * per_row * 2.5) + (job.n_features * 40 + 2 * TOP * c * 3) * 8
+            at_hand = levels(shape["block_rows"])
+            return top + (job.n_rows * (24 + 2 * c * 4) + at_hand - levels(0) if on_device else at_hand)
+
+        device = (lambda shape: levels(shape["block_rows"])) if on_device else None
+        return self._fit("start", "cuda" if on_device else "numba", shapes, host, device)
 
     def _start_without_rows(self) -> StagePlan:
         """Random or given positions; spectral: the whole graph as a scipy matrix, and five sets of float64 vectors."""
@@ -319,18 +417,12 @@ class StagePlanner:
         if self.gpu:
             return self._solve(
                 "quality", "cuda", "block_rows", powers(min(job.n_rows, 16_384), 256),
-                lambda b: tree + 2 * b * job.n_features * job.itemsize, lambda b: self._device_rows() + self._counting(QUALITY_NEIGHBORS, b),
+                lambda b: tree + self._ranking(QUALITY_NEIGHBORS, b), lambda b: self._device_rows() + self._counting(QUALITY_NEIGHBORS, b),
             )  # fmt: skip
-        if job.n_nonzero is not None:
-            per_row = job.n_nonzero / job.n_rows * knn.UNEVEN
-            sample = int(per_row * 8 * QUALITY_ROWS * (QUALITY_NEIGHBORS + 1))
-            return self._solve(
-                "quality", "packed", "block_rows", powers(min(job.n_rows, 65_536), 256),
-                lambda b: tree + sample + int(b * (per_row * 24 + 16 * self.machine.n_cores)),
-            )  # fmt: skip
+        sizes = powers(cell_rows, min(cell_rows, 64)) if job.n_nonzero is None else powers(min(job.n_rows, 65_536), 256)
         return self._solve(
-            "quality", "dense", "block_rows", powers(cell_rows, min(cell_rows, 64)),
-            lambda b: tree + self._counting_dense(QUALITY_NEIGHBORS, b),
+            "quality", "dense" if job.n_nonzero is None else "packed", "block_rows", sizes,
+            lambda b: tree + self._ranking(QUALITY_NEIGHBORS, b),
         )  # fmt: skip
 
     def _write(self) -> StagePlan:

@@ -1,8 +1,7 @@
-"""ActivationWriter: batches of rows in, one `.npy` file out, of a length that nobody needs to know before."""
+"""ActivationWriter: batches of rows in, a `.npy` file or TopK pairs out, of a length that nobody needs to know before."""
 
 import contextlib
-import fcntl
-import io
+import json
 import operator
 import os
 import sys
@@ -11,92 +10,93 @@ from typing import Any
 import numpy as np
 
 from streamumap.errors import OutputError
+from streamumap.npy_writer import NpyWriter, cannot_write, sync_folder, written_dtype
 from streamumap.source.array import as_array
+from streamumap.source.base import index_dtype
 from streamumap.source.checks import resolve_dtype, wrong
-from streamumap.source.npy_header import MAGIC, read_header
 
-CHUNK_BYTES = 8 << 20
-HEADER_BYTES = 128
-DESCR = {"float16": "<f2", "float32": "<f4", "bfloat16": "<V2"}
-"""How the header spells a dtype. bfloat16 is two raw bytes to NumPy; ml_dtypes saves it so."""
+DTYPES = ("float16", "float32", "bfloat16")
 LARGEST = {"float16": 65504.0, "bfloat16": (2 - 2**-7) * 2.0**127, "float32": (2 - 2**-23) * 2.0**127}
 
 
 class ActivationWriter:
     """Writes rows to `path` as they come: (n_rows, n_features) of "float16", "float32" or "bfloat16".
 
-    Rows are gathered in chunks of 8 MB and written under `path + ".partial"`, whose header counts the rows written so
-    far; `close` renames it to `path`. A crash or an exception leaves the `.partial` file, and the same call goes on
+    With `active`, rows of at most so many non-zero values, it writes TopK pairs instead: for "codes.npy" the files
+    codes_indices.npy and codes_values.npy, (n_rows, active) both, and codes.json with the width.
+
+    Rows are gathered in chunks of 8 MB and written under the name + ".partial", whose header counts the rows written so
+    far; `close` gives the final name. A crash or an exception leaves the `.partial` file, and the same call goes on
     behind the rows that its header counts: `n_rows` is then the number of the next row. Values are rounded to nearest,
     even. A bfloat16 file is read with dtype="bfloat16".
 
-    Raises InputError where `path` exists or the `.partial` file is another matrix, OutputError where nothing can be
+    Raises InputError where a file exists or the `.partial` file is another matrix, OutputError where nothing can be
     written.
     """
 
-    def __init__(self, path: str | bytes | os.PathLike, *, n_features: int, dtype: str = "float16"):
+    def __init__(
+        self, path: str | bytes | os.PathLike, *, n_features: int, dtype: str = "float16", active: int | None = None
+    ):
         self.path = os.fsdecode(path)
-        self.partial_path = self.path + ".partial"
-        if dtype not in DESCR:
-            raise wrong("dtype", "value", ", ".join(DESCR), repr(dtype), "choose one of these")
-        if isinstance(n_features, bool) or not hasattr(n_features, "__index__") or n_features < 1:
-            raise wrong("n_features", "value", "a whole number from 1", repr(n_features), "give the width of the rows")
-        self.dtype = dtype
-        self.n_features = operator.index(n_features)
-        stored = np.dtype("<u2" if dtype == "bfloat16" else DESCR[dtype])
-        self._row_bytes = self.n_features * stored.itemsize
-        self._chunk = np.empty((max(1, CHUNK_BYTES // self._row_bytes), self.n_features), stored)
-        self._n_chunk = 0  # rows waiting in the chunk
-        self._check_free()
-        self._file = _open_alone(self.partial_path)
-        try:
-            self._n_written = self._rows_there()
-        except BaseException:
-            self._file.close()
-            raise
+        if dtype not in DTYPES:
+            raise wrong("dtype", "value", ", ".join(DTYPES), repr(dtype), "choose one of these")
+        self.dtype, self.n_features = dtype, _count("n_features", n_features, "give the width of the rows")
+        self.active = None if active is None else _count("active", active, "give the most non-zero values of a row")
+        if self.active is None:
+            self._writers = [NpyWriter(self.path, self.n_features, dtype)]
+        else:
+            if self.active > self.n_features:
+                expected = f"at most the {self.n_features} features"
+                raise wrong("active", "value", expected, self.active, "give the most non-zero values of a row")
+            self._writers = self._pair_writers()
+        self._values = self._writers[0]
+
+    @property
+    def partial_path(self) -> str:
+        """The file that the values go to until `close`."""
+        return self._values.partial_path
 
     @property
     def n_rows(self) -> int:
         """Rows taken so far, with those of the run that this one continues."""
-        return self._n_written + self._n_chunk
+        return self._values.n_rows
 
     def append(self, batch: Any) -> None:
-        """Takes rows, (any number, n_features): an array, a list of rows, or a torch tensor on any device.
+        """Takes rows, (any number, n_features): an array, a list of rows, or a torch tensor on any device. With `active`
+        also the pair (indices, values), (any number, up to `active`) both.
 
-        Raises InputError, and takes no row, where the width differs or a finite value is too large for the dtype;
-        OutputError where a chunk cannot be written: `n_rows` tells which rows were taken.
+        Raises InputError, and takes no row, where the width differs, a finite value is too large for the dtype or a row
+        has more than `active` values; OutputError where a chunk cannot be written: `n_rows` tells which rows were taken.
         """
-        if self._file.closed:
+        if self._values.file.closed:
             raise wrong(self.path, "writer", "an open one", "a closed one", "make a new ActivationWriter")
-        rows = self._as_rows(batch)
-        for start in range(0, len(rows), len(self._chunk)):
-            self._check_range(rows[start : start + len(self._chunk)], start)
-        done = 0
-        while done < len(rows):
-            if self._n_chunk == len(self._chunk):
-                self._flush()
-            n = min(len(rows) - done, len(self._chunk) - self._n_chunk)
-            self._chunk[self._n_chunk : self._n_chunk + n] = self._stored(rows[done : done + n])
-            self._n_chunk += n
-            done += n
+        rows, indices = self._batch(batch)
+        step = min(writer.chunk_rows for writer in self._writers)
+        for start in range(0, len(rows), step):
+            self._check_range(rows[start : start + step], start)
+        for start in range(0, len(rows), step):
+            part = slice(start, start + step)
+            if indices is None:
+                self._values.append(self._stored(rows[part]))
+            else:
+                self._append_pairs(self._stored(rows[part]), indices[part])
+
+    def hook(self, module: Any, inputs: Any, output: Any) -> None:
+        """For `module.register_forward_hook(writer.hook)`: takes the module's output, the first of several, as rows:
+        (..., n_features) is flattened."""
+        rows = output[0] if isinstance(output, (tuple, list)) else output
+        self.append(rows.detach().reshape(-1, rows.shape[-1]))
 
     def close(self) -> None:
-        """Writes what waits, syncs, gives the file its final name. Raises OutputError, InputError if that is taken."""
-        if self._file.closed:
+        """Writes what waits, syncs, gives the files their final names. Raises OutputError, InputError if one is taken."""
+        if self._values.file.closed:
             return
-        self._flush()
-        self._check_free()
-        try:
-            os.fsync(self._file.fileno())
-            os.rename(self.partial_path, self.path)
-            folder = os.open(os.path.dirname(os.path.abspath(self.path)), os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-        except OSError as error:
-            raise _cannot_write(self.path, error) from error
-        self._file.close()
+        for writer in self._writers:
+            writer.sync()
+        if self.active is not None:
+            self._write_width()
+        for writer in self._writers:
+            writer.rename()
 
     def __enter__(self) -> "ActivationWriter":
         return self
@@ -105,30 +105,108 @@ class ActivationWriter:
         try:
             if kind is None:
                 self.close()
-            elif not self._file.closed:
+            elif not self._values.file.closed:
                 with contextlib.suppress(OutputError):  # the first error is the one to hear of
-                    self._flush()
+                    for writer in self._writers:
+                        writer.flush()
         finally:
-            self._file.close()
+            for writer in self._writers:
+                writer.file.close()
 
-    def _check_free(self) -> None:
-        if os.path.lexists(self.path):
-            remedy = "remove it or choose another path"
-            raise wrong(self.path, "output file", "a new file", "one that is there already", remedy)
+    def _pair_writers(self) -> list[NpyWriter]:
+        """Values, then indices, as many rows of one as of the other, whatever a crash left."""
+        assert self.active is not None
+        stem = self.path.removesuffix(".npy")
+        values, indices = f"{stem}_values.npy", f"{stem}_indices.npy"
+        if os.path.exists(values) and os.path.exists(indices + ".partial") and not os.path.lexists(values + ".partial"):
+            os.rename(values, values + ".partial")  # a crash between the two renames
+        writers = [NpyWriter(values, self.active, self.dtype)]
+        try:
+            writers.append(NpyWriter(indices, self.active, index_dtype(self.n_features).name))
+            n_rows = min(writer.n_rows for writer in writers)
+            for writer in writers:
+                writer.keep(n_rows)
+        except BaseException:
+            for writer in writers:
+                writer.file.close()
+            raise
+        return writers
 
-    def _rows_there(self) -> int:
-        """Rows that the `.partial` file holds; a new one gets its header."""
-        if os.fstat(self._file.fileno()).st_size == 0:
-            self._write_header(0)
-            return 0
-        header = read_header(self.partial_path)
-        found = (*header.shape[1:], header.dtype, header.fortran, header.data_offset)
-        if found != (self.n_features, np.dtype(DESCR[self.dtype]), False, HEADER_BYTES):
-            expected = f"rows of {self.n_features} features of {DESCR[self.dtype]}, which ActivationWriter began"
-            remedy = "remove it or choose another path"
-            raise wrong(self.partial_path, "file to continue", expected, header.text.strip(), remedy)
-        os.ftruncate(self._file.fileno(), HEADER_BYTES + header.body_bytes)  # a crash may leave uncounted rows
-        return header.shape[0]
+    def _append_pairs(self, values: np.ndarray, indices: np.ndarray) -> None:
+        """Both wait, or neither: a full disk parts no values from their indices."""
+        if any(writer.n_waiting + len(values) > writer.chunk_rows for writer in self._writers):
+            for writer in self._writers:
+                writer.flush()
+        for writer, rows in zip(self._writers, (values, indices), strict=True):
+            writer.append(rows)
+
+    def _write_width(self) -> None:
+        path = self.path.removesuffix(".npy") + ".json"
+        try:
+            with open(path + ".partial", "w", encoding="utf-8") as file:
+                json.dump({"n_features": self.n_features, "active": self.active}, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(path + ".partial", path)
+            sync_folder(path)
+        except OSError as error:
+            raise cannot_write(path, error) from error
+
+    def _batch(self, batch: Any) -> tuple[np.ndarray, np.ndarray | None]:
+        """(rows, None), or (values, indices) of pairs, (R, active) both."""
+        if self.active is None:
+            return self._of_width(self._as_rows(batch), self.n_features), None
+        if isinstance(batch, tuple) and len(batch) == 2:
+            return self._given_pairs(*batch)
+        return self._found_pairs(self._of_width(self._as_rows(batch), self.n_features))
+
+    def _given_pairs(self, indices: Any, values: Any) -> tuple[np.ndarray, np.ndarray]:
+        assert self.active is not None
+        numbers = as_array(f"{self.path}: indices", indices.detach().cpu() if hasattr(indices, "detach") else indices)
+        found = self._as_rows(values)
+        if (
+            found.ndim != 2
+            or numbers.shape != found.shape
+            or found.shape[1] > self.active
+            or numbers.dtype.kind not in "iu"
+        ):
+            expected = f"integers and values, (any, up to {self.active}) both"
+            remedy = "give the indices and values of the same rows"
+            raise wrong(
+                self.path, "batch of pairs", expected, f"{numbers.dtype} {numbers.shape} and {found.shape}", remedy
+            )
+        zero = found == 0
+        outside = ((numbers < 0) | (numbers >= self.n_features)) & ~zero
+        ordered = np.sort(np.where(zero, -1 - np.arange(found.shape[1]), numbers.astype(np.int64)), axis=1)
+        for bad, what in ((outside.any(axis=1), "an index beyond"), ((np.diff(ordered) == 0).any(axis=1), "one twice")):
+            if bad.any():
+                where = f"row {self.n_rows + int(np.argmax(bad))} (row {int(np.argmax(bad))} of the batch)"
+                raise wrong(
+                    self.path, where, f"each of the features 0 to {self.n_features - 1} at most once", what, "mend it"
+                )
+        return self._padded(found), self._padded(np.where(zero, 0, numbers).astype(index_dtype(self.n_features)))
+
+    def _found_pairs(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        assert self.active is not None
+        there = rows != (0 if rows.dtype != np.uint16 else np.uint16(0))
+        if rows.dtype == np.uint16 and self.dtype == "bfloat16":
+            there &= rows != 0x8000
+        counts = there.sum(axis=1)
+        if (counts > self.active).any():
+            row = int(np.argmax(counts > self.active))
+            where = f"row {self.n_rows + row} (row {row} of the batch)"
+            remedy = "give a larger `active`, or choose the largest values first"
+            raise wrong(self.path, where, f"at most {self.active} values that are not zero", int(counts[row]), remedy)
+        at, column = np.nonzero(there)
+        place = np.arange(len(at)) - np.repeat(np.cumsum(counts) - counts, counts)
+        values = np.zeros((len(rows), self.active), rows.dtype)
+        indices = np.zeros(values.shape, index_dtype(self.n_features))
+        values[at, place], indices[at, place] = rows[at, column], column
+        return values, indices
+
+    def _padded(self, pairs: np.ndarray) -> np.ndarray:
+        assert self.active is not None
+        return np.pad(pairs, ((0, 0), (0, self.active - pairs.shape[1])))
 
     def _as_rows(self, batch: Any) -> np.ndarray:
         """The batch as an array of numbers, or of uint16 bit patterns where bfloat16 goes into bfloat16."""
@@ -136,28 +214,28 @@ class ActivationWriter:
             batch = batch.detach().cpu()
             if str(batch.dtype) == "torch.bfloat16":
                 if self.dtype == "bfloat16":
-                    return self._of_width(batch.view(sys.modules["torch"].int16).numpy().view(np.uint16))
+                    return batch.view(sys.modules["torch"].int16).numpy().view(np.uint16)
                 batch = batch.float()
         rows = as_array(f"{self.path}: batch", batch)
         if rows.dtype.name == "bfloat16":
-            return self._of_width(rows.view(np.uint16) if self.dtype == "bfloat16" else rows.astype(np.float32))
+            return rows.view(np.uint16) if self.dtype == "bfloat16" else rows.astype(np.float32)
         if self.dtype == "bfloat16" and rows.dtype == np.uint16:
             remedy = "give float32, or a torch or ml_dtypes bfloat16 array"
             raise wrong(self.path, "batch dtype", "numbers", "uint16, which may be numbers or bits of bfloat16", remedy)
         resolve_dtype(f"{self.path}: batch", rows.dtype, None)
-        return self._of_width(rows)
+        return rows
 
-    def _of_width(self, rows: np.ndarray) -> np.ndarray:
-        if rows.ndim != 2 or rows.shape[1] != self.n_features:
+    def _of_width(self, rows: np.ndarray, width: int) -> np.ndarray:
+        if rows.ndim != 2 or rows.shape[1] != width:
             remedy = "give rows of that width"
-            raise wrong(self.path, "batch shape", f"(any, {self.n_features})", rows.shape, remedy)
+            raise wrong(self.path, "batch shape", f"(any, {width})", rows.shape, remedy)
         return rows
 
     def _stored(self, rows: np.ndarray) -> np.ndarray:
         if self.dtype == "bfloat16":
             return rows if rows.dtype == np.uint16 else _to_bfloat16(rows)
         with np.errstate(all="ignore"):
-            return rows.astype(self._chunk.dtype, copy=False)
+            return rows.astype(written_dtype(self.dtype), copy=False)
 
     def _check_range(self, rows: np.ndarray, start: int) -> None:
         """Raises InputError for the first finite value that the dtype makes infinite. `start`: rows before these."""
@@ -175,45 +253,11 @@ class ActivationWriter:
             expected = f"at most {LARGEST[self.dtype]:g} in {self.dtype}"
             raise wrong(self.path, where, expected, f"{rows[row, feature]:g}", "scale the values or write float32")
 
-    def _flush(self) -> None:
-        """Chunk first, header second: the header never counts a row that is not there."""
-        if self._n_chunk:
-            waiting = self._chunk[: self._n_chunk].reshape(-1).view(np.uint8)
-            self._write(waiting, HEADER_BYTES + self._n_written * self._row_bytes)
-            self._write_header(self.n_rows)
-            self._n_written, self._n_chunk = self.n_rows, 0
 
-    def _write_header(self, n_rows: int) -> None:
-        shape = f"({n_rows}, {self.n_features})"
-        text = f"{{'descr': '{DESCR[self.dtype]}', 'fortran_order': False, 'shape': {shape}, }}"
-        room = HEADER_BYTES - len(MAGIC) - 4
-        head = MAGIC + b"\x01\x00" + room.to_bytes(2, "little") + text.encode().ljust(room - 1) + b"\n"
-        assert len(head) == HEADER_BYTES
-        self._write(np.frombuffer(head, np.uint8), 0)
-
-    def _write(self, data: np.ndarray, offset: int) -> None:
-        done = 0
-        while done < len(data):
-            try:
-                done += os.pwrite(self._file.fileno(), data.data[done:], offset + done)
-            except OSError as error:
-                raise _cannot_write(self.partial_path, error) from error
-
-
-def _open_alone(path: str) -> io.FileIO:
-    """The file, made where there is none, with a lock on it: two writers would destroy each other's rows."""
-    try:
-        file = io.FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+")
-    except (OSError, ValueError) as error:
-        raise _cannot_write(path, error) from error
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        file.close()
-        raise wrong(path, "file to continue", "no other writer", "one that has it open", "close that first") from error
-    except OSError:
-        pass  # a file system without locks
-    return file
+def _count(name: str, value: Any, remedy: str) -> int:
+    if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
+        raise wrong(name, "value", "a whole number from 1", repr(value), remedy)
+    return operator.index(value)
 
 
 def _to_bfloat16(rows: np.ndarray) -> np.ndarray:
@@ -223,8 +267,3 @@ def _to_bfloat16(rows: np.ndarray) -> np.ndarray:
     half = np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
     rounded = np.where(np.isnan(rows), bits | np.uint32(0x400000), bits + half)  # the sum may turn a NaN into infinity
     return (rounded >> np.uint32(16)).astype(np.uint16)
-
-
-def _cannot_write(path: str, error: Exception) -> OutputError:
-    reason = getattr(error, "strerror", None) or str(error)
-    return OutputError(f"{path}: file: expected to write it, found '{reason}'; free space or choose another place.")

@@ -3,6 +3,8 @@
 `UPDATE_DOCS=1 pytest tests/test_broken_inputs.py` writes the table anew.
 """
 
+# ruff: noqa: E501  (lines of a table)
+
 import errno
 import io
 import json
@@ -525,9 +527,15 @@ def escaped(text):
     return f"`{text}`"
 
 
+MARK = "## What arrives broken"
+
+
 def document():
+    """What the document says before MARK, and then the table."""
+    written = DOCS.read_text(encoding="utf-8")
     lines = [
-        "# What arrives broken, and what is said of it",
+        *written[: written.index(MARK)].splitlines(),
+        MARK,
         "",
         "Written by `UPDATE_DOCS=1 pytest tests/test_broken_inputs.py`: every line is a test, and every message is what that test saw.",
         "Exit codes: 0 done, 2 the input or an option is wrong, 4 the output cannot be written, 5 the input changed during the run.",

@@ -81,9 +81,7 @@ def test_without_the_option_they_are_refused_and_too_few_others_as_well(tmp_path
         engine.embed(broken(codes()), SHORT, out=tmp_path / "run", **BOUNDS)
     rows = np.full((9, 4), np.nan, np.float32)
     rows[:2] = 1
-    with pytest.raises(
-        InputError, match="without the rows that are not finite: shape: expected at least 3 rows, found 2"
-    ):
+    with pytest.raises(InputError, match="without the rows left out: shape: expected at least 3 rows, found 2"):
         engine.embed(rows, SHORT, out=tmp_path / "few", drop_nonfinite=True, **BOUNDS)
 
 

@@ -76,7 +76,14 @@ def test_what_a_fit_leaves(fitted):
 def test_parameters_are_those_of_the_command_line():
     ours = StreamUMAP().get_params()
     random_state = ours.pop("random_state")
-    others = {"budget": None, "host_budget": None, "device": "auto", "out": None, "dtype": None}
+    others = {
+        "budget": None,
+        "host_budget": None,
+        "device": "auto",
+        "out": None,
+        "dtype": None,
+        "precomputed_knn": None,
+    }
     assert ours == {name: value for name, value in Params().to_json().items() if name != "seed"} | others
     assert random_state == Params().seed
 

@@ -1,7 +1,9 @@
 """Every format in which users have their rows: read exactly, scanned alike, and the same map as of the dense `.npy`."""
 
+import json
 import os
 import sys
+import tempfile
 import zipfile
 
 import h5py
@@ -15,11 +17,12 @@ import scipy.sparse
 import torch
 import zarr
 
-from streamumap import engine
+from streamumap import cli, engine
 from streamumap.errors import InputChanged, InputError
 from streamumap.params import Params
 from streamumap.plans import job_of
 from streamumap.source import Reading, SparseSource, ToConvert, in_place, open_source
+from streamumap.source.packing import pack_file
 from streamumap.source.scan import scan
 
 N, D, K = 70, 50, 5
@@ -409,3 +412,72 @@ def test_an_extra_that_is_missing(package, make, tmp_path, monkeypatch):
     path, _ = made(make, tmp_path / "x")
     monkeypatch.setitem(sys.modules, package, None)
     refused(path, "package", f"expected {package}", "pip install 'streamumap[")
+
+
+@pytest.mark.parametrize("make", [npy, csr_compressed, npz_pairs, parquet], ids=lambda make: make.__name__)
+@pytest.mark.parametrize("dtype", ["float16", "float32", "bfloat16", "int8"])
+def test_packed_rows_are_exact_and_read_in_place(make, dtype, tmp_path):
+    path, reading = made(make, tmp_path / "in")
+    expected = rows()
+    if make is npy:
+        expected = rows().astype(dtype) if dtype != "bfloat16" else (rows().view(np.uint32) >> 16).astype(np.uint16)
+        reading = Reading(dtype if dtype == "bfloat16" else None)
+        np.save(path, expected)
+    ticks = []
+    with in_place(open_source(path, reading)) as source:
+        assert pack_file(source, tmp_path / "out.npz", ticks.append) == (tmp_path / "out.npz").stat().st_size
+    assert sum(ticks) == N and sorted(os.listdir(tmp_path)) == ["in", "out.npz"]
+    again = open_source(tmp_path / "out.npz", reading)
+    assert isinstance(again, SparseSource)
+    np.testing.assert_array_equal(again.read(0, N), expected)
+    if again.dtype in ("float32", "int8"):
+        np.testing.assert_array_equal(scipy.sparse.load_npz(tmp_path / "out.npz").toarray(), expected)
+    with pytest.raises(InputError, match="output file: expected a new file"):
+        pack_file(source, tmp_path / "out.npz")
+    with pytest.raises(InputError, match="a name that ends in .npz"):
+        pack_file(source, tmp_path / "out.npy")
+
+
+def test_pack_and_inspect_of_the_command_line(tmp_path, capsys, monkeypatch):
+    path, _ = made(npy, tmp_path / "in")
+    for arguments in (
+        ["inspect", path],
+        ["pack", path, tmp_path / "out.npz"],
+        ["inspect", "--json", "-q", tmp_path / "out.npz"],
+    ):
+        monkeypatch.setattr(sys, "argv", ["streamumap", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert ended.value.code == 0
+        found = capsys.readouterr()
+        if arguments[0] == "pack":
+            assert found.out.startswith(f"{tmp_path}/out.npz: ") and "pack" in found.err
+        elif "-q" not in arguments:
+            assert f"streamumap pack {path} OUT.npz" in found.err and "active per row" in found.out
+    report = json.loads(found.out)
+    assert (report["nonzero"], report["active_per_row"]["max"]) == (N * K, K)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "bfloat16"])
+def test_blocks_of_an_iterable(dtype, tmp_path):
+    expected = torch.from_numpy(rows()).to(getattr(torch, dtype))
+    plain = expected.view(torch.int16).numpy().view(np.uint16) if dtype == "bfloat16" else expected.numpy()
+    before = len(os.listdir(tempfile.gettempdir()))
+    source = open_source(iter(expected.split([1, 30, 39])))
+    assert (source.n_rows, source.dtype) == (N, dtype)
+    np.testing.assert_array_equal(source.read(0, N), plain)
+    assert source.fingerprint == open_source(part for part in expected.split(40)).fingerprint
+    source.close()
+    del source
+    assert len(os.listdir(tempfile.gettempdir())) == before
+
+
+def test_blocks_that_are_no_rows():
+    with pytest.raises(InputError, match="blocks: expected 2-D arrays, found none"):
+        open_source(iter([]))
+    with pytest.raises(InputError, match="block 1: shape: expected 50 features of float32, found 7 of float32"):
+        open_source(iter([rows(), rows()[:, :7]]))
+    with pytest.raises(InputError, match="block 0: shape: expected 2 dimensions"):
+        open_source(iter([rows()[0]]))
+    with pytest.raises(InputError, match="type: expected rows of numbers, found a dict"):
+        open_source({"a": 1})

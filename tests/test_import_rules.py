@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "streamumap"
 # Imports go to the same layer or a lower one.
 LAYERS = [
     {"errors", "events", "params", "memory", "limits", "watch", "gpu"},
-    {"source", "workdir", "quality", "blockfile", "writer", "demo", "meta"}
+    {"source", "sae", "workdir", "quality", "blockfile", "writer", "npy_writer", "demo", "meta"}
     | {"publish", "palette", "columns", "coding", "raster", "render", "animate", "clusters"}
     | {"runs", "look", "viewer", "export", "output", "sampling"},
     {"reduce", "neighbors", "graph", "initial", "layout"},
@@ -35,10 +35,14 @@ BACKENDS = (
         "source.feed",
         "source.scan_cuda",
         "neighbors.packed",
+        "neighbors.cuvs",
         "layout.cpu",
         "layout.cuda",
         "layout.cuml",
+        "layout.levels_cpu",
+        "layout.levels_cuda",
         "graph.cpu",
+        "sae.cuda",
     }
 )
 IN_FUNCTIONS = {

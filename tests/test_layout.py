@@ -262,9 +262,9 @@ def test_default_epochs():
     assert make_settings(20_000, n_epochs=None).n_epochs == 300
 
 
-def test_the_step_falls_linearly_to_nothing():
+def test_the_step_falls_with_the_square_to_nothing():
     s = make_settings(10, n_epochs=50, learning_rate=2.0)
-    assert [s.step_size(e) for e in (0, 25, 50)] == [2.0, 1.0, 0.0]
+    assert [s.step_size(e) for e in (0, 25, 50)] == [2.0, 0.5, 0.0]
 
 
 def mix32_in_numpy(x):

@@ -117,7 +117,7 @@ def test_a_larger_budget_never_makes_a_block_smaller(job, params, machine, share
 def test_dense_rows_on_a_cpu():
     plan = make_plan(Job(63_666, 3072, "float16"), Params(), Budget(1 * GB), CPU)
     assert [s.name for s in plan.stages] == ["read", "neighbors", "graph", "start", "layout", "quality", "write"]
-    assert [s.backend for s in plan.stages] == ["numpy", "dense", "numba", "numpy", "cpu", "dense", "pyarrow"]
+    assert [s.backend for s in plan.stages] == ["numpy", "dense", "numba", "numba", "cpu", "dense", "pyarrow"]
     assert plan.device is None and not plan.packed_on_disk and plan.peak.device_bytes == 0
     assert "reduce" not in plan and "read" in plan and plan["graph"].name == "graph"
 
@@ -158,10 +158,75 @@ def test_rows_that_are_not_packed_are_planned_as_they_are(params, machine, activ
     assert plans[0] == plans[1]
 
 
+WAYS = [
+    (CPU, None, "auto", "dense"),
+    (CPU, 32, "auto", "packed"),
+    (CPU, 32, "dense", "dense"),
+    (CPU, 32, "packed", "packed"),
+    (CPU, None, "packed", "dense"),  # until the zeros are counted
+    (GPU, None, "auto", "cuda"),
+    (GPU, 32, "cuda", "cuda"),
+    (GPU, 32, "cuvs", "cuvs"),
+    (GPU, None, "cuvs", "cuvs"),
+]
+
+
+@pytest.mark.parametrize(("machine", "active", "wanted", "backend"), WAYS)
+def test_the_backend_of_the_neighbours(machine, active, wanted, backend):
+    job = Job(300_000, 3072, "float16", active and 300_000 * active)
+    plan = make_plan(job, Params(neighbors=wanted), caps(machine, 40 * GB), machine)
+    assert plan["neighbors"].backend == backend
+
+
+IMPOSSIBLE = [
+    (CPU, 32, dict(neighbors="cuda"), "cuda needs a GPU and this is a CPU run; use --neighbors auto or --device cuda"),
+    (CPU, 32, dict(neighbors="cuvs"), "cuvs needs a GPU"),
+    (GPU, 32, dict(neighbors="dense"), "dense searches on the CPU and this is a GPU run; use --neighbors auto or --device cpu"),
+    (GPU, 32, dict(neighbors="packed"), "packed searches on the CPU"),
+    (CPU, 2000, dict(neighbors="packed"), "packed is for rows that are mostly zeros, here 65% of the values are not; use --neighbors dense"),
+    (CPU, None, dict(neighbors="packed", reduce="pca"), "packed searches the rows as they came and --reduce makes dense ones"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("machine", "active", "params", "message"), IMPOSSIBLE)
+def test_an_impossible_backend_is_refused(machine, active, params, message):
+    job = Job(300_000, 3072, "float16", active and 300_000 * active)
+    with pytest.raises(InputError, match=f"^--neighbors: {message}"):
+        make_plan(job, Params(**params), caps(machine, 40 * GB), machine)
+
+
+def test_packed_rows_that_are_asked_for_are_not_searched_as_dense_ones():
+    job = Job(100_000, 12_288, "float16", 100_000 * 300)
+    budget = caps(CPU, smallest(replace(job, n_nonzero=None), Params(), CPU))
+    assert make_plan(job, Params(), budget, CPU)["neighbors"].backend == "dense"
+    with pytest.raises(DoesNotFit):
+        make_plan(job, Params(neighbors="packed"), budget, CPU)
+
+
+def test_cuvs_wants_all_rows_on_both_sides():
+    job = Job(3_000_000, 3072, "float16", 3_000_000 * 32)
+    plan = make_plan(job, Params(neighbors="cuvs"), caps(GPU, 40 * GB), GPU)
+    assert plan["neighbors"].predicted.host_bytes > 3_000_000 * 3072 * 4
+    assert plan["neighbors"].predicted.device_bytes > 3_000_000 * 3072 * 2
+    with pytest.raises(DoesNotFit, match="--budget: 8 GB.*"):
+        make_plan(job, Params(neighbors="cuvs"), caps(GPU, 8 * GB), GPU)
+
+
+@pytest.mark.parametrize("active", [None, 32])
+@pytest.mark.parametrize("machine", MACHINES.values(), ids=MACHINES)
+def test_a_given_graph_is_no_search(machine, active):
+    """Whatever was asked of one: blocks of it, and what measures its recall."""
+    job = Job(3_000_000, 3072, "float16", active and 3_000_000 * active, knn_columns=64)
+    stage = make_plan(job, Params(), caps(machine, 8 * GB), machine)["neighbors"]
+    assert stage.backend == "given" and list(stage.blocks) == ["block_rows"]
+    least = smallest(job, Params(), machine)
+    assert least <= smallest(replace(job, knn_columns=0), Params(), machine)
+
+
 @pytest.mark.sizes
 def test_reduced_rows_are_what_the_later_stages_see():
-    job, params = Job(100_000, 3072, "float16"), Params(reduce="pca", reduce_dims=64)
-    plan, whole = (make_plan(job, p, Budget(2 * GB), CPU) for p in (params, Params()))
+    job, params = Job(100_000, 3072, "float16"), Params(reduce="pca", reduce_dims=64, init="pca")
+    plan, whole = (make_plan(job, p, Budget(2 * GB), CPU) for p in (params, Params(init="pca")))
     assert plan["reduce"].blocks["block_rows"] >= 16
     assert plan["start"].blocks["block_rows"] > whole["start"].blocks["block_rows"]
     assert plan.peak.disk_bytes - whole.peak.disk_bytes == 100_000 * 64 * 4

@@ -514,7 +514,6 @@ def test_memmaps_lists_and_tensors(save):
         ([[1, 2], [3], [4, 5]], ["lengths"]),
         (7, ["a int", "path"]),
         (None, ["NoneType"]),
-        (iter([]), ["iterator"]),
     ],
 )
 def test_arrays_that_are_not_read(rows, parts):

@@ -12,9 +12,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamumap import writer
+from streamumap import npy_writer, writer
 from streamumap.errors import InputError, OutputError
-from streamumap.source import Reading, open_source
+from streamumap.source import Reading, open_source, widen
 from streamumap.source.npy_header import read_header
 from streamumap.writer import ActivationWriter
 
@@ -28,7 +28,7 @@ def path(tmp_path):
 
 @pytest.fixture
 def small_chunks(monkeypatch):
-    monkeypatch.setattr(writer, "CHUNK_BYTES", 100)
+    monkeypatch.setattr(npy_writer, "CHUNK_BYTES", 100)
 
 
 def rows_of(n_rows, n_features=3, seed=0):
@@ -63,7 +63,7 @@ def test_any_batch_lengths(tmp_path_factory, batches, n_features):
     x = rows_of(sum(batches), n_features)
     ends = np.cumsum(batches, dtype=int)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(writer, "CHUNK_BYTES", 300)
+        patch.setattr(npy_writer, "CHUNK_BYTES", 300)
         with ActivationWriter(path, n_features=n_features, dtype="float32") as w:
             for end, n in zip(ends, batches, strict=True):
                 w.append(x[end - n : end])
@@ -233,11 +233,11 @@ def test_an_exception_leaves_a_partial_that_goes_on(path, small_chunks):
 def test_a_killed_process_leaves_a_partial_that_goes_on(path):
     code = f"""
 import os, numpy as np
-from streamumap import writer
-writer.CHUNK_BYTES = 100
+from streamumap import npy_writer, writer
+npy_writer.CHUNK_BYTES = 100
 w = writer.ActivationWriter({path!r}, n_features=3, dtype="float32")
 w.append(np.arange(90, dtype=np.float32).reshape(30, 3))
-os.pwrite(w._file.fileno(), b"rows that the header does not count", 128 + 24 * 12)
+os.pwrite(w._values.file.fileno(), b"rows that the header does not count", 128 + 24 * 12)
 os.kill(os.getpid(), 9)
 """
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == -9
@@ -408,3 +408,117 @@ def test_odd_paths(tmp_path, monkeypatch):
         with ActivationWriter(name, n_features=1) as w:
             w.append(np.ones((3, 1)))
         assert open_source(name).n_rows == 3
+
+
+# TopK pairs
+
+
+def pairs_of(n_rows, k=3, n_features=20, seed=0):
+    random = np.random.default_rng(seed)
+    indices = np.stack([np.sort(random.choice(n_features, k, replace=False)) for _ in range(n_rows)])
+    return indices, random.integers(1, 99, (n_rows, k)).astype(np.float16)
+
+
+def dense_of(indices, values, n_features=20):
+    rows = np.zeros((len(indices), n_features), values.dtype)
+    np.put_along_axis(rows, indices, values, axis=1)
+    return rows
+
+
+@pytest.mark.parametrize("dtype", TORCH)
+@pytest.mark.parametrize("form", ["dense", "torch", "pairs", "torch pairs"])
+def test_pairs_of_any_batches(path, small_chunks, dtype, form):
+    indices, values = pairs_of(67)
+    with ActivationWriter(path, n_features=20, dtype=dtype, active=5) as w:
+        for start, stop in [(0, 1), (1, 1), (1, 30), (30, 33), (33, 67)]:
+            part = indices[start:stop], values[start:stop]
+            if form == "dense":
+                w.append(dense_of(*part))
+            elif form == "torch":
+                w.append(torch.from_numpy(dense_of(*part)).to(TORCH[dtype]))
+            else:
+                w.append(part if form == "pairs" else tuple(map(torch.from_numpy, part)))
+            assert w.n_rows == stop
+    assert sorted(os.listdir(os.path.dirname(path))) == ["rows.json", "rows_indices.npy", "rows_values.npy"]
+    source = open_source(path.replace(".npy", "_indices.npy"), Reading(dtype if dtype == "bfloat16" else None))
+    assert (source.n_rows, source.n_features, source.dtype) == (67, 20, dtype)
+    assert np.array_equal(widen(source.read(0, 67), dtype), dense_of(indices, values).astype(np.float32))
+
+
+def test_rows_with_too_many_values_and_pairs_that_are_none(path):
+    w = ActivationWriter(path, n_features=20, active=2)
+    good = dense_of(*pairs_of(4, 2))
+    with pytest.raises(InputError, match=r"row 1 \(row 1 of the batch\): expected at most 2 values .*, found 3"):
+        w.append(np.concatenate([good[:1], dense_of(*pairs_of(1, 3))]))
+    for batch, found in [
+        (([[3, 20]], [[1.0, 2.0]]), "an index beyond"), (([[3, 3]], [[1.0, 2.0]]), "one twice"),
+        (([[0.5, 1.0]], [[1.0, 2.0]]), "float64"), (([[1, 2, 3]], [[1.0, 2.0, 3.0]]), r"\(1, 3\)"),
+    ]:  # fmt: skip
+        with pytest.raises(InputError, match=found):
+            w.append(tuple(map(np.array, batch)))
+    w.append((np.array([[3, 3], [-1, 4]]), np.array([[1.0, 0.0], [0.0, 2.0]])))
+    assert w.n_rows == 2
+    w.close()
+    expected = np.zeros((2, 20))
+    expected[0, 3], expected[1, 4] = 1, 2
+    w = ActivationWriter(path.replace("rows.npy", "more.npy"), n_features=20, active=2)
+    w.append(expected)
+    w.close()
+    with pytest.raises(InputError, match="active: value: expected at most the 20 features, found 21"):
+        ActivationWriter(path, n_features=20, active=21)
+
+
+@pytest.mark.parametrize("cut", ["values", "indices"])
+def test_pairs_go_on_after_a_crash(path, small_chunks, cut):
+    indices, values = pairs_of(67)
+    w = ActivationWriter(path, n_features=20, active=3)
+    w.append((indices[:40], values[:40]))
+    for writer_ in w._writers:
+        writer_.flush()
+        writer_.file.close()
+    partial = path.replace(".npy", f"_{cut}.npy.partial")
+    lost = ActivationWriter(path, n_features=20, active=3)
+    lost._writers[0 if cut == "values" else 1].keep(31)
+    for writer_ in lost._writers:
+        writer_.file.close()
+    assert np.load(partial).shape[0] == 31
+    with ActivationWriter(path, n_features=20, active=3) as w:
+        assert w.n_rows == 31
+        w.append((indices[31:], values[31:]))
+    source = open_source(path.replace(".npy", "_values.npy"))
+    assert np.array_equal(source.read(0, 67), dense_of(indices, values))
+
+
+def test_a_crash_between_the_two_last_names(path, monkeypatch):
+    indices, values = pairs_of(9)
+    w = ActivationWriter(path, n_features=20, active=3)
+    w.append((indices, values))
+    rename, done = os.rename, []
+
+    def once(*args):
+        done.append(1)
+        if len(done) > 1:
+            raise OSError(5, "gone")
+        rename(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", once)
+        with pytest.raises(OutputError, match="gone"):
+            w.close()
+    for writer_ in w._writers:
+        writer_.file.close()
+    with ActivationWriter(path, n_features=20, active=3) as w:
+        assert w.n_rows == 9
+    assert np.array_equal(open_source(path.replace(".npy", "_values.npy")).read(0, 9), dense_of(indices, values))
+
+
+def test_a_forward_hook_collects_what_a_module_gives(path):
+    model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU())
+    batch = torch.arange(40.0).reshape(2, 5, 4)
+    with ActivationWriter(path, n_features=6, dtype="float32") as w:
+        handle = model[1].register_forward_hook(w.hook)
+        expected = model(batch)
+        handle.remove()
+        model(batch)
+        w.hook(None, None, (expected, "and more"))
+    assert np.array_equal(np.load(path), np.concatenate([expected.detach().numpy().reshape(-1, 6)] * 2))

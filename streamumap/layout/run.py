@@ -1,9 +1,10 @@
 """The loop over epochs: a state, and `run(state, until)` that moves it on to the same bytes however often it was
 stopped."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from types import ModuleType
 
 import numpy as np
 
@@ -22,25 +23,26 @@ class LayoutState:
 @dataclass(frozen=True)
 class Backend:
     """Where an epoch runs: `place` brings an array there, `fetch` back, `wait` until it is done; `epoch` has
-    `cpu.epoch`'s signature."""
+    `cpu.epoch`'s signature, and `levels` has the functions of `levels_cpu`."""
 
     place: Callable
     fetch: Callable
     empty_like: Callable
     epoch: Callable
     wait: Callable[[], object]
+    levels: ModuleType
 
 
 def cpu_backend() -> Backend:
-    from streamumap.layout import cpu
+    from streamumap.layout import cpu, levels_cpu
 
-    return Backend(place=np.array, fetch=np.asarray, empty_like=np.empty_like, epoch=cpu.epoch, wait=lambda: None)
+    return Backend(np.array, np.asarray, np.empty_like, cpu.epoch, lambda: None, levels_cpu)
 
 
 def cuda_backend(device: str) -> Backend:
     import torch
 
-    from streamumap.layout import cuda
+    from streamumap.layout import cuda, levels_cuda
 
     return Backend(
         place=lambda array: cuda.place(array, device),
@@ -48,6 +50,7 @@ def cuda_backend(device: str) -> Backend:
         empty_like=torch.empty_like,
         epoch=cuda.epoch,
         wait=torch.cuda.synchronize if device.startswith("cuda") else lambda: None,
+        levels=levels_cuda,
     )
 
 
@@ -67,7 +70,7 @@ def run(
     """
     old = backend.place(state.positions)
     new = backend.empty_like(old)
-    place = _placer(blocks, backend)
+    place = placer(blocks, backend)
     for number in range(state.epoch, until):
         for first_row, first_edge, indptr, targets, weights in place():
             backend.epoch(old, new, first_row, indptr, targets, weights, first_edge, number, settings)
@@ -83,7 +86,10 @@ def _fetched(backend: Backend, positions, epoch: int) -> LayoutState:
     return LayoutState(np.array(backend.fetch(positions)), epoch)
 
 
-def _placer(blocks, backend):
+def placer(blocks: Sequence[Callable], backend: Backend) -> Callable[[], Iterable[tuple]]:
+    """A function that goes through the blocks: (first_row, first_edge, indptr, targets, weights), placed; one block is
+    placed once and for all."""
+
     def placed():
         for read in blocks:
             block = read()

@@ -67,6 +67,27 @@ CUDA_MERGE_ROWS = 32_768
 CUDA_KEPT = ("float16", "bfloat16")
 """Stored dtypes that stay as they are on the device; all others become float32."""
 
+CUVS_DEGREE = 64
+CUVS_FACTOR = 4
+"""Neighbours that NN-descent keeps of each row, and how many times as many it works with, at most."""
+
+CUVS_MARGIN = 8
+"""Neighbours asked for beyond k: float16 orders near ties wrongly, the rows put them right."""
+
+CUVS_FILL_BYTES = 2**24
+CUVS_FILLING = 8
+"""Rows that are made float32 in one go, in bytes, and by how many threads."""
+
+CUVS_ROW_BYTES = 656
+"""Device bytes of a row in NN-descent beyond its float16 values, as measured with cuML 26.10: 4.6 GB at 500,000 rows of
+3,072 features, 21.6 GB at 3,000,000."""
+
+GIVEN_VALUE_BYTES = 96
+"""Of a neighbour of a given graph while its block is checked and sorted."""
+
+GIVEN_CHECKED_ROWS = 64
+"""Rows whose given distances are compared with their own."""
+
 
 def packed(n_rows: int, n_features: int, n_nonzero: int, k: int, query_rows: int, n_threads: int) -> int:
     """Host bytes of `packed.search` beyond the rows themselves."""
@@ -226,6 +247,52 @@ def cuda_device(n_features: int, dtype: str, k: int, query_rows: int, other_rows
 def cuda_host(n_rows: int, n_features: int, itemsize: int, k: int, other_rows: int) -> int:
     """Host bytes of `cuda.search`: two pinned chunks and the graph."""
     return 2 * min(other_rows, n_rows) * n_features * itemsize + n_rows * k * 8
+
+
+def cuvs_width(n_rows: int, k: int) -> int:
+    """Neighbours asked for of each row, itself perhaps among them."""
+    return min(k + CUVS_MARGIN, n_rows)
+
+
+def cuvs_padded(width: int) -> int:
+    """Places of a row while its neighbours are measured: a program's arrays have powers of two."""
+    return 1 << (width - 1).bit_length()
+
+
+def cuvs_degree(k: int) -> int:
+    """Neighbours that NN-descent keeps of each row."""
+    return max(CUVS_DEGREE, -(-(k + CUVS_MARGIN) // 32) * 32)
+
+
+def cuvs_host(n_rows: int, n_features: int, k: int) -> int:
+    """Host bytes of `cuvs.search`: the rows as float32; NN-descent's graph with distances, its samples and what goes to
+    and fro; two graphs of ours."""
+    width = cuvs_width(n_rows, k)
+    descent = cuvs_degree(k) * CUVS_FACTOR * 12 + 32 * (4 * 4 + 8)
+    filling = CUVS_FILLING * max(CUVS_FILL_BYTES, n_features * 4) * 4
+    return n_rows * (n_features * 4 + descent + width * 8 * 4 + cuvs_padded(width) * 4 * 3) + filling
+
+
+def cuvs_device(n_rows: int, n_features: int, k: int) -> int:
+    """Device bytes of `cuvs.search` while cuVS works: it keeps all rows as float16."""
+    return n_rows * (n_features * 2 + CUVS_ROW_BYTES + cuvs_width(n_rows, k) * 12)
+
+
+def cuvs_measuring(
+    n_rows: int, n_features: int, k: int, dtype: str, packed: bool, query_rows: int, other_rows: int
+) -> int:
+    """Device bytes of `cuvs.search` while its neighbours are measured, beyond packed rows."""
+    width = cuvs_padded(cuvs_width(n_rows, k))
+    lists = n_rows * width * 8 * 3 + CUDA_MERGE_ROWS * 2 * width * 8 + 65_536 * width * 10
+    if packed:
+        return lists
+    chunks = query_rows + (0 if query_rows == n_rows else 3 * other_rows)
+    return lists + chunks * n_features * cuda_itemsize(dtype) + CUDA_TILE_ROWS * n_features * 8
+
+
+def given(n_columns: int, n_features: int, k: int, block_rows: int) -> int:
+    """Host bytes of a given graph: a block of it, and a few rows."""
+    return block_rows * (n_columns * GIVEN_VALUE_BYTES + k * 24) + 2 * GIVEN_CHECKED_ROWS * n_features * 20
 
 
 def count_closer(n_sample: int, n_others: int, n_features: int, block_rows: int) -> int:

@@ -77,7 +77,8 @@ class Archive:
             raise wrong(self.called(name), "member", "a whole one", short(str(error)), RESAVE) from error
 
     def called(self, name: str) -> str:
-        return f"{self.file.name}[{name.removesuffix('.npy')}]"
+        name = name.removesuffix(".npy")
+        return f"{self.file.name}[{name if name.isprintable() else short(name)}]"
 
 
 class _Reader(io.RawIOBase):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -16,6 +17,8 @@ from streamumap.source.csr import CsrSource
 from streamumap.source.file import OpenFile
 from streamumap.source.npy import FileRows
 from streamumap.source.topk import TopKSource, checked_width
+
+R = TypeVar("R", bound=FileRows)
 
 BLOCK_BYTES = 8 << 20
 """Of a part, read at a time."""
@@ -43,9 +46,11 @@ Parts = dict[str, Part | RowSource]
 class ToConvert:
     """What a source says before a row is read, where the rows must be converted first. `convert` gives the RowSource.
 
-    `max_nonzero` is that of a SparseSource, None of dense rows.
+    `max_nonzero` is that of a SparseSource, None of dense rows. `device`: a GPU that may be used, "cuda:N".
     """
 
+    device: str | None = None
+    drop_zero_rows = False
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -149,11 +154,11 @@ class AppendFile:
                 raise self._cannot_write(error) from error
         self.n_rows += len(rows)
 
-    def rows(self) -> FileRows:
+    def rows(self, kind: type[R] = FileRows) -> R:  # type: ignore[assignment]
         """What was written."""
         file = OpenFile(self.path)
         shape = (self.n_rows, self.n_features)
-        return FileRows(file, os.fspath(self.path), 0, shape, stored_dtype(self.dtype), self.dtype)
+        return kind(file, os.fspath(self.path), 0, shape, stored_dtype(self.dtype), self.dtype)
 
     def _cannot_write(self, error: OSError) -> OutputError:
         return OutputError(

@@ -31,23 +31,29 @@ class Reading:
 
     dtype: "bfloat16" where that is kept as V2 or uint16; of a headerless file, its dtype. n_features: the width of rows
     that are kept as pairs. key: which array, tensor, column or data set is the rows. shape: of a headerless file.
+    sae: a checkpoint whose codes of the rows are wanted. of: "rows"; "features", the rows of the transposed matrix;
+    "decoder", the directions of the latents of `sae`.
     """
 
     dtype: str | None = None
     n_features: int | None = None
     key: str | None = None
     shape: tuple[int, ...] | None = None
+    sae: str | os.PathLike | None = None
+    of: str = "rows"
 
 
 def open_source(x: Any, reading: Reading | None = None) -> RowSource | ToConvert:
     """The rows of `x`: a path; a 2-D array, memmap, CPU tensor or list of rows; a `scipy.sparse` matrix in CSR form; the
-    TopK pairs (indices, values, n_features), each of the first two a path or an array; or a source that is open already.
+    TopK pairs (indices, values, n_features), each of the first two a path or an array; an iterable of blocks of rows; or
+    a source that is open already.
 
     A path is that of a file of rows, a folder or a glob of shards, a `.txt` that lists them, or TopK pairs: a folder with
     `X_indices.npy` and `X_values.npy`, or either of these. Their width is `reading.n_features`, or what a JSON file
     beside them says. What cannot be read in place is a ToConvert. Raises InputError.
     """
-    source = _open(x, reading or Reading())
+    reading = reading or Reading()
+    source = _open_as(x, reading)
     try:
         check_shape(source.name, source.n_rows, source.n_features)
     except BaseException:
@@ -67,6 +73,39 @@ def open_rows(x: Any, reading: Reading | None = None) -> RowSource:
     return source
 
 
+def _open_as(x: Any, reading: Reading) -> RowSource | ToConvert:
+    """The rows, their codes, the features or the decoder of these, as `reading` wants it."""
+    if reading.of not in ("rows", "features", "decoder"):
+        raise wrong("--of", "value", "rows, features or decoder", short(reading.of), "choose one of these")
+    if reading.of == "decoder":
+        return _decoder(reading.sae if reading.sae is not None else x)
+    source = _open(x, reading)
+    try:
+        if reading.sae is not None:
+            from streamumap.sae.checkpoint import read_checkpoint
+            from streamumap.sae.rows import EncodedRows
+
+            source = EncodedRows(source, read_checkpoint(reading.sae))
+        if reading.of == "features":
+            from streamumap.source.transposed import TransposedRows
+
+            source = TransposedRows(source)
+        return source
+    except BaseException:
+        source.close()
+        raise
+
+
+def _decoder(x: Any) -> RowSource:
+    from streamumap.sae.checkpoint import decoder_rows, read_checkpoint
+
+    if not isinstance(x, (str, os.PathLike)):
+        raise wrong("--of decoder", "input", "the checkpoint of an SAE", f"a {type(x).__name__}", "name it, or --sae")
+    source = ArraySource(decoder_rows(read_checkpoint(x)))
+    source.name = os.fspath(x)
+    return source
+
+
 def _open(x: Any, reading: Reading) -> RowSource | ToConvert:
     if isinstance(x, (str, bytes, os.PathLike)):
         return _open_path(os.fsdecode(x), reading)
@@ -74,7 +113,13 @@ def _open(x: Any, reading: Reading) -> RowSource | ToConvert:
         return _pairs("the pairs", x[0], x[1], x[2], reading.dtype)
     if hasattr(x, "tocsr"):
         return csr_of(x)
-    return x if isinstance(x, (RowSource, ToConvert)) else ArraySource(x, reading.dtype)
+    if isinstance(x, (RowSource, ToConvert)):
+        return x
+    if isinstance(x, Iterable) and not isinstance(x, (list, tuple, dict, set)) and not hasattr(x, "__array__"):
+        from streamumap.source.spooled import spooled_rows
+
+        return spooled_rows(x, reading.dtype)
+    return ArraySource(x, reading.dtype)
 
 
 def _open_path(path: str, reading: Reading) -> RowSource | ToConvert:

@@ -37,35 +37,42 @@ def n_threads() -> int:
     return min(allowed, MAX_THREADS)
 
 
+def pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(n_threads())
+
+
 def over_rows(source: RowSource, block_rows: int, work: Callable[[Piece], T], tick: Tick) -> Iterator[T]:
     """`work` of each piece of the rows, in order whichever thread is first, with few results waiting at a time.
 
     Dense rows are read in blocks of `block_rows` rows, pairs as many at a time as make a piece. One tick a row.
     """
-    with ThreadPoolExecutor(n_threads()) as pool:
+    with pool() as threads:
         if isinstance(source, SparseSource):
-            yield from _over_pairs(pool, source, work, tick)
+            yield from _over_pairs(threads, source, work, tick)
             return
         for _, block in blocks(source, block_rows):
-            yield from _over_block(pool, block, work)
+            yield from _over_block(threads, block, work)
             tick(len(block))
 
 
-def _over_block(pool: ThreadPoolExecutor, block: np.ndarray, work: Callable[[Piece], T]) -> Iterator[T]:
+def _over_block(threads: ThreadPoolExecutor, block: np.ndarray, work: Callable[[Piece], T]) -> Iterator[T]:
     rows = max(1, PIECE_VALUES // max(block.shape[1], LEAST_WIDTH))
-    yield from _in_order(pool.submit(work, block[start : start + rows]) for start in range(0, len(block), rows))
+    yield from in_order(threads.submit(work, block[start : start + rows]) for start in range(0, len(block), rows))
 
 
-def _over_pairs(pool: ThreadPoolExecutor, source: SparseSource, work: Callable[[Piece], T], tick: Tick) -> Iterator[T]:
+def _over_pairs(
+    threads: ThreadPoolExecutor, source: SparseSource, work: Callable[[Piece], T], tick: Tick
+) -> Iterator[T]:
     def read_and_work(start: int, stop: int) -> tuple[T, int]:
         return work(source.pairs(start, stop)), stop - start
 
-    for done, n_rows in _in_order(pool.submit(read_and_work, *span) for span in source.spans(PIECE_PAIRS)):
+    for done, n_rows in in_order(threads.submit(read_and_work, *span) for span in source.spans(PIECE_PAIRS)):
         yield done
         tick(n_rows)
 
 
-def _in_order(jobs: Iterator[Future]) -> Iterator:
+def in_order(jobs: Iterator[Future]) -> Iterator:
+    """The results of jobs in their order; no more of them are asked for than two a thread are waiting."""
     waiting: deque[Future] = deque()
     for job in jobs:
         waiting.append(job)

@@ -94,6 +94,6 @@ def _like(path: str, place: int, number: int) -> str:
 
 
 def _check_inside(folder: str, name: str, remedy: str) -> None:
-    root, path = os.path.realpath(folder or "."), os.path.realpath(os.path.join(folder, name))
-    if os.path.isabs(name) or "\0" in name or os.path.commonpath([root, path]) != root:
+    root, inside = os.path.realpath(folder or "."), not os.path.isabs(name) and name.isprintable()
+    if not inside or os.path.commonpath([root, os.path.realpath(os.path.join(folder, name))]) != root:
         raise wrong(folder or ".", "shard", "a file within this folder", short(name), remedy)

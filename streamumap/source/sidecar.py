@@ -42,9 +42,13 @@ def group_pairs(files: list[str]) -> list[tuple[str, str]]:
 
 
 def sidecar_width(indices: str) -> tuple[int, str]:
-    """(width, JSON file) of pairs whose indices are in this file, from the JSON files beside it. Raises InputError where
-    none or several widths are found."""
+    """(width, JSON file) of pairs whose indices are in X_indices.npy: from X.json, else from the JSON files beside it.
+    Raises InputError where none or several widths are found."""
     folder = os.path.dirname(indices)
+    own = indices.removesuffix(".npy").removesuffix("_indices") + ".json"
+    width = _width_in(own)
+    if width is not None:
+        return width, own
     found: dict[int, str] = {}
     for name in sorted(os.listdir(folder or "."))[: 1 << 16]:
         if name.endswith(".json") and len(found) < MAX_JSON_FILES:

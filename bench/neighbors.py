@@ -1,0 +1,274 @@
+"""Recall against seconds and peak bytes of k-NN searches: ours, cuVS NN-descent and pynndescent on the same rows, in one
+process, in alternation.
+
+    python bench/neighbors.py --data X.npy|X_indices.npy [--features D] --cases packed@1 packed@0.95 pynndescent [--runs 3]
+    python bench/neighbors.py --make like --rows 3000000 [--features D] [--pairs] [--like FOLDER] --device cuda
+        --budget 40GB --cases cuda@0.98 cuda@0.95 nn-descent --seconds 540
+    python bench/neighbors.py --make clusters --rows 3000000 --features 3072 --active 32 ...
+    python bench/neighbors.py --plot
+
+Cases: see searches.py. What compiles is run once before, on a few thousand rows. Seconds are of the search alone, from
+input that is ready: rows that were read once (and packed) for ours, which reads dense rows again from their file; a
+float32 or CSR matrix in memory for the others (`prepare_seconds`). Recall is that of the n_neighbors - 1 others on sampled
+rows, by exact ranks among all rows. Bytes are peaks, sampled by another process: RssAnon above what was there before the
+case and its input were, and what the driver counts for the process on the GPU, context included. A case that would end
+after --seconds is not begun, and what was measured is written: a JSON line a case.
+"""
+
+import argparse
+import ctypes
+import gc
+import hashlib
+import importlib
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+from measures import RESULTS, ROOT, facts, print_table, skip
+from searches import PEERS, Search, Setting, few_rows, open_setting, packed_bytes, prepare, why_not
+
+from streamumap import backends, gpu, memory, quality
+from streamumap.errors import StreamUMAPError
+from streamumap.stage_plans import CONTEXT_BYTES
+
+SAMPLE_ROWS = 1_000
+SEED = 7
+DEBIAN = Path("/work/shared/data/debian")
+MEASURES = ("seconds", "cpu_seconds", "recall", "host_bytes", "device_bytes")
+
+
+@dataclass
+class Case:
+    """`runs`: each with MEASURES. `input_bytes`: of its input, in memory before it begins."""
+
+    name: str
+    search: Search
+    prepare_seconds: float
+    input_bytes: int
+    runs: list[dict] = field(default_factory=list)
+
+
+class Bench:
+    """The cases of one setting, and what they share."""
+
+    def __init__(self, setting: Setting, deadline: float):
+        self.setting, self.deadline = setting, deadline
+        self.sample = quality.sample_rows(setting.rows.original.n_rows, SAMPLE_ROWS, SEED)
+        self.recalls: dict[str, float] = {}
+        self.watch = memory.Watch(setting.machine.device)
+
+    def close(self) -> None:
+        self.watch.close()
+
+    def warm(self, names: list[str]) -> None:
+        few = few_rows(self.setting)
+        for name in names:
+            started = time.perf_counter()
+            prepare(name, few, warm=True)()
+            print(f"{name}: warm after {time.perf_counter() - started:.1f} s", file=sys.stderr, flush=True)
+        if self.setting.machine.device:  # what measures the recall compiles as well
+            backends.count_closer(few.rows, few.plan()[0], few.metric, np.arange(8), np.zeros((8, 1), int))
+
+    def ready(self, name: str) -> Case:
+        before, started = memory_in_use(), time.perf_counter()
+        search = prepare(name, self.setting)
+        seconds = time.perf_counter() - started
+        own = max(0, memory_in_use() - before) if name in PEERS else packed_bytes(self.setting)
+        return Case(name, search, seconds, own)
+
+    def run(self, case: Case) -> None:
+        gpu.release()
+        before = memory_in_use()
+        self.watch.lap()
+        started, cpu = time.perf_counter(), time.process_time()
+        found = case.search()
+        seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
+        host, device = self.watch.lap()
+        recall = self.recall(others_of(found, self.sample, self.setting.k))
+        case.runs.append(
+            dict(zip(MEASURES, (seconds, cpu, recall, case.input_bytes + max(0, host - before), device), strict=True))
+        )
+        print(f"{case.name}: {seconds:.2f} s, {cpu:.2f} CPU s, recall {recall:.4f}", file=sys.stderr, flush=True)
+
+    def recall(self, others: np.ndarray) -> float:
+        """The same lists are measured once."""
+        key = hashlib.blake2b(others.tobytes()).hexdigest()
+        if key not in self.recalls:
+            s = self.setting
+            ranks = backends.count_closer(s.rows, s.plan()[0], s.metric, self.sample, others)
+            self.recalls[key] = quality.recall(ranks, others)
+        return self.recalls[key]
+
+    def all(self, names: list[str], runs: int) -> list[Case]:
+        """In alternation, until all are done or the time is up."""
+        cases: list[Case] = []
+        for number in range(runs):
+            for place, name in enumerate(names):
+                last = cases[place].runs[-1]["seconds"] if number and place < len(cases) else 0.0
+                if time.monotonic() + last > self.deadline:
+                    print(f"the time is up before run {number + 1} of {name}", file=sys.stderr, flush=True)
+                    return cases
+                if number == 0:
+                    cases.append(self.ready(name))
+                self.run(cases[place])
+        return cases
+
+
+def memory_in_use() -> int:
+    """RssAnon once what is free has gone back to the system: else a case could use what another one left."""
+    gc.collect()
+    with suppress(AttributeError):  # another C library than glibc
+        ctypes.CDLL(None).malloc_trim(0)
+    return memory.anonymous_bytes()
+
+
+def others_of(found: np.ndarray, sample: np.ndarray, k: int) -> np.ndarray:
+    """int64 (S, k - 1): the sampled rows' neighbours without the rows themselves, each once, in order; -1: none."""
+    out = np.full((len(sample), k - 1), -1, np.int64)
+    for place, row in enumerate(sample):
+        others = [j for j in dict.fromkeys(found[row].tolist()) if j != row and 0 <= j < len(found)][: k - 1]
+        out[place, : len(others)] = others
+    return out
+
+
+def make(options: argparse.Namespace) -> Path:
+    """Rows made by tools/make_data.py in --scratch, where they are not there already."""
+    if options.make == "like":
+        if not (options.like / "sae.json").is_file():
+            skip(f"{options.like / 'sae.json'} is missing")
+        options.features = options.features or json.loads((options.like / "sae.json").read_text())["d_sae"]
+    sizes = f"{options.rows}x{options.features}" + (f"x{options.active}" if options.active else "")
+    out = options.scratch / f"{options.make}-{sizes}.npy"
+    made = out.with_name(f"{out.stem}_indices.npy") if options.pairs else out
+    if made.exists():
+        return made
+    arguments = ["--rows", str(options.rows), "--features", str(options.features)]
+    arguments += ["--device", options.device.partition(":")[0]]
+    if options.make == "like":
+        arguments = ["like", str(options.like), str(out), *arguments, *(["--pairs"] if options.pairs else [])]
+    else:
+        arguments = ["clusters", str(out), *arguments, "--active", str(options.active)]
+    started = time.perf_counter()
+    done = subprocess.run([sys.executable, str(ROOT / "tools" / "make_data.py"), *arguments], stdout=sys.stderr)
+    if done.returncode:
+        sys.exit(f"make_data.py {' '.join(arguments)} ended with {done.returncode}")
+    print(f"{made}: made in {time.perf_counter() - started:.1f} s", file=sys.stderr, flush=True)
+    return made
+
+
+def record(case: Case, setting: Setting, options: argparse.Namespace) -> dict:
+    """One line: medians, of bytes the most, and each run."""
+    name, _, recall = case.name.partition("@")
+    source, found = setting.rows.original, setting.rows.found
+    values = {key: (max if key.endswith("bytes") else median)([run[key] for run in case.runs]) for key in MEASURES}
+    return {
+        "case": case.name,
+        "system": name if name in PEERS else "streamumap",
+        "backend": name,
+        "asked_recall": float(recall) if recall else None,
+        **values,
+        "runs": case.runs,
+        "prepare_seconds": setting.read_seconds if name not in PEERS else case.prepare_seconds,
+        "parameters": {
+            "data": options.name, "rows": source.n_rows, "features": source.n_features, "dtype": source.dtype, "density": found.density,
+            "metric": setting.metric, "n_neighbors": setting.k, "sample_rows": SAMPLE_ROWS, "seed": SEED,
+            "budget": options.budget, "plan": setting.plan(name, float(recall or 0.95))[0]["neighbors"].blocks if name not in PEERS else None,
+        },
+        **facts(),
+    }  # fmt: skip
+
+
+def write(records: list[dict], out: Path) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with open(out, "a", encoding="utf-8") as file:
+        file.writelines(json.dumps(line) + "\n" for line in records)
+    header = ["case", "seconds", "CPU s", "recall", "host GB", "device GB", "runs"]
+    print_table(
+        header,
+        [
+            [
+                r["case"],
+                f"{r['seconds']:.2f}",
+                f"{r['cpu_seconds']:.2f}",
+                f"{r['recall']:.4f}",
+                f"{r['host_bytes'] / 1e9:.2f}",
+                f"{r['device_bytes'] / 1e9:.2f}",
+                str(len(r["runs"])),
+            ]
+            for r in records
+        ],
+    )
+
+
+def measure(options: argparse.Namespace) -> None:
+    """All cases that can be run here, written whatever happens on the way."""
+    deadline = time.monotonic() + options.seconds
+    if any(name.partition("@")[0] in ("cuvs", "nn-descent") for name in options.cases):
+        with suppress(ImportError):
+            importlib.import_module("cuvs.neighbors.all_neighbors")  # before torch, whose libraries may be older
+    path = make(options) if options.make else options.data
+    if not path.exists():
+        skip(f"{path} is missing")
+    options.name = path.stem
+    try:
+        setting = open_setting(
+            str(path), options.features, options.metric, options.n_neighbors, options.device, options.budget
+        )
+    except StreamUMAPError as error:
+        skip(str(error))
+    if setting.machine.device:
+        gpu.cap(setting.machine.device.label, (setting.budget.device_bytes or 0) - CONTEXT_BYTES)
+    names = []
+    for name in options.cases:
+        reason = why_not(name, setting)
+        print(f"{name} is skipped: {reason}", file=sys.stderr) if reason else names.append(name)
+    cases: list[Case] = []
+    with closing(Bench(setting, deadline)) as bench:
+        bench.warm(names)
+        cases = bench.all(names, options.runs)
+    write([record(case, setting, options) for case in cases if case.runs], options.out)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--data", type=Path, default=DEBIAN / "topk_indices.npy", help="rows or TopK pairs [%(default)s]"
+    )
+    parser.add_argument("--make", choices=["clusters", "like"], help="make the rows instead")
+    parser.add_argument("--rows", type=int, help="of --make")
+    parser.add_argument("--features", type=int, help="of --make; of --data that does not say it")
+    parser.add_argument("--active", type=int, help="of --make clusters: non-zero values a row")
+    parser.add_argument("--pairs", action="store_true", help="of --make like: TopK pairs instead of dense rows")
+    parser.add_argument("--like", type=Path, default=DEBIAN, help="what --make like is like [%(default)s]")
+    parser.add_argument(
+        "--scratch", type=Path, default=Path(tempfile.gettempdir()), help="where rows are made [%(default)s]"
+    )
+    parser.add_argument("--cases", nargs="+", default=["packed@1", "packed@0.95", "pynndescent"])
+    parser.add_argument("--metric", default="cosine", choices=["cosine", "euclidean"])
+    parser.add_argument("--n-neighbors", type=int, default=15, help="itself included [%(default)s]")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
+    parser.add_argument("--budget", help="as streamumap embed has it [80%% of what is free]")
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=1e9, help="no search that would end later is begun")
+    parser.add_argument("--out", type=Path, default=RESULTS / "neighbors.jsonl")
+    parser.add_argument("--plot", action="store_true", help="draw --out as a .png beside it, and measure nothing")
+    options = parser.parse_args()
+    if options.plot:
+        from draw_neighbors import draw
+
+        print(draw(options.out))
+        return
+    if options.make and not (options.rows and (options.make == "like" or (options.features and options.active))):
+        parser.error("--make like needs --rows, --make clusters --rows, --features and --active")
+    measure(options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Sparse autoencoders: checkpoints in, codes out. The code matrix is never made."""

@@ -1,0 +1,94 @@
+"""What the passes of every levels backend must do. `backend` is a layout.run.Backend."""
+
+import numpy as np
+from layout_checks import make_graph, make_positions
+
+from streamumap.layout import levels_reference as reference
+
+
+def graph_blocks(graph, cuts):
+    """(first_row, indptr, targets, weights) between the cuts."""
+    indptr, targets, weights = graph
+    for start, stop in zip(cuts[:-1], cuts[1:], strict=True):
+        first, last = indptr[start], indptr[stop]
+        yield start, indptr[start : stop + 1] - first, targets[first:last], weights[first:last]
+
+
+def passed(backend, function, values, graph, cuts, into=None):
+    old = backend.place(values)
+    new = backend.empty_like(old) if into is None else into
+    for first_row, *block in graph_blocks(graph, cuts):
+        function(old, new, first_row, *(backend.place(a) for a in block))
+    return np.array(backend.fetch(new))
+
+
+def some_cells(n, n_cells, share, seed=3):
+    random = np.random.default_rng(seed)
+    return np.where(random.random(n) < share, random.integers(0, n_cells, n), -1).astype(np.int32)
+
+
+def light(graph, seed=4):
+    """The same graph with few different weights, so that some are alike."""
+    indptr, targets, weights = graph
+    return (
+        indptr,
+        targets,
+        np.random.default_rng(seed).choice([1, 2, 32767, 32768, 65535], len(weights)).astype(np.uint16),
+    )
+
+
+def check_join_cells(backend, n=40):
+    for graph in (make_graph(n), light(make_graph(n))):
+        for share in (0.0, 0.1, 0.6):
+            cells = some_cells(n, 2**23, share)
+            true = reference.join_cells(cells, *graph)
+            for cuts in ((0, n), (0, 1, n // 2, n // 2, n)):
+                assert np.array_equal(passed(backend, backend.levels.join_cells, cells, graph, cuts), true)
+            assert share == 0 or (true >= 0).sum() > (cells >= 0).sum()
+
+
+def check_join_roots(backend, n=40):
+    graph = make_graph(n)
+    lost = np.random.default_rng(5).random(n) < 0.5
+    roots = np.array(backend.fetch(backend.levels.own_numbers(backend.place(lost))))
+    assert roots.dtype == np.int32 and np.array_equal(roots, np.where(lost, np.arange(n), -1))
+    true = reference.join_roots(roots, *graph)
+    for cuts in ((0, n), (0, 3, n)):
+        assert np.array_equal(passed(backend, backend.levels.join_roots, roots, graph, cuts), true)
+
+
+def check_scattered(backend):
+    """Vertices of one root stay together; others spread over all cells."""
+    cells = np.full(3000, -1, np.int32)
+    cells[:10] = 7
+    roots = np.where(cells < 0, np.arange(3000) // 3 * 3, -1).astype(np.int32)
+    out = np.array(backend.fetch(backend.levels.scattered(backend.place(cells), backend.place(roots), 20)))
+    assert out.dtype == np.int32 and (out[:10] == 7).all() and out.min() == 0 and out.max() == 19
+    assert (out[12:].reshape(-1, 3) == out[12::3, None]).all()
+    assert np.bincount(out[12::3], minlength=20).min() > 20
+
+
+def check_coarse_graph(backend, n=60, n_cells=9, n_kept=3):
+    for graph in (make_graph(n), light(make_graph(n, (0, 1, 33, 6)))):
+        for cells in (some_cells(n, n_cells, 1.0), np.full(n, 4, np.int32)):
+            named = reference.heaviest(cells, *graph, n_kept)
+            placed = backend.place(cells)
+            pairs = backend.levels.no_pairs(placed, n, n_kept)
+            keys = passed(backend, backend.levels.heaviest, cells, graph, (0, 1, n // 2, n), into=pairs)
+            keys = keys[keys >= 0]
+            assert sorted(zip(keys >> 39, keys >> 16 & (2**23 - 1), keys & 65535, strict=True)) == named
+            indptr, targets, weights = backend.levels.coarse_graph(pairs, n_cells)
+            assert (indptr.dtype, targets.dtype, weights.dtype) == (np.int64, np.int32, np.uint16)
+            dense = np.zeros((n_cells, n_cells), np.uint16)
+            dense[np.repeat(np.arange(n_cells), np.diff(indptr)), targets] = weights
+            assert np.abs(dense.astype(int) - reference.coarse_graph(named, n_cells)).max() <= 1
+            assert np.array_equal(dense, dense.T) and len(targets) == np.count_nonzero(dense)
+
+
+def check_smooth(backend, n_components, n=40):
+    for graph in (make_graph(n), light(make_graph(n))):
+        positions = make_positions(n, n_components)
+        true = reference.smooth(positions, *graph)
+        for cuts in ((0, n), (0, 7, n)):
+            new = passed(backend, backend.levels.smooth, positions, graph, cuts)
+            assert new.dtype == np.float32 and np.abs(new - true).max() < 1e-5

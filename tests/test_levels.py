@@ -1,0 +1,175 @@
+import tracemalloc
+
+import numpy as np
+import pytest
+from layout_checks import make_settings
+from levels_checks import (
+    check_coarse_graph,
+    check_join_cells,
+    check_join_roots,
+    check_scattered,
+    check_smooth,
+)
+from test_layout import as_blocks, symmetric
+
+from streamumap.layout import levels, run
+from streamumap.layout.footprint import start_bytes
+
+CPU = run.cpu_backend()
+
+
+def test_cells_are_the_reference():
+    check_join_cells(CPU)
+
+
+def test_roots_are_the_reference():
+    check_join_roots(CPU)
+    check_scattered(CPU)
+
+
+def test_the_coarse_graph_is_the_reference():
+    check_coarse_graph(CPU)
+
+
+@pytest.mark.parametrize("n_components", [1, 2, 3, 10])
+def test_smoothing_is_the_reference(n_components):
+    check_smooth(CPU, n_components)
+
+
+@pytest.mark.parametrize(("n", "n_cells"), [(9000, 4096), (100_003, 10_000), (5, 5), (7, 3)])
+def test_seeds_are_spread_and_change_with_seed_and_level(n, n_cells):
+    seeds = levels.choose_seeds(n, n_cells, 1, 0)
+    assert seeds.dtype == np.int64 and len(seeds) == n_cells and (np.diff(seeds) > 0).all()
+    assert seeds[0] >= 0 and seeds[-1] < n and np.diff(seeds).max(initial=0) <= 2 * -(-n // n_cells)
+    if n > n_cells:
+        for other in ((2, 0), (1, 1)):
+            assert not np.array_equal(seeds, levels.choose_seeds(n, n_cells, *other)) or n < 10
+
+
+# --- the start, with a coarsest level of 16
+
+
+@pytest.fixture
+def small_top(monkeypatch):
+    monkeypatch.setattr(levels, "TOP", 16)
+
+
+def ring(n, reach=3):
+    return symmetric([(i, (i + d) % n, 65535 // d) for i in range(n) for d in range(1, reach + 1)], n)
+
+
+def on_circle(n):
+    def place_top(numbers):
+        turn = 2 * np.pi * numbers / n
+        return (10 * np.stack([np.cos(turn), np.sin(turn)], 1)).astype(np.float32)
+
+    return place_top
+
+
+def started(graph, cuts=None, seed=42, place_top=None, ticks=None, backend=CPU):
+    n = len(graph[0]) - 1
+    s = make_settings(n, seed=seed)
+    tick = (lambda _: None) if ticks is None else ticks.append
+    return levels.start(as_blocks(graph, cuts or (0, n)), s, backend, place_top or on_circle(n), tick)
+
+
+def test_levels_shrink_tenfold_and_the_last_is_placed_by_its_own_vertices(small_top):
+    asked = []
+
+    def place_top(numbers):
+        asked.append(numbers)
+        return on_circle(3000)(numbers)
+
+    ticks = []
+    begun = started(ring(3000), place_top=place_top, ticks=ticks)
+    assert begun.level_sizes == (3000, 300, 30) and begun.n_unreached == 0
+    assert len(asked) == 1 and len(asked[0]) == 30 and (np.diff(asked[0]) > 0).all() and asked[0].max() > 2500
+    assert begun.positions.shape == (3000, 2) and begun.positions.dtype == np.float32
+    assert len(ticks) > 100 and sum(ticks) == 3000
+
+
+def test_neighbours_start_together(small_top):
+    positions = started(ring(3000)).positions
+    near = np.sqrt(((positions - np.roll(positions, 1, axis=0)) ** 2).sum(1))
+    far = np.sqrt(((positions - np.roll(positions, 1500, axis=0)) ** 2).sum(1))
+    assert np.median(near) < 0.02 * np.median(far)
+
+
+def test_a_small_graph_starts_where_the_caller_says(small_top):
+    ticks = []
+    begun = started(ring(32), ticks=ticks)
+    assert (
+        sum(ticks) == 32
+        and begun.level_sizes == (32,)
+        and np.array_equal(begun.positions, on_circle(32)(np.arange(32)))
+    )
+
+
+def test_the_start_does_not_depend_on_blocks_or_threads(small_top, with_threads):
+    graph = ring(1500)
+    first = with_threads(1, started, graph).positions.tobytes()
+    assert with_threads(2, started, graph).positions.tobytes() == first
+    assert started(graph, (0, 1, 700, 700, 1500)).positions.tobytes() == first
+    assert started(graph, seed=7).positions.tobytes() != first
+
+
+def many_pieces():
+    """A ring of 900, 60 triangles, 20 vertices alone, and a hub with 300 leaves."""
+    pairs = [(i, (i + d) % 900, 65535 // d) for i in range(900) for d in (1, 2)]
+    pairs += [(900 + 3 * t + i, 900 + 3 * t + (i + 1) % 3, 500) for t in range(60) for i in range(3)]
+    pairs += [(1100, 1100 + leaf, 900) for leaf in range(1, 301)]
+    return symmetric(pairs, 1401)
+
+
+def test_pieces_without_a_seed_stay_whole_and_are_counted(small_top):
+    graph = many_pieces()
+    seeds = levels.choose_seeds(1401, 140, 42, 1)
+    begun = started(graph)
+    alone = ~np.isin(np.arange(900, 1080) // 3, seeds // 3).reshape(-1, 3)[:, 0]
+    isolated = ~np.isin(np.arange(1080, 1100), seeds)
+    assert begun.n_unreached == 3 * alone.sum() + isolated.sum() > 20
+    triangles = begun.positions[900:1080].reshape(-1, 3, 2)[alone]
+    assert np.isfinite(begun.positions).all() and np.ptp(triangles, axis=1).max() < 1e-5
+    assert np.abs(begun.positions).max() < 200
+
+
+@pytest.mark.parametrize("n", [33, 400])
+def test_a_graph_without_an_edge_starts_somewhere(small_top, n):
+    begun = started((np.zeros(n + 1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.uint16)))
+    assert begun.positions.shape == (n, 2) and np.isfinite(begun.positions).all()
+    assert begun.n_unreached == n - begun.level_sizes[1]
+
+
+def test_a_chain_longer_than_the_passes_ends(small_top):
+    n = 4000
+    graph = symmetric([(i, i + 1, 1 + i % 7) for i in range(n - 1)], n)
+    begun = started(graph)
+    assert np.isfinite(begun.positions).all() and begun.n_unreached < n // 10
+
+
+def test_three_dimensions(small_top):
+    begun = started(
+        ring(500), place_top=lambda numbers: np.random.default_rng(0).normal(size=(len(numbers), 3)).astype(np.float32)
+    )
+    assert begun.positions.shape == (500, 3) and np.isfinite(begun.positions).all()
+
+
+@pytest.mark.parametrize("n_blocks", [1, 8])
+def test_bytes_are_as_planned(n_blocks):
+    n, degree = 40_000, 20
+    random = np.random.default_rng(0)
+    indptr = np.arange(n + 1, dtype=np.int64) * degree
+    graph = (
+        indptr,
+        random.integers(0, n, n * degree).astype(np.int32),
+        random.integers(1, 65536, n * degree).astype(np.uint16),
+    )
+    blocks = as_blocks(graph, tuple(np.linspace(0, n, n_blocks + 1).astype(int)))
+    s = make_settings(n)
+    levels.start(blocks, s, CPU, on_circle(n))
+    tracemalloc.start()
+    levels.start(blocks, s, CPU, on_circle(n))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    planned = start_bytes(n, 2, n // n_blocks, n * degree)
+    assert 0.5 * planned < peak < planned, (peak, planned)
