@@ -189,9 +189,9 @@ def embed(
         reading=_reading(dtype, features, key, shape, sae, of),
         meta=meta,
         drop_nonfinite=drop_nonfinite,
-        knn=knn,
         sample=sample,
         stratify=stratify,
+        knn=knn,
         snapshots=snapshots,
     )
     print(json.dumps(run, indent=2) if json_ else folder)
@@ -228,8 +228,7 @@ def plan(
 
     planned = plan_for(
         input, rows, features, dtype, active, budget, host_budget, device, _reading(dtype, features, key, shape, sae, of),
-        knn=knn, sample=sample, n_neighbors=n_neighbors, n_components=n_components, reduce=reduce, reduce_dims=reduce_dims,
-        neighbors=neighbors,
+        knn=knn, sample=sample, n_neighbors=n_neighbors, n_components=n_components, reduce=reduce, reduce_dims=reduce_dims, neighbors=neighbors,
     )  # fmt: skip
     if json_:
         from streamumap.levers import as_json

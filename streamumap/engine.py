@@ -84,27 +84,23 @@ def plan_for(
         raise InputError(
             f"--sample: expected 3 to {job.n_rows}, the rows of the input, found {sample}; give one in this range."
         )
-    job = sampled_job(job, sample)
     p = Params(**params)
     backends.check_installed(p)
-    graph = given_graph(knn, p, job.n_rows, sample is not None)
+    graph = given_graph(knn, p, job.n_rows)
     if graph is not None:
         job = replace(job, knn_columns=graph.n_columns)
         graph.close()
+    job = sampled_job(job, sample)
     machine = memory.machine(device)
     if x is None:  # a job to be run anywhere
         machine = replace(machine, host_limits=())
     return outlook(job, p, budget_for(machine, budget, host_budget), machine)
 
 
-def given_graph(knn: Any, p: Params, n_rows: int, samples: bool) -> GivenGraph | None:
+def given_graph(knn: Any, p: Params, n_rows: int) -> GivenGraph | None:
     """The k-NN graph that is given instead of searched for, if one is. Raises InputError where it cannot be used."""
     if knn is None:
         return None
-    if samples:
-        raise InputError(
-            "--sample: some of the rows are mapped and --knn gives neighbours among all of them; leave one of the two out."
-        )
     for option, value, default in (("neighbors", p.neighbors, "auto"), ("reduce", p.reduce, "none")):
         if value != default:
             raise InputError(
@@ -130,9 +126,9 @@ def embed(
     reading: Reading | None = None,
     meta: str | os.PathLike | None = None,
     drop_nonfinite: bool = False,
-    knn: Any = None,
     sample: int | None = None,
     stratify: str | os.PathLike | None = None,
+    knn: Any = None,
     listener: Listener = ignore,
     snapshots: int = 0,
     stopping: Callable[[], bool] = lambda: False,
@@ -143,9 +139,9 @@ def embed(
     `meta`: a file whose columns go into embedding.parquet, row for row. `drop_nonfinite`: rows with NaN or Inf are left
     out and are NaN in the map, as are those that are not among `sample` rows, drawn with the seed. `stratify`: a file of
     labels whose shares the sample keeps, or of row numbers that are the sample. `knn`: a k-NN graph of the rows, (indices,
-    distances), each a .npy file or an array; see `neighbors.given`. `snapshots` positions on the way, evenly spaced over the
-    epochs, are kept in out/snapshots. `stopping()` is asked between units of work; when it is true the run raises Stopped,
-    and the same call continues it.
+    distances), each a .npy file or an array; see `neighbors.given`. `snapshots` positions on the way, evenly spaced over
+    the epochs, are kept in out/snapshots. `stopping()` is asked between units of work; when it is true the run raises
+    Stopped, and the same call continues it.
     """
     if isinstance(x, (str, os.PathLike)) and os.path.exists(x) and os.path.exists(out) and os.path.samefile(x, out):
         raise InputError(f"--out: {out}: expected another place than the input, found the input; choose another --out.")
@@ -155,12 +151,16 @@ def embed(
     machine = memory.machine(device)
     with ExitStack() as opened:
         opened.callback(source.close)
-        rows = sampled(source.n_rows, sample, None if stratify is None else Path(stratify), params.seed)
-        graph = given_graph(knn, params, source.n_rows, rows is not None)
+        graph = given_graph(knn, params, source.n_rows)
         if graph is not None:
             opened.callback(graph.close)
-        job = sampled_job(job_of(source), None if rows is None else len(rows))
-        job = replace(job, knn_columns=graph.n_columns if graph else 0)
+        rows = sampled(source.n_rows, sample, None if stratify is None else Path(stratify), params.seed)
+        if rows is not None and graph is not None:
+            raise InputError(
+                "--knn: expected a graph of the rows on the map, found one of all rows beside a sample; leave one out."
+            )
+        job = replace(job_of(source), knn_columns=graph.n_columns if graph else 0)
+        job = sampled_job(job, None if rows is None else len(rows))
         plan = make_plan(job, params, budget_for(machine, budget, host_budget), machine)
         check_space(Path(out), plan.peak.disk_bytes - used_bytes(Path(out)))
         work = opened.enter_context(closing(Workdir(Path(out), source.fingerprint)))
