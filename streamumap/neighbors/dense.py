@@ -24,6 +24,7 @@ from streamumap.neighbors.join import join_rows
 from streamumap.neighbors.propose import propose
 from streamumap.neighbors.table import difference
 from streamumap.neighbors.work import Work, slices, squared_norms
+from streamumap.neighbors.zero import next_zero_rows
 
 ROW_JOINS = 3
 
@@ -70,10 +71,19 @@ def all_with_all_is_cheaper(n_rows: int, n_features: int) -> bool:
 def _approximate(work, reached) -> bool:
     work.measure(propose(work))
     for _ in range(ROW_JOINS):
-        if reached(work.indices):
+        if _enough(work, reached):
             return True
         join_rows(work)
         work.measure_again()
+    return _enough(work, reached)
+
+
+def _enough(work, reached) -> bool:
+    """With the neighbours that zero rows have in the end: candidates find none for them."""
+    zero_rows = np.flatnonzero(work.is_zero).astype(np.int32)
+    if len(zero_rows):
+        found = next_zero_rows(zero_rows, zero_rows, work.indices.shape[1])
+        work.indices[zero_rows], work.squares[zero_rows] = found, np.where(found >= 0, np.float32(0), np.inf)
     return reached(work.indices)
 
 
