@@ -5,6 +5,7 @@ No memory maps: a full disk or a cut file is an error, not a signal.
 
 import io
 import os
+import weakref
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,6 +20,7 @@ class BlockFile:
     def __init__(self, path: Path, descriptor: int, shape: tuple[int, ...], dtype: np.dtype, offset: int):
         self.path, self.shape, self.dtype = Path(path), shape, dtype
         self._fd, self._offset = descriptor, offset
+        self._close = weakref.finalize(self, os.close, descriptor)  # a deleted file takes its room until it is closed
         self.row_bytes = dtype.itemsize * int(np.prod(shape[1:], dtype=np.int64))
 
     @classmethod
@@ -97,7 +99,7 @@ class BlockFile:
             os.fsync(self._fd)
 
     def close(self) -> None:
-        os.close(self._fd)
+        self._close()
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from streamumap.source import open_source
+from streamumap.source import Reading, open_source
 from streamumap.source.packed import pack
 
 torch = pytest.importorskip("torch")
@@ -33,7 +33,7 @@ def part(name):
 def as_source(rows, dtype="float32"):
     """float32 rows -> a source that stores them so."""
     if dtype == "bfloat16":
-        return open_source((rows.view(np.uint32) >> 16).astype(np.uint16), "bfloat16")
+        return open_source((rows.view(np.uint32) >> 16).astype(np.uint16), Reading(dtype="bfloat16"))
     return open_source(rows.astype(dtype))
 
 

@@ -1,3 +1,4 @@
+import gc
 import json
 import os
 import subprocess
@@ -502,3 +503,19 @@ def test_the_search_of_dense_rows_stops_where_the_recall_is_reached(tmp_path, mo
     report = engine.embed(rows, Params(n_epochs=5), out=tmp_path / "run", device="cpu", budget="1GB")
     assert report["stages"][1]["backend"] == "dense"
     assert 0.95 <= report["quality"]["knn_recall"]["value"] < 1 or not report["warnings"]
+
+
+def test_a_run_leaves_no_file_open(tmp_path):
+    """A scratch file that is deleted while it is open takes its room until the process ends."""
+    rows = np.random.default_rng(0).normal(size=(60, 8)).astype(np.float32)
+
+    def opened():
+        return {
+            os.readlink(f"/proc/self/fd/{n}")
+            for n in os.listdir("/proc/self/fd")
+            if os.path.lexists(f"/proc/self/fd/{n}")
+        }
+
+    engine.embed(rows, Params(n_epochs=5), out=tmp_path / "run", device="cpu")
+    gc.collect()
+    assert not [name for name in opened() if name.startswith(str(tmp_path))]
