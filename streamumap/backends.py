@@ -17,7 +17,7 @@ from streamumap import initial, quality
 from streamumap.errors import InputError
 from streamumap.events import Tick
 from streamumap.layout.footprint import TOP
-from streamumap.neighbors import footprint
+from streamumap.neighbors import packed_footprint
 from streamumap.params import Params
 from streamumap.plans import Plan
 from streamumap.source import RowSource, open_rows, widen
@@ -69,9 +69,7 @@ def search(
     non_negative = rows.found.non_negative and rows.searched is rows.original
     given: dict = dict(is_zero=rows.found.is_zero, tick=tick, **planned.blocks)
     if planned.backend == "packed":
-        from streamumap.neighbors import packed
-
-        return packed.search(rows.packed, p.n_neighbors, p.metric, non_negative=non_negative, **given)
+        return _search_packed(rows, plan, p, sample, enough, non_negative=non_negative, **given)
     if planned.backend == "cuda":
         return _search_on_device(rows, plan, p, sample, enough, non_negative=non_negative, **given)
     if planned.backend == "cuvs":
@@ -83,6 +81,15 @@ def search(
 
     wanted: dict = dict(seed=p.seed, n_threads=plan.machine.n_cores, reached=reached, exhaustive=p.recall >= 1.0)
     return dense.search(DenseRows(rows.searched, p.metric), p.n_neighbors, **wanted, **given)
+
+
+def _search_packed(rows: Rows, plan: Plan, p: Params, sample, enough, **given):
+    from streamumap.neighbors import packed
+
+    def reached(others: np.ndarray) -> bool:
+        return enough(others, count_closer(rows, plan, p.metric, sample, others))
+
+    return packed.search(rows.packed, p.n_neighbors, p.metric, seed=p.seed, sample=sample, reached=reached, **given)
 
 
 def _search_on_device(rows: Rows, plan: Plan, p: Params, sample, enough, *, other_rows: int, **given):
@@ -130,9 +137,11 @@ def on_device(rows: Rows, plan: Plan, metric: str, chunk_rows: int, original: bo
 
 
 def search_ticks(plan: Plan) -> int:
-    """How many rows `search` ticks: of each pass over them. The dense search makes as many as it takes; one is sure."""
-    n = plan.job.n_rows
-    return n * (1 + -(-n // footprint.PACKED_CORPUS_ROWS)) if plan["neighbors"].backend == "packed" else n
+    """How many rows `search` ticks: of each pass over them. Approximate ones make as many as it takes; one is sure."""
+    n, planned = plan.job.n_rows, plan["neighbors"]
+    if planned.backend == "packed" and not planned.blocks["batch_rows"]:
+        return n * (1 + -(-n // packed_footprint.CORPUS_ROWS))
+    return n
 
 
 def count_closer(

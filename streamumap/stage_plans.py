@@ -9,6 +9,7 @@ from streamumap.initial import OVERSAMPLING, SAMPLE_ROWS
 from streamumap.layout.footprint import TOP, cuml_bytes, layout_bytes, start_bytes
 from streamumap.memory import Budget, Device, Footprint, Machine
 from streamumap.neighbors import footprint as knn
+from streamumap.neighbors import packed_footprint as packed
 from streamumap.params import Params
 from streamumap.plans import QUALITY_NEIGHBORS, QUALITY_ROWS, Job, StagePlan
 from streamumap.sae import footprint as encoding
@@ -217,12 +218,22 @@ class StagePlanner:
         )  # fmt: skip
 
     def _neighbors_packed(self) -> StagePlan:
+        """By cells where there are enough rows and they fit, else all with all."""
         job, k, threads = self.job, self.params.n_neighbors, self.machine.n_cores
-        nonzero = job.n_nonzero or 0
-        return self._solve(
-            "neighbors", "packed", "query_rows", powers(min(job.n_rows, 8192), 64),
-            lambda b: knn.packed(job.n_rows, job.n_features, nonzero, k, b, threads),
-        )  # fmt: skip
+        n_nonzero = job.n_nonzero or 0
+        exhaustive = self.params.recall >= 1 or job.n_rows <= packed.EXHAUSTIVE_ROWS
+        shapes = [
+            {"query_rows": query, "batch_rows": batch}
+            for batch in ([0] if exhaustive else [packed.BATCH_ROWS, 0])
+            for query in powers(min(job.n_rows, 8192), 64)
+        ]
+
+        def host(shape: dict[str, int]) -> int:
+            return packed.search(
+                job.n_rows, job.n_features, n_nonzero, k, **shape, n_sample=QUALITY_ROWS, n_threads=threads
+            )
+
+        return self._fit("neighbors", "packed", shapes, host)
 
     def _neighbors_dense(self) -> StagePlan:
         """The graph found so far is measured in between, by blocks of no more rows than a cell has."""
@@ -248,9 +259,7 @@ class StagePlanner:
             return 2 * block_rows * self.original.n_features * self.original.itemsize
         if job.n_nonzero is None:
             return self._counting_dense(n_others, block_rows)
-        per_row = job.n_nonzero / job.n_rows * knn.UNEVEN
-        sample = int(per_row * 8 * QUALITY_ROWS * (n_others + 1))
-        return sample + int(block_rows * (per_row * 24 + 16 * self.machine.n_cores))
+        return packed.count_closer(job.n_rows, job.n_nonzero, QUALITY_ROWS, n_others, block_rows, self.machine.n_cores)
 
     def _counting(self, n_others, block_rows) -> int:
         size = min(QUALITY_ROWS, self.job.n_rows)

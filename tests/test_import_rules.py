@@ -25,16 +25,18 @@ LAYER_OF = {room: number for number, rooms in enumerate(LAYERS) for room in room
 STAGES = LAYERS[2]
 
 DENSE = {f"neighbors.{name}" for name in ("dense", "sketch", "cells", "propose", "work", "table", "join", "exhaustive")}
+PACKED_PARTS = "approximate cells count exhaustive join lists measure probe"
+PACKED = {"neighbors.packed"} | {f"neighbors.packed.{name}" for name in PACKED_PARTS.split()}
 CUDA_PARTS = "approximate count decide exhaustive join packed probe sketch streamed tiles"
 CUDA = {"neighbors.cuda"} | {f"neighbors.cuda.{name}" for name in CUDA_PARTS.split()}
 BACKENDS = (
     DENSE
     | CUDA
+    | PACKED
     | {
         "gpu",
         "source.feed",
         "source.scan_cuda",
-        "neighbors.packed",
         "neighbors.cuvs",
         "layout.cpu",
         "layout.cuda",

@@ -8,6 +8,7 @@ from streamumap import quality
 from streamumap.errors import Stopped
 from streamumap.neighbors import packed as backend
 from streamumap.neighbors import reference, zero
+from streamumap.neighbors.packed import exhaustive, lists
 from streamumap.source import open_source
 from streamumap.source.packed import pack
 
@@ -17,7 +18,8 @@ METRICS = ("euclidean", "cosine")
 def search(rows, k, metric, query_rows=100, **more):
     packed = pack(open_source(rows), 100, int(np.count_nonzero(rows)))
     return backend.search(
-        packed, k, metric, non_negative=bool((rows >= 0).all()), is_zero=~rows.any(1), query_rows=query_rows, **more
+        packed, k, metric, non_negative=bool((rows >= 0).all()), is_zero=~rows.any(1), query_rows=query_rows,
+        batch_rows=0, seed=0, sample=np.arange(0), reached=lambda neighbors: True, **more,
     )  # fmt: skip
 
 
@@ -44,7 +46,7 @@ def test_several_indexes_give_the_same_neighbours(monkeypatch, metric, negative)
     rows = hard_rows(300, negative=negative)
     whole = search(rows, 12, metric)
     for corpus_rows in (64, 100, 299):
-        monkeypatch.setattr(backend, "CORPUS_ROWS", corpus_rows)
+        monkeypatch.setattr(exhaustive, "CORPUS_ROWS", corpus_rows)
         parts = search(rows, 12, metric, 70)
         check_neighbors(parts, rows, 12, metric)
         assert np.array_equal(parts[1], whole[1])
@@ -125,8 +127,8 @@ def test_join_zero_rows_leaves_the_others():
 
 
 def test_more_features_than_uint16_counts(monkeypatch):
-    for name in ("_score", "_measure"):  # as plain Python: compiling them for uint32 takes seconds
-        monkeypatch.setattr(backend, name, getattr(backend, name).py_func)
+    for name in ("_score", "measure"):  # as plain Python: compiling them for uint32 takes seconds
+        monkeypatch.setattr(exhaustive, name, getattr(exhaustive, name).py_func)
     rows = np.zeros((24, 70_000), np.float16)
     rows[:, 69_990:] = hard_rows(24, 10)
     for metric in METRICS:
@@ -135,7 +137,7 @@ def test_more_features_than_uint16_counts(monkeypatch):
 
 def test_ticks_what_it_says_and_stops(monkeypatch):
     rows, ticks = hard_rows(), []
-    monkeypatch.setattr(backend, "CORPUS_ROWS", 100)
+    monkeypatch.setattr(exhaustive, "CORPUS_ROWS", 100)
     search(rows, 5, "cosine", 40, tick=ticks.append)
     assert sum(ticks) == 3 * 150
 
@@ -205,10 +207,10 @@ def test_a_duplicate_is_never_closer_than_another(packed, metric):
 def test_lists_of_more_rows_than_uint16_counts():
     n = 70_000
     indptr, features = np.arange(n + 1), (np.arange(n) % 3).astype(np.uint16)
-    bounds, owner, amount = backend._lists(indptr, features, np.arange(n, dtype=np.float32), 4)
+    bounds, owner, amount = lists.invert(indptr, features, np.arange(n, dtype=np.float32), 4)
     assert bounds.tolist() == [0, 23_334, 46_667, n, n]
     assert np.array_equal(owner, amount) and np.array_equal(owner[: bounds[1]], np.arange(0, n, 3))
-    assert backend._lists(indptr[:65_537], features[:65_536], features[:65_536], 3)[1].dtype == np.uint16
+    assert lists.invert(indptr[:65_537], features[:65_536], features[:65_536], 3)[1].dtype == np.uint16
 
 
 def test_ranks_tick_all_rows(packed):

@@ -8,11 +8,12 @@ A backend is a module with two functions:
 
 `reference.py` defines the distances. Three backends:
 
-`packed.py`  rows that are mostly zeros, on a CPU: exact, through an inverted index (numba).
+`packed/`    rows that are mostly zeros, on a CPU (numba): exact, through an inverted index; where they are many, cells of rows
+             and joins find candidates, until the recall asked for is measured.
 `dense.py`   dense rows on a CPU: cells and joins on small sketches of the rows propose, the rows themselves decide, until
              the recall asked for is measured; `exhaustive.py` where that is cheaper or needed (BLAS and numba). Its parts:
              `sketch.py`, `cells.py`, `propose.py`, `join.py`, `table.py`, `work.py`.
 `cuda.py`    dense rows on a GPU: exact, chunk against chunk (torch and Triton).
 
-`footprint.py` has the bytes of each, `zero.py` what all of them do with rows of zeros.
+`footprint.py` and `packed_footprint.py` have the bytes of each, `zero.py` what all of them do with rows of zeros.
 """

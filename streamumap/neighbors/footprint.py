@@ -3,12 +3,6 @@ to measurements."""
 
 from math import isqrt
 
-PACKED_CORPUS_ROWS = 65_536
-"""Rows of an inverted index: their numbers fit uint16 and a row's sums (256 KiB) stay in a core's cache."""
-
-PACKED_MARGIN = 8
-"""Candidates kept beyond k - 1: float32 sums may order near ties wrongly, the float64 distances put them right."""
-
 UNEVEN = 1.5
 """A block of rows may have this many times the mean of non-zeros."""
 
@@ -87,16 +81,6 @@ GIVEN_VALUE_BYTES = 96
 
 GIVEN_CHECKED_ROWS = 64
 """Rows whose given distances are compared with their own."""
-
-
-def packed(n_rows: int, n_features: int, n_nonzero: int, k: int, query_rows: int, n_threads: int) -> int:
-    """Host bytes of `packed.search` beyond the rows themselves."""
-    corpus_nonzero = int(min(1.0, PACKED_CORPUS_ROWS / n_rows * UNEVEN) * n_nonzero)
-    query_nonzero = int(min(1.0, query_rows / n_rows * UNEVEN) * n_nonzero)
-    lists = corpus_nonzero * (2 + 4 + 8 + 2 + 4) + n_features * 16
-    measuring = query_nonzero * (k + PACKED_MARGIN) * 8
-    tables = n_rows * (k + PACKED_MARGIN) * 8 + n_rows * k * 8
-    return lists + tables + query_nonzero * 14 + measuring + n_threads * PACKED_CORPUS_ROWS * 4
 
 
 def dense(n_rows: int, n_features: int, itemsize: int, k: int, cell_rows: int, n_threads: int) -> int:

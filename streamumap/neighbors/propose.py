@@ -11,7 +11,7 @@ from streamumap.neighbors.footprint import DENSE_REVERSE as REVERSE
 from streamumap.neighbors.footprint import DENSE_TILE_ROWS as TILE_ROWS
 from streamumap.neighbors.footprint import dense_width
 from streamumap.neighbors.sketch import Sketch, code_product, make_sketch
-from streamumap.neighbors.table import insert_fresh, members_of
+from streamumap.neighbors.table import insert_fresh, meet, members_of, places
 from streamumap.neighbors.work import Work
 
 PASSES = 3
@@ -53,10 +53,7 @@ def _join(work: Work, sketch: Sketch, indices, squares, fresh) -> int:
     """Compares each row with the neighbours of its neighbours; the number of changes."""
     members = members_of(indices, squares, fresh, FORWARD, REVERSE)
     fresh[:, :FORWARD] = 0
-    slots = 1 << int(indices.shape[1] + members.shape[1] ** 2).bit_length()
-    return sum(
-        work.each(_join_sketches, work.n, TILE_ROWS, work.order, members, slots, *sketch, indices, squares, fresh)
-    )
+    return sum(work.each(_join_sketches, work.n, TILE_ROWS, work.order, members, *sketch, indices, squares, fresh))
 
 
 @njit(nogil=True, cache=True)
@@ -73,39 +70,15 @@ def _search_cells(start, stop, order, own, bounds, members, codes, scale, norm, 
 
 
 @njit(nogil=True, cache=True)
-def _join_sketches(start, stop, order, members, slots, codes, scale, norm, indices, squares, fresh):
+def _join_sketches(start, stop, order, members, codes, scale, norm, indices, squares, fresh):
     """Neighbours of neighbours, unless both steps are old; the number of changes."""
     changes = 0
-    visited = np.empty(slots, np.int32)
+    n_visited, n_met = places(indices, members)
+    visited, met = np.empty(n_visited, np.int32), np.empty(n_met, np.int32)
     for place in range(start, stop):
         i = order[place]
-        visited[:] = -1
-        for c in range(indices.shape[1]):
-            if indices[i, c] >= 0:
-                _visit(visited, indices[i, c])
-        for step in members[i]:
-            if step == -1:
-                continue
-            through = step if step >= 0 else -2 - step
-            for second in members[through]:
-                if second == -1 or (step < 0 and second < 0):
-                    continue
-                j = second if second >= 0 else -2 - second
-                if j == i or not _visit(visited, j):
-                    continue
-                square = norm[j] - np.float32(2) * scale[i] * scale[j] * np.float32(code_product(codes, i, j))
-                if square < squares[i, -1] and insert_fresh(indices[i], squares[i], fresh[i], square, j):
-                    changes += 1
+        for j in met[: meet(np.int32(i), indices[i], members, visited, met)]:
+            square = norm[j] - np.float32(2) * scale[i] * scale[j] * np.float32(code_product(codes, i, j))
+            if square < squares[i, -1] and insert_fresh(indices[i], squares[i], fresh[i], square, j):
+                changes += 1
     return changes
-
-
-@njit(inline="always")
-def _visit(visited, number):
-    """Whether `number` was not in the open-addressing set; it is now."""
-    at = (number * np.int64(2654435761) >> np.int64(8)) & (len(visited) - 1)
-    while visited[at] != -1:
-        if visited[at] == number:
-            return False
-        at = (at + 1) & (len(visited) - 1)
-    visited[at] = number
-    return True

@@ -1,6 +1,6 @@
 """Tables of the nearest rows known so far, one list a row, nearest first: what keeps them so, in numba.
 
-A list is sorted by (squared distance, row number) and holds no row twice, so it does not depend on the order in which
+A list is sorted by (squared distance or another key, row number) and holds no row twice, so it does not depend on the order in which
 rows come. Free places hold -1 and inf.
 """
 
@@ -56,6 +56,51 @@ def members_of(indices, squares, fresh, forward, reverse):
                 if squares[i, c] < best[j, -1]:
                     insert(out[j, width:], best[j], squares[i, c], np.int32(i if fresh[i, c] else -2 - i))
     return out
+
+
+@njit(inline="always")
+def places(indices, members):
+    """Places that `meet` needs: in `visited`, a power of two, and in `met`."""
+    n_met = members.shape[1] ** 2
+    n_visited = 1
+    while n_visited <= n_met + indices.shape[1] + 1:
+        n_visited *= 2
+    return n_visited, n_met
+
+
+@njit(nogil=True, cache=True)
+def meet(i, known, members, visited, met):
+    """Writes the neighbours of row i's neighbours, itself and those in `known` apart, to `met`, and says how many: none
+    by two steps that are both old. `members` int32 (N, m) as of `members_of`."""
+    visited[:] = -1
+    _visit(visited, i)
+    for j in known:
+        if j >= 0:
+            _visit(visited, j)
+    n_met = 0
+    for step in members[i]:
+        if step == -1:
+            continue
+        for second in members[step if step >= 0 else -2 - step]:
+            if second == -1 or (step < 0 and second < 0):
+                continue
+            j = second if second >= 0 else -2 - second
+            if _visit(visited, j):
+                met[n_met] = j
+                n_met += 1
+    return n_met
+
+
+@njit(inline="always")
+def _visit(visited, number):
+    """Whether `number` was not in the open-addressing set; it is now."""
+    at = (number * np.int64(2654435761) >> np.int64(8)) & (len(visited) - 1)
+    while visited[at] != -1:
+        if visited[at] == number:
+            return False
+        at = (at + 1) & (len(visited) - 1)
+    visited[at] = number
+    return True
 
 
 @njit(inline="always", fastmath={"reassoc", "contract"})

@@ -1,0 +1,65 @@
+"""Exact ranks of a few rows' neighbours among all packed rows."""
+
+import numpy as np
+from numba import njit, prange
+
+from streamumap.events import Tick, no_tick
+from streamumap.neighbors.packed.lists import invert, squared_norms
+from streamumap.neighbors.packed.measure import measure_pairs
+
+
+def count_closer(
+    rows, sample: np.ndarray, others: np.ndarray, metric: str, block_rows: int, tick: Tick = no_tick
+) -> np.ndarray:
+    """How many rows are closer to row sample[i] than row others[i, j] is, itself apart: int64 (S, m).
+
+    `sample` int64 (S,) ascending, `others` (S, m), -1 for the distance at which there is no edge (1 for cosine, else
+    inf). Ticks N rows.
+    """
+    ours = rows.take(sample)
+    own = squared_norms(ours[0], ours[2])
+    thresholds = _thresholds(rows, ours, others, metric)
+    counts = np.zeros(others.shape, np.int64)
+    for start in range(0, rows.n_rows, block_rows):
+        stop = min(start + block_rows, rows.n_rows)
+        indptr, features, values = rows.block(start, stop)
+        lists = invert(indptr, features, values, rows.n_features)
+        _count(
+            *ours, own, sample - start, *lists, squared_norms(indptr, values), metric == "cosine", thresholds, counts
+        )
+        tick(stop - start)
+    return counts
+
+
+def _thresholds(rows, ours, others, metric):
+    """The distances to `others`, less what rounding may be: as a part of them and, for cosine, of the 1 from which they
+    are taken."""
+    needed = np.unique(others[others >= 0]).astype(np.int64)
+    theirs = rows.take(needed)
+    local = np.where(others >= 0, np.searchsorted(needed, others), -1)
+    out = np.full(others.shape, 1.0 if metric == "cosine" else np.inf)
+    measure_pairs(*ours, *theirs, local, metric == "cosine", out)
+    return out * (1 - 1e-6) - (1e-12 if metric == "cosine" else 0.0)
+
+
+@njit(parallel=True, cache=True)
+def _count(indptr, features, values, own, itself, bounds, owner, amount, squares, cosine, thresholds, counts):
+    for row in prange(len(counts)):
+        dots = np.zeros(len(squares))
+        for at in range(indptr[row], indptr[row + 1]):
+            feature, value = features[at], np.float64(values[at])
+            for p in range(bounds[feature], bounds[feature + 1]):
+                dots[owner[p]] += value * amount[p]
+        order = np.argsort(-thresholds[row])
+        for j in range(len(squares)):
+            if j == itself[row]:
+                continue
+            if cosine:
+                product = own[row] * squares[j]
+                distance = 1.0 - dots[j] / np.sqrt(product) if product > 0 else np.float64(own[row] != squares[j])
+            else:
+                distance = np.sqrt(max(0.0, own[row] + squares[j] - 2.0 * dots[j]))
+            for c in order:
+                if distance >= thresholds[row, c]:
+                    break
+                counts[row, c] += 1

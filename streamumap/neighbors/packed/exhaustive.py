@@ -1,0 +1,106 @@
+"""All rows with all through an inverted index: exact.
+
+A block of rows is turned into lists; a row's products with the whole block are sums over the lists of its own features,
+and its best are picked from those. The candidates that are left are measured again from the rows themselves. Every row
+is computed by one thread from the same numbers in the same order: the same bytes for any number of threads.
+"""
+
+import numpy as np
+from numba import njit, prange
+
+from streamumap.events import Tick
+from streamumap.neighbors.packed.lists import CHUNK, add_products, inverse_norms, invert, squared_norms
+from streamumap.neighbors.packed.measure import measure
+from streamumap.neighbors.packed_footprint import CORPUS_ROWS, MARGIN
+
+FAST = {"reassoc", "nsz", "nnan"}
+
+
+def search(
+    rows, k: int, metric: str, *, non_negative: bool, query_rows: int, tick: Tick
+) -> tuple[np.ndarray, np.ndarray]:
+    """Exact k-NN. `rows`: a PackedRows. Ticks N rows for each block of CORPUS_ROWS, then N rows more."""
+    n = rows.n_rows
+    n_kept = min(k - 1 + MARGIN, n - 1)
+    best = np.full((n, n_kept), -1, np.int32)
+    scores = np.full((n, n_kept), -np.inf, np.float32)
+    scale = _inverse_norms(rows, query_rows) if metric == "cosine" else np.ones(n, np.float32)
+    least = np.float32(0.0 if metric == "cosine" and non_negative else -np.inf)
+    for start in range(0, n, CORPUS_ROWS):
+        stop = min(start + CORPUS_ROWS, n)
+        lists, bias = _invert(rows, start, stop, scale), _bias(rows, start, stop, metric)
+        for first in range(0, n, query_rows):
+            part = slice(first, min(first + query_rows, n))
+            block = rows.block(part.start, part.stop)
+            _score(*block, scale[part], first, start, bias, *lists, least, best[part], scores[part])
+            tick(part.stop - first)
+    del scores
+    return _measure_all(rows, best, k, metric, query_rows, tick)
+
+
+def _inverse_norms(rows, block_rows):
+    out = np.empty(rows.n_rows, np.float32)
+    for start in range(0, rows.n_rows, block_rows):
+        indptr, _, values = rows.block(start, min(start + block_rows, rows.n_rows))
+        out[start : start + len(indptr) - 1] = inverse_norms(squared_norms(indptr, values))
+    return out
+
+
+def _bias(rows, start, stop, metric):
+    """What a row's score starts from: nearest is then largest. euclidean: 2 x.y - y.y, halved."""
+    if metric == "cosine":
+        return np.zeros(stop - start, np.float32)
+    indptr, _, values = rows.block(start, stop)
+    return np.maximum(-0.5 * squared_norms(indptr, values), np.finfo(np.float32).min).astype(np.float32)
+
+
+def _invert(rows, start, stop, scale):
+    indptr, features, values = rows.block(start, stop)
+    return invert(indptr, features, values * np.repeat(scale[start:stop], np.diff(indptr)), rows.n_features)
+
+
+@njit(parallel=True, fastmath=FAST, cache=True)
+def _score(indptr, features, values, scale, first_row, first_other, bias, bounds, owner, amount, least, best, scores):
+    """Merges each query row's best among the block's rows into `best` and `scores` (n, n_kept), highest first."""
+    n_others = len(bias)
+    for row in prange(len(indptr) - 1):
+        sums = bias.copy()
+        add_products(sums, features, values, indptr[row], indptr[row + 1], scale[row], bounds, owner, amount)
+        itself = first_row + row - first_other
+        if 0 <= itself < n_others:
+            sums[itself] = -np.inf
+        for start in range(0, n_others, CHUNK):
+            stop = min(start + CHUNK, n_others)
+            floor = max(scores[row, -1], least)
+            highest = np.float32(-np.inf)
+            for j in range(start, stop):
+                highest = np.float32(max(highest, sums[j]))
+            if highest > floor:
+                _keep(sums, start, stop, first_other, least, best[row], scores[row])
+
+
+@njit(cache=True)
+def _keep(sums, start, stop, first_other, least, best, scores):
+    for j in range(start, stop):
+        score = sums[j]
+        if score > scores[-1] and score > least:
+            at = len(scores) - 1
+            while at > 0 and scores[at - 1] < score:
+                scores[at], best[at] = scores[at - 1], best[at - 1]
+                at -= 1
+            scores[at], best[at] = score, first_other + j
+
+
+def _measure_all(rows, best, k, metric, query_rows, tick):
+    n = len(best)
+    indices, out = np.full((n, k), -1, np.int32), np.full((n, k), np.inf, np.float32)
+    for start in range(0, n, query_rows):
+        part = slice(start, min(start + query_rows, n))
+        needed = np.unique(best[part])
+        needed = needed[needed >= 0]
+        theirs = rows.take(needed.astype(np.int64))
+        local = np.searchsorted(needed, best[part]).astype(np.int32)
+        names, block = np.arange(part.start, part.stop), rows.block(part.start, part.stop)
+        measure(names, *block, *theirs, best[part], local, metric == "cosine", indices[part], out[part])
+        tick(part.stop - start)
+    return indices, out

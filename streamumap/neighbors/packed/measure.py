@@ -1,0 +1,72 @@
+"""Exact distances of packed rows, in float64 from the rows themselves."""
+
+import numpy as np
+from numba import njit, prange
+
+
+@njit(cache=True)
+def pair(a_features, a_values, b_features, b_values, cosine):
+    """float64 distance of two rows given by their ascending features."""
+    a, b, dot, aa, bb, difference = 0, 0, 0.0, 0.0, 0.0, 0.0
+    while a < len(a_features) or b < len(b_features):
+        if b >= len(b_features) or (a < len(a_features) and a_features[a] < b_features[b]):
+            x, y = np.float64(a_values[a]), np.float64(0)
+            a += 1
+        elif a >= len(a_features) or b_features[b] < a_features[a]:
+            x, y = np.float64(0), np.float64(b_values[b])
+            b += 1
+        else:
+            x, y = np.float64(a_values[a]), np.float64(b_values[b])
+            a += 1
+            b += 1
+        dot += x * y
+        aa += x * x
+        bb += y * y
+        difference += (x - y) * (x - y)
+    if not cosine:
+        return np.sqrt(difference)
+    if aa == 0.0 or bb == 0.0:
+        return 0.0 if aa == bb else 1.0
+    return max(0.0, 1.0 - dot / np.sqrt(aa * bb))
+
+
+@njit(parallel=True, cache=True)
+def measure(
+    names, indptr, features, values, their_indptr, their_features, their_values, best, local, cosine, indices, out
+):
+    """Fills indices int32, out float32 (n, k): self, then the k - 1 nearest of each row's candidates by (distance, row
+    number).
+
+    `names`: the numbers of the rows `indptr`, `features`, `values`; `best` (n, m): those of their candidates, -1 for
+    none, which are rows `local` (n, m) of their_indptr, their_features, their_values.
+    """
+    n_kept, k = best.shape[1], indices.shape[1]
+    for row in prange(len(best)):
+        own = slice(indptr[row], indptr[row + 1])
+        found, distance = np.empty(n_kept, np.int32), np.empty(n_kept, np.float64)
+        n_found = 0
+        for c in range(n_kept):
+            if best[row, c] < 0:
+                continue
+            theirs = slice(their_indptr[local[row, c]], their_indptr[local[row, c] + 1])
+            d = pair(features[own], values[own], their_features[theirs], their_values[theirs], cosine)
+            at = n_found
+            while at > 0 and (distance[at - 1] > d or (distance[at - 1] == d and found[at - 1] > best[row, c])):
+                distance[at], found[at] = distance[at - 1], found[at - 1]
+                at -= 1
+            distance[at], found[at] = d, best[row, c]
+            n_found += 1
+        indices[row, 0], out[row, 0] = names[row], np.float32(0)
+        for c in range(min(n_found, k - 1)):
+            indices[row, c + 1], out[row, c + 1] = found[c], np.float32(distance[c])
+
+
+@njit(parallel=True, cache=True)
+def measure_pairs(indptr, features, values, their_indptr, their_features, their_values, local, cosine, out):
+    """out float64 (n, m): distance of each row to rows `local` (n, m), as it is where that is -1."""
+    for row in prange(len(local)):
+        own = slice(indptr[row], indptr[row + 1])
+        for j in range(local.shape[1]):
+            if local[row, j] >= 0:
+                theirs = slice(their_indptr[local[row, j]], their_indptr[local[row, j] + 1])
+                out[row, j] = pair(features[own], values[own], their_features[theirs], their_values[theirs], cosine)

@@ -1,0 +1,97 @@
+"""Bytes of `packed` as formulas, importable without numba, and the sizes by which it works."""
+
+from math import isqrt
+
+from streamumap.neighbors.footprint import UNEVEN
+
+CORPUS_ROWS = 65_536
+"""Rows of an inverted index: their numbers fit uint16 and a row's sums (256 KiB) stay in a core's cache."""
+
+MARGIN = 8
+"""Candidates kept beyond k - 1: float32 sums may order near ties wrongly, the float64 distances put them right."""
+
+EXHAUSTIVE_ROWS = 2 * CORPUS_ROWS
+"""Up to so many, all with all takes no more than 35 CPU seconds and is exact. Measured: 1.85 ns for each pair, cells and
+joins 75 us for each row."""
+
+CHOICES = 16
+"""Cells that a row looks through in the first round."""
+
+LEAST_CELL = 64
+STRONGEST = 32
+"""Features of a centre; 96 find no more."""
+
+PER_CELL = 16
+"""Rows for each cell in the sample on which centres are learnt, and the rounds that takes."""
+
+ROUNDS = 3
+BLOCK_ROWS = 16_384
+BATCH_ROWS = 8192
+LEAST_WIDTH = 24
+FORWARD = 20
+REVERSE = 14
+"""Nearest neighbours of a row, and nearest rows that name it as neighbour, that take part in its join."""
+
+
+def search(
+    n_rows: int,
+    n_features: int,
+    n_nonzero: int,
+    k: int,
+    query_rows: int,
+    batch_rows: int,
+    n_sample: int,
+    n_threads: int,
+) -> int:
+    """Host bytes of `packed.search` beyond the rows themselves; `n_sample` rows measure the recall. What is approximate
+    may end with all with all."""
+    exhaustive = _exhaustive(n_rows, n_features, n_nonzero, k, query_rows, n_threads)
+    if not batch_rows:
+        return exhaustive
+    return max(exhaustive, _approximate(n_rows, n_features, n_nonzero, k, batch_rows, n_sample, n_threads))
+
+
+def count_closer(n_rows: int, n_nonzero: int, n_sample: int, n_others: int, block_rows: int, n_threads: int) -> int:
+    """Host bytes of `packed.count_closer`: the sample with its others, the lists of a block, sums of each thread."""
+    per_row = n_nonzero / n_rows * UNEVEN
+    return int(per_row * 8 * n_sample * (n_others + 1) + block_rows * (per_row * 24 + 16 * n_threads))
+
+
+def mean_cell_rows(n_rows: int) -> int:
+    """Rows of a cell on average: as rows grow in number, so do cells and the rows of each."""
+    return max(LEAST_CELL, isqrt(n_rows) // 8)
+
+
+def list_width(k: int) -> int:
+    """Neighbours kept of each row while a search is approximate."""
+    return max(LEAST_WIDTH, k - 1 + MARGIN)
+
+
+def _exhaustive(n_rows, n_features, n_nonzero, k, query_rows, n_threads):
+    corpus_nonzero = int(min(1.0, CORPUS_ROWS / n_rows * UNEVEN) * n_nonzero)
+    query_nonzero = int(min(1.0, query_rows / n_rows * UNEVEN) * n_nonzero)
+    lists = corpus_nonzero * (2 + 4 + 8 + 2 + 4) + n_features * 16
+    measuring = query_nonzero * (k + MARGIN) * 8
+    tables = n_rows * (k + MARGIN) * 8 + n_rows * k * 8
+    return lists + tables + query_nonzero * 14 + measuring + n_threads * CORPUS_ROWS * 4
+
+
+def _approximate(n_rows, n_features, n_nonzero, k, batch_rows, n_sample, n_threads):
+    """Rows in the order of their cells throughout; then the step that needs most beyond."""
+    n, width, index_bytes = n_rows, list_width(k), 2 if n_features <= 1 << 16 else 4
+    share = n_nonzero / n * UNEVEN
+    block_rows, cell_rows = min(n, BLOCK_ROWS), mean_cell_rows(n)
+    n_cells = 2 * max(1, n // cell_rows)
+    arranged = n_nonzero * (index_bytes + 4) + n * 20
+    centres = n_cells * STRONGEST * (index_bytes + 4)
+    learning = int(min(n, PER_CELL * n_cells // 2) * (share * (index_bytes + 12) + 20)) + centres * 6
+    arranging = n * 28 + centres * 4 + int(block_rows * share * 18) + n_threads * n_features * (9 + index_bytes)
+    table = n * width * 9
+    chosen = max(batch_rows * CHOICES, 256 * CHOICES * 16)
+    listed = int(2 * cell_rows * share * 6) + n_features * 4
+    probing = n_threads * (chosen * 8 + n_cells * 20 + listed) + centres * 4
+    joining = n * (FORWARD + 2 * REVERSE) * 4 + n_threads * (n_features * 4 + 24 * 1024)
+    counted = count_closer(n, n_nonzero, n_sample, k - 1, min(n, CORPUS_ROWS), n_threads) + n * 4
+    measuring = n * (width * 4 + k * 8) + block_rows * (width * 12 + k * 8)
+    steps = learning, arranged + max(arranging, table + max(probing, joining, counted), measuring)
+    return max(steps)
