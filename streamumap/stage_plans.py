@@ -233,7 +233,10 @@ class StagePlanner:
                 job.n_rows, job.n_features, n_nonzero, k, **shape, n_sample=QUALITY_ROWS, n_threads=threads
             )
 
-        return self._fit("neighbors", "packed", shapes, host)
+        stage = self._fit("neighbors", "packed", shapes, host)
+        if stage.blocks["batch_rows"]:
+            self.host_base += packed.COMPILED_BYTES
+        return stage
 
     def _neighbors_dense(self) -> StagePlan:
         """The graph found so far is measured in between, by blocks of no more rows than a cell has."""

@@ -202,6 +202,24 @@ def test_an_impossible_backend_is_refused(machine, active, params, message):
         make_plan(job, Params(**params), caps(machine, 40 * GB), machine)
 
 
+@pytest.mark.parametrize(
+    ("n_rows", "recall", "budget", "by_cells", "on_disk"),
+    [
+        (63_666, 0.95, GB, False, False),
+        (1_000_000, 0.95, 2 * GB, True, False),
+        (1_000_000, 0.95, GB, True, True),
+        (1_000_000, 1.0, GB, False, False),
+        (1_000_000, 0.95, GB * 7 // 10, False, True),
+    ],
+    ids=["few rows", "many", "on disk", "exact", "too many for the budget"],
+)
+def test_packed_rows_are_searched_by_cells_where_they_are_many(n_rows, recall, budget, by_cells, on_disk):
+    job = Job(n_rows, 3072, "float16", n_rows * 32)
+    plan = make_plan(job, Params(recall=recall), Budget(budget), CPU)
+    assert plan["neighbors"].backend == "packed" and plan.packed_on_disk == on_disk
+    assert (plan["neighbors"].blocks["batch_rows"] > 0) == by_cells
+
+
 def test_packed_rows_that_are_asked_for_are_not_searched_as_dense_ones():
     job = Job(100_000, 12_288, "float16", 100_000 * 300)
     budget = caps(CPU, smallest(replace(job, n_nonzero=None), Params(), CPU))

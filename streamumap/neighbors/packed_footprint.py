@@ -33,6 +33,10 @@ REVERSE = 14
 """Nearest neighbours of a row, and nearest rows that name it as neighbour, that take part in its join."""
 
 
+COMPILED_BYTES = 110 * 10**6
+"""What numba keeps of compiling the functions of an approximate search, on a first run."""
+
+
 def search(
     n_rows: int,
     n_features: int,
@@ -48,7 +52,8 @@ def search(
     exhaustive = _exhaustive(n_rows, n_features, n_nonzero, k, query_rows, n_threads)
     if not batch_rows:
         return exhaustive
-    return max(exhaustive, _approximate(n_rows, n_features, n_nonzero, k, batch_rows, n_sample, n_threads))
+    approximate = _approximate(n_rows, n_features, n_nonzero, k, batch_rows, n_sample, n_threads)
+    return COMPILED_BYTES + max(exhaustive, approximate)
 
 
 def count_closer(n_rows: int, n_nonzero: int, n_sample: int, n_others: int, block_rows: int, n_threads: int) -> int:
