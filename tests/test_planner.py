@@ -202,6 +202,7 @@ def test_an_impossible_backend_is_refused(machine, active, params, message):
         make_plan(job, Params(**params), caps(machine, 40 * GB), machine)
 
 
+@pytest.mark.sizes
 @pytest.mark.parametrize(
     ("n_rows", "recall", "budget", "by_cells", "on_disk"),
     [
@@ -278,6 +279,7 @@ def test_three_million_rows_on_a_gpu(n_bytes, resident):
     assert plan["neighbors"].predicted.device_bytes > (SEED.matrix_bytes if resident else n_bytes // 4)
 
 
+@pytest.mark.sizes
 @pytest.mark.parametrize("n_features", [3072, 12_288])
 def test_three_million_rows_of_zeros_mostly_on_a_gpu(n_features):
     """They stay on the device as pairs: the width of the rows makes them hardly larger."""
@@ -294,6 +296,7 @@ def test_three_million_rows_of_zeros_mostly_on_a_gpu(n_features):
     assert smallest(job, Params(), GPU) < 5 * GB
 
 
+@pytest.mark.sizes
 def test_packed_rows_on_a_gpu_go_to_disk_when_the_host_needs_the_memory():
     job = Job(3_000_000, 3072, "float16", 3_000_000 * 150)
     in_memory, on_disk = (make_plan(job, Params(), Budget(n, 40 * GB), GPU) for n in (60 * GB, 6 * GB))
