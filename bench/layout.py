@@ -63,7 +63,7 @@ class System:
 
 def set_up(data: Data, folder: Path) -> Setup:
     """The exact k-NN graph, and the fuzzy graph as a run makes it."""
-    indices, distances = backends.search(data.rows, data.plan, data.params, lambda found: False, no_tick)
+    indices, distances = backends.search(data.rows, data.plan, data.params, data.sample, lambda *_: False, no_tick)
 
     def create(name, shape, dtype):
         return BlockFile.create(folder / f"{name}.npy", shape, dtype)
