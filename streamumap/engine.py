@@ -17,6 +17,7 @@ from streamumap.backends import Rows
 from streamumap.blockfile import BlockFile
 from streamumap.errors import InputError
 from streamumap.events import Listener, Note, ignore
+from streamumap.graph.files import Graph
 from streamumap.levers import Outlook, outlook
 from streamumap.memory import Budget, Machine
 from streamumap.meta import Meta
@@ -443,25 +444,15 @@ class _Run(Recorder):
         self.work.done("neighbors", key, knn_recall={"value": measured, "k": p.n_neighbors, "sample_size": size})
 
     def graph(self, key: str):
-        from streamumap.graph import build
-
         p = self.params
         if self.work.has("graph", key):
             self.reuse("the fuzzy graph")
-            return build.Graph(*(self.work.open(name) for name in ("indptr", "targets", "weights")))
+            return Graph(*(self.work.open(name) for name in ("indptr", "targets", "weights")))
         with self.stage("graph", 3 * self.source.n_rows, "rows") as (tick, result):
             self.work.forget("graph")
             knn = self.knn()
-            graph = build.build(
-                knn[0],
-                knn[1],
-                self.work.create,
-                local_connectivity=p.local_connectivity,
-                set_op_mix_ratio=p.set_op_mix_ratio,
-                tick=tick,
-                **self.plan["graph"].blocks,
-            )
-            sizes = build.component_sizes(graph, **self.plan["graph"].blocks)
+            work = lambda: backends.build_graph(self.plan, p, knn, self.work.create, tick)  # noqa: E731
+            graph, sizes = self.fitting("graph", work)
             pieces = (
                 "in one piece" if len(sizes) == 1 else f"in {len(sizes):,} pieces, the largest of {sizes[0]:,} rows"
             )
