@@ -305,15 +305,6 @@ def test_packed_rows_on_a_gpu_go_to_disk_when_the_host_needs_the_memory():
     assert on_disk.peak.disk_bytes - in_memory.peak.disk_bytes >= job.n_nonzero * 4
 
 
-@pytest.mark.sizes
-def test_the_graph_is_made_on_the_device_where_it_fits():
-    job = Job(30_000_000, 3072, "float16", 30_000_000 * 32, sparse=True, knn_columns=15)
-    large, small = (make_plan(job, Params(), Budget(400 * GB, n * GB), GPU)["graph"] for n in (40, 5))
-    assert (large.backend, small.backend) == ("cuda", "numba")
-    assert large.predicted.device_bytes > small.predicted.device_bytes
-    assert large.predicted.host_bytes < small.predicted.host_bytes
-
-
 def test_rows_pass_by_a_gpu_that_cannot_hold_their_pairs():
     job = Job(3_000_000, 24_576, "float16", 3_000_000 * 1500)
     n_bytes = smallest(job, Params(), GPU)
