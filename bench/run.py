@@ -99,7 +99,8 @@ class Bench:
 def systems(case: Case, options: argparse.Namespace) -> Iterator[System]:
     """Ours under each budget, and the others that can run here; the rest is said."""
     curve = any(case.name in CURVES.get(asked, ()) for asked in options.cases)
-    budgets = options.budgets or (CURVE_BUDGET if curve else BUDGETS)[options.kind]
+    default = (CURVE_BUDGET if curve else BUDGETS)[options.kind]
+    budgets = default if options.budgets is None else options.budgets
     yield from (System("streamumap", budget) for budget in budgets.split(",") if budget)
     against = options.against if options.against is not None else "" if curve else AGAINST[options.kind]
     for name in filter(None, against.split(",")):
@@ -253,7 +254,10 @@ def main() -> None:
     parser.add_argument(
         "--scratch", type=Path, default=Path(tempfile.gettempdir()) / "streamumap-bench", help="[%(default)s]"
     )
-    parser.add_argument("--budgets", help='of ours, "all" for no budget [cuda: 2GB,8GB,40GB,all; cpu: 1GB,2GB,8GB,all]')
+    parser.add_argument(
+        "--budgets",
+        help='of ours, "all" for no budget, "" for none of ours [cuda: 2GB,8GB,40GB,all; cpu: 1GB,2GB,8GB,all]',
+    )
     parser.add_argument(
         "--against", help=f'of {", ".join(PEERS)}, "" for none [cuda: {AGAINST["cuda"]}; cpu: {AGAINST["cpu"]}]'
     )
