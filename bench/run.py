@@ -6,7 +6,7 @@
     python bench/run.py curve-n curve-d --device cuda --repeats 1
 
 Cases: see cases.py; systems: see peers.py. The same rows, n_neighbors 15, min_dist 0.1 and metric; epochs are each one's
-own default (ours 300; umap-learn and cuML 200 beyond 10,000 rows) unless --epochs says so. Run r has seed 41 + r; the
+own default (200 beyond 10,000 rows for ours, umap-learn and cuML) unless --epochs says so. Run r has seed 41 + r; the
 others are not given one, since a seed costs them their threads. What compiles (ours, umap-learn) runs once before, as run
 0, with empty caches; it is written but not counted.
 
