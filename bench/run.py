@@ -115,9 +115,9 @@ def systems(case: Case, options: argparse.Namespace) -> Iterator[System]:
             yield System(name)
 
 
-def rounds(wanted: list[System], repeats: int) -> Iterator[tuple[int, System]]:
-    """Run 0 of what compiles, once each; then all in alternation."""
-    compiled = set()
+def rounds(wanted: list[System], repeats: int, warm: bool) -> Iterator[tuple[int, System]]:
+    """Run 0 of what compiles, once each, unless it is `warm`; then all in alternation."""
+    compiled = {system.name for system in wanted} if warm else set()
     for system in wanted:
         if system.name not in compiled and (system.name == "streamumap" or PEERS[system.name].compiles):
             compiled.add(system.name)
@@ -128,7 +128,7 @@ def rounds(wanted: list[System], repeats: int) -> Iterator[tuple[int, System]]:
 
 def bench(b: Bench, deadline: float) -> list[dict]:
     """Every run that is not done yet, until the time is up; all lines of this case."""
-    for number, system in rounds(list(systems(b.case, b.options)), b.options.repeats):
+    for number, system in rounds(list(systems(b.case, b.options)), b.options.repeats, b.options.warm):
         same = [r for r in b.done() if (r["system"], r["budget"]) == (system.name, system.budget)]
         if any(r["run"] == number or r.get("failed") for r in same):
             continue
@@ -266,6 +266,7 @@ def main() -> None:
     parser.add_argument(
         "--limit", type=float, default=3600, help="seconds after which a process is stopped [%(default)s]"
     )
+    parser.add_argument("--warm", action="store_true", help="the kernels of these cases are in --scratch: no run 0")
     parser.add_argument("--seconds", type=float, default=1e9, help="no run that would end later is begun")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the lines [%(default)s]")
     options = parser.parse_args()
