@@ -116,12 +116,11 @@ def systems(case: Case, options: argparse.Namespace) -> Iterator[System]:
 
 
 def rounds(wanted: list[System], repeats: int, warm: bool) -> Iterator[tuple[int, System]]:
-    """Run 0 of what compiles, once each, unless it is `warm`; then all in alternation."""
-    compiled = {system.name for system in wanted} if warm else set()
-    for system in wanted:
-        if system.name not in compiled and (system.name == "streamumap" or PEERS[system.name].compiles):
-            compiled.add(system.name)
-            yield 0, system
+    """Run 0 of what compiles, once each, unless it is `warm`; then all in alternation. The last budget is the widest: a
+    narrow one may hold nothing."""
+    last = {system.name: system for system in wanted}
+    compiling = [s for name, s in last.items() if name == "streamumap" or PEERS[name].compiles]
+    yield from ((0, system) for system in compiling if not warm)
     for number in range(1, repeats + 1):
         yield from ((number, system) for system in wanted)
 
