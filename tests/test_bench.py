@@ -142,6 +142,25 @@ def test_a_failure_is_a_line_with_what_was_said_and_is_not_repeated(tiny_case, s
     assert "out of memory: 5 GB" in capsys.readouterr().out
 
 
+def test_what_has_no_room_for_float32_rows_is_not_begun(tiny_case, stand_in, monkeypatch):
+    stand_in()
+    monkeypatch.setattr(run.memory, "host_free_bytes", lambda: 50_000)
+    (line,) = tiny_case("--budgets", "")
+    assert line["failed"] == "not begun: its rows as float32 take 96 KB of host memory, 50 KB are free"
+
+
+@pytest.mark.parametrize("name", cases.CASES)
+def test_every_case_has_systems_for_a_gpu(name, monkeypatch):
+    monkeypatch.setattr(run, "find_spec", lambda package: None if package == "torchdr" else package)
+    options = run.argparse.Namespace(
+        cases=[name, "curve-n"], budgets=None, against="cuml,umap-learn,torchdr", kind="cuda", device="cuda"
+    )
+    found = list(run.systems(cases.CASES[name], options))
+    assert found[-1] == run.System("cuml") and {s.name for s in found[:-1]} == {"streamumap"}
+    assert [number for number, _ in run.rounds(found, 2, warm=False)].count(0) == 1
+    assert [number for number, _ in run.rounds(found, 2, warm=True)].count(0) == 0
+
+
 def test_ours_is_measured_by_the_same_code(tiny_case, capsys):
     lines = tiny_case("--budgets", "1GB", "--against", "", "--repeats", "1")
     assert [r["run"] for r in lines] == [0, 1]
