@@ -24,6 +24,7 @@ from streamumap.source import RowSource, open_rows, widen
 from streamumap.source.packed import PackedRows
 from streamumap.source.rows import DenseRows
 from streamumap.source.scan import Scan, scan
+from streamumap.units import Units
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def check_installed(p: Params) -> None:
             )
 
 
-def read(source: RowSource, plan: Plan, tick: Tick) -> tuple[Scan, PackedRows | None]:
+def read(source: RowSource, plan: Plan, tick: Tick, units: Units) -> tuple[Scan, PackedRows | None]:
     """What is to be known of the rows, and these without their zeros where a GPU packs them on the way."""
     stage = plan["read"]
     if stage.backend == "cuda":
@@ -54,12 +55,18 @@ def read(source: RowSource, plan: Plan, tick: Tick) -> tuple[Scan, PackedRows | 
 
         assert plan.device
         room_bytes = plan.budget.host_bytes - stage.predicted.host_bytes
-        return scan_cuda.scan(source, stage.blocks["block_rows"], plan.device, room_bytes, tick)
-    return scan(source, stage.blocks["block_rows"], tick), None
+        return scan_cuda.scan(source, stage.blocks["block_rows"], plan.device, room_bytes, tick, units)
+    return scan(source, stage.blocks["block_rows"], tick, units), None
 
 
 def search(
-    rows: Rows, plan: Plan, p: Params, sample: np.ndarray, enough: Callable[[np.ndarray, np.ndarray], bool], tick: Tick
+    rows: Rows,
+    plan: Plan,
+    p: Params,
+    sample: np.ndarray,
+    enough: Callable[[np.ndarray, np.ndarray], bool],
+    tick: Tick,
+    units: Units,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k-NN graph by the planned backend: indices int32, distances float32 (N, k).
 
@@ -68,12 +75,13 @@ def search(
     planned = plan["neighbors"]
     non_negative = rows.found.non_negative and rows.searched is rows.original
     given: dict = dict(is_zero=rows.found.is_zero, tick=tick, **planned.blocks)
+    if planned.backend == "cuvs":
+        return _search_by_cuvs(rows, plan, p, sample, enough, non_negative=non_negative, **given)
+    given["units"] = units
     if planned.backend == "packed":
         return _search_packed(rows, plan, p, sample, enough, non_negative=non_negative, **given)
     if planned.backend == "cuda":
         return _search_on_device(rows, plan, p, sample, enough, non_negative=non_negative, **given)
-    if planned.backend == "cuvs":
-        return _search_by_cuvs(rows, plan, p, sample, enough, non_negative=non_negative, **given)
     from streamumap.neighbors import dense
 
     def reached(neighbors: np.ndarray) -> bool:

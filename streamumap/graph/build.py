@@ -11,6 +11,7 @@ import numpy as np
 from streamumap.blockfile import BlockFile
 from streamumap.events import Tick, no_tick
 from streamumap.graph import cpu
+from streamumap.units import Units
 
 WEIGHT_ONE = 65535
 """A weight of 1 on disk: uint16, weight x 65535, half a step (8e-6) off at most."""
@@ -53,33 +54,37 @@ class Graph:
 def build(
     knn_indices: BlockFile,
     knn_distances: BlockFile,
-    create,
+    units: Units,
     *,
     local_connectivity: float,
     set_op_mix_ratio: float,
     block_rows: int,
     tick: Tick = no_tick,
 ) -> Graph:
-    """Streams the k-NN files (N, k) into a Graph; `create(name, shape, dtype)` makes a BlockFile. Ticks N rows three
-    times.
+    """Streams the k-NN files (N, k) into a Graph, whose files `units` creates. Ticks N rows three times.
 
     The k-NN files are read once for each block of rows, to find the edges that come in.
     """
     n = len(knn_indices)
-    rho, sigma = _smoothed(knn_distances, local_connectivity, block_rows, tick)
-    incoming = np.zeros(n, np.int64)
-    for start, indices in knn_indices.blocks(block_rows):
-        cpu.count_incoming(indices, start, incoming)
-        tick(len(indices))
+    rho, sigma, incoming = np.empty(n, np.float32), np.empty(n, np.float32), np.zeros(n, np.int64)
+    whole = dict(rho=rho, sigma=sigma, incoming=incoming)
+    facts = units.resume(whole)
+    if not facts:
+        _smooth(knn_distances, local_connectivity, block_rows, rho, sigma, tick)
+        for start, indices in knn_indices.blocks(block_rows):
+            cpu.count_incoming(indices, start, incoming)
+            tick(len(indices))
     most_edges = 2 * int(incoming.sum())
     graph = Graph(
-        create("indptr", (n + 1,), np.int64),
-        create("targets", (most_edges,), np.int32),
-        create("weights", (most_edges,), np.uint16),
+        units.create("indptr", (n + 1,), np.int64),
+        units.create("targets", (most_edges,), np.int32),
+        units.create("weights", (most_edges,), np.uint16),
     )
-    graph.indptr.write(0, np.zeros(1))
-    n_edges = 0
-    for start in range(0, n, block_rows):
+    begin, n_edges = facts.get("row", 0), facts.get("edges", 0)
+    if not begin:
+        graph.indptr.write(0, np.zeros(1))
+        units.done(lambda: (whole, {}), row=0, edges=0)
+    for start in range(begin, n, block_rows):
         stop = min(start + block_rows, n)
         bounds, sources, source_weights = _incoming(
             knn_indices, knn_distances, rho, sigma, start, stop, incoming, block_rows
@@ -92,20 +97,18 @@ def build(
         graph.indptr.write(start + 1, n_edges + np.cumsum(degree))
         n_edges += len(targets)
         tick(stop - start)
+        units.done(lambda: (whole, {}), row=stop, edges=n_edges)
     graph.targets.shrink(n_edges)
     graph.weights.shrink(n_edges)
     return graph
 
 
-def _smoothed(knn_distances, local_connectivity, block_rows, tick):
-    n = len(knn_distances)
-    rho, sigma = np.empty(n, np.float32), np.empty(n, np.float32)
+def _smooth(knn_distances, local_connectivity, block_rows, rho, sigma, tick):
     mean = _mean_distance(knn_distances, block_rows)
     for start, distances in knn_distances.blocks(block_rows):
         stop = start + len(distances)
         cpu.smooth_knn(distances, mean, local_connectivity, rho[start:stop], sigma[start:stop])
         tick(len(distances))
-    return rho, sigma
 
 
 def _incoming(knn_indices, knn_distances, rho, sigma, start, stop, incoming, block_rows):

@@ -19,6 +19,7 @@ from streamumap.neighbors.cuda.probe import TILE, nearest_columns, unpack
 from streamumap.neighbors.cuda.sketch import Sketches, make_sketches
 from streamumap.neighbors.cuda.tiles import Tiles, lists, make_tiles
 from streamumap.neighbors.footprint import cuda_width
+from streamumap.units import ALONE, Units
 
 Reached = Callable[[Tensor], bool]
 
@@ -39,6 +40,7 @@ def approximate(
     other_rows: int,
     reached: Reached,
     tick: Tick,
+    units: Units = ALONE,
 ) -> tuple[Tensor, Tensor] | None:
     """Lists int32 (N, w) and distances (squared; for cosine the distances themselves) float32 (N, w), nearest first, w >= k - 1;
     None where even all tiles do not reach what is asked.
@@ -53,13 +55,18 @@ def approximate(
     del codes
     found = torch.full((rows.n_rows, cuda_width(k, packed)), -1, dtype=torch.int32, device=rows.device)
     distances = torch.full(found.shape, torch.inf, device=rows.device)
-    for share in SHARES:
-        _look_through(near, tiles, share, chunk_rows, found, distances, tick)
-        for _ in range(JOINS):
+    facts = units.resume(dict(found=found, distances=distances))
+    n_steps = 1 + JOINS  # of a round
+    for step in range(facts.get("step", 0), n_steps * len(SHARES)):
+        if step % n_steps == 0:
+            _look_through(near, tiles, SHARES[step // n_steps], chunk_rows, found, distances, tick)
+        else:
             found = _join(near, chunk_rows, found, distances, tick)
-        decided = (found, distances) if packed else decide(rows, found, query_rows, other_rows, tick)
-        if reached(decided[0]):
-            return decided
+        units.done(lambda: (dict(found=found, distances=distances), {}), step=step + 1)  # noqa: B023, it is called at once
+        if step % n_steps == JOINS:
+            decided = (found, distances) if packed else decide(rows, found, query_rows, other_rows, tick)
+            if reached(decided[0]):
+                return decided
     return None
 
 
