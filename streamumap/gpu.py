@@ -2,6 +2,9 @@
 
 import os
 import sys
+from typing import Any
+
+import numpy as np
 
 
 def cap(device: str, n_bytes: int) -> None:
@@ -25,3 +28,15 @@ def release() -> None:
 def ran_out(error: BaseException) -> bool:
     """Whether the device, or torch's share of it, had no more memory."""
     return "torch" in sys.modules and isinstance(error, sys.modules["torch"].OutOfMemoryError)
+
+
+def on_host(array: Any) -> np.ndarray:
+    """An array or tensor as an array."""
+    return array if isinstance(array, np.ndarray) else array.cpu().numpy()
+
+
+def as_tensor(array: np.ndarray) -> Any:
+    """The same memory as a tensor."""
+    import torch
+
+    return torch.from_numpy(array)

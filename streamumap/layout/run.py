@@ -66,7 +66,7 @@ def run(
     """Epochs state.epoch..until. Each of `blocks` reads one GraphBlock, in order; a graph of one block is placed once,
     others every epoch.
 
-    After each epoch `after_epoch(epochs done, get)` is called, where `get()` fetches the state then, and 1 is ticked.
+    After each epoch 1 is ticked, and `after_epoch(epochs done, get)` called, where `get()` fetches the state then.
     """
     old = backend.place(state.positions)
     new = backend.empty_like(old)
@@ -76,9 +76,9 @@ def run(
             backend.epoch(old, new, first_row, indptr, targets, weights, first_edge, number, settings)
         backend.wait()
         old, new = new, old
+        tick(1)
         if after_epoch is not None:
             after_epoch(number + 1, partial(_fetched, backend, old, number + 1))
-        tick(1)
     return _fetched(backend, old, max(until, state.epoch))
 
 

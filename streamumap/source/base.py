@@ -108,11 +108,11 @@ def _widen_half(block, piece_values=65_536):
     return out
 
 
-def blocks(source: RowSource, block_rows: int) -> Iterator[tuple[int, np.ndarray]]:
-    """(start, rows as stored) over the whole source, in order, through one reused buffer: a block is valid until the
-    next."""
+def blocks(source: RowSource, block_rows: int, first: int = 0) -> Iterator[tuple[int, np.ndarray]]:
+    """(start, rows as stored) from row `first` to the last, in order, through one reused buffer: a block is valid until
+    the next."""
     buffer = np.empty((min(block_rows, source.n_rows), source.n_features), stored_dtype(source.dtype))
-    for start in range(0, source.n_rows, block_rows):
+    for start in range(first, source.n_rows, block_rows):
         yield start, source.read(start, min(start + block_rows, source.n_rows), buffer)
 
 

@@ -7,9 +7,10 @@ import numpy as np
 
 from streamumap.errors import InputError
 from streamumap.events import Tick, no_tick
-from streamumap.source.base import RowSource
+from streamumap.source.base import RowSource, SparseSource
 from streamumap.source.describe import Described, Hashing, describe
 from streamumap.source.pieces import PAIR_BYTES, PIECE_PAIRS, PIECE_VALUES, n_threads, over_rows
+from streamumap.units import ALONE, Arrays, Units
 
 DEVICE_PIECE_VALUES = 1 << 23
 """Values that a GPU looks at together: DEVICE_VALUE_BYTES each for a moment, where none is zero."""
@@ -77,21 +78,25 @@ class Scan:
         return self.n_nonzero / (self.n_rows * self.n_features)
 
 
-def scan(source: RowSource, block_rows: int, tick: Tick = no_tick) -> Scan:
+def scan(source: RowSource, block_rows: int, tick: Tick = no_tick, units: Units = ALONE) -> Scan:
     """Reads all rows once, `block_rows` at a time. One tick a row. The result does not depend on the number of threads.
 
     Rows are compared by a 64-bit key of two multilinear hashes (Lemire & Kaser, "Strongly universal string hashing is
     fast", 2012: 32-bit lanes, random 64-bit multipliers, the high 32 bits of the sum). Two given rows that differ share
     a key with probability 2^-64; some pair among 3 million does with 2.4e-7. Float64 rows are compared as float32.
     """
-    return _read(source, block_rows, tick).finish(source.dtype)
+    return _read(source, block_rows, tick, units).finish(source.dtype)
 
 
-def _read(source: RowSource, block_rows: int, tick: Tick) -> "Totals":
+def _read(source: RowSource, block_rows: int, tick: Tick, units: Units) -> "Totals":
     totals = Totals(source.n_rows, source.n_features)
+    totals.resume(units.resume(*totals.state(source.n_rows)))
     work = partial(describe, dtype=source.dtype, hashing=Hashing.of(source.n_features, source.dtype))
-    for piece in over_rows(source, block_rows, work, tick):
+    sparse = isinstance(source, SparseSource)
+    for piece in over_rows(source, block_rows, work, tick, totals.row):
         totals.add(piece)
+        if sparse or totals.row % block_rows == 0:
+            units.done(totals.state, **totals.counts())
     return totals
 
 
@@ -170,6 +175,26 @@ class Totals:
         self.norm_sum += norms.sum()
         self.norm_max = max(self.norm_max, norms.max(initial=-np.inf))
         self.row = rows.stop
+
+    def state(self, n_rows: int | None = None) -> tuple[Arrays, Arrays]:
+        """What there is so far, as of `units.Units`, or room for all of it."""
+        rows = slice(self.row if n_rows is None else n_rows)
+        whole = dict(active=self.active_per_feature, low=self.low, high=self.high)
+        if n_rows is None:
+            whole["norms"] = np.array([self.norm_min, self.norm_sum, self.norm_max])
+            whole["nonfinite"] = np.concatenate([np.empty(0, np.int64), *self.nonfinite_rows])
+        return whole, dict(keys=self.keys[rows], is_zero=self.is_zero[rows])
+
+    def counts(self) -> dict[str, int]:
+        return dict(row=self.row, n_nonzero=self.n_nonzero, min_active=self.min_active, max_active=self.max_active)
+
+    def resume(self, facts: dict) -> None:
+        """Goes on where `state` and `counts` were taken; the arrays are filled already."""
+        if facts:
+            self.norm_min, self.norm_sum, self.norm_max = facts["norms"]
+            self.nonfinite_rows = [facts["nonfinite"]]
+            for name in self.counts():
+                setattr(self, name, facts[name])
 
     def finish(self, dtype: str) -> Scan:
         nonfinite_rows = np.concatenate([np.empty(0, np.int64), *self.nonfinite_rows])
