@@ -153,11 +153,11 @@ def one(starter: Starter, out: Path, number: int, after: float, boundary: int, e
         found["code"] = starter.wait()
         found["exit_seconds"] = time.monotonic() - asked
     found["said"] = starter.said()
-    found["saved"] = units(out)
+    found["saved"], finished = units(out), (out / "run.json").exists()
     starter.start(out)
     found["then"] = starter.wait()
     same = found["then"] == 0 and hashes(out) == expected[0]
-    found["again"] = units(out) - expected[1]
+    found["again"] = 0 if finished else units(out) - expected[1]  # a finished run has removed what it could go on from
     found["good"] = (
         same and found["code"] in (0, 75, -number) and (not starter.setting.every_unit or found["again"] <= 1)
     )
