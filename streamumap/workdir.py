@@ -240,12 +240,13 @@ class Workdir:
                 self.remove(Path(file.path))
 
     def close(self) -> None:
-        with suppress(OSError):
-            (self.path / holder.NOTE).unlink(missing_ok=True)
-        if self._log >= 0:
-            os.close(self._log)
-        self._log = -1
-        os.close(self._lock)
+        if self._lock >= 0:
+            with suppress(OSError):
+                (self.path / holder.NOTE).unlink(missing_ok=True)
+        for descriptor in (self._log, self._lock):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._log = self._lock = -1
 
     def _is_whole(self, name: str, expected: int | None) -> bool:
         """As it was when it was done; looked at once."""

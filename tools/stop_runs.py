@@ -65,7 +65,9 @@ for line in sys.stdin:
         sys.argv = ["streamumap", *eval(arguments)]
         exec(RUN)
         os._exit(0)
-    print(child, flush=True)
+    number = sys.stdin.readline()  # until then nobody else gets the number of the child
+    if int(number):
+        os.kill(child, int(number))
     _, status = os.waitpid(child, 0)
     print(os.waitstatus_to_exitcode(status), flush=True)
 """
@@ -95,20 +97,25 @@ class Starter:
                 env=environment(),
             )
 
-    def start(self, out: Path, boundary: int = 0) -> int:
-        """The process."""
+    def start(self, out: Path, boundary: int = 0) -> None:
         arguments = [str(int(self.setting.every_unit)), str(boundary), *self.setting.command, "-o", str(out)]
         if self.zygote:
             self.zygote.stdin.write(f"{self.log} {arguments!r}\n")
             self.zygote.stdin.flush()
-            return int(self.zygote.stdout.readline())
+            return
         with open(self.log, "w") as log:
             command = [sys.executable, "-c", RUN, *arguments]
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment())
-        return self.process.pid
 
-    def wait(self) -> int:
-        return int(self.zygote.stdout.readline()) if self.zygote else self.process.wait()
+    def wait(self, number: int = 0) -> int:
+        """The exit code, after signal `number`."""
+        if not self.zygote:
+            if number:
+                self.process.send_signal(number)
+            return self.process.wait()
+        self.zygote.stdin.write(f"{number}\n")
+        self.zygote.stdin.flush()
+        return int(self.zygote.stdout.readline())
 
     def said(self) -> str:
         return self.log.read_text().strip().splitlines()[-1] if self.log.read_text().strip() else ""
@@ -143,21 +150,17 @@ def whole_run(starter: Starter, out: Path) -> float:
 
 def one(starter: Starter, out: Path, number: int, after: float, boundary: int, expected: tuple) -> dict:
     """Starts a run, stops it, continues it; what was found."""
-    process, found = starter.start(out, boundary), {"exit_seconds": 0.0}
-    if boundary:
-        found["code"] = starter.wait()
-    else:
-        time.sleep(after)
-        os.kill(process, number)
-        asked = time.monotonic()
-        found["code"] = starter.wait()
-        found["exit_seconds"] = time.monotonic() - asked
+    starter.start(out, boundary)
+    time.sleep(0 if boundary else after)
+    asked = time.monotonic()
+    found = {"code": starter.wait(0 if boundary else number)}
+    found["exit_seconds"] = 0.0 if boundary else round(time.monotonic() - asked, 2)
     found["said"] = starter.said()
-    found["saved"] = units(out)
+    found["saved"], finished = units(out), (out / "run.json").exists()
     starter.start(out)
     found["then"] = starter.wait()
     same = found["then"] == 0 and hashes(out) == expected[0]
-    found["again"] = units(out) - expected[1]
+    found["again"] = 0 if finished else units(out) - expected[1]  # a finished run has removed what it could go on from
     found["good"] = (
         same and found["code"] in (0, 75, -number) and (not starter.setting.every_unit or found["again"] <= 1)
     )
