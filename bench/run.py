@@ -6,7 +6,7 @@
     python bench/run.py curve-n curve-d --device cuda --repeats 1
 
 Cases: see cases.py; systems: see peers.py. The same rows, n_neighbors 15, min_dist 0.1 and metric; epochs are each one's
-own default (ours 300; umap-learn and cuML 200 beyond 10,000 rows) unless --epochs says so. Run r has seed 41 + r; the
+own default (200 beyond 10,000 rows for ours, umap-learn and cuML) unless --epochs says so. Run r has seed 41 + r; the
 others are not given one, since a seed costs them their threads. What compiles (ours, umap-learn) runs once before, as run
 0, with empty caches; it is written but not counted.
 
@@ -99,7 +99,8 @@ class Bench:
 def systems(case: Case, options: argparse.Namespace) -> Iterator[System]:
     """Ours under each budget, and the others that can run here; the rest is said."""
     curve = any(case.name in CURVES.get(asked, ()) for asked in options.cases)
-    budgets = options.budgets or (CURVE_BUDGET if curve else BUDGETS)[options.kind]
+    default = (CURVE_BUDGET if curve else BUDGETS)[options.kind]
+    budgets = default if options.budgets is None else options.budgets
     yield from (System("streamumap", budget) for budget in budgets.split(",") if budget)
     against = options.against if options.against is not None else "" if curve else AGAINST[options.kind]
     for name in filter(None, against.split(",")):
@@ -253,7 +254,10 @@ def main() -> None:
     parser.add_argument(
         "--scratch", type=Path, default=Path(tempfile.gettempdir()) / "streamumap-bench", help="[%(default)s]"
     )
-    parser.add_argument("--budgets", help='of ours, "all" for no budget [cuda: 2GB,8GB,40GB,all; cpu: 1GB,2GB,8GB,all]')
+    parser.add_argument(
+        "--budgets",
+        help='of ours, "all" for no budget, "" for none of ours [cuda: 2GB,8GB,40GB,all; cpu: 1GB,2GB,8GB,all]',
+    )
     parser.add_argument(
         "--against", help=f'of {", ".join(PEERS)}, "" for none [cuda: {AGAINST["cuda"]}; cpu: {AGAINST["cpu"]}]'
     )
