@@ -444,4 +444,4 @@ class StagePlanner:
 
     def _write(self) -> StagePlan:
         n, c = self.original.n_rows + self.original.n_left_out, self.params.n_components
-        return self._solve("write", "pyarrow", "size_px", [1600, 800, 400], lambda b: n * (c * 4 + 40) + 165 * b * b)
+        return self._solve("write", "pyarrow", "size_px", [1600, 800, 400], lambda b: n * (c * 4 + 52) + 60 * b * b)
