@@ -78,10 +78,12 @@ class Recorder:
 
         self.listener(StageStarted(name, total, unit))
         self.watch.lap()
+        gpu.pinned_peak()
         started = time.monotonic()
         yield tick, result
         seconds = time.monotonic() - started
         host_bytes, device_bytes = self.watch.lap()
+        host_bytes += gpu.pinned_peak()
         gpu.release()
         self.measured["stages"].append(
             {

@@ -71,6 +71,7 @@ def build(
     for start, indices in knn_indices.blocks(block_rows):
         cpu.count_incoming(indices, start, incoming)
         tick(len(indices))
+    del indices
     most_edges = 2 * int(incoming.sum())
     graph = Graph(
         create("indptr", (n + 1,), np.int64),
