@@ -30,7 +30,8 @@ from streamumap import backends, quality
 from streamumap.blockfile import BlockFile
 from streamumap.errors import InputError
 from streamumap.events import no_tick
-from streamumap.graph.build import WEIGHT_ONE, Graph, build
+from streamumap.graph.build import build
+from streamumap.graph.files import WEIGHT_ONE, Graph
 from streamumap.layout import run, schedule
 from streamumap.params import Params
 from streamumap.source import open_source
@@ -63,7 +64,7 @@ class System:
 
 def set_up(data: Data, folder: Path) -> Setup:
     """The exact k-NN graph, and the fuzzy graph as a run makes it."""
-    indices, distances = backends.search(data.rows, data.plan, data.params, lambda found: False, no_tick)
+    indices, distances = backends.search(data.rows, data.plan, data.params, data.sample, lambda *_: False, no_tick)
 
     def create(name, shape, dtype):
         return BlockFile.create(folder / f"{name}.npy", shape, dtype)
@@ -77,7 +78,7 @@ def set_up(data: Data, folder: Path) -> Setup:
     p, seconds, graph = data.params, 0.0, None
     for _ in range(2):  # the first time may compile
         started = time.perf_counter()
-        graph = build(
+        graph, _ = build(
             near,
             far,
             create,

@@ -36,7 +36,7 @@ def plan(
     row; `sample`: how many rows are mapped. Budgets are sizes such as "40GB"; `params` are fields of `params.Params`.
     Raises DoesNotFit where the budget cannot hold the job, InputError where something is wrong.
     """
-    from streamumap.engine import plan_for
+    from streamumap.intake import plan_for
 
     return plan_for(x, rows, features, dtype, active, budget, host_budget, device, sample=sample, **params)
 

@@ -14,8 +14,10 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from streamumap import initial, quality
+from streamumap.blockfile import BlockFile
 from streamumap.errors import InputError
 from streamumap.events import Tick
+from streamumap.graph.files import Create
 from streamumap.layout.footprint import TOP
 from streamumap.neighbors import packed_footprint
 from streamumap.params import Params
@@ -172,6 +174,22 @@ def nearest_on_map(plan: Plan, embedding: np.ndarray, sample: np.ndarray, k: int
     return cuda.nearest_points(
         embedding, sample, k, other_rows=plan["quality"].blocks["block_rows"], device=plan.device
     )
+
+
+def build_graph(plan: Plan, p: Params, knn: tuple[BlockFile, BlockFile], create: Create, tick: Tick):
+    """The fuzzy graph of a k-NN graph, (indices, distances), and the rows of each of its components."""
+    planned = plan["graph"]
+    given: dict = dict(
+        local_connectivity=p.local_connectivity, set_op_mix_ratio=p.set_op_mix_ratio, tick=tick, **planned.blocks
+    )
+    if planned.backend == "cuda":
+        from streamumap.graph import cuda
+
+        assert plan.device
+        return cuda.build(*knn, create, device=plan.device, **given)
+    from streamumap.graph import build
+
+    return build.build(*knn, create, **given)
 
 
 def layout_backend(plan: Plan):

@@ -224,7 +224,7 @@ def plan(
     json_: Json = False,
 ) -> None:
     """What embed would do and need; reads no more than headers and changes nothing."""
-    from streamumap.engine import plan_for
+    from streamumap.intake import plan_for
 
     planned = plan_for(
         input, rows, features, dtype, active, budget, host_budget, device, _reading(dtype, features, key, shape, sae, of),

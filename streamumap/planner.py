@@ -24,6 +24,14 @@ def make_plan(job: Job, params: Params, budget: Budget, machine: Machine) -> Pla
     raise _does_not_fit(_least(ways), budget)
 
 
+def with_edges(plan: Plan, params: Params, n_edges: int) -> Plan:
+    """The plan once the graph is there: until then it has as many edges as it can have at most, mostly a third more than
+    there are."""
+    found = make_plan(replace(plan.job, n_edges=n_edges), params, plan.budget, plan.machine)
+    stages = tuple(found[s.name] if s.name in ("start", "layout") else s for s in plan.stages)
+    return replace(plan, job=found.job, stages=stages)
+
+
 def smallest_budget(job: Job, params: Params, machine: Machine) -> Budget:
     """The smallest caps that hold the job, to a megabyte; a GPU run needs both."""
     missing = _least(_ways(job, params, Budget(1, 1 if machine.device else None), machine))

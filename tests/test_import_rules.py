@@ -18,7 +18,7 @@ LAYERS = [
     | {"runs", "look", "viewer", "export", "output", "sampling"},
     {"reduce", "neighbors", "graph", "initial", "layout"},
     {"plans", "stage_plans", "planner", "rates", "levers"},
-    {"engine", "backends", "recorder", "report"},
+    {"engine", "stages", "intake", "backends", "recorder", "report"},
     {"streamumap", "cli", "estimator", "doctor", "terminal"},
 ]
 LAYER_OF = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
@@ -44,13 +44,13 @@ BACKENDS = (
         "layout.levels_cpu",
         "layout.levels_cuda",
         "graph.cpu",
+        "graph.cuda",
         "sae.cuda",
     }
 )
 IN_FUNCTIONS = {
     "layout.run",
     "reduce",
-    "engine",
     "source.torchfile",
 }  # these may import a compute library where they use it
 COMPUTE = {"torch", "triton", "numba", "pynndescent", "cuml", "cuvs"}

@@ -18,7 +18,7 @@ from layout_checks import (
 )
 
 from streamumap.errors import Stopped
-from streamumap.graph.build import GraphBlock
+from streamumap.graph.files import GraphBlock
 from streamumap.layout import cpu, reference, run, schedule
 
 U32 = st.integers(0, 2**32 - 1)

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamumap import limits, memory, watch
-from streamumap.engine import budget_for
 from streamumap.errors import DoesNotFit, InputError
+from streamumap.intake import budget_for
 from streamumap.limits import Limit
 from streamumap.memory import (
     Budget,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamumap import StreamUMAP, cli, engine
+from streamumap import StreamUMAP, cli, engine, intake
 from streamumap.errors import InputChanged, InputError
 from streamumap.events import Note
 from streamumap.neighbors import reference
@@ -267,7 +267,7 @@ def test_faces(rows, knn, tmp_path, capsys):
 
 
 def test_a_plan_with_a_graph(rows, knn):
-    plan = engine.plan_for(rows, None, None, None, None, "1GB", None, "cpu", knn=knn, n_neighbors=6)
+    plan = intake.plan_for(rows, None, None, None, None, "1GB", None, "cpu", knn=knn, n_neighbors=6)
     assert plan["neighbors"].backend == "given" and plan["neighbors"].blocks["block_rows"] == N
     with pytest.raises(InputError, match="--n-neighbors 15"):
-        engine.plan_for(rows, None, None, None, None, "1GB", None, "cpu", knn=knn)
+        intake.plan_for(rows, None, None, None, None, "1GB", None, "cpu", knn=knn)

@@ -4,64 +4,26 @@ Bytes: three numbers a row stay in memory (rho, sigma, how many edges come in); 
 block is made, 6 bytes on disk.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from streamumap.blockfile import BlockFile
 from streamumap.events import Tick, no_tick
 from streamumap.graph import cpu
-
-WEIGHT_ONE = 65535
-"""A weight of 1 on disk: uint16, weight x 65535, half a step (8e-6) off at most."""
-
-
-@dataclass(frozen=True)
-class GraphBlock:
-    """Rows first_row.. of the graph. indptr int64 from 0, targets int32, weights uint16; the first edge is edge
-    `first_edge` of the whole."""
-
-    first_row: int
-    first_edge: int
-    indptr: np.ndarray
-    targets: np.ndarray
-    weights: np.ndarray
-
-
-@dataclass(frozen=True)
-class Graph:
-    """The files of a graph."""
-
-    indptr: BlockFile  # int64 (N + 1,)
-    targets: BlockFile  # int32 (edges,)
-    weights: BlockFile  # uint16 (edges,)
-
-    @property
-    def n_rows(self) -> int:
-        return len(self.indptr) - 1
-
-    @property
-    def n_edges(self) -> int:
-        return len(self.targets)
-
-    def block(self, start: int, stop: int) -> GraphBlock:
-        indptr = self.indptr.read(start, stop + 1)
-        first, last = int(indptr[0]), int(indptr[-1])
-        return GraphBlock(start, first, indptr - first, self.targets.read(first, last), self.weights.read(first, last))
+from streamumap.graph.files import WEIGHT_ONE, Create, Graph, Growing
 
 
 def build(
     knn_indices: BlockFile,
     knn_distances: BlockFile,
-    create,
+    create: Create,
     *,
     local_connectivity: float,
     set_op_mix_ratio: float,
     block_rows: int,
     tick: Tick = no_tick,
-) -> Graph:
-    """Streams the k-NN files (N, k) into a Graph; `create(name, shape, dtype)` makes a BlockFile. Ticks N rows three
-    times.
+) -> tuple[Graph, np.ndarray]:
+    """Streams the k-NN files (N, k) into a Graph. Also gives the rows of each of its connected components, int64,
+    largest first. Ticks N rows three times.
 
     The k-NN files are read once for each block of rows, to find the edges that come in.
     """
@@ -72,14 +34,8 @@ def build(
         cpu.count_incoming(indices, start, incoming)
         tick(len(indices))
     del indices
-    most_edges = 2 * int(incoming.sum())
-    graph = Graph(
-        create("indptr", (n + 1,), np.int64),
-        create("targets", (most_edges,), np.int32),
-        create("weights", (most_edges,), np.uint16),
-    )
-    graph.indptr.write(0, np.zeros(1))
-    n_edges = 0
+    growing = Growing(create, n, 2 * int(incoming.sum()))
+    parent = np.arange(n, dtype=np.int32)
     for start in range(0, n, block_rows):
         stop = min(start + block_rows, n)
         bounds, sources, source_weights = _incoming(
@@ -88,14 +44,10 @@ def build(
         targets, weights, degree = _merged(
             knn_indices, knn_distances, rho, sigma, start, stop, bounds, sources, source_weights, set_op_mix_ratio
         )
-        graph.targets.write(n_edges, targets)
-        graph.weights.write(n_edges, weights)
-        graph.indptr.write(start + 1, n_edges + np.cumsum(degree))
-        n_edges += len(targets)
+        growing.add(degree, targets, weights)
+        cpu.join_components(degree, targets, start, parent)
         tick(stop - start)
-    graph.targets.shrink(n_edges)
-    graph.weights.shrink(n_edges)
-    return graph
+    return growing.finish(), cpu.component_sizes(parent)
 
 
 def _smoothed(knn_distances, local_connectivity, block_rows, tick):
@@ -146,15 +98,3 @@ def _mean_distance(knn_distances, block_rows) -> float:
         total += float(finite.sum(dtype=np.float64))
         count += finite.size
     return total / max(count, 1)
-
-
-def component_sizes(graph: Graph, block_rows: int) -> np.ndarray:
-    """Rows of each connected component of the graph, int64, largest first."""
-    n = graph.n_rows
-    parent = np.arange(n, dtype=np.int32)
-    for start in range(0, n, block_rows):
-        block = graph.block(start, min(start + block_rows, n))
-        cpu.join_components(block.indptr, block.targets, start, parent)
-    sizes = np.zeros(n, np.int64)
-    cpu.component_sizes(parent, sizes)
-    return -np.sort(-sizes[sizes > 0])

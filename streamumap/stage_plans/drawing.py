@@ -15,6 +15,11 @@ from streamumap.stage_plans.neighbors import device_rows
 def graph(f: Fitting) -> StagePlan:
     n, k = f.job.n_rows, f.params.n_neighbors
     f.disk += graph_footprint.disk_bytes(n, k)
+    if f.gpu:
+        return f.solve(
+            "graph", "cuda", "block_edges", powers(min(2 * n * k, graph_footprint.MOST_EDGES), min(2 * n * k, n)),
+            lambda b: graph_footprint.cuda_host(n, k, b), lambda b: graph_footprint.cuda(n, k, b),
+        )  # fmt: skip
     return f.solve("graph", "numba", "block_rows", powers(n, min(n, 4096)), lambda b: graph_footprint.build(n, k, b))
 
 

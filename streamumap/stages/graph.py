@@ -1,0 +1,26 @@
+"""The fuzzy graph of the k-NN graph, in files of scratch."""
+
+from streamumap import backends
+from streamumap.graph.files import Graph
+from streamumap.stages.run import Run
+
+
+def graph(run: Run, key: str) -> Graph:
+    """The graph made from what `key` stands for."""
+    if run.work.has("graph", key):
+        run.reuse("the fuzzy graph")
+        return Graph(*(run.work.open(name) for name in ("indptr", "targets", "weights")))
+    with run.stage("graph", 3 * run.source.n_rows, "rows") as (tick, result):
+        run.work.forget("graph")
+        knn = run.knn()
+        work = lambda: backends.build_graph(run.plan, run.params, knn, run.work.create, tick)  # noqa: E731
+        made, sizes = run.fitting("graph", work)
+        pieces = "in one piece" if len(sizes) == 1 else f"in {len(sizes):,} pieces, the largest of {sizes[0]:,} rows"
+        result.append(f"{made.n_edges:,} edges, {pieces}")
+    run.work.done("graph", key)
+    run.measured["graph"] = {
+        "edges": made.n_edges,
+        "components": len(sizes),
+        "largest_component_rows": int(sizes[0]),
+    }
+    return made

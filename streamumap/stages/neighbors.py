@@ -1,0 +1,98 @@
+"""The k-NN graph: searched for, or given by the user; its recall is measured on sampled rows either way."""
+
+import numpy as np
+
+from streamumap import backends
+from streamumap import quality as measures
+from streamumap.backends import Rows
+from streamumap.events import Note, Tick
+from streamumap.neighbors.given import GivenGraph, look_at_distances
+from streamumap.plans import QUALITY_ROWS
+from streamumap.source.rows import DenseRows
+from streamumap.source.scaled import sized
+from streamumap.stages.quality import ranks_of
+from streamumap.stages.run import Run
+
+FILES = {"knn_indices": np.int32, "knn_distances": np.float32}
+
+
+def neighbors(run: Run, rows: Rows, key: str) -> None:
+    """Leaves knn_indices.npy and knn_distances.npy, made from what `key` stands for."""
+    if run.work.has("neighbors", key):
+        run.reuse("the k-NN graph")
+    elif run.given_knn is not None:
+        _take(run, rows, key, run.given_knn)
+    else:
+        _search(run, rows, key)
+
+
+def _search(run: Run, rows: Rows, key: str) -> None:
+    p, sample = run.params, _sample(run)
+    recalls = [-1.0]
+
+    def enough(others: np.ndarray, ranks: np.ndarray) -> bool:
+        recalls.append(measures.recall(ranks, others))
+        return recalls[-1] >= p.recall
+
+    with run.stage("neighbors", backends.search_ticks(run.plan), "rows") as (tick, result):
+        indices, distances = run.fitting("neighbors", lambda: backends.search(rows, run.plan, p, sample, enough, tick))
+        run.work.forget("neighbors", "graph", "layout", "embedding")
+        run.publish("knn_indices", run.kept.numbers_back(indices), -1)
+        run.publish("knn_distances", sized(distances, run.exponent, p.metric), np.nan)
+        if recalls[-1] < p.recall:  # not measured yet, or not since all were compared with all
+            others = indices[sample, 1:]
+            enough(others, ranks_of(run, rows, sample, others))
+        backend, recall = run.plan["neighbors"].backend, recalls[-1]
+        result.append(f"recall@{p.n_neighbors} {recall:.4f} on {len(sample):,} sampled rows, backend {backend}")
+    reduced = "neighbours of reduced rows are not those of the rows"
+    _done(run, key, recall, len(sample), reduced if p.reduce != "none" else "a larger --budget may help")
+
+
+def _take(run: Run, rows: Rows, key: str, given: GivenGraph) -> None:
+    """The graph that is given, as if it had been searched for. Its recall is measured, whatever it is."""
+    k, sample = run.params.n_neighbors, _sample(run)
+    with run.stage("neighbors", run.given.n_rows, "rows") as (tick, result):
+        run.work.forget("neighbors", "graph", "layout", "embedding")
+        _write_given(run, given, tick)
+        given.check_unchanged()
+        others, far = (np.concatenate([file.read(i, i + 1)[:, 1:] for i in sample]) for file in run.knn())
+        recall = measures.recall(ranks_of(run, rows, sample, others, "neighbors"), others)
+        result.append(f"given by {given.indices.name}, recall@{k} {recall:.4f} on {len(sample):,} sampled rows")
+    for text in given.notes(k):
+        run.listener(Note("info", text))
+    problem = look_at_distances(DenseRows(run.source, run.params.metric), sample, others, far)
+    for text in (*given.warnings(), *([f"--knn: {given.distances.name}: {problem}."] if problem else [])):
+        run.warn(text)
+    _done(run, key, recall, len(sample), "check that the given graph is of these rows, in this order and metric")
+
+
+def _write_given(run: Run, given: GivenGraph, tick: Tick) -> None:
+    k, left_out = run.params.n_neighbors, None
+    if run.kept.rows is not None:
+        left_out = run.kept.back(np.zeros(len(run.kept.rows), bool), True)
+    files = [run.work.create(name, (run.given.n_rows, k), dtype) for name, dtype in FILES.items()]
+    for start, near, far in given.blocks(k, run.plan["neighbors"].blocks["block_rows"], left_out):
+        if left_out is not None:
+            gone = left_out[start : start + len(near)]
+            near[gone], far[gone] = -1, np.nan
+        files[0].write(start, near)
+        files[1].write(start, far)
+        tick(len(near))
+    for file, name in zip(files, FILES, strict=True):
+        file.sync()
+        file.close()
+        run.work.publish_saved(name)
+
+
+def _sample(run: Run) -> np.ndarray:
+    n = run.source.n_rows
+    return measures.sample_rows(n, min(QUALITY_ROWS, n), run.params.seed)
+
+
+def _done(run: Run, key: str, recall: float, sample_size: int, remedy: str) -> None:
+    """The recall that was measured, said aloud where it is too low."""
+    p = run.params
+    if recall < p.recall:
+        short = p.recall - recall
+        run.warn(f"recall: {p.recall:g} was asked for, {recall:.4f} was reached, {short:.4f} short; {remedy}.")
+    run.work.done("neighbors", key, knn_recall={"value": recall, "k": p.n_neighbors, "sample_size": sample_size})

@@ -1,0 +1,102 @@
+"""What the stages of one run share."""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from streamumap import gpu
+from streamumap.blockfile import BlockFile
+from streamumap.events import Listener
+from streamumap.meta import Meta
+from streamumap.neighbors.given import GivenGraph
+from streamumap.params import Params
+from streamumap.plans import Plan
+from streamumap.recorder import Recorder
+from streamumap.report import report
+from streamumap.source import RowSource, ToConvert, open_rows
+from streamumap.source.kept import Kept
+from streamumap.source.packed import PackedRows
+from streamumap.source.scaled import sized
+from streamumap.source.scan import Scan
+from streamumap.stage_plans import CONTEXT_BYTES
+from streamumap.workdir import Workdir
+
+
+class Run(Recorder):
+    """`given` is the input as it was opened. `source`, once it is read: its rows that are in the map, `kept` says which,
+    `packed` without their zeros where these are many, divided by 2^`exponent` where they are extreme."""
+
+    source: RowSource
+
+    def __init__(
+        self,
+        given: RowSource | ToConvert,
+        params: Params,
+        plan: Plan,
+        work: Workdir,
+        listener: Listener,
+        stopping: Callable[[], bool],
+        sample: np.ndarray | None,
+        given_knn: GivenGraph | None,
+        meta: Meta | None,
+        drop_nonfinite: bool,
+        n_snapshots: int,
+    ):
+        super().__init__(plan, listener, stopping)
+        if plan.device:
+            gpu.cap(plan.device, (plan.budget.device_bytes or 0) - CONTEXT_BYTES)
+        self.given, self.params, self.work = given, params, work
+        self.sample, self.given_knn, self.meta = sample, given_knn, meta
+        self.drop_nonfinite, self.n_snapshots = drop_nonfinite, n_snapshots
+        self.kept = Kept(given.n_rows, sample)
+        self.packed: PackedRows | None = None
+        self.exponent = 0
+        self.given_start = open_rows(params.init).fingerprint if params.init.endswith(".npy") else None
+        self.started = time.monotonic()
+
+    def close(self) -> None:
+        super().close()
+        if self.packed is not None:
+            self.packed.close()
+
+    def clip_to(self, n_rows: int) -> None:
+        """As many neighbours as there are rows, at most."""
+        if self.params.n_neighbors > n_rows:
+            self.warn(f"n_neighbors: {self.params.n_neighbors} is more than the {n_rows} rows; {n_rows} are used.")
+            self.params = replace(self.params, n_neighbors=n_rows)
+
+    def publish(self, name: str, array: np.ndarray, missing: float) -> None:
+        """Results of the rows that are in the map, as a file with a row for each that was given."""
+        file = self.work.create(name, (self.kept.n_rows, *array.shape[1:]), array.dtype)
+        for start, block in self.kept.blocks_back(array, missing):
+            file.write(start, block)
+        file.sync()
+        file.close()
+        self.work.publish_saved(name)
+
+    def of_kept(self, name: str) -> np.ndarray:
+        """Of a file with a row for each that was given, those in the map."""
+        file, rows = self.work.open(name), self.kept.rows
+        out = [
+            block if rows is None else block[rows[slice(*np.searchsorted(rows, [start, start + len(block)]))] - start]
+            for start, block in file.blocks(65_536)
+        ]
+        file.close()
+        return np.concatenate(out)
+
+    def knn(self) -> tuple[BlockFile, BlockFile]:
+        """Indices and distances of the k-NN graph of the rows that are in the map, as these were searched."""
+        if self.kept.rows is not None or self.exponent:
+            distances = self.of_kept("knn_distances")
+            self.work.save("kept_indices", self.kept.numbers_of(self.of_kept("knn_indices")))
+            self.work.save("kept_distances", sized(distances, -self.exponent, self.params.metric))
+            return self.work.open("kept_indices"), self.work.open("kept_distances")
+        return self.work.open("knn_indices"), self.work.open("knn_distances")
+
+    def report(self, found: Scan) -> dict:
+        """The content of run.json so far."""
+        n_sampled = None if self.sample is None else len(self.sample)
+        seconds = time.monotonic() - self.started
+        return report(self.source, self.given.n_rows, n_sampled, found, self.params, self.plan, seconds, self.measured)

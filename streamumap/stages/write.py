@@ -1,0 +1,41 @@
+"""What is not there yet of the files that a finished run leaves: the table, the picture, run.json."""
+
+from pathlib import Path
+
+import numpy as np
+
+from streamumap.source.scan import Scan
+from streamumap.stages.run import Run
+
+
+def write(run: Run, found: Scan, embedding: np.ndarray) -> dict:
+    """The content of run.json."""
+    with run.stage("write", 2, "files") as (tick, result):
+        run.work.publish("embedding.parquet", lambda path: _write_table(run, path, embedding, found))
+        tick(1)
+        if run.params.n_components >= 2:
+            run.work.publish("map.png", lambda path: _draw(run, path, embedding, found))
+        tick(1)
+        result.append(str(run.work.path))
+    finished = run.report(found)
+    run.work.publish_json("run.json", finished)
+    run.work.finish()
+    return finished
+
+
+def _write_table(run: Run, path: Path, embedding: np.ndarray, found: Scan) -> None:
+    from streamumap import output
+
+    kept, first = run.kept, run.kept.numbers_back(found.duplicate_of)
+    output.write_parquet(
+        path, kept.back(embedding, np.nan), kept.back(found.is_zero, False), kept.back(first, -1), run.meta
+    )
+
+
+def _draw(run: Run, path: Path, embedding: np.ndarray, found: Scan) -> None:
+    from streamumap import runs
+    from streamumap.render import render
+
+    title, subtitle = runs.describe(run.report(found))
+    size_px = run.plan["write"].blocks["size_px"]
+    render(embedding, path, title=title, subtitle=subtitle, size_px=size_px)
