@@ -7,7 +7,7 @@ import numpy as np
 
 from streamumap.errors import InputError
 from streamumap.events import Tick, no_tick
-from streamumap.source.base import RowSource, SparseSource
+from streamumap.source.base import RowSource, SparseSource, pinned_bytes, stored_dtype
 from streamumap.source.describe import Described, Hashing, describe
 from streamumap.source.pieces import PAIR_BYTES, PIECE_PAIRS, PIECE_VALUES, n_threads, over_rows
 from streamumap.units import ALONE, Arrays, Units
@@ -118,14 +118,17 @@ def _scan_bytes(n_rows, n_features, reading_bytes):
 
 
 def device_scan_footprint(
-    n_rows: int, n_features: int, itemsize: int, n_nonzero: int | None, block_rows: int
+    n_rows: int, n_features: int, dtype: str, n_nonzero: int | None, block_rows: int
 ) -> tuple[int, int]:
     """(host bytes, device bytes) at the peak of `scan_cuda.scan`, without the packed rows. `n_nonzero` None: not known."""
-    block_bytes = min(block_rows, n_rows) * n_features * itemsize
+    itemsize, block_rows = stored_dtype(dtype).itemsize, min(block_rows, n_rows)
+    block_bytes = block_rows * n_features * itemsize
     piece_values = max(n_features, min(DEVICE_PIECE_VALUES, n_rows * n_features))
     density = 1.0 if n_nonzero is None else min(1.0, 1.5 * n_nonzero / (n_rows * n_features))
     piece_bytes = int(piece_values * (2 + itemsize + density * DEVICE_VALUE_BYTES))
-    return _scan_bytes(n_rows, n_features, 2 * block_bytes) + 8 * n_rows, 2 * block_bytes + piece_bytes
+    return _scan_bytes(
+        n_rows, n_features, pinned_bytes(block_rows, n_features, dtype)
+    ) + 8 * n_rows, 2 * block_bytes + piece_bytes
 
 
 def check_finite(source_name: str, scan: Scan) -> None:

@@ -11,6 +11,7 @@ from streamumap.layout import run as epochs
 from streamumap.layout import schedule
 from streamumap.layout.run import LayoutState
 from streamumap.layout.schedule import Settings
+from streamumap.planner import with_edges
 from streamumap.recorder import Meter
 from streamumap.saving import SavedUnits
 from streamumap.stages.run import Run
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 def layout(run: Run, rows: Rows, graph: "Graph", key: str) -> np.ndarray:
     """float32 (N, n_components), also kept as embedding.npy, made from what `key` stands for."""
     p = run.params
+    run.plan = with_edges(run.plan, p, graph.n_edges)
     heaviest = max((int(weights.max()) for _, weights in graph.weights.blocks(1 << 22)), default=1)
     settings = schedule.settings(run.source.n_rows, heaviest, **{name: getattr(p, name) for name in schedule.SETTINGS})
     units = run.units("layout", key, "the layout", run.meter("layout", settings.n_epochs, "epochs"))
