@@ -30,7 +30,8 @@ from streamumap import backends, quality
 from streamumap.blockfile import BlockFile
 from streamumap.errors import InputError
 from streamumap.events import no_tick
-from streamumap.graph.build import WEIGHT_ONE, Graph, build
+from streamumap.graph.build import build
+from streamumap.graph.files import WEIGHT_ONE, Graph
 from streamumap.layout import run, schedule
 from streamumap.params import Params
 from streamumap.source import open_source
@@ -63,7 +64,7 @@ class System:
 
 def set_up(data: Data, folder: Path) -> Setup:
     """The exact k-NN graph, and the fuzzy graph as a run makes it."""
-    indices, distances = backends.search(data.rows, data.plan, data.params, lambda found: False, no_tick)
+    indices, distances = backends.search(data.rows, data.plan, data.params, data.sample, lambda *_: False, no_tick)
 
     def create(name, shape, dtype):
         return BlockFile.create(folder / f"{name}.npy", shape, dtype)
@@ -77,7 +78,7 @@ def set_up(data: Data, folder: Path) -> Setup:
     p, seconds, graph = data.params, 0.0, None
     for _ in range(2):  # the first time may compile
         started = time.perf_counter()
-        graph = build(
+        graph, _ = build(
             near,
             far,
             create,
@@ -197,13 +198,13 @@ def compare(setup: Setup, options: argparse.Namespace, cuml_umap) -> list[dict]:
     data, source = setup.data, setup.data.rows.original
     parameters = {
         "rows": source.n_rows, "features": source.n_features, "dtype": source.dtype, "data": options.data.name, "metric": options.metric,
-        "device": options.device, "n_edges": setup.graph.n_edges, "graph_seconds": setup.graph_seconds,
+        "device": options.device, "init": options.init, "n_edges": setup.graph.n_edges, "graph_seconds": setup.graph_seconds,
     }  # fmt: skip
     records = []
     for system in systems(setup, options, cuml_umap):
         for dims in options.dims:
             for seed in range(options.seeds)[: system.n_seeds]:
-                p = dataclasses.replace(data.params, n_components=dims, seed=seed)
+                p = dataclasses.replace(data.params, n_components=dims, seed=seed, init=options.init)
                 s = settings(setup, seed, system.n_epochs)
                 wall, cpu = time.perf_counter(), time.process_time()
                 start, _ = backends.first_positions(data.rows, data.plan, p, setup.graph, s, no_tick)
@@ -270,6 +271,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, nargs="+", help="[default: each system's own]")
     parser.add_argument("--dims", type=int, nargs="+", default=[2])
+    parser.add_argument("--init", default="auto", help="of all systems [%(default)s]")
     parser.add_argument("--attraction", type=float, nargs="+", default=[schedule.ATTRACTION])
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     options = parser.parse_args()

@@ -26,7 +26,8 @@ from measures import append, facts, print_table
 
 from streamumap import backends, initial, memory, quality
 from streamumap.blockfile import BlockFile
-from streamumap.graph.build import Graph, build
+from streamumap.graph.build import build
+from streamumap.graph.files import Graph
 from streamumap.layout import levels, run, schedule
 from streamumap.params import Params
 from streamumap.source import open_source
@@ -172,7 +173,7 @@ def fuzzy_graph(folder: Path, create: Callable, params: Params) -> tuple[Graph, 
     began = time.perf_counter()
     files = [BlockFile.open(folder / f"knn_{name}.npy") for name in ("indices", "distances")]
     chosen = dict(local_connectivity=params.local_connectivity, set_op_mix_ratio=params.set_op_mix_ratio)
-    return build(*files, create, block_rows=GRAPH_BLOCK_ROWS, **chosen), time.perf_counter() - began
+    return build(*files, create, block_rows=GRAPH_BLOCK_ROWS, **chosen)[0], time.perf_counter() - began
 
 
 def main() -> None:

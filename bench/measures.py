@@ -9,22 +9,19 @@ import json
 import platform
 import subprocess
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
+from searches import open_setting
 
-from streamumap import backends, engine, memory, quality
+from streamumap import backends, gpu, memory, quality
 from streamumap.params import Params
-from streamumap.planner import make_plan
-from streamumap.plans import QUALITY_ROWS, Job, Plan
-from streamumap.source import open_source
-from streamumap.source.packed import pack, pays
+from streamumap.plans import QUALITY_ROWS, Plan
 from streamumap.source.rows import DenseRows
-from streamumap.source.scan import check_finite, scan
 from streamumap.writer import ActivationWriter
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,6 +37,8 @@ PACKAGES = (
     "pynndescent",
     "cuml-cu13",
     "cuvs-cu13",
+    "fastumap",
+    "torchdr",
 )
 
 NEIGHBORS = 15
@@ -80,6 +79,8 @@ def dense_file(data: Path, folder: Path) -> Path:
     sidecar = data / "sae.json"
     n_features = json.loads(sidecar.read_text())["d_sae"] if sidecar.is_file() else int(indices.max()) + 1
     made = folder / f"{data.name}.npy"
+    if made.is_file():
+        return made
     with ActivationWriter(made, n_features=n_features) as writer:
         for start in range(0, len(indices), 4096):
             part = slice(start, start + 4096)
@@ -99,38 +100,65 @@ def read_labels(given: Path | None, data: Path) -> np.ndarray | None:
     return np.unique(path.read_text(encoding="utf-8").splitlines(), return_inverse=True)[1]
 
 
-def open_data(x: Any, params: Params, labels: np.ndarray | None = None, device: str = "cpu") -> Data:
-    """Reads, checks and packs the rows of `x` (a path or an array) as a run does, and draws the samples."""
-    source, machine = open_source(x), memory.machine(device)
+def open_data(
+    x: Any,
+    params: Params,
+    labels: np.ndarray | None = None,
+    device: str = "cpu",
+    n_features: int | None = None,
+    kept: Path | None = None,
+) -> Data:
+    """Reads, checks and packs the rows of `x` (a path or an array) as a run does, and draws the samples. `n_features`: of
+    pairs. `kept`: a file of triplets, written where it is not there."""
+    setting = open_setting(x, n_features, params.metric, params.n_neighbors, device, None)
+    source = setting.rows.original
     if labels is not None and len(labels) != source.n_rows:
         sys.exit(f"labels: expected {source.n_rows} lines, one a row, found {len(labels)}")
-    budget = engine.budget_for(machine, None, None)
-    job = Job(source.n_rows, source.n_features, source.dtype)
-    plan = make_plan(job, params, budget, machine)
-    block_rows = plan["read"].blocks["block_rows"]
-    found = scan(source, block_rows)
-    check_finite(source.name, found)
-    packed = None
-    if machine.device is None and pays(found.n_rows, found.n_features, found.n_nonzero):
-        plan = make_plan(replace(job, n_nonzero=found.n_nonzero), params, budget, machine)
-        packed = pack(source, block_rows, found.n_nonzero)
-    triplets, first_is_nearer = _triplets(DenseRows(source, params.metric))
+    plan, _ = setting.plan(recall=params.recall)
+    if kept and kept.exists():
+        with np.load(kept, allow_pickle=False) as file:
+            triplets, first_is_nearer = file["triplets"], file["first_is_nearer"]
+    else:
+        triplets, first_is_nearer = _triplets(DenseRows(source, params.metric))
+    if kept and not kept.exists():
+        np.savez(kept, triplets=triplets, first_is_nearer=first_is_nearer)
     sample = quality.sample_rows(source.n_rows, SAMPLE_ROWS, SEED)
-    return Data(backends.Rows(source, source, packed, found), plan, params, labels, sample, triplets, first_is_nearer)
+    return Data(setting.rows, plan, params, labels, sample, triplets, first_is_nearer)
 
 
-def measure(embedding: np.ndarray, data: Data) -> dict[str, float]:
-    """Every measure of one map, float32 (N, C), by name. Label measures are there only with labels."""
-    near = quality.nearest_on_map(embedding, data.sample, NEIGHBORS)
-    ranks = _ranks(near, data)
+def measure(embedding: np.ndarray, data: Data, graph: np.ndarray | None = None) -> dict[str, float]:
+    """Every measure of one map, float32 (N, C), by name, and the recall of its k-NN graph, int (N, k), where there is
+    one. Label measures are there only with labels."""
+    n, parts = len(embedding), []
+    near = backends.nearest_on_map(data.plan, embedding, data.sample, NEIGHBORS)
+    others = np.zeros((len(near), 0), np.int64) if graph is None else others_of(graph, data.sample, graph.shape[1])
+    looked_at = np.concatenate([near, others], axis=1)
+    for start in range(0, len(near), QUALITY_ROWS):  # as many at a time as the plan has counted on
+        part = slice(start, start + QUALITY_ROWS)
+        parts.append(
+            backends.count_closer(data.rows, data.plan, data.params.metric, data.sample[part], looked_at[part])
+        )
+    ranks = np.concatenate(parts)
+    gpu.release()
     out = {
-        "trustworthiness": quality.trustworthiness(ranks, len(embedding)),
-        "knn_preservation": quality.preservation(ranks),
+        "trustworthiness": quality.trustworthiness(ranks[:, :NEIGHBORS], n),
+        "knn_preservation": quality.preservation(ranks[:, :NEIGHBORS]),
         "triplet_accuracy": _triplet_accuracy(embedding, data),
         "far_share": quality.far_share(embedding),
     }
     if data.labels is not None:
         out["label_majority"], out["label_share"] = _label_agreement(data.labels[near], data.labels[data.sample])
+    if graph is not None:
+        out["knn_recall"] = quality.recall(ranks[:, NEIGHBORS:], others)
+    return out
+
+
+def others_of(found: np.ndarray, sample: np.ndarray, k: int) -> np.ndarray:
+    """int64 (S, k - 1): the sampled rows' neighbours without the rows themselves, each once, in order; -1: none."""
+    out = np.full((len(sample), k - 1), -1, np.int64)
+    for place, row in enumerate(sample):
+        others = [j for j in dict.fromkeys(found[row].tolist()) if j != row and 0 <= j < len(found)][: k - 1]
+        out[place, : len(others)] = others
     return out
 
 
@@ -141,7 +169,7 @@ def sizes(data: Data) -> dict[str, int]:
 
 def facts() -> dict[str, Any]:
     """Where, when and with what a result was measured."""
-    changed = _git("status", "--porcelain", "--", "streamumap", "bench")
+    changed = _git("status", "--porcelain", "--", "streamumap", "bench", ":!bench/results")
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _git("rev-parse", "HEAD") + ("+" if changed else ""),
@@ -151,10 +179,10 @@ def facts() -> dict[str, Any]:
     }
 
 
-def append(name: str, record: dict[str, Any]) -> None:
-    """One more line of bench/results/NAME.jsonl."""
-    RESULTS.mkdir(exist_ok=True)
-    with open(RESULTS / f"{name}.jsonl", "a", encoding="utf-8") as file:
+def append(name: str, record: dict[str, Any], folder: Path = RESULTS) -> None:
+    """One more line of NAME.jsonl in bench/results, or another folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / f"{name}.jsonl", "a", encoding="utf-8") as file:
         file.write(json.dumps(record) + "\n")
 
 
@@ -169,14 +197,6 @@ def print_table(header: list[str], lines: list[list[str]]) -> None:
                 ]
             )
         )
-
-
-def _ranks(near: np.ndarray, data: Data) -> np.ndarray:
-    """As many sampled rows at a time as the plan has counted on."""
-    parts = [slice(start, start + QUALITY_ROWS) for start in range(0, len(near), QUALITY_ROWS)]
-    return np.concatenate(
-        [backends.count_closer(data.rows, data.plan, data.params.metric, data.sample[p], near[p]) for p in parts]
-    )
 
 
 def _label_agreement(near: np.ndarray, own: np.ndarray) -> tuple[float, float]:

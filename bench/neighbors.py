@@ -21,7 +21,6 @@ import gc
 import hashlib
 import importlib
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -31,7 +30,8 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
-from measures import RESULTS, ROOT, facts, print_table, skip
+from cases import DEBIAN, made, width_of
+from measures import RESULTS, facts, others_of, print_table, skip
 from searches import PEERS, Search, Setting, few_rows, open_setting, packed_bytes, prepare, why_not
 
 from streamumap import backends, gpu, memory, quality
@@ -40,7 +40,6 @@ from streamumap.stage_plans import CONTEXT_BYTES
 
 SAMPLE_ROWS = 1_000
 SEED = 7
-DEBIAN = Path("/work/shared/data/debian")
 MEASURES = ("seconds", "cpu_seconds", "recall", "host_bytes", "device_bytes")
 
 
@@ -129,38 +128,11 @@ def memory_in_use() -> int:
     return memory.anonymous_bytes()
 
 
-def others_of(found: np.ndarray, sample: np.ndarray, k: int) -> np.ndarray:
-    """int64 (S, k - 1): the sampled rows' neighbours without the rows themselves, each once, in order; -1: none."""
-    out = np.full((len(sample), k - 1), -1, np.int64)
-    for place, row in enumerate(sample):
-        others = [j for j in dict.fromkeys(found[row].tolist()) if j != row and 0 <= j < len(found)][: k - 1]
-        out[place, : len(others)] = others
-    return out
-
-
 def make(options: argparse.Namespace) -> Path:
     """Rows made by tools/make_data.py in --scratch, where they are not there already."""
-    if options.make == "like":
-        if not (options.like / "sae.json").is_file():
-            skip(f"{options.like / 'sae.json'} is missing")
-        options.features = options.features or json.loads((options.like / "sae.json").read_text())["d_sae"]
-    sizes = f"{options.rows}x{options.features}" + (f"x{options.active}" if options.active else "")
-    out = options.scratch / f"{options.make}-{sizes}.npy"
-    made = out.with_name(f"{out.stem}_indices.npy") if options.pairs else out
-    if made.exists():
-        return made
-    arguments = ["--rows", str(options.rows), "--features", str(options.features)]
-    arguments += ["--device", options.device.partition(":")[0]]
-    if options.make == "like":
-        arguments = ["like", str(options.like), str(out), *arguments, *(["--pairs"] if options.pairs else [])]
-    else:
-        arguments = ["clusters", str(out), *arguments, "--active", str(options.active)]
-    started = time.perf_counter()
-    done = subprocess.run([sys.executable, str(ROOT / "tools" / "make_data.py"), *arguments], stdout=sys.stderr)
-    if done.returncode:
-        sys.exit(f"make_data.py {' '.join(arguments)} ended with {done.returncode}")
-    print(f"{made}: made in {time.perf_counter() - started:.1f} s", file=sys.stderr, flush=True)
-    return made
+    options.features = options.features or width_of(options.like)
+    sizes = options.rows, options.features, options.active, options.pairs
+    return made(options.make, *sizes, options.like, options.scratch, options.device)
 
 
 def record(case: Case, setting: Setting, options: argparse.Namespace) -> dict:

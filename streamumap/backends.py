@@ -14,6 +14,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from streamumap import initial, quality
+from streamumap.blockfile import BlockFile
 from streamumap.errors import InputError
 from streamumap.events import Tick
 from streamumap.layout.footprint import TOP
@@ -180,6 +181,22 @@ def nearest_on_map(plan: Plan, embedding: np.ndarray, sample: np.ndarray, k: int
     return cuda.nearest_points(
         embedding, sample, k, other_rows=plan["quality"].blocks["block_rows"], device=plan.device
     )
+
+
+def build_graph(plan: Plan, p: Params, knn: tuple[BlockFile, BlockFile], units: Units, tick: Tick):
+    """The fuzzy graph of a k-NN graph, (indices, distances), and the rows of each of its components."""
+    planned = plan["graph"]
+    given: dict = dict(
+        local_connectivity=p.local_connectivity, set_op_mix_ratio=p.set_op_mix_ratio, tick=tick, **planned.blocks
+    )
+    if planned.backend == "cuda":
+        from streamumap.graph import cuda
+
+        assert plan.device
+        return cuda.build(*knn, units.create, device=plan.device, **given)
+    from streamumap.graph import build
+
+    return build.build(*knn, units.create, units=units, **given)
 
 
 def layout_backend(plan: Plan):

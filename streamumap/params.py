@@ -26,7 +26,7 @@ class Params:
     n_components: int = knob(2, "Dimensions of the map.", low=1, high=64)
     metric: str = knob("euclidean", "Distance between rows.", choices=("euclidean", "cosine"))
     n_epochs: int | None = knob(
-        None, "Epochs of the layout. Default: 500 up to 10,000 rows, 300 above.", low=1, high=100_000, unit="epochs"
+        None, "Epochs of the layout. Default: 500 up to 10,000 rows, 200 above.", low=1, high=100_000, unit="epochs"
     )
     init: str = knob(
         "auto",

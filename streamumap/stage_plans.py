@@ -328,6 +328,11 @@ class StagePlanner:
     def _graph(self) -> StagePlan:
         n, k = self.job.n_rows, self.params.n_neighbors
         self.disk += graph_footprint.disk_bytes(n, k)
+        if self.gpu:
+            return self._solve(
+                "graph", "cuda", "block_edges", powers(min(2 * n * k, graph_footprint.MOST_EDGES), min(2 * n * k, n)),
+                lambda b: graph_footprint.cuda_host(n, k, b), lambda b: graph_footprint.cuda(n, k, b),
+            )  # fmt: skip
         return self._solve(
             "graph", "numba", "block_rows", powers(n, min(n, 4096)), lambda b: graph_footprint.build(n, k, b)
         )

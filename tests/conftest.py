@@ -103,7 +103,7 @@ def few_programs(monkeypatch):
         return x
 
     monkeypatch.setattr(tl, "sort", sort)
-    monkeypatch.setattr(part("approximate"), "cuda_width", lambda k, packed: 8)
+    monkeypatch.setattr(part("approximate"), "cuda_width", lambda k: 8)
     monkeypatch.setattr(part("approximate"), "SHARES", (1 / 16, 1.0))
     smaller = {
         "MARGIN": 1, "TOGETHER": 64, "FORWARD": 4, "REVERSE": 3, "NEIGHBORS": 4, "CANDIDATES": (4 + 3) * 4,

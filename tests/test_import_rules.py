@@ -45,6 +45,7 @@ BACKENDS = (
         "layout.levels_cpu",
         "layout.levels_cuda",
         "graph.cpu",
+        "graph.cuda",
         "sae.cuda",
     }
 )

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from streamumap.blockfile import BlockFile
-from streamumap.graph.build import Graph
+from streamumap.graph.files import Graph
 from streamumap.plans import job_of
 from streamumap.source import open_source
 from streamumap.source.packed import PackedRows

@@ -18,7 +18,7 @@ from layout_checks import (
 )
 
 from streamumap.errors import Stopped
-from streamumap.graph.build import GraphBlock
+from streamumap.graph.files import GraphBlock
 from streamumap.layout import cpu, reference, run, schedule
 
 U32 = st.integers(0, 2**32 - 1)
@@ -258,8 +258,8 @@ def test_the_curve_fits_for_any_spread(share, spread):
 
 
 def test_default_epochs():
-    assert [schedule.default_epochs(n) for n in (3, 10_000, 10_001, 10**8)] == [500, 500, 300, 300]
-    assert make_settings(20_000, n_epochs=None).n_epochs == 300
+    assert [schedule.default_epochs(n) for n in (3, 10_000, 10_001, 10**8)] == [500, 500, 200, 200]
+    assert make_settings(20_000, n_epochs=None).n_epochs == 200
 
 
 def test_the_step_falls_with_the_square_to_nothing():

@@ -15,7 +15,7 @@ from layout_checks import (
     make_settings,
 )
 
-from streamumap.graph.build import GraphBlock
+from streamumap.graph.files import GraphBlock
 from streamumap.layout import cuda, run
 
 N = 1000 if GPU else 9

@@ -108,7 +108,7 @@ def test_the_budget_that_binds_is_named_with_the_stages():
     on_device = outlook(job, Params(), replace(smallest, host_bytes=100 * GB), H200).binding
     assert on_device["--host-budget"] == () and "neighbors" in on_device["--budget"]
     on_host = outlook(job, Params(), replace(smallest, device_bytes=100 * GB), H200).binding
-    assert on_host["--budget"] == () and "graph" in on_host["--host-budget"]
+    assert on_host["--budget"] == () and "neighbors" in on_host["--host-budget"]
 
 
 @pytest.mark.parametrize("machine", [CPU, H200], ids=["cpu", "gpu"])

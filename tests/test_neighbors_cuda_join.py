@@ -7,7 +7,7 @@ from neighbor_checks import hard_rows
 
 from streamumap.errors import Stopped
 from streamumap.neighbors.cuda.decide import decide
-from streamumap.neighbors.cuda.join import candidates, merge, reverse_neighbors
+from streamumap.neighbors.cuda.join import candidates, merge, no_neighbors, reverse_neighbors
 
 pytestmark = pytest.mark.usefixtures("few_programs")
 
@@ -123,12 +123,18 @@ def test_merged_lists_with_tritons_own_sort(monkeypatch):
 # The rows decide
 
 
+def decided(rows, wanted, query_rows, other_rows, tick=lambda n: None):
+    best = no_neighbors(rows.n_rows, rows.device, wanted.shape[1])
+    decide(rows, wanted, *best, query_rows, other_rows, tick)
+    return best
+
+
 def check_decided(rows, metric, dtype="float32", query_rows=1000, other_rows=7, atol=1e-6, width=8):
     """All candidates are there, in the order of their distances in the rows, and at these."""
     n, ticks = len(rows), []
     wanted = some_lists(n, width)
     there = on_device(rows, metric, "streamed", dtype, chunk_rows=other_rows)
-    lists, distances = decide(there, placed(wanted), query_rows, other_rows, ticks.append)
+    lists, distances = decided(there, placed(wanted), query_rows, other_rows, ticks.append)
     lists, distances, true = lists.cpu().numpy(), distances.cpu().numpy(), measured(rows, metric)
     assert (lists.dtype, distances.dtype, lists.shape) == (np.int32, np.float32, wanted.shape)
     assert np.array_equal(np.sort(lists, 1), np.sort(wanted, 1)) and np.array_equal(np.isinf(distances), lists < 0)
@@ -181,7 +187,7 @@ def test_rows_that_overflow_are_nobodys_neighbours():
     rows = hard_rows(24)
     rows[:3, 0] = 1e30
     wanted = placed(some_lists(24, 8))
-    lists, distances = decide(on_device(rows, "euclidean", "streamed"), wanted, 10, 64, lambda n: None)
+    lists, distances = decided(on_device(rows, "euclidean", "streamed"), wanted, 10, 64)
     assert torch.equal(lists >= 0, torch.isfinite(distances)) and (lists[3:] >= 3).any()
     assert not torch.isin(lists[3:], numbers(3)).any() and not (lists[:3] > 2).any()
 
@@ -191,10 +197,22 @@ def test_deciding_may_be_stopped():
         raise Stopped("stop")
 
     with pytest.raises(Stopped):
-        decide(on_device(hard_rows(24), "cosine", "streamed"), numbers(24, 1), 10, 64, stop)
+        decided(on_device(hard_rows(24), "cosine", "streamed"), numbers(24, 1), 10, 64, stop)
 
 
 def test_a_row_without_candidates_has_none():
     nobody = torch.full((24, 4), -1, dtype=torch.int32, device=DEVICE)
-    lists, distances = decide(on_device(hard_rows(24), "cosine", "streamed"), nobody, 10, 64, lambda n: None)
+    lists, distances = decided(on_device(hard_rows(24), "cosine", "streamed"), nobody, 10, 64)
     assert torch.equal(lists, nobody) and torch.isinf(distances).all()
+
+
+def test_deciding_keeps_what_was_better():
+    rows, first, second = on_device(hard_rows(24), "cosine", "streamed"), some_lists(24, 8, 1), some_lists(24, 8, 2)
+    lists, distances = decided(rows, placed(first), 10, 64)
+    decide(rows, placed(second), lists, distances, 10, 64, lambda n: None)
+    both = decided(rows, placed(np.concatenate([first, second], 1)), 10, 64)
+    for i in range(24):
+        there = torch.isfinite(distances[i])
+        expected = torch.unique(both[1][i][torch.isfinite(both[1][i])], sorted=True)
+        assert set(distances[i][there].tolist()) <= set(expected.tolist())
+        assert distances[i][0] == both[1][i][0]

@@ -13,12 +13,13 @@ OUT = ROOT / "streamumap" / "rates.json"
 
 
 def rates(folder: Path) -> list[dict]:
-    """One entry a stage of each run that bench/collect.py kept."""
+    """One entry a stage of each run of ours whose run.json a benchmark kept; runs that compiled on the way (0) are left out."""
     found = []
     for path in sorted(folder.glob("*.jsonl")):
         for line in path.read_text(encoding="utf-8").splitlines():
-            run = json.loads(line)
-            if "stages" in run and "input" in run:
+            record = json.loads(line)
+            run = record.get("report", record)
+            if "stages" in run and "input" in run and record.get("run") != 0:
                 found += _of(run)
     return found
 

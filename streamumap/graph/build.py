@@ -4,87 +4,43 @@ Bytes: three numbers a row stay in memory (rho, sigma, how many edges come in); 
 block is made, 6 bytes on disk.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from streamumap.blockfile import BlockFile
 from streamumap.events import Tick, no_tick
 from streamumap.graph import cpu
-from streamumap.units import Units
-
-WEIGHT_ONE = 65535
-"""A weight of 1 on disk: uint16, weight x 65535, half a step (8e-6) off at most."""
-
-
-@dataclass(frozen=True)
-class GraphBlock:
-    """Rows first_row.. of the graph. indptr int64 from 0, targets int32, weights uint16; the first edge is edge
-    `first_edge` of the whole."""
-
-    first_row: int
-    first_edge: int
-    indptr: np.ndarray
-    targets: np.ndarray
-    weights: np.ndarray
-
-
-@dataclass(frozen=True)
-class Graph:
-    """The files of a graph."""
-
-    indptr: BlockFile  # int64 (N + 1,)
-    targets: BlockFile  # int32 (edges,)
-    weights: BlockFile  # uint16 (edges,)
-
-    @property
-    def n_rows(self) -> int:
-        return len(self.indptr) - 1
-
-    @property
-    def n_edges(self) -> int:
-        return len(self.targets)
-
-    def block(self, start: int, stop: int) -> GraphBlock:
-        indptr = self.indptr.read(start, stop + 1)
-        first, last = int(indptr[0]), int(indptr[-1])
-        return GraphBlock(start, first, indptr - first, self.targets.read(first, last), self.weights.read(first, last))
+from streamumap.graph.files import WEIGHT_ONE, Create, Graph, Growing
+from streamumap.units import ALONE, Units
 
 
 def build(
     knn_indices: BlockFile,
     knn_distances: BlockFile,
-    units: Units,
+    create: Create,
     *,
     local_connectivity: float,
     set_op_mix_ratio: float,
     block_rows: int,
     tick: Tick = no_tick,
-) -> Graph:
-    """Streams the k-NN files (N, k) into a Graph, whose files `units` creates. Ticks N rows three times.
+    units: Units = ALONE,
+) -> tuple[Graph, np.ndarray]:
+    """Streams the k-NN files (N, k) into a Graph. Also gives the rows of each of its connected components, int64,
+    largest first. Ticks N rows three times.
 
     The k-NN files are read once for each block of rows, to find the edges that come in.
     """
     n = len(knn_indices)
-    rho, sigma, incoming = np.empty(n, np.float32), np.empty(n, np.float32), np.zeros(n, np.int64)
-    whole = dict(rho=rho, sigma=sigma, incoming=incoming)
+    rho, sigma = np.empty(n, np.float32), np.empty(n, np.float32)
+    incoming, parent = np.zeros(n, np.int64), np.arange(n, dtype=np.int32)
+    whole = dict(rho=rho, sigma=sigma, incoming=incoming, parent=parent)
     facts = units.resume(whole)
     if not facts:
         _smooth(knn_distances, local_connectivity, block_rows, rho, sigma, tick)
         for start, indices in knn_indices.blocks(block_rows):
             cpu.count_incoming(indices, start, incoming)
             tick(len(indices))
-    most_edges = 2 * int(incoming.sum())
-    graph = Graph(
-        units.create("indptr", (n + 1,), np.int64),
-        units.create("targets", (most_edges,), np.int32),
-        units.create("weights", (most_edges,), np.uint16),
-    )
-    begin, n_edges = facts.get("row", 0), facts.get("edges", 0)
-    if not begin:
-        graph.indptr.write(0, np.zeros(1))
-        units.done(lambda: (whole, {}), row=0, edges=0)
-    for start in range(begin, n, block_rows):
+    growing = Growing(create, n, 2 * int(incoming.sum()), facts.get("row", 0), facts.get("edges", 0))
+    for start in range(growing.n_rows, n, block_rows):
         stop = min(start + block_rows, n)
         bounds, sources, source_weights = _incoming(
             knn_indices, knn_distances, rho, sigma, start, stop, incoming, block_rows
@@ -92,15 +48,11 @@ def build(
         targets, weights, degree = _merged(
             knn_indices, knn_distances, rho, sigma, start, stop, bounds, sources, source_weights, set_op_mix_ratio
         )
-        graph.targets.write(n_edges, targets)
-        graph.weights.write(n_edges, weights)
-        graph.indptr.write(start + 1, n_edges + np.cumsum(degree))
-        n_edges += len(targets)
+        growing.add(degree, targets, weights)
+        cpu.join_components(degree, targets, start, parent)
         tick(stop - start)
-        units.done(lambda: (whole, {}), row=stop, edges=n_edges)
-    graph.targets.shrink(n_edges)
-    graph.weights.shrink(n_edges)
-    return graph
+        units.done(lambda: (whole, {}), row=stop, edges=growing.n_edges)
+    return growing.finish(), cpu.component_sizes(parent)
 
 
 def _smooth(knn_distances, local_connectivity, block_rows, rho, sigma, tick):
@@ -148,15 +100,3 @@ def _mean_distance(knn_distances, block_rows) -> float:
         total += float(finite.sum(dtype=np.float64))
         count += finite.size
     return total / max(count, 1)
-
-
-def component_sizes(graph: Graph, block_rows: int) -> np.ndarray:
-    """Rows of each connected component of the graph, int64, largest first."""
-    n = graph.n_rows
-    parent = np.arange(n, dtype=np.int32)
-    for start in range(0, n, block_rows):
-        block = graph.block(start, min(start + block_rows, n))
-        cpu.join_components(block.indptr, block.targets, start, parent)
-    sizes = np.zeros(n, np.int64)
-    cpu.component_sizes(parent, sizes)
-    return -np.sort(-sizes[sizes > 0])

@@ -191,17 +191,28 @@ def root_of(parent, i):
 
 
 @njit(cache=True)
-def join_components(indptr, targets, first_row, parent):
-    """Union-find (Tarjan 1975) over a block of the graph's rows: `parent` int32 (N,), the root of a component is its
-    smallest row."""
-    for row in range(len(indptr) - 1):
-        for e in range(indptr[row], indptr[row + 1]):
-            a, b = root_of(parent, first_row + row), root_of(parent, targets[e])
-            if a != b:
-                parent[max(a, b)] = min(a, b)
+def join_components(degree, targets, first_row, parent):
+    """Union-find (Tarjan 1975) over rows first_row.. of a symmetric graph: `degree` int64 (rows,), `parent` int32 (N,),
+    the root of a component is its smallest row."""
+    e = 0
+    for i in range(len(degree)):
+        row = first_row + i
+        for _ in range(degree[i]):
+            if targets[e] < row:  # every edge is there twice
+                a, b = root_of(parent, row), root_of(parent, targets[e])
+                if a != b:
+                    parent[max(a, b)] = min(a, b)
+            e += 1
+
+
+def component_sizes(parent: np.ndarray) -> np.ndarray:
+    """Rows of each component, int64, largest first."""
+    sizes = np.zeros(len(parent), np.int64)
+    _count_rows(parent, sizes)
+    return -np.sort(-sizes[sizes > 0])
 
 
 @njit(cache=True)
-def component_sizes(parent, sizes):
+def _count_rows(parent, sizes):
     for i in range(len(parent)):
         sizes[root_of(parent, i)] += 1

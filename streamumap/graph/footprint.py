@@ -2,10 +2,24 @@
 
 
 def build(n_rows: int, k: int, block_rows: int) -> int:
-    """Host bytes of `build.build`: rho, sigma and counts of all rows; k-NN rows, incoming lists and the merged edges of
-    a block."""
+    """Host bytes of `build.build`: rho, sigma, counts and components of all rows; k-NN rows, incoming lists and the merged
+    edges of a block, or what counting the components takes."""
     block_edges = block_rows * k
-    return n_rows * (4 + 4 + 8) + block_edges * (8 * 2 + 8 * UNEVEN_IN + 8 * 2 * UNEVEN_IN + 8) + block_rows * 32
+    block = block_edges * (8 * 2 + 8 * UNEVEN_IN + 8 * 2 * UNEVEN_IN + 8) + block_rows * 32
+    return n_rows * (4 + 4 + 8 + 4) + max(block, n_rows * 24)
+
+
+def cuda(n_rows: int, k: int, block_edges: int) -> int:
+    """Device bytes of `cuda.build`: the k-NN graph, three numbers a row, and the edges of a block while they are sorted or
+    picked out. All rows may send to one."""
+    block_edges = max(block_edges, n_rows + k)
+    return n_rows * (k * 8 + 24) + max(block_edges * 60, block_edges * 40 + n_rows * k * 2)
+
+
+def cuda_host(n_rows: int, k: int, block_edges: int) -> int:
+    """Host bytes of `cuda.build`: where the rows' edges end, and two blocks on their way to the files."""
+    block_edges = max(block_edges, n_rows + k)
+    return n_rows * 24 + block_edges * 16
 
 
 def disk_bytes(n_rows: int, k: int) -> int:
@@ -15,3 +29,6 @@ def disk_bytes(n_rows: int, k: int) -> int:
 
 UNEVEN_IN = 2
 """A block of rows may receive this many times the mean of edges."""
+
+MOST_EDGES = 1 << 23
+"""Of a block on a GPU: enough to keep it busy."""

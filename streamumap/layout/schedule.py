@@ -90,9 +90,8 @@ SETTINGS = ("n_epochs", "min_dist", "spread", "learning_rate", "repulsion_streng
 
 
 def default_epochs(n_vertices: int) -> int:
-    """500 up to 10,000 vertices as in umap-learn; 300 above (umap-learn: 200), where a synchronous epoch costs less
-    than half of its."""
-    return 500 if n_vertices <= 10_000 else 300
+    """umap-learn's."""
+    return 500 if n_vertices <= 10_000 else 200
 
 
 def fit_ab(min_dist: float, spread: float) -> tuple[float, float]:

@@ -16,7 +16,7 @@ import torch
 from streamumap.errors import InputError
 from streamumap.events import Tick, no_tick
 from streamumap.neighbors.cuda.decide import decide
-from streamumap.neighbors.cuda.join import merge
+from streamumap.neighbors.cuda.join import merge, no_neighbors
 from streamumap.neighbors.cuda.packed import PackedOnDevice
 from streamumap.neighbors.footprint import (
     CUVS_FACTOR,
@@ -91,13 +91,12 @@ def measure(
     padded[:, :width] = candidates
     with torch.inference_mode():
         proposed = torch.from_numpy(padded).to(rows.device)
+        lists, distances = no_neighbors(rows.n_rows, rows.device, proposed.shape[1])
         if isinstance(rows, PackedOnDevice):
-            lists = torch.full_like(proposed, -1)
-            distances = torch.full(proposed.shape, torch.inf, device=rows.device)
             queries = torch.arange(len(proposed), dtype=torch.int32, device=rows.device)
             merge(queries, proposed, rows.measure(queries, proposed), lists, distances, lists, distances)
         else:
-            lists, distances = decide(rows, proposed, query_rows, other_rows, tick)
+            decide(rows, proposed, lists, distances, query_rows, other_rows, tick)
         if rows.metric != "cosine":
             distances = distances.sqrt()
         return lists[:, :width].cpu().numpy(), distances[:, :width].cpu().numpy()

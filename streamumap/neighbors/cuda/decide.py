@@ -12,9 +12,11 @@ LOOK_ROWS = 1 << 16
 """Rows whose candidates are looked at together."""
 
 
-def decide(rows, candidates: Tensor, query_rows: int, other_rows: int, tick: Tick) -> tuple[Tensor, Tensor]:
-    """`candidates` int32 (N, w), -1: none -> the same and their distances in the rows, nearest first, ties by number: squared
-    ones; for cosine the distances themselves. Ticks N rows.
+def decide(
+    rows, candidates: Tensor, lists: Tensor, distances: Tensor, query_rows: int, other_rows: int, tick: Tick
+) -> None:
+    """Puts the best of `candidates` int32 (N, m), -1: none, into `lists` int32 (N, w) and `distances` float32 (N, w), nearest first,
+    ties by number: squared ones in the rows; for cosine the distances themselves. Ticks N rows.
 
     A chunk of `query_rows` stays while the rows behind it pass by; pairs are measured from both sides, so half of all visits
     are enough.
@@ -33,11 +35,8 @@ def decide(rows, candidates: Tensor, query_rows: int, other_rows: int, tick: Tic
         del here
     if cosine:
         measured /= 2
-    lists = torch.full(candidates.shape, -1, dtype=torch.int32, device=rows.device)
-    distances = torch.full(candidates.shape, torch.inf, device=rows.device)
     numbers = torch.arange(n, dtype=torch.int32, device=rows.device)
     merge(numbers, candidates, measured, lists, distances, lists, distances)
-    return lists, distances
 
 
 def _measure(candidates, measured, start, queries, first, others, cosine):

@@ -16,6 +16,12 @@ NEIGHBORS = 15
 CANDIDATES = (FORWARD + REVERSE) * NEIGHBORS
 
 
+def no_neighbors(n_rows: int, device, width: int) -> tuple[Tensor, Tensor]:
+    """Lists int32 (N, w) and distances float32 (N, w) with nothing in them."""
+    lists = torch.full((n_rows, width), -1, dtype=torch.int32, device=device)
+    return lists, torch.full(lists.shape, torch.inf, device=device)
+
+
 def reverse_neighbors(lists: Tensor) -> Tensor:
     """`lists` int32 (N, w), nearest first, -1: none -> int32 (N, REVERSE): rows that have this one among their FORWARD nearest, those
     that have it nearest first, then by number."""

@@ -1,0 +1,96 @@
+"""What is measured: data sets by name, and the files that they are, made once in a folder of scratch.
+
+debian                        the codes of real package descriptions, as a dense float16 .npy, with labels
+like-0.1M .. like-3M          rows like those, dense float16, 3,072 features
+like-0.1M-pairs .. like-10M-pairs      the same as TopK pairs
+flux-pairs                    3,000,000 x 12,288 as TopK pairs, k = 32
+flux-pca                      1,000,000 x 2,048, reduced to 128 principal components by every system, euclidean
+clusters-3M                   3,000,000 x 3,072 in clusters: easy rows
+curve-n, curve-d              seconds against rows (pairs, 0.1M to 10M) and against features (1M pairs, 3,072 to 24,576)
+"""
+
+import json
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from measures import ROOT, dense_file, skip
+
+DEBIAN = Path("/work/shared/data/debian")
+K = 32
+"""Values a row that are not zero."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """`kind`: "real", or a command of tools/make_data.py. `reduce_dims`: principal components before anything else."""
+
+    name: str
+    kind: str
+    n_rows: int = 0
+    n_features: int = 3072
+    pairs: bool = False
+    metric: str = "cosine"
+    reduce_dims: int | None = None
+
+    @property
+    def float32_bytes(self) -> int:
+        return self.n_rows * self.n_features * 4
+
+
+SIZES = {"0.1M": 100_000, "0.3M": 300_000, "1M": 1_000_000, "3M": 3_000_000, "10M": 10_000_000}
+WIDTHS = (3072, 6144, 12_288, 24_576)
+ALL = (
+    Case("debian", "real"),
+    *(Case(f"like-{size}", "like", n) for size, n in SIZES.items() if n <= 3_000_000),
+    *(Case(f"like-{size}-pairs", "like", n, pairs=True) for size, n in SIZES.items()),
+    *(Case(f"like-1M-pairs-{width}", "like", 1_000_000, width, pairs=True) for width in WIDTHS[1:]),
+    Case("flux-pairs", "like", 3_000_000, 12_288, pairs=True),
+    Case("flux-pca", "clusters", 1_000_000, 2048, metric="euclidean", reduce_dims=128),
+    Case("clusters-3M", "clusters", 3_000_000),
+)
+CASES = {case.name: case for case in ALL}
+CURVES = {
+    "curve-n": tuple(f"like-{size}-pairs" for size in SIZES),
+    "curve-d": ("like-1M-pairs", *(f"like-1M-pairs-{width}" for width in WIDTHS[1:])),
+}
+"""Of these only ours is measured, under one budget, where nothing else is asked for."""
+
+
+def file_of(case: Case, data: Path, scratch: Path, device: str) -> Path:
+    """The rows of a case, made where they are not there already. Skips where they cannot be."""
+    if case.kind == "real":
+        return dense_file(data, scratch)
+    return made(case.kind, case.n_rows, case.n_features, K, case.pairs, data, scratch, device)
+
+
+def made(
+    kind: str, n_rows: int, n_features: int, active: int, pairs: bool, like: Path, scratch: Path, device: str
+) -> Path:
+    """A file of rows, of TopK pairs the indices, made by tools/make_data.py where it is not there already."""
+    out = scratch / f"{kind}-{n_rows}x{n_features}{f'x{active}' if kind == 'clusters' else ''}.npy"
+    found = out.with_name(f"{out.stem}_indices.npy") if pairs else out
+    if found.exists():
+        return found
+    sizes = ["--rows", str(n_rows), "--features", str(n_features), "--device", device.partition(":")[0]]
+    if kind == "like":
+        if not (like / "sae.json").is_file():
+            skip(f"{like / 'sae.json'} is missing")
+        arguments = ["like", str(like), str(out), *sizes, *(["--pairs"] if pairs else [])]
+    else:
+        arguments = ["clusters", str(out), *sizes, "--active", str(active)]
+    started = time.perf_counter()
+    done = subprocess.run([sys.executable, str(ROOT / "tools" / "make_data.py"), *arguments], stdout=sys.stderr)
+    if done.returncode:
+        sys.exit(f"make_data.py {' '.join(arguments)} ended with {done.returncode}")
+    print(f"{found}: made in {time.perf_counter() - started:.1f} s", file=sys.stderr, flush=True)
+    return found
+
+
+def width_of(folder: Path) -> int:
+    """Features of the codes in a folder with a sae.json. Skips where that is missing."""
+    if not (folder / "sae.json").is_file():
+        skip(f"{folder / 'sae.json'} is missing")
+    return json.loads((folder / "sae.json").read_text())["d_sae"]

@@ -1,0 +1,129 @@
+"""Seconds and peak memory against the number of rows: points, exponents and plots."""
+
+import hashlib
+import json
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from cases import CASES, CURVES
+from summary import ALL, Group
+
+STYLES = {
+    "streamumap": ("#0072b2", "o"), "cuml": ("#d55e00", "s"), "cuml-clusters": ("#cc79a7", "^"), "umap-learn": ("#009e73", "D"),
+}  # fmt: skip
+"""Colours of Okabe and Ito, and a marker each: neither alone tells the systems apart."""
+
+Points = list[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Plot:
+    """`value` of the lines, in units of `unit`."""
+
+    value: str
+    unit: float
+    label: str
+    with_exponent: bool = False
+
+
+PLOTS = {
+    "bench-seconds.png": Plot("wall_seconds", 1.0, "seconds from file to map", with_exponent=True),
+    "bench-memory.png": Plot("device_bytes", 1e9, "peak device memory, GB"),
+}
+
+
+def points(found: list[Group], curve: str, value: str = "wall_seconds") -> Points:
+    """(rows or features, median) of ours along one of the CURVES, under the budget that it has most of."""
+    along = "features" if curve == "curve-d" else "rows"
+    by_budget: dict[str | None, Points] = defaultdict(list)
+    for g in found:
+        if g.case in CURVES[curve] and g.system == "streamumap" and g.runs:
+            by_budget[g.budget].append((g.runs[0]["parameters"][along], g.median(value) or 0.0))
+    return sorted(max(by_budget.values(), key=len, default=[]))
+
+
+def exponent(found: Points) -> float:
+    """The slope of the logarithms."""
+    x, y = np.log(np.array(found)).T
+    return float(np.polyfit(x, y, 1)[0])
+
+
+def lines(found: list[Group], pairs: bool, plot: Plot) -> dict[str, Points]:
+    """Label -> points, of the cases that differ in their number of rows alone."""
+    out: dict[str, Points] = defaultdict(list)
+    for g in found:
+        case = CASES[g.case]
+        if case.kind == "like" and case.n_features == 3072 and case.pairs == pairs and g.runs and g.budget != ALL:
+            amount = g.median(plot.value) if plot.value == "wall_seconds" else g.most(plot.value)
+            out[g.label].append((g.runs[0]["parameters"]["rows"], (amount or 0.0) / plot.unit))
+    return {label: sorted(own) for label, own in out.items()}
+
+
+def panels(found: list[Group], plot: Plot) -> dict[str, dict[str, Points]]:
+    """Form of the rows -> lines, of those forms that have a line of more than one point."""
+    of_form = {form: lines(found, form == "TopK pairs", plot) for form in ("dense float16", "TopK pairs")}
+    return {form: own for form, own in of_form.items() if any(len(points) > 1 for points in own.values())}
+
+
+def draw(found: list[Group], folder: Path) -> dict[Path, str]:
+    """path -> what is drawn there, for the plots of a GPU that have more than one point."""
+    out = {}
+    for name, plot in PLOTS.items():
+        if shown := panels(found, plot):
+            out[folder / name] = hashlib.blake2b(json.dumps(shown).encode(), digest_size=12).hexdigest()
+            _draw(shown, plot, folder / name, out[folder / name])
+    return out
+
+
+def drawn(path: Path) -> str | None:
+    """What a plot says that it shows."""
+    from PIL import Image
+
+    if not path.exists():
+        return None
+    with Image.open(path) as image:
+        return image.info.get("Source")
+
+
+def _draw(shown: dict[str, dict[str, Points]], plot: Plot, path: Path, source: str) -> None:
+    if drawn(path) == source:
+        return
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    figure, axes = plt.subplots(
+        1, len(shown), figsize=(4.6 * len(shown), 3.4), squeeze=False, layout="constrained", sharey=True
+    )
+    for axis, (form, own) in zip(axes[0], shown.items(), strict=True):
+        shades: dict[str, int] = defaultdict(int)
+        for name, steps in own.items():
+            system = name.partition(",")[0]
+            color, marker = STYLES.get(system, ("#555555", "x"))
+            said = f"{name} (N^{exponent(steps):.2f})" if plot.with_exponent and len(steps) > 1 else name
+            style = ("-", "--", ":", "-.")[shades[system] % 4]
+            shades[system] += 1
+            axis.plot(
+                *zip(*steps, strict=True),
+                color=color,
+                marker=marker,
+                linestyle=style,
+                linewidth=1.4,
+                markersize=4.5,
+                label=said,
+            )
+        axis.set(xscale="log", yscale="log", xlabel="rows")
+        axis.set_title(f"3,072 features, {form}", fontsize=9, loc="left")
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter(NullFormatter())
+        axis.grid(alpha=0.25, which="both")
+        axis.legend(fontsize=7, frameon=False)
+        axis.tick_params(labelsize=8)
+    axes[0][0].set_ylabel(plot.label)
+    figure.savefig(path, dpi=130, metadata={"Source": source})
+    plt.close(figure)

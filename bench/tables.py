@@ -1,0 +1,264 @@
+"""The tables of README.md and docs/benchmarks.md, as Markdown, from the lines of bench/results."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from cases import CASES, CURVES
+from curves import PLOTS, exponent, panels, points
+from summary import ALL, MEASURES, Group, difference, groups, number, ratio
+
+RESULTS = Path(__file__).parent / "results"
+HEAD = {
+    "trustworthiness": "trustworthiness@15", "knn_preservation": "preservation@15", "triplet_accuracy": "triplets",
+    "label_share": "labels", "knn_recall": "recall@15",
+}  # fmt: skip
+COSTS = ("seconds", "of these reading", "conversion", "fit", "device GB", "host GB")
+README_CASES = ("like-3M", "like-3M-pairs", "flux-pairs")
+
+
+def lines_of(name: str) -> list[dict]:
+    path = RESULTS / f"{name}.jsonl"
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
+def measured(on_device: bool) -> list[Group]:
+    """All groups of end_to_end.jsonl on GPUs, or on cores, by case."""
+    found = groups([r for r in lines_of("end_to_end") if (r["device"] is not None) == on_device])
+    order = list(CASES)
+    return sorted(found, key=lambda g: order.index(g.case))
+
+
+def table(header: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
+    head, body = list(header), [list(line) for line in lines]
+    if not body:
+        return "Not measured yet."
+    rows = [head, ["---"] * len(head), *body]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def sizes(g: Group) -> str:
+    p = g.runs[0]["parameters"]
+    form = f"TopK pairs, k = {p['active']}" if p["active"] else f"dense {p['dtype']}"
+    reduced = f", PCA to {p['reduce_dims']}" if p.get("reduce_dims") else ""
+    return f"{p['rows']:,} x {p['features']:,}, {form}{reduced}"
+
+
+def gigabytes(n_bytes: float) -> str:
+    return f"{n_bytes / 1e9:.2f}" if n_bytes else ""
+
+
+def spread(g: Group, name: str) -> str:
+    """The median, with the least and the most where there are several runs."""
+    values = [r[name] for r in g.runs]
+    between = f" ({min(values):.1f} to {max(values):.1f})" if len(values) > 1 else ""
+    return f"{g.median(name):.1f}{between}"
+
+
+def cpu() -> str:
+    """debian on cores: ours under the narrowest budget, umap-learn, and the ratio of both."""
+    found = [g for g in measured(False) if g.case == "debian" and g.runs]
+    ours = next((g for g in found if g.system == "streamumap"), None)
+    theirs = next((g for g in found if g.system == "umap-learn"), None)
+    if ours is None or theirs is None:
+        return table([], [])
+    names = ("trustworthiness", "knn_preservation", "label_share", "triplet_accuracy")
+    lines = []
+    for g in (ours, theirs):
+        used = [spread(g, "wall_seconds"), spread(g, "cpu_seconds"), f"{gigabytes(g.most('host_bytes'))} GB"]
+        lines.append([g.label, *used, *(number(g.median(m), 3) for m in names)])
+    costs = [r and r[0] for r in (ratio(theirs, ours, name) for name in ("wall_seconds", "cpu_seconds", "host_bytes"))]
+    lines.append(["ratio, median of pairs", *(number(cost, 1) for cost in costs), *[""] * len(names)])
+    return table(["", "seconds", "CPU seconds", "peak RssAnon", *(HEAD[m] for m in names)], lines)
+
+
+def cpu_all() -> str:
+    """Every case on cores."""
+    lines = []
+    for g in (g for g in measured(False) if g.runs):
+        used = [spread(g, "wall_seconds"), number(g.median("cpu_seconds"), 1), gigabytes(g.most("host_bytes"))]
+        lines.append([f"{g.case}: {sizes(g)}", g.label, *used, *(number(g.median(m), 3) for m in MEASURES)])
+    return table(["rows", "system", "seconds", "CPU seconds", "peak RssAnon, GB", *(HEAD[m] for m in MEASURES)], lines)
+
+
+def gpu(cases: Iterable[str]) -> str:
+    """Ours and the others on a GPU, case by case. Seconds of reading and conversion are counted in the first column."""
+    wanted, lines = set(cases), []
+    for g in (g for g in measured(True) if g.case in wanted and g.runs):
+        apart = [number(g.seconds(phase), 1) for phase in ("read", "convert", "fit")]
+        used = [gigabytes(g.most(name)) for name in ("device_bytes", "host_bytes")]
+        quality = [number(g.median(m), 3) for m in MEASURES if m != "label_share"]
+        lines.append([f"{g.case}: {sizes(g)}", g.label, spread(g, "wall_seconds"), *apart, *used, *quality])
+    return table(["rows", "system", *COSTS, *(HEAD[m] for m in MEASURES if m != "label_share")], lines)
+
+
+def ratios() -> str:
+    """The others' costs in units of ours, the median of pairs of runs, and what quality they have more."""
+    lines = []
+    for theirs, ours in pairs(measured(True) + measured(False)):
+        if any(ratio(theirs, ours, "wall_seconds") or ()):
+            costs = [
+                f"{r[0]:.2f}" if (r := ratio(theirs, ours, c)) else ""
+                for c in ("wall_seconds", "host_bytes", "device_bytes")
+            ]
+            lines.append([ours.case, theirs.label, ours.label, *costs, *(more(theirs, ours, m) for m in MEASURES)])
+    header = ["case", "other", "ours", "times our seconds", "host bytes", "device bytes"]
+    return table([*header, *(f"its {HEAD[m]} less ours" for m in MEASURES)], lines)
+
+
+def pairs(found: list[Group]) -> list[tuple[Group, Group]]:
+    """(another system, ours under one budget) on the same case and machine."""
+    return [
+        (theirs, ours)
+        for theirs in found
+        for ours in found
+        if theirs.system != "streamumap" == ours.system
+        and (theirs.case, theirs.machine) == (ours.case, ours.machine)
+        and theirs.runs
+        and ours.runs
+    ]
+
+
+def more(theirs: Group, ours: Group, name: str) -> str:
+    values = theirs.median(name), ours.median(name)
+    return "" if None in values else f"{values[0] - values[1]:+.3f}"  # type: ignore[operator]
+
+
+def budgets() -> str:
+    """By how much a measure differs, at most, between a budget and none: the same rows and seeds."""
+    found = [g for g in measured(True) + measured(False) if g.system == "streamumap" and g.runs]
+    widest = {(g.case, g.machine): g for g in found if g.budget == ALL}
+    lines = []
+    for g in found:
+        free = widest.get((g.case, g.machine))
+        if free is not None and free is not g:
+            apart = [number(difference(g, free, m), 4) for m in MEASURES]
+            used = [gigabytes(of.most("device_bytes" if g.runs[0]["device"] else "host_bytes")) for of in (g, free)]
+            lines.append([g.case, g.machine, g.label.partition(", ")[2], *used, *apart])
+    return table(["case", "machine", "budget", "peak GB", "without budget", *(HEAD[m] for m in MEASURES)], lines)
+
+
+def stages() -> str:
+    """Seconds of each stage of ours, under the widest budget that was given."""
+    names = ("read", "reduce", "neighbors", "graph", "start", "layout", "quality", "write")
+    last: dict[tuple[str, str], Group] = {}
+    for g in measured(True) + measured(False):
+        if g.system == "streamumap" and g.runs and g.budget != ALL and any(r["phases"] for r in g.runs):
+            last[g.case, g.machine] = g
+    lines = [
+        [
+            g.case,
+            g.machine,
+            g.label.partition(", ")[2],
+            number(g.median("wall_seconds"), 1),
+            *(number(g.seconds(n), 1) for n in names),
+        ]
+        for g in last.values()
+    ]
+    return table(["case", "machine", "budget", "process", *names], lines)
+
+
+def curve(name: str) -> str:
+    """Ours along one of the CURVES."""
+    found = {g.case: g for g in measured(True) if g.system == "streamumap" and g.runs and g.budget != ALL}
+    lines = []
+    for case in CURVES[name]:
+        if g := found.get(case):
+            used = [gigabytes(g.most(name)) for name in ("device_bytes", "host_bytes")]
+            lines.append(
+                [
+                    sizes(g),
+                    g.label.partition(", ")[2],
+                    spread(g, "wall_seconds"),
+                    *used,
+                    number(g.median("knn_recall"), 3),
+                ]
+            )
+    steps, said = points(measured(True), name), ""
+    if len(steps) > 2:
+        found = exponent(steps), exponent(steps[-2:])
+        said = (
+            "\n\nExponent of the seconds, least squares on logarithms: {:.2f}; of the last two alone: {:.2f}.".format(
+                *found
+            )
+        )
+    return table(["rows", "budget", "seconds", "device GB", "host GB", "recall@15"], lines) + said
+
+
+def plots() -> str:
+    """The pictures that report.py draws, where there is something to draw."""
+    alt = {
+        "bench-seconds.png": "Seconds from file to map against rows",
+        "bench-memory.png": "Peak device memory against rows",
+    }
+    shown = [f"![{text}]({name})" for name, text in alt.items() if panels(measured(True), PLOTS[name])]
+    return "\n\n".join(shown) or "Not measured yet."
+
+
+def failures() -> str:
+    """What was said by those that did not end with a map."""
+    lines = [[g.case, g.label, g.failed] for g in measured(True) + measured(False) if g.failed]
+    return table(["case", "system", "what it said"], lines)
+
+
+def knn() -> str:
+    """The k-NN searches of neighbors.jsonl, the last of each."""
+    last = {}
+    for r in lines_of("neighbors"):
+        p = r["parameters"]
+        last[
+            p["data"],
+            p["rows"],
+            r["machine"]["gpu"][0] if r["device_bytes"] else f"{r['machine']['cores']} cores",
+            r["case"],
+        ] = r
+    lines = []
+    for (data, rows, machine, case), r in last.items():
+        used = [gigabytes(r[name]) for name in ("device_bytes", "host_bytes")]
+        own = f"{r['prepare_seconds']:.1f}", f"{r['seconds']:.1f}", f"{r['cpu_seconds']:.0f}", f"{r['recall']:.3f}"
+        lines.append(
+            [f"{data}, {rows:,} x {r['parameters']['features']:,}", machine, case, *own, *used, str(len(r["runs"]))]
+        )
+    header = [
+        "rows",
+        "machine",
+        "search",
+        "reading and preparing",
+        "seconds",
+        "CPU seconds",
+        "recall@15",
+        "device GB",
+        "host GB",
+        "runs",
+    ]
+    return table(header, lines)
+
+
+def layouts() -> str:
+    """Start and layout alone on a GPU, of layout_at_scale.py: defaults of ours, and cuML."""
+    last = {}
+    for r in lines_of("layout"):
+        if "layout_seconds" in r and (r["system"] == "streamumap, default" or r["system"].startswith("cuML")):
+            last[r["system"], r["epochs"]] = r
+    lines = []
+    for (system, epochs), r in sorted(last.items(), key=lambda item: (item[0][0].startswith("cuML"), item[0][1])):
+        seconds = r.get("start_seconds", 0.0) + r["layout_seconds"]
+        lines.append([system, str(epochs), f"{seconds:.1f}", *(number(r[m], 3) for m in MEASURES[:3])])
+    return table(["", "epochs", "seconds", *(HEAD[m] for m in MEASURES[:3])], lines)
+
+
+TABLES = {
+    "cpu": cpu,
+    "cpu-all": cpu_all,
+    "gpu": lambda: gpu(README_CASES),
+    "gpu-all": lambda: gpu(CASES),
+    "ratios": ratios,
+    "budgets": budgets,
+    "stages": stages,
+    "curve-n": lambda: curve("curve-n"),
+    "curve-d": lambda: curve("curve-d"),
+    "plots": plots,
+    "failures": failures,
+    "knn": knn,
+    "layout": layouts,
+}
