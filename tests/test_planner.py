@@ -70,7 +70,10 @@ def test_every_stage_stays_within_the_budget_or_the_job_is_refused(job, params, 
     for stage in plan.stages:
         assert 0 < stage.predicted.host_bytes <= budget.host_bytes
         assert 0 <= stage.predicted.device_bytes <= (budget.device_bytes or 0)
-        assert all(size >= (name not in ("chunk_rows", "batch_rows")) for name, size in stage.blocks.items()) and stage.blocks
+        assert (
+            all(size >= (name not in ("chunk_rows", "batch_rows")) for name, size in stage.blocks.items())
+            and stage.blocks
+        )
     assert plan.peak.host_bytes == max(s.predicted.host_bytes for s in plan.stages)
 
 
