@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,22 @@ STYLES = {
 """Colours of Okabe and Ito, and a marker each: neither alone tells the systems apart."""
 
 Points = list[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Plot:
+    """`value` of the lines, in units of `unit`."""
+
+    value: str
+    unit: float
+    label: str
+    with_exponent: bool = False
+
+
+PLOTS = {
+    "bench-seconds.png": Plot("wall_seconds", 1.0, "seconds from file to map", with_exponent=True),
+    "bench-memory.png": Plot("device_bytes", 1e9, "peak device memory, GB"),
+}
 
 
 def points(found: list[Group], curve: str, value: str = "wall_seconds") -> Points:
@@ -33,30 +50,30 @@ def exponent(found: Points) -> float:
     return float(np.polyfit(x, y, 1)[0])
 
 
-def lines(found: list[Group], pairs: bool, value: str, unit: float = 1.0) -> dict[str, Points]:
+def lines(found: list[Group], pairs: bool, plot: Plot) -> dict[str, Points]:
     """Label -> points, of the cases that differ in their number of rows alone."""
     out: dict[str, Points] = defaultdict(list)
     for g in found:
         case = CASES[g.case]
         if case.kind == "like" and case.n_features == 3072 and case.pairs == pairs and g.runs and g.budget != ALL:
-            amount = g.median(value) if value == "wall_seconds" else g.most(value)
-            out[g.label].append((g.runs[0]["parameters"]["rows"], (amount or 0.0) / unit))
+            amount = g.median(plot.value) if plot.value == "wall_seconds" else g.most(plot.value)
+            out[g.label].append((g.runs[0]["parameters"]["rows"], (amount or 0.0) / plot.unit))
     return {label: sorted(own) for label, own in out.items()}
+
+
+def panels(found: list[Group], plot: Plot) -> dict[str, dict[str, Points]]:
+    """Form of the rows -> lines, of those forms that have a line of more than one point."""
+    of_form = {form: lines(found, form == "TopK pairs", plot) for form in ("dense float16", "TopK pairs")}
+    return {form: own for form, own in of_form.items() if any(len(points) > 1 for points in own.values())}
 
 
 def draw(found: list[Group], folder: Path) -> dict[Path, str]:
     """path -> what is drawn there, for the plots of a GPU that have more than one point."""
-    plots = {
-        "bench-seconds.png": ("wall_seconds", 1.0, "seconds from file to map", True),
-        "bench-memory.png": ("device_bytes", 1e9, "peak device memory, GB", False),
-    }
     out = {}
-    for name, (value, unit, label, with_exponent) in plots.items():
-        panels = {form: lines(found, form == "TopK pairs", value, unit) for form in ("dense float16", "TopK pairs")}
-        panels = {form: own for form, own in panels.items() if any(len(points) > 1 for points in own.values())}
-        if panels:
-            out[folder / name] = hashlib.blake2b(json.dumps(panels).encode(), digest_size=12).hexdigest()
-            _plot(panels, label, with_exponent, folder / name, out[folder / name])
+    for name, plot in PLOTS.items():
+        if shown := panels(found, plot):
+            out[folder / name] = hashlib.blake2b(json.dumps(shown).encode(), digest_size=12).hexdigest()
+            _draw(shown, plot, folder / name, out[folder / name])
     return out
 
 
@@ -70,23 +87,24 @@ def drawn(path: Path) -> str | None:
         return image.info.get("Source")
 
 
-def _plot(panels: dict[str, dict[str, Points]], label: str, with_exponent: bool, path: Path, source: str) -> None:
+def _draw(shown: dict[str, dict[str, Points]], plot: Plot, path: Path, source: str) -> None:
     if drawn(path) == source:
         return
     import matplotlib
 
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     figure, axes = plt.subplots(
-        1, len(panels), figsize=(4.6 * len(panels), 3.4), squeeze=False, layout="constrained", sharey=True
+        1, len(shown), figsize=(4.6 * len(shown), 3.4), squeeze=False, layout="constrained", sharey=True
     )
-    for axis, (form, own) in zip(axes[0], panels.items(), strict=True):
+    for axis, (form, own) in zip(axes[0], shown.items(), strict=True):
         shades: dict[str, int] = defaultdict(int)
-        for name, steps in sorted(own.items()):
+        for name, steps in own.items():
             system = name.partition(",")[0]
             color, marker = STYLES.get(system, ("#555555", "x"))
-            said = f"{name} (N^{exponent(steps):.2f})" if with_exponent and len(steps) > 1 else name
+            said = f"{name} (N^{exponent(steps):.2f})" if plot.with_exponent and len(steps) > 1 else name
             style = ("-", "--", ":", "-.")[shades[system] % 4]
             shades[system] += 1
             axis.plot(
@@ -100,10 +118,12 @@ def _plot(panels: dict[str, dict[str, Points]], label: str, with_exponent: bool,
             )
         axis.set(xscale="log", yscale="log", xlabel="rows")
         axis.set_title(f"3,072 features, {form}", fontsize=9, loc="left")
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter(NullFormatter())
         axis.grid(alpha=0.25, which="both")
         axis.legend(fontsize=7, frameon=False)
         axis.tick_params(labelsize=8)
-    axes[0][0].set_ylabel(label)
+    axes[0][0].set_ylabel(plot.label)
     figure.savefig(path, dpi=130, metadata={"Source": source})
     plt.close(figure)

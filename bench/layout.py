@@ -30,11 +30,11 @@ from streamumap import backends, quality
 from streamumap.blockfile import BlockFile
 from streamumap.errors import InputError
 from streamumap.events import no_tick
-from streamumap.graph.build import build
 from streamumap.graph.files import WEIGHT_ONE, Graph
 from streamumap.layout import run, schedule
 from streamumap.params import Params
 from streamumap.source import open_source
+from streamumap.units import Alone
 
 EDGE_ROWS = 65_536
 ROWS_SEED = 7
@@ -75,17 +75,10 @@ def set_up(data: Data, folder: Path) -> Setup:
         return file
 
     near, far = filled("knn_indices", indices), filled("knn_distances", distances)
-    p, seconds, graph = data.params, 0.0, None
+    seconds, graph = 0.0, None
     for _ in range(2):  # the first time may compile
         started = time.perf_counter()
-        graph, _ = build(
-            near,
-            far,
-            create,
-            local_connectivity=p.local_connectivity,
-            set_op_mix_ratio=p.set_op_mix_ratio,
-            **data.plan["graph"].blocks,
-        )
+        graph, _ = backends.build_graph(data.plan, data.params, (near, far), Alone(create), no_tick)
         seconds = time.perf_counter() - started
     assert graph is not None
     return Setup(data, indices, distances, graph, seconds, max(int(w.max()) for _, w in graph.weights.blocks(1 << 22)))

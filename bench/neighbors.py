@@ -130,8 +130,8 @@ def memory_in_use() -> int:
 
 def make(options: argparse.Namespace) -> Path:
     """Rows made by tools/make_data.py in --scratch, where they are not there already."""
-    width = options.features or width_of(options.like)
-    sizes = options.rows, width, options.active, options.pairs
+    options.features = options.features or width_of(options.like)
+    sizes = options.rows, options.features, options.active, options.pairs
     return made(options.make, *sizes, options.like, options.scratch, options.device)
 
 

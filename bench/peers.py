@@ -102,14 +102,11 @@ def _from_pairs(job: Job, clock: Clock) -> np.ndarray:
     indices, values = _pairs(job, clock)
     with clock("convert"):
         out = np.zeros((len(indices), job.n_features), np.float32)
-        step = max(1, PIECE_BYTES // (4 * job.n_features))
+        step = max(1, PIECE_BYTES // indices[:1].nbytes)
         for start in range(0, len(out), step):
-            np.put_along_axis(
-                out[start : start + step],
-                indices[start : start + step].astype(np.int64),
-                values[start : start + step],
-                1,
-            )
+            part = slice(start, start + step)
+            at, column = np.nonzero(values[part])  # an explicit zero may stand anywhere
+            out[part][at, indices[part][at, column]] = values[part][at, column]
     return out
 
 

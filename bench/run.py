@@ -115,20 +115,19 @@ def systems(case: Case, options: argparse.Namespace) -> Iterator[System]:
             yield System(name)
 
 
-def rounds(wanted: list[System], repeats: int) -> Iterator[tuple[int, System]]:
-    """Run 0 of what compiles, once each; then all in alternation."""
-    compiled = set()
-    for system in wanted:
-        if system.name not in compiled and (system.name == "streamumap" or PEERS[system.name].compiles):
-            compiled.add(system.name)
-            yield 0, system
+def rounds(wanted: list[System], repeats: int, warm: bool) -> Iterator[tuple[int, System]]:
+    """Run 0 of what compiles, once each, unless it is `warm`; then all in alternation. The last budget is the widest: a
+    narrow one may hold nothing."""
+    last = {system.name: system for system in wanted}
+    compiling = [s for name, s in last.items() if name == "streamumap" or PEERS[name].compiles]
+    yield from ((0, system) for system in compiling if not warm)
     for number in range(1, repeats + 1):
         yield from ((number, system) for system in wanted)
 
 
 def bench(b: Bench, deadline: float) -> list[dict]:
     """Every run that is not done yet, until the time is up; all lines of this case."""
-    for number, system in rounds(list(systems(b.case, b.options)), b.options.repeats):
+    for number, system in rounds(list(systems(b.case, b.options)), b.options.repeats, b.options.warm):
         same = [r for r in b.done() if (r["system"], r["budget"]) == (system.name, system.budget)]
         if any(r["run"] == number or r.get("failed") for r in same):
             continue
@@ -266,6 +265,7 @@ def main() -> None:
     parser.add_argument(
         "--limit", type=float, default=3600, help="seconds after which a process is stopped [%(default)s]"
     )
+    parser.add_argument("--warm", action="store_true", help="the kernels of these cases are in --scratch: no run 0")
     parser.add_argument("--seconds", type=float, default=1e9, help="no run that would end later is begun")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the lines [%(default)s]")
     options = parser.parse_args()

@@ -5,6 +5,8 @@ from statistics import median
 
 from measures import print_table
 
+from streamumap.memory import format_bytes, parse_bytes
+
 MEASURES = ("trustworthiness", "knn_preservation", "triplet_accuracy", "label_share", "knn_recall")
 COSTS = ("wall_seconds", "cpu_seconds", "host_bytes", "device_bytes")
 SHORT = {
@@ -30,7 +32,14 @@ class Group:
 
     @property
     def label(self) -> str:
-        return f"{self.system}, {'no budget' if self.budget == ALL else self.budget}" if self.budget else self.system
+        if self.budget is None:
+            return self.system
+        return f"{self.system}, {'no budget' if self.budget == ALL else format_bytes(parse_bytes(self.budget))}"
+
+    @property
+    def budget_bytes(self) -> float:
+        """To sort by; none is the widest."""
+        return float("inf") if self.budget in (None, ALL) else parse_bytes(self.budget)
 
     def median(self, name: str) -> float | None:
         """None where a run does not have it."""
@@ -53,7 +62,7 @@ def where(record: dict) -> str:
 
 
 def groups(records: list[dict]) -> list[Group]:
-    """In the order of first appearance. Of runs with the same number the last line counts; of a system's lines those of the
+    """By case, ours first, from the narrowest budget up. Of runs with the same number the last line counts; of a system's lines those of the
     commit that was measured last, run 0 apart."""
     lines: dict[tuple, list[dict]] = {}
     for r in records:
@@ -65,7 +74,7 @@ def groups(records: list[dict]) -> list[Group]:
         failed = next((r["failed"] for r in reversed(last) if r.get("failed")), None)
         if runs or failed:
             out.append(Group(*key, tuple(runs[n] for n in sorted(runs)), None if runs else failed))
-    return out
+    return sorted(out, key=lambda g: (g.case, g.machine, g.system != "streamumap", g.budget_bytes, g.system))
 
 
 def ratio(theirs: Group, ours: Group, name: str) -> tuple[float, float, float] | None:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from cases import CASES, CURVES
-from curves import exponent, points
+from curves import PLOTS, exponent, panels, points
 from summary import ALL, MEASURES, Group, difference, groups, number, ratio
 
 RESULTS = Path(__file__).parent / "results"
@@ -56,28 +56,29 @@ def spread(g: Group, name: str) -> str:
 
 
 def cpu() -> str:
-    """debian on cores: ours under each budget, the others, and ratios to ours under the least."""
+    """debian on cores: ours under the narrowest budget, umap-learn, and the ratio of both."""
     found = [g for g in measured(False) if g.case == "debian" and g.runs]
-    ours = next(g for g in found if g.system == "streamumap")
+    ours = next((g for g in found if g.system == "streamumap"), None)
+    theirs = next((g for g in found if g.system == "umap-learn"), None)
+    if ours is None or theirs is None:
+        return table([], [])
+    names = ("trustworthiness", "knn_preservation", "label_share", "triplet_accuracy")
     lines = []
-    for g in found:
-        values = [number(g.median(m), 3) for m in MEASURES]
-        ratios = [
-            f"{r[0]:.1f}" if (r := ratio(g, ours, c)) and g.system != "streamumap" else ""
-            for c in ("wall_seconds", "host_bytes")
-        ]
-        lines.append(
-            [
-                g.label,
-                spread(g, "wall_seconds"),
-                number(g.median("cpu_seconds"), 1),
-                gigabytes(g.most("host_bytes")),
-                *ratios,
-                *values,
-            ]
-        )
-    header = ["", "seconds", "CPU seconds", "peak RssAnon, GB", "times our seconds", "times our bytes"]
-    return table([*header, *(HEAD[m] for m in MEASURES)], lines)
+    for g in (ours, theirs):
+        used = [spread(g, "wall_seconds"), spread(g, "cpu_seconds"), f"{gigabytes(g.most('host_bytes'))} GB"]
+        lines.append([g.label, *used, *(number(g.median(m), 3) for m in names)])
+    costs = [r and r[0] for r in (ratio(theirs, ours, name) for name in ("wall_seconds", "cpu_seconds", "host_bytes"))]
+    lines.append(["ratio, median of pairs", *(number(cost, 1) for cost in costs), *[""] * len(names)])
+    return table(["", "seconds", "CPU seconds", "peak RssAnon", *(HEAD[m] for m in names)], lines)
+
+
+def cpu_all() -> str:
+    """Every case on cores."""
+    lines = []
+    for g in (g for g in measured(False) if g.runs):
+        used = [spread(g, "wall_seconds"), number(g.median("cpu_seconds"), 1), gigabytes(g.most("host_bytes"))]
+        lines.append([f"{g.case}: {sizes(g)}", g.label, *used, *(number(g.median(m), 3) for m in MEASURES)])
+    return table(["rows", "system", "seconds", "CPU seconds", "peak RssAnon, GB", *(HEAD[m] for m in MEASURES)], lines)
 
 
 def gpu(cases: Iterable[str]) -> str:
@@ -133,7 +134,7 @@ def budgets() -> str:
         if free is not None and free is not g:
             apart = [number(difference(g, free, m), 4) for m in MEASURES]
             used = [gigabytes(of.most("device_bytes" if g.runs[0]["device"] else "host_bytes")) for of in (g, free)]
-            lines.append([g.case, g.machine, str(g.budget), *used, *apart])
+            lines.append([g.case, g.machine, g.label.partition(", ")[2], *used, *apart])
     return table(["case", "machine", "budget", "peak GB", "without budget", *(HEAD[m] for m in MEASURES)], lines)
 
 
@@ -148,7 +149,7 @@ def stages() -> str:
         [
             g.case,
             g.machine,
-            str(g.budget),
+            g.label.partition(", ")[2],
             number(g.median("wall_seconds"), 1),
             *(number(g.seconds(n), 1) for n in names),
         ]
@@ -164,12 +165,34 @@ def curve(name: str) -> str:
     for case in CURVES[name]:
         if g := found.get(case):
             used = [gigabytes(g.most(name)) for name in ("device_bytes", "host_bytes")]
-            lines.append([sizes(g), str(g.budget), spread(g, "wall_seconds"), *used, number(g.median("knn_recall"), 3)])
-    steps = points(measured(True), name)
-    said = (
-        f"\n\nExponent of the seconds, by least squares on logarithms: {exponent(steps):.2f}." if len(steps) > 1 else ""
-    )
+            lines.append(
+                [
+                    sizes(g),
+                    g.label.partition(", ")[2],
+                    spread(g, "wall_seconds"),
+                    *used,
+                    number(g.median("knn_recall"), 3),
+                ]
+            )
+    steps, said = points(measured(True), name), ""
+    if len(steps) > 2:
+        found = exponent(steps), exponent(steps[-2:])
+        said = (
+            "\n\nExponent of the seconds, least squares on logarithms: {:.2f}; of the last two alone: {:.2f}.".format(
+                *found
+            )
+        )
     return table(["rows", "budget", "seconds", "device GB", "host GB", "recall@15"], lines) + said
+
+
+def plots() -> str:
+    """The pictures that report.py draws, where there is something to draw."""
+    alt = {
+        "bench-seconds.png": "Seconds from file to map against rows",
+        "bench-memory.png": "Peak device memory against rows",
+    }
+    shown = [f"![{text}]({name})" for name, text in alt.items() if panels(measured(True), PLOTS[name])]
+    return "\n\n".join(shown) or "Not measured yet."
 
 
 def failures() -> str:
@@ -226,6 +249,7 @@ def layouts() -> str:
 
 TABLES = {
     "cpu": cpu,
+    "cpu-all": cpu_all,
     "gpu": lambda: gpu(README_CASES),
     "gpu-all": lambda: gpu(CASES),
     "ratios": ratios,
@@ -233,6 +257,7 @@ TABLES = {
     "stages": stages,
     "curve-n": lambda: curve("curve-n"),
     "curve-d": lambda: curve("curve-d"),
+    "plots": plots,
     "failures": failures,
     "knn": knn,
     "layout": layouts,

@@ -85,17 +85,15 @@ def watched(
     """Runs a command to its end, what it says going to `log`. (costs, why it failed: None where it did not)."""
     with open(log, "wb") as file:
         started = time.perf_counter()
-        process = subprocess.Popen(
-            command, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
-        )
+        process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
     watcher = Watcher(process.pid, device)
     watcher.start()
-    stop = threading.Timer(limit_seconds, os.killpg, (process.pid, signal.SIGKILL))
+    stop = threading.Timer(limit_seconds, os.kill, (process.pid, signal.SIGKILL))
     stop.start()
     try:
         _, status, usage = os.wait4(process.pid, 0)
     except BaseException:
-        os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
         raise
     finally:
         stop.cancel()

@@ -17,7 +17,6 @@ from streamumap import initial, quality
 from streamumap.blockfile import BlockFile
 from streamumap.errors import InputError
 from streamumap.events import Tick
-from streamumap.graph.files import Create
 from streamumap.layout.footprint import TOP
 from streamumap.neighbors import packed_footprint
 from streamumap.params import Params
@@ -26,6 +25,7 @@ from streamumap.source import RowSource, open_rows, widen
 from streamumap.source.packed import PackedRows
 from streamumap.source.rows import DenseRows
 from streamumap.source.scan import Scan, scan
+from streamumap.units import Units
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def check_installed(p: Params) -> None:
             )
 
 
-def read(source: RowSource, plan: Plan, tick: Tick) -> tuple[Scan, PackedRows | None]:
+def read(source: RowSource, plan: Plan, tick: Tick, units: Units) -> tuple[Scan, PackedRows | None]:
     """What is to be known of the rows, and these without their zeros where a GPU packs them on the way."""
     stage = plan["read"]
     if stage.backend == "cuda":
@@ -56,12 +56,18 @@ def read(source: RowSource, plan: Plan, tick: Tick) -> tuple[Scan, PackedRows | 
 
         assert plan.device
         room_bytes = plan.budget.host_bytes - stage.predicted.host_bytes
-        return scan_cuda.scan(source, stage.blocks["block_rows"], plan.device, room_bytes, tick)
-    return scan(source, stage.blocks["block_rows"], tick), None
+        return scan_cuda.scan(source, stage.blocks["block_rows"], plan.device, room_bytes, tick, units)
+    return scan(source, stage.blocks["block_rows"], tick, units), None
 
 
 def search(
-    rows: Rows, plan: Plan, p: Params, sample: np.ndarray, enough: Callable[[np.ndarray, np.ndarray], bool], tick: Tick
+    rows: Rows,
+    plan: Plan,
+    p: Params,
+    sample: np.ndarray,
+    enough: Callable[[np.ndarray, np.ndarray], bool],
+    tick: Tick,
+    units: Units,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k-NN graph by the planned backend: indices int32, distances float32 (N, k).
 
@@ -70,12 +76,13 @@ def search(
     planned = plan["neighbors"]
     non_negative = rows.found.non_negative and rows.searched is rows.original
     given: dict = dict(is_zero=rows.found.is_zero, tick=tick, **planned.blocks)
+    if planned.backend == "cuvs":
+        return _search_by_cuvs(rows, plan, p, sample, enough, non_negative=non_negative, **given)
+    given["units"] = units
     if planned.backend == "packed":
         return _search_packed(rows, plan, p, sample, enough, non_negative=non_negative, **given)
     if planned.backend == "cuda":
         return _search_on_device(rows, plan, p, sample, enough, non_negative=non_negative, **given)
-    if planned.backend == "cuvs":
-        return _search_by_cuvs(rows, plan, p, sample, enough, non_negative=non_negative, **given)
     from streamumap.neighbors import dense
 
     def reached(neighbors: np.ndarray) -> bool:
@@ -176,8 +183,9 @@ def nearest_on_map(plan: Plan, embedding: np.ndarray, sample: np.ndarray, k: int
     )
 
 
-def build_graph(plan: Plan, p: Params, knn: tuple[BlockFile, BlockFile], create: Create, tick: Tick):
-    """The fuzzy graph of a k-NN graph, (indices, distances), and the rows of each of its components."""
+def build_graph(plan: Plan, p: Params, knn: tuple[BlockFile, BlockFile], units: Units, tick: Tick):
+    """The fuzzy graph of a k-NN graph, (indices, distances), and the rows of each of its components. On a GPU it is done in
+    a second: there the stage is the unit."""
     planned = plan["graph"]
     given: dict = dict(
         local_connectivity=p.local_connectivity, set_op_mix_ratio=p.set_op_mix_ratio, tick=tick, **planned.blocks
@@ -186,10 +194,10 @@ def build_graph(plan: Plan, p: Params, knn: tuple[BlockFile, BlockFile], create:
         from streamumap.graph import cuda
 
         assert plan.device
-        return cuda.build(*knn, create, device=plan.device, **given)
+        return cuda.build(*knn, units.create, device=plan.device, **given)
     from streamumap.graph import build
 
-    return build.build(*knn, create, **given)
+    return build.build(*knn, units, **given)
 
 
 def layout_backend(plan: Plan):

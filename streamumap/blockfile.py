@@ -6,12 +6,29 @@ No memory maps: a full disk or a cut file is an error, not a signal.
 import io
 import os
 import weakref
+import zlib
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from streamumap.errors import OutputError
+
+READ_BYTES = 4 << 20
+
+
+class Checksum:
+    """The CRC-32 of what was written to a file from its first row on, in order; `rows` None: not in order."""
+
+    def __init__(self, rows: int = 0, crc: int = 0):
+        self.rows: int | None = rows
+        self.crc = crc
+
+    def add(self, start: int, n_rows: int, data) -> None:
+        if self.rows == start:
+            self.rows, self.crc = start + n_rows, zlib.crc32(data, self.crc)
+        elif n_rows:
+            self.rows = None
 
 
 class BlockFile:
@@ -20,16 +37,28 @@ class BlockFile:
     def __init__(self, path: Path, descriptor: int, shape: tuple[int, ...], dtype: np.dtype, offset: int):
         self.path, self.shape, self.dtype = Path(path), shape, dtype
         self._fd, self._offset = descriptor, offset
+        self.written = Checksum()
         self._close = weakref.finalize(self, os.close, descriptor)  # a deleted file takes its room until it is closed
         self.row_bytes = dtype.itemsize * int(np.prod(shape[1:], dtype=np.int64))
 
     @classmethod
     def create(cls, path: Path, shape: tuple[int, ...], dtype) -> "BlockFile":
         """A new file with its space reserved. Raises OutputError where it cannot be made or the disk is full."""
+        return cls._made(path, shape, dtype, os.O_TRUNC)
+
+    @classmethod
+    def go_on(cls, path: Path, shape: tuple[int, ...], dtype, written: Checksum) -> "BlockFile":
+        """A file that `create` made and of which `written` rows are there, to be written on."""
+        file = cls._made(path, shape, dtype, 0)
+        file.written = written
+        return file
+
+    @classmethod
+    def _made(cls, path: Path, shape: tuple[int, ...], dtype, flags: int) -> "BlockFile":
         dtype = np.dtype(dtype)
         header = _header(shape, dtype)
         with _writing(path, "free space or choose another --out"):
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | flags, 0o666)
             try:
                 os.pwrite(fd, header, 0)
                 os.posix_fallocate(fd, 0, len(header) + int(np.prod(shape, dtype=np.int64)) * dtype.itemsize)
@@ -61,7 +90,7 @@ class BlockFile:
     def read(self, start: int, stop: int) -> np.ndarray:
         """Rows start..stop, a new array."""
         out = np.empty((stop - start, *self.shape[1:]), self.dtype)
-        view, at = _bytes(out), self._offset + start * self.row_bytes
+        view, at = bytes_of(out), self._offset + start * self.row_bytes
         while len(view):
             n = os.preadv(self._fd, [view], at)
             if n == 0:
@@ -71,12 +100,21 @@ class BlockFile:
 
     def write(self, start: int, block: np.ndarray) -> None:
         """Puts a block of rows at row `start`."""
-        block = np.ascontiguousarray(block, self.dtype)
-        view, at = _bytes(block), self._offset + start * self.row_bytes
+        block = np.ascontiguousarray(block, self.dtype).reshape(-1, *self.shape[1:])
+        view, at = bytes_of(block), self._offset + start * self.row_bytes
+        self.written.add(start, len(block), view)
         with _writing(self.path):
             while len(view):
                 n = os.pwrite(self._fd, view, at)
                 view, at = view[n:], at + n
+
+    def checksum(self, n_rows: int | None = None) -> int:
+        """Of the first rows (None: all), as they are on disk."""
+        n_rows = len(self) if n_rows is None else n_rows
+        step, crc = max(1, READ_BYTES // max(1, self.row_bytes)), 0
+        for start in range(0, n_rows, step):
+            crc = zlib.crc32(bytes_of(self.read(start, min(start + step, n_rows))), crc)
+        return crc
 
     def blocks(self, block_rows: int):
         """(start, rows) over the whole file."""
@@ -110,9 +148,9 @@ def _writing(path, remedy="free space and run the same command again"):
         raise OutputError(f"{path}: cannot be written ({e.strerror}); {remedy}.") from e
 
 
-def _bytes(array):
-    """The memory of a C-contiguous array. memoryview's own `cast` refuses arrays without a row."""
-    return memoryview(array.reshape(-1).view(np.uint8))
+def bytes_of(array: np.ndarray) -> memoryview:
+    """The memory of an array, of a copy where it is not contiguous. memoryview's own `cast` refuses arrays without a row."""
+    return memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))  # type: ignore[arg-type]
 
 
 def _header(shape, dtype) -> bytes:

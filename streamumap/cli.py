@@ -2,7 +2,6 @@
 
 import json
 import re
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from streamumap.errors import InputError, Stopped, StreamUMAPError
 from streamumap.memory import format_bytes
 from streamumap.params import Params
 from streamumap.source import Reading
+from streamumap.stopping import stop_signals
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False,
@@ -166,6 +166,9 @@ def embed(
     snapshots: Annotated[
         int, typer.Option(help="Positions kept on the way, evenly spaced over the epochs, in RUN/snapshots.", min=0)
     ] = 0,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Start again: remove what an earlier run left in the folder.")
+    ] = False,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -193,6 +196,7 @@ def embed(
         stratify=stratify,
         knn=knn,
         snapshots=snapshots,
+        fresh=fresh,
     )
     print(json.dumps(run, indent=2) if json_ else folder)
 
@@ -466,22 +470,11 @@ def default_out(input: str) -> Path:
 
 
 def _embed(input, params: Params, folder: Path, quiet: bool, **options) -> dict:
-    stop: list[int] = []
-
-    def on_signal(number, frame) -> None:
-        if stop:
-            raise Stopped("stopped at once; the same command continues the run.")
-        stop.append(number)
-
-    before = {s: signal.signal(s, on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with stop_signals(Stopped.exit_code) as asked:
         from streamumap import engine
 
         with _listener(quiet) as listener:
-            return engine.embed(input, params, out=folder, listener=listener, stopping=lambda: bool(stop), **options)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+            return engine.embed(input, params, out=folder, listener=listener, stopping=asked.is_set, **options)
 
 
 def _listener(quiet: bool):

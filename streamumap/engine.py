@@ -47,6 +47,7 @@ def embed(
     knn: Any = None,
     listener: Listener = ignore,
     snapshots: int = 0,
+    fresh: bool = False,
     stopping: Callable[[], bool] = lambda: False,
 ) -> dict:
     """Makes a map of every row of `x` in the folder `out` and returns the content of its run.json. Raises the errors of
@@ -56,8 +57,8 @@ def embed(
     out and are NaN in the map, as are those that are not among `sample` rows, drawn with the seed. `stratify`: a file of
     labels whose shares the sample keeps, or of row numbers that are the sample. `knn`: a k-NN graph of the rows, (indices,
     distances), each a .npy file or an array; see `neighbors.given`. `snapshots` positions on the way, evenly spaced over
-    the epochs, are kept in out/snapshots. `stopping()` is asked between units of work; when it is true the run raises
-    Stopped, and the same call continues it.
+    the epochs, are kept in out/snapshots. `fresh`: what an earlier run left in `out` is removed first. `stopping()` is asked
+    between units of work; when it is true the run raises Stopped, and the same call continues it.
     """
     out = Path(out)
     if isinstance(x, (str, os.PathLike)) and os.path.exists(x) and out.exists() and os.path.samefile(x, out):
@@ -80,7 +81,8 @@ def embed(
         job = sampled_job(job, None if rows is None else len(rows))
         plan = make_plan(job, params, budget_for(machine, budget, host_budget), machine)
         check_space(out, plan.peak.disk_bytes - used_bytes(out))
-        work = opened.enter_context(closing(Workdir(out, source.fingerprint)))
+        named = os.path.abspath(source.name) if os.path.exists(source.name) else ""
+        work = opened.enter_context(closing(Workdir(out, source.fingerprint, named, fresh)))
         run = Run(source, params, plan, work, listener, stopping, rows, given, columns, drop_nonfinite, snapshots)
         opened.callback(run.close)
         return stages(run)
@@ -89,8 +91,8 @@ def embed(
 def stages(run: Run) -> dict:
     """All of them in order; the content of run.json."""
     found = read(run)
-    rows = Rows(run.source, reduce(run), run.packed, found)
     keys = keys_of(run)
+    rows = Rows(run.source, reduce(run, keys.reduced), run.packed, found)
     neighbors(run, rows, keys.knn)
     if run.work.has("embedding", keys.map):
         run.reuse("the map")

@@ -96,7 +96,7 @@ def sample_numbers(n_rows: int, size: int) -> np.ndarray:
     return np.unique(np.linspace(0, n_rows - 1, min(n_rows, size)).astype(np.int64))
 
 
-def blocks(read: Callable[[int, int], T], n_rows: int, block_rows: int) -> Iterator[tuple[int, T]]:
-    """(start, read(start, stop)) over all rows."""
-    for start in range(0, n_rows, block_rows):
+def blocks(read: Callable[[int, int], T], n_rows: int, block_rows: int, first: int = 0) -> Iterator[tuple[int, T]]:
+    """(start, read(start, stop)) from row `first` to the last."""
+    for start in range(first, n_rows, block_rows):
         yield start, read(start, min(start + block_rows, n_rows))

@@ -1,7 +1,7 @@
 """What other programs and people open: the table, the picture, the moving picture and the page of a run."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -20,7 +20,7 @@ NOTHING = Wanted()
 
 
 def write_parquet(
-    path: Path, embedding: np.ndarray, is_zero: np.ndarray, duplicate_of: np.ndarray, meta: Meta | None = None
+    file: BinaryIO, embedding: np.ndarray, is_zero: np.ndarray, duplicate_of: np.ndarray, meta: Meta | None = None
 ) -> None:
     """row_id, x, y, z (as many as there are; further ones are dim3, dim4, ...), is_zero, duplicate_of (null where the
     row is the first), and the columns of `meta`. Raises InputChanged where that has another number of rows by now."""
@@ -34,7 +34,7 @@ def write_parquet(
     columns["duplicate_of"] = pa.array(duplicate_of, mask=duplicate_of < 0)
     table = pa.table(columns)
     if meta is None:
-        pyarrow.parquet.write_table(table, path, use_dictionary=False, column_encoding=NUMBERS)
+        pyarrow.parquet.write_table(table, file, use_dictionary=False, column_encoding=NUMBERS)
         return
     writer, row = None, 0
     for batch in meta.batches():
@@ -46,7 +46,7 @@ def write_parquet(
             part = part.append_column(name, column)
         given = batch.schema.names
         writer = writer or pyarrow.parquet.ParquetWriter(
-            path, part.schema, use_dictionary=given, column_encoding=NUMBERS
+            file, part.schema, use_dictionary=given, column_encoding=NUMBERS
         )
         writer.write_table(part)
     if writer is not None:

@@ -6,6 +6,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from streamumap.diskfile import write_whole
 from streamumap.errors import OutputError
 
 
@@ -15,10 +16,7 @@ def publish(path: Path, write: Callable[[BinaryIO], object]) -> None:
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with _writing(path):
         try:
-            with open(unfinished, "wb") as file:
-                write(file)
-                file.flush()
-                os.fsync(file.fileno())
+            write_whole(unfinished, write)
             os.replace(unfinished, path)
         except BaseException:
             with suppress(OSError):

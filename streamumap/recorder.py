@@ -4,16 +4,43 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from streamumap import gpu, memory
 from streamumap.errors import DoesNotFit, Stopped
-from streamumap.events import Listener, Note, StageAdvanced, StageDone, StageStarted, Tick
+from streamumap.events import Listener, Note, StageAdvanced, StageDone, StageStarted
 from streamumap.plans import Plan
 
 T = TypeVar("T")
 
 LEAST_BLOCK = 32
+
+PATIENCE_SECONDS = 4.0
+"""That a stage which keeps what it has done has to reach the end of a unit, when the run is to stop."""
+
+
+class Meter:
+    """How far a stage is: the `Tick` that it is given. `asked` says that the run is to stop, and `late` for how long that
+    may wait."""
+
+    def __init__(self, name: str, total: int, unit: str, listener: Listener, asked: Callable[[], bool], late: float):
+        self.name, self.total, self.unit, self.done = name, total, unit, 0
+        self._listener, self._asked, self._late, self._since = listener, asked, late, 0.0
+
+    def __call__(self, n: int) -> None:
+        self.done += n
+        self._listener(StageAdvanced(self.name, min(self.done, self.total)))
+        if self._asked():
+            self._since = self._since or time.monotonic()
+            if time.monotonic() - self._since >= self._late:
+                self.stop()
+
+    @property
+    def where(self) -> str:
+        return f"{min(self.done, self.total):,} of {self.total:,} {self.unit}"
+
+    def stop(self) -> NoReturn:
+        raise Stopped(f"stopped while {self.name} was at {self.where}; the same command continues the run.")
 
 
 class Recorder:
@@ -62,26 +89,23 @@ class Recorder:
                 f"{name}: the device had less memory left than planned ({message}); blocks of half the size are used from here on."
             )
 
+    def meter(self, name: str, total: int, unit: str, patient: bool = False) -> Meter:
+        return Meter(name, total, unit, self.listener, self.stopping, PATIENCE_SECONDS if patient else 0.0)
+
     @contextmanager
-    def stage(self, name: str, total: int, unit: str) -> Iterator[tuple[Tick, list[str]]]:
-        """Times and measures what happens inside. Gives a tick, and a list to put the stage's result in, as text."""
-        result, done = [""], 0
-
-        def tick(n: int) -> None:
-            nonlocal done
-            done += n
-            self.listener(StageAdvanced(name, min(done, total)))
-            if self.stopping():
-                raise Stopped(
-                    f"stopped while {name} was at {min(done, total):,} of {total:,} {unit}; the same command continues the run."
-                )
-
+    def stage(self, name: str, total: int, unit: str, patient: bool = False) -> Iterator[tuple[Meter, list[str]]]:
+        """Times and measures what happens inside. Gives a tick, and a list to put the stage's result in, as text. A
+        `patient` stage keeps what it has done: it is stopped at the end of a unit, if one comes soon."""
+        result = [""]
+        tick = self.meter(name, total, unit, patient)
         self.listener(StageStarted(name, total, unit))
         self.watch.lap()
+        gpu.pinned_peak()
         started = time.monotonic()
         yield tick, result
         seconds = time.monotonic() - started
         host_bytes, device_bytes = self.watch.lap()
+        host_bytes += gpu.pinned_peak()
         gpu.release()
         self.measured["stages"].append(
             {
@@ -94,3 +118,5 @@ class Recorder:
             }
         )
         self.listener(StageDone(name, seconds, result[-1]))
+        if patient and self.stopping():
+            raise Stopped(f"stopped after {name}; the same command continues the run.")

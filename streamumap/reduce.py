@@ -211,11 +211,17 @@ class StreamedPCA:
         return _on_host(rows @ directions)
 
     def state(self) -> dict[str, np.ndarray]:
-        """The sums so far on the host, for a checkpoint; without a device the next block changes them in place."""
+        """The sums so far on the host, for a checkpoint; without a device the next block changes them in place. Once the
+        components are found, these instead of the moment."""
         if self._mean is None:
             return {"n_samples_seen": np.array(0)}
-        n_rows = np.array(self.n_samples_seen_)
-        return {"n_samples_seen": n_rows, "mean": _on_host(self._mean), "moment": _on_host(self._moment)}
+        out = {"n_samples_seen": np.array(self.n_samples_seen_), "mean": _on_host(self._mean)}
+        if self._found is None:
+            return out | {"moment": _on_host(self._moment)}
+        found = self._found
+        return out | dict(
+            components=found.components, variance=found.explained_variance, ratio=found.explained_variance_ratio
+        )
 
     @classmethod
     def from_state(cls, n_components: int, state: dict[str, np.ndarray], device: str | None = None) -> "StreamedPCA":
@@ -225,7 +231,10 @@ class StreamedPCA:
         if pca.n_samples_seen_:
             with _library(device) as library:
                 pca._mean = _placed(library, state["mean"], "float64", device)
-                pca._moment = _placed(library, state["moment"], "float64", device)
+                if "moment" in state:
+                    pca._moment = _placed(library, state["moment"], "float64", device)
+                else:
+                    pca._found = Components(state["components"], state["variance"], state["ratio"])
         return pca
 
     def _decomposed(self) -> Components:

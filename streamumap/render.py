@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -56,11 +56,27 @@ def render(
 
     Raises InputError for another shape, number of labels or size, OutputError where the file cannot be written.
     """
+    how: dict = dict(columns=columns, marks=marks, title=title, subtitle=subtitle, size_px=size_px, dark=dark)
+    publish(Path(out_path), lambda file: draw(embedding, file, **how))
+
+
+def draw(
+    embedding: np.ndarray,
+    file: BinaryIO,
+    *,
+    columns: Sequence[Column] = (),
+    marks: Sequence[Mark] = (),
+    title: str = "",
+    subtitle: str = "",
+    size_px: int = 1600,
+    dark: bool = False,
+) -> None:
+    """The same into a file that is open."""
     _check(embedding, columns, size_px)
     view = fit_view(embedding)
     with _drawn(embedding, view, columns, marks, title, subtitle, size_px, DARK if dark else LIGHT) as figure:
         metadata = {"Title": _clean(title), "Software": "streamumap"}
-        publish(Path(out_path), lambda file: figure.savefig(file, format="png", dpi=DPI, metadata=metadata))
+        figure.savefig(file, format="png", dpi=DPI, metadata=metadata)
 
 
 def render_frame(

@@ -9,6 +9,7 @@ import numpy as np
 from streamumap.blockfile import BlockFile
 from streamumap.errors import InputError
 from streamumap.source import Reading, RowSource, open_rows
+from streamumap.statefile import Damaged, read_state
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Run:
 
 def open_run(path: Path) -> Run:
     """The run in a folder, its last checkpoint where it is not finished. Raises InputError."""
-    found = next((p for p in (path / "embedding.npy", path / "scratch" / "layout.npy") if p.exists()), None)
+    found = next((p for p in (path / "embedding.npy", path / "scratch" / "layout.state") if p.exists()), None)
     if found is None:
         raise InputError(
             f"{path}: expected a run with a map or the beginning of one, found no embedding.npy; start it with streamumap embed."
@@ -84,8 +85,10 @@ def _same(source: RowSource, recorded: dict, n_rows: int) -> bool:
 def read_map(path: Path) -> np.ndarray:
     """The positions in a .npy file of a run. Raises InputError."""
     try:
+        if path.suffix == ".state":
+            return read_state(path).array("positions")
         file = BlockFile.open(path)
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, KeyError, Damaged) as e:
         raise InputError(
             f"{path}: expected the map of a run, found something else or a part of it; run streamumap embed again."
         ) from e

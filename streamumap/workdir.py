@@ -1,39 +1,45 @@
 """The run's directory: the only place that knows which file is called what.
 
 A file under its final name is whole: it is written under a name of its own, synced and renamed, and then the directory
-is synced. What a stage made is kept under a key, a hash of all that it depends on; the same command finds it again,
-another one makes it anew.
+is synced. What a stage made is kept under a key, a hash of all that it depends on, with checksums; the same command finds
+it again, another one makes it anew.
 """
 
-import fcntl
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from streamumap.blockfile import BlockFile
-from streamumap.errors import InputError, OutputError
+from streamumap import holder
+from streamumap.blockfile import BlockFile, Checksum
+from streamumap.diskfile import sync_folder, write_whole
+from streamumap.errors import OutputError
+from streamumap.manifest import NAME as MANIFEST
+from streamumap.manifest import as_text, check_input, is_whole, new_manifest, read_manifest
 from streamumap.memory import format_bytes
 
-SCHEMA = 1
-MANIFEST = "manifest.json"
 UNFINISHED_MANIFEST = f".{MANIFEST}"
+LOG = "run.log"
 SCRATCH = "scratch"
 SNAPSHOTS = "snapshots"
 RESERVED = "reserved"
 FILES = {
+    "reduced": ("reduced",),
     "neighbors": ("knn_indices", "knn_distances"),
     "graph": ("indptr", "targets", "weights"),
-    "layout": ("layout",),
     "embedding": ("embedding",),
 }
 """What the stages leave behind, without .npy."""
+
+OF_THE_MAP = ("run.json", "map.png", "embedding.parquet", "labels.parquet", "map.html", "map.gif")
 
 
 def key_of(*parts) -> str:
@@ -62,21 +68,43 @@ def check_space(path: Path, n_bytes: int) -> None:
 
 
 class Workdir:
-    """RUN. Opened for one input; raises InputError where the folder holds something else, OutputError where it cannot
-    be written."""
+    """RUN. Opened for the input `name` with a fingerprint; `fresh`: what an earlier run left is removed first. Raises
+    InputError where the folder holds something else, InputChanged where the input is not what it was, OutputError where
+    nothing can be written."""
 
-    def __init__(self, path: Path, fingerprint: dict):
+    def __init__(self, path: Path, fingerprint: dict, name: str = "", fresh: bool = False):
         self.path = Path(path)
         self.scratch = self.path / SCRATCH
+        self.warn: Callable[[str], None] = lambda text: None
+        self._written: dict[str, Checksum] = {}
+        self._whole: dict[str, bool] = {}
+        self._log = -1
         self._writable(lambda: self.path.mkdir(parents=True, exist_ok=True))
-        self._lock = self._locked()
+        self._lock: int = self._writable(lambda: holder.lock(self.path))
         try:
-            self._manifest = self._read_manifest(fingerprint)
+            found = read_manifest(self.path, {UNFINISHED_MANIFEST, holder.NOTE, LOG})
+            if found is not None and not fresh:
+                check_input(found, fingerprint, name, self.path)
+            self._writable(lambda: holder.leave_note(self.path))
+            if found is not None and fresh:
+                self._remove_all()
+            self.damaged = found is not None and not fresh and not is_whole(found)
+            if found is None or fresh or self.damaged:
+                found = new_manifest(fingerprint, name)
+            self._manifest = found
             self._save_manifest()
             self._writable(lambda: self.scratch.mkdir(exist_ok=True))
+            self._log = self._open_log()
         except BaseException:
             self.close()
             raise
+
+    def log(self, event: str, **facts: Any) -> None:
+        """A line of run.log, for whoever wants to know afterwards what happened. A full disk is no reason to end for it."""
+        when = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime()) + f".{time.time_ns() // 10**6 % 1000:03d}Z"
+        line = json.dumps({"time": when, "process": os.getpid(), "event": event} | facts)
+        with suppress(OSError):
+            os.write(self._log, line.encode() + b"\n")
 
     def reserve(self, n_bytes: int) -> None:
         """Sets aside what is missing to `n_bytes` in all, of which files made later take their part. Raises OutputError where
@@ -102,13 +130,18 @@ class Workdir:
 
     def has(self, stage: str, key: str) -> bool:
         """Whether the stage's output is there, whole, made from what `key` stands for."""
-        return self._manifest["stages"].get(stage, {}).get("key") == key and all(
-            self._whole(name) for name in FILES[stage]
-        )
+        kept = self._manifest["stages"].get(stage, {})
+        if kept.get("key") != key:
+            return False
+        damaged = [name for name in FILES[stage] if not self._is_whole(name, kept.get("checksums", {}).get(name))]
+        for name in damaged:
+            self.warn(f"{name}.npy is missing, or not what the run wrote there; {stage} is done again.")
+        return not damaged
 
     def done(self, stage: str, key: str, **facts) -> None:
         """The stage's output is whole. `facts`: JSON-able values that go with it."""
-        self._manifest["stages"][stage] = {"key": key, "facts": facts}
+        checksums = {name: self._checksum_of(name) for name in FILES[stage]}
+        self._manifest["stages"][stage] = {"key": key, "facts": facts, "checksums": checksums}
         self._save_manifest()
 
     def facts(self, stage: str) -> dict:
@@ -116,20 +149,30 @@ class Workdir:
 
     def forget(self, *stages: str) -> None:
         """Stages whose files are about to be replaced or are gone."""
-        for stage in stages:
-            self._manifest["stages"].pop(stage, None)
-        self._save_manifest()
+        there = [stage for stage in stages if self._manifest["stages"].pop(stage, None)]
+        if there:
+            self._save_manifest()
 
     def retract(self) -> None:
         """Removes what described the map that is about to be replaced."""
-        self.forget("embedding", "layout")
-        for name in ("run.json", "map.png", "embedding.parquet", "labels.parquet", "map.html", "map.gif"):
-            self._writable(partial((self.path / name).unlink, missing_ok=True))
+        self.forget("embedding")
+        self.remove(*(self.path / name for name in OF_THE_MAP))
+
+    def remove(self, *paths: Path) -> None:
+        for path in paths:
+            self._writable(partial(path.unlink, missing_ok=True))
 
     def create(self, name: str, shape: tuple[int, ...], dtype) -> BlockFile:
         """A new BlockFile in scratch."""
         self.take(int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize)
-        return BlockFile.create(self.scratch / f"{name}.npy", shape, dtype)
+        file = BlockFile.create(self.scratch / f"{name}.npy", shape, dtype)
+        self._written[name] = file.written
+        return file
+
+    def go_on(self, name: str, shape: tuple[int, ...], dtype, written: Checksum) -> BlockFile:
+        """Such a file that is there already in part."""
+        self._written[name] = written
+        return BlockFile.go_on(self.scratch / f"{name}.npy", shape, dtype, written)
 
     def open(self, name: str) -> BlockFile:
         """A BlockFile of scratch or of the run, by its name without .npy."""
@@ -161,108 +204,108 @@ class Workdir:
         self._writable(lambda: (self.path / SNAPSHOTS).mkdir(exist_ok=True))
         self._rename(self.scratch / name, self.path / SNAPSHOTS / name)
 
-    def publish(self, name: str, write: Callable[[Path], object]) -> None:
-        """`write(path)` makes the file, out of all that is still set aside; then it gets its final name."""
+    def publish(self, name: str, write: Callable[[BinaryIO], object]) -> None:
+        """`write(file)` makes the file, out of all that is still set aside; then it gets its final name."""
         self._reserve(0)
-        temporary = self.scratch / name
-
-        def write_and_sync():
-            write(temporary)
-            with open(temporary, "rb+") as f:
-                os.fsync(f.fileno())
-
-        self._writable(write_and_sync)
-        self._rename(temporary, self.path / name)
+        self.replace(self.path / name, write)
 
     def publish_json(self, name: str, value: dict) -> None:
-        self.publish(
-            name, lambda path: path.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        )
+        text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+        self.publish(name, lambda file: file.write(text.encode()))
+
+    def replace(self, path: Path, write: Callable[[BinaryIO], object]) -> None:
+        """The same with any file of the run."""
+        temporary = self.scratch / f".{path.name}"
+        self._writable(lambda: write_whole(temporary, write))
+        self._rename(temporary, path)
+
+    @contextmanager
+    def writing(self, path: Path) -> Iterator[int]:
+        """The descriptor of a file of the run that is made where it is missing."""
+        with self._as_output_error():
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            try:
+                yield descriptor
+            finally:
+                os.close(descriptor)
 
     def finish(self) -> None:
-        """Removes what nobody needs after the run."""
-        self.forget("graph", "layout")
-        shutil.rmtree(self.scratch, ignore_errors=True)
+        """Removes what nobody needs after the run; reduced rows stay for the next one."""
+        self.forget("graph")
+        if "reduced" not in self._manifest["stages"]:
+            shutil.rmtree(self.scratch, ignore_errors=True)
+            return
+        for file in os.scandir(self.scratch):
+            if file.name != "reduced.npy":
+                self.remove(Path(file.path))
 
     def close(self) -> None:
-        os.close(self._lock)
+        if self._lock >= 0:
+            with suppress(OSError):
+                (self.path / holder.NOTE).unlink(missing_ok=True)
+        for descriptor in (self._log, self._lock):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._log = self._lock = -1
 
-    def _whole(self, name: str) -> bool:
-        try:
-            self.open(name).close()
-            return True
-        except (OSError, ValueError):  # removed or cut by somebody else
-            return False
+    def _is_whole(self, name: str, expected: int | None) -> bool:
+        """As it was when it was done; looked at once."""
+        if name not in self._whole:
+            try:
+                file = self.open(name)
+                self._whole[name] = file.checksum() == expected
+                file.close()
+            except (OSError, ValueError):  # removed or cut by somebody else
+                self._whole[name] = False
+        return self._whole[name]
 
-    def _read_manifest(self, fingerprint: dict) -> dict:
-        try:
-            names = set(os.listdir(self.path))
-            if MANIFEST not in names:
-                if names - {UNFINISHED_MANIFEST}:
-                    raise InputError(
-                        f"--out: {self.path}: expected a new or empty folder or a run of this input, found other files; "
-                        "choose another --out."
-                    )
-                return {"schema": SCHEMA, "input": fingerprint, "stages": {}}
-            manifest = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
-        except InputError:
-            raise
-        except (ValueError, OSError, RecursionError) as e:
-            raise self._no_manifest() from e
-        if (
-            not isinstance(manifest, dict)
-            or manifest.get("schema") != SCHEMA
-            or not isinstance(manifest.get("stages"), dict)
-        ):
-            raise self._no_manifest()
-        if manifest.get("input") != fingerprint:
-            raise InputError(
-                f"--out: {self.path}: holds a run of another input (or this one changed since); choose another --out or remove it."
-            )
-        return manifest
+    def _checksum_of(self, name: str) -> int:
+        self._whole[name] = True
+        file = self.open(name)
+        written = self._written.get(name)
+        crc = written.crc if written and written.rows == len(file) else file.checksum()
+        file.close()
+        return crc
 
-    def _no_manifest(self) -> InputError:
-        return InputError(
-            f"--out: {self.path / MANIFEST}: expected the manifest of a run, found something else; choose another --out."
-        )
+    def _remove_all(self) -> None:
+        """What a run makes, and nothing else."""
+        self._writable((self.path / MANIFEST).unlink)
+        files = [f"{name}.npy" for names in FILES.values() for name in names]
+        self.remove(*(self.path / name for name in (*files, *OF_THE_MAP, LOG)))
+        for folder in (self.scratch, self.path / SNAPSHOTS):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _open_log(self) -> int:
+        """To be written to at its end, where a new line begins."""
+        with suppress(OSError):
+            log = os.open(self.path / LOG, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            size = os.fstat(log).st_size
+            if size and os.pread(log, 1, size - 1) != b"\n":
+                os.write(log, b"\n")
+            return log
+        return -1
 
     def _save_manifest(self):
         temporary = self.path / UNFINISHED_MANIFEST
-
-        def write():
-            with open(temporary, "w", encoding="utf-8") as f:
-                f.write(json.dumps(self._manifest, indent=2) + "\n")
-                f.flush()
-                os.fsync(f.fileno())
-
-        self._writable(write)
+        text = as_text(self._manifest).encode()
+        self._writable(lambda: write_whole(temporary, lambda file: file.write(text)))
         self._rename(temporary, self.path / MANIFEST)
 
     def _rename(self, source: Path, target: Path):
         def rename():
             os.replace(source, target)
-            directory = os.open(target.parent, os.O_RDONLY)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
+            sync_folder(target.parent)
 
         self._writable(rename)
 
-    def _locked(self) -> int:
-        descriptor: int = self._writable(lambda: os.open(self.path, os.O_RDONLY | os.O_CLOEXEC))
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as e:
-            os.close(descriptor)
-            raise InputError(
-                f"--out: {self.path}: another run is writing here; wait for it or choose another --out."
-            ) from e
-        return descriptor
-
     def _writable(self, action: Callable[[], Any]) -> Any:
-        try:
+        with self._as_output_error():
             return action()
+
+    @contextmanager
+    def _as_output_error(self) -> Iterator[None]:
+        try:
+            yield
         except OutputError:
             raise
         except OSError as e:

@@ -28,7 +28,7 @@ FILES = ["embedding.npy", "knn_indices.npy", "knn_distances.npy"]
 def plain_pictures():
     """Runs without the seconds that a picture takes."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("streamumap.render.render", lambda embedding, path, **_: path.write_bytes(b"a picture"))
+        patch.setattr("streamumap.render.draw", lambda embedding, file, **_: file.write(b"a picture"))
         yield
 
 
@@ -64,11 +64,10 @@ def contents(out):
 
 
 class StopAt:
-    """Listens, and says stop once `stage` has done `amount` units; in the layout when an epoch ends, as a signal is seen."""
+    """Listens, and says stop once `stage` has done `amount` units."""
 
     def __init__(self, stage, amount):
-        self.stage, self.amount, self.asked = stage, amount - (stage == "layout"), -1
-        self.now = False
+        self.stage, self.amount, self.now = stage, amount, False
 
     def listen(self, event):
         self.now = self.now or (
@@ -76,13 +75,14 @@ class StopAt:
         )
 
     def stopping(self):
-        self.asked += self.now
-        return self.asked >= (self.stage == "layout")
+        return self.now
 
 
 def stopped(rows, params, out, stage, amount=2):
     stop = StopAt(stage, amount)
-    with pytest.raises(Stopped, match=f"^stopped while {stage} was at .*; the same command continues the run\\.$"):
+    with pytest.raises(
+        Stopped, match=f"^stopped (while {stage} was at .*|after {stage}); the same command continues the run\\.$"
+    ):
         engine.embed(rows, params, out=out, listener=stop.listen, stopping=stop.stopping, **BOUNDS)
 
 
@@ -91,7 +91,9 @@ def stopped(rows, params, out, stage, amount=2):
 
 def test_files(finished, rows):
     out, _ = finished
-    assert sorted(os.listdir(out)) == sorted([*FILES, "embedding.parquet", "map.png", "run.json", "manifest.json"])
+    assert sorted(os.listdir(out)) == sorted(
+        [*FILES, "embedding.parquet", "map.png", "run.json", "manifest.json", "run.log"]
+    )
     embedding, indices, distances = (np.load(out / name) for name in FILES)
     assert (embedding.dtype, embedding.shape) == (np.float32, (300, 2)) and np.isfinite(embedding).all()
     assert (indices.dtype, indices.shape, distances.dtype, distances.shape) == (
@@ -228,19 +230,19 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(stage, amount, finishe
     files, reused = run()
     assert files == contents(finished[0])
     if stage == "layout":
-        assert reused == ["the k-NN graph", "the fuzzy graph", f"the layout up to epoch {amount}"]
+        assert reused == ["the k-NN graph", "the fuzzy graph", f"the layout up to {amount} of 30 epochs"]
     assert not (tmp_path / "run" / "scratch").exists()
 
 
 def test_a_run_that_is_stopped_again_and_again_gets_there(finished, rows, run, tmp_path):
-    for amount in (5, 5, 5):
+    for amount in (5, 10, 15):
         stopped(rows, SHORT, tmp_path / "run", "layout", amount)
-    assert run() == (contents(finished[0]), ["the k-NN graph", "the fuzzy graph", "the layout up to epoch 15"])
+    assert run() == (contents(finished[0]), ["the k-NN graph", "the fuzzy graph", "the layout up to 15 of 30 epochs"])
 
 
 def test_a_run_that_dies_goes_on_from_its_last_checkpoint(finished, rows, run, tmp_path, monkeypatch):
     """Not asked to stop: what is there then is what it saved on the way."""
-    monkeypatch.setattr("streamumap.stages.layout.SAVE_SECONDS", 0)
+    monkeypatch.setattr("streamumap.saving.SAVE_SECONDS", 0)
 
     def die(event):
         if isinstance(event, StageAdvanced) and event.stage == "layout" and event.done == 12:
@@ -249,7 +251,7 @@ def test_a_run_that_dies_goes_on_from_its_last_checkpoint(finished, rows, run, t
     with pytest.raises(ZeroDivisionError):
         engine.embed(rows, SHORT, out=tmp_path / "run", listener=die, **BOUNDS)
     files, reused = run()
-    assert files == contents(finished[0]) and reused[2].startswith("the layout up to epoch 1")
+    assert files == contents(finished[0]) and reused[-1].startswith("the layout up to 1")
 
 
 @pytest.mark.parametrize("stage", ["graph", "layout"])
@@ -479,7 +481,7 @@ def test_reduced_rows_and_how_much_recall_they_cost(codes, tmp_path):
     )
     assert report["warnings"] == [expected] and Note("warning", expected) in notes
     assert sorted(os.listdir(tmp_path / "run")) == sorted(
-        [*FILES, "embedding.parquet", "map.png", "run.json", "manifest.json"]
+        [*FILES, "embedding.parquet", "map.png", "run.json", "manifest.json", "run.log", "scratch"]
     )
     indices = np.load(tmp_path / "run" / "knn_indices.npy")
     exact = reference.search(codes[:400], 15, "cosine")[0]

@@ -302,7 +302,7 @@ def test_three_million_rows_of_zeros_mostly_on_a_gpu(n_features):
 @pytest.mark.sizes
 def test_packed_rows_on_a_gpu_go_to_disk_when_the_host_needs_the_memory():
     job = Job(3_000_000, 3072, "float16", 3_000_000 * 150)
-    in_memory, on_disk = (make_plan(job, Params(), Budget(n, 40 * GB), GPU) for n in (60 * GB, 4 * GB))
+    in_memory, on_disk = (make_plan(job, Params(), Budget(n, 40 * GB), GPU) for n in (60 * GB, 3 * GB))
     assert in_memory.packs and on_disk.packs and on_disk.packed_on_disk and not in_memory.packed_on_disk
     assert in_memory["neighbors"].blocks == on_disk["neighbors"].blocks
     assert on_disk.peak.disk_bytes - in_memory.peak.disk_bytes >= job.n_nonzero * 4

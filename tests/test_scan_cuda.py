@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 
 from streamumap.errors import Stopped  # noqa: E402
 from streamumap.source import scan_cuda  # noqa: E402
-from streamumap.source.base import DEVICE_DTYPES, stored_dtype, widen  # noqa: E402
+from streamumap.source.base import DEVICE_DTYPES, widen  # noqa: E402
 from streamumap.source.feed import Feed  # noqa: E402
 from streamumap.source.packed import Filling, pack, packed_footprint  # noqa: E402
 from streamumap.source.scan import device_scan_footprint, scan  # noqa: E402
@@ -259,5 +259,5 @@ def test_the_scan_needs_no_more_than_its_footprint(dtype, density):
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     scan_cuda.scan(source, block_rows, "cuda")
-    limit = device_scan_footprint(source.n_rows, 2048, stored_dtype(dtype).itemsize, block_rows)[1]
+    limit = device_scan_footprint(source.n_rows, 2048, dtype, block_rows)[1]
     assert torch.cuda.max_memory_allocated() - before <= limit

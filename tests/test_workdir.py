@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamumap import workdir
-from streamumap.errors import InputError, OutputError
+from streamumap.errors import InputChanged, InputError, OutputError
+from streamumap.holder import NOTE
 from streamumap.workdir import FILES, MANIFEST, Workdir, check_space, key_of
 
 INPUT = {"format": "npy", "size": 5, "blake2b": "ab"}
@@ -32,7 +33,6 @@ def again(tmp_path):
     def reopen(work, fingerprint=INPUT):
         work.close()
         opened.append(Workdir(work.path, fingerprint))
-        work._lock = os.dup(opened[-1]._lock)  # the fixture closes it once more
         return opened[-1]
 
     yield reopen
@@ -76,7 +76,8 @@ def test_a_key_does_not_depend_on_the_order_of_names():
 
 def test_a_new_folder_and_those_above_it_are_made(tmp_path):
     work = Workdir(tmp_path / "a" / "b ü" / "run", INPUT)
-    assert json.loads((work.path / MANIFEST).read_text()) == {"schema": 1, "input": INPUT, "stages": {}}
+    written = json.loads((work.path / MANIFEST).read_text())
+    assert written == {"schema": 1, "input": INPUT, "name": "", "stages": {}, "checksum": written["checksum"]}
     work.close()
 
 
@@ -102,9 +103,10 @@ def test_a_folder_that_an_earlier_run_could_only_begin_is_taken(tmp_path):
 def test_a_run_of_another_input_is_refused_and_left_alone(work, again):
     keep(work, "embedding")
     before = (work.path / MANIFEST).read_bytes()
-    with pytest.raises(InputError, match=r"holds a run of another input .*; choose another --out or remove it\.$"):
+    with pytest.raises(
+        InputError, match=r"holds a run of another input, .*; choose another --out, or --fresh to start again\.$"
+    ):
         again(work, INPUT | {"size": 6})
-    work._lock = os.open(work.path, os.O_RDONLY)
     assert (work.path / MANIFEST).read_bytes() == before
 
 
@@ -139,7 +141,10 @@ def test_a_manifest_that_is_no_text_is_refused(tmp_path):
 
 
 def test_two_runs_do_not_write_to_one_folder(work):
-    with pytest.raises(InputError, match=r"another run is writing here; wait for it or choose another --out\.$"):
+    with pytest.raises(
+        InputError,
+        match=r"another run is writing here, process \d+ on .* since 20.* \(.*\); wait for it or choose another --out\.$",
+    ):
         Workdir(work.path, INPUT)
 
 
@@ -183,36 +188,151 @@ def test_a_folder_that_cannot_be_read(function, tmp_path, monkeypatch):
 
 
 def test_what_was_kept_is_found_under_its_key_alone(work, again):
-    keep(work, "layout", "one", epoch=25)
-    assert work.has("layout", "one") and not work.has("layout", "two") and not work.has("graph", "one")
+    keep(work, "embedding", "one", epoch=25)
+    assert work.has("embedding", "one") and not work.has("embedding", "two") and not work.has("graph", "one")
     work = again(work)
-    assert work.has("layout", "one") and work.facts("layout") == {"epoch": 25}
-    assert np.array_equal(work.read("layout"), ARRAY)
+    assert work.has("embedding", "one") and work.facts("embedding") == {"epoch": 25}
+    assert np.array_equal(work.read("embedding"), ARRAY)
 
 
 def test_what_is_forgotten_is_gone_for_the_next_run_too(work, again):
     keep(work, "graph")
-    keep(work, "layout")
-    work.forget("layout", "embedding")
-    assert again(work).has("graph", "k") and not work.has("layout", "k")
+    keep(work, "embedding")
+    work.forget("reduced", "embedding")
+    assert again(work).has("graph", "k") and not work.has("embedding", "k")
 
 
+def flipped(data):
+    return data[:-2] + bytes([data[-2] ^ 4]) + data[-1:]
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda data: data[:-1], lambda data: b"", flipped, None], ids=["cut", "empty", "bit", "gone"]
+)
 @pytest.mark.parametrize("stage", FILES)
-def test_what_somebody_removed_or_cut_is_not_there(stage, work):
+def test_what_somebody_removed_cut_or_changed_is_not_there_and_that_is_said(stage, spoil, work, again):
     for name in FILES[stage]:
         keep(work, stage)
         assert work.has(stage, "k")
         path = work.scratch / f"{name}.npy"
-        path.write_bytes(path.read_bytes()[:-1])
+        path.write_bytes(spoil(path.read_bytes())) if spoil else path.unlink()
+        work, said = again(work), []
+        work.warn = said.append
         assert not work.has(stage, "k")
-        path.unlink()
-        assert not work.has(stage, "k")
+        assert said == [f"{name}.npy is missing, or not what the run wrote there; {stage} is done again."]
+
+
+def test_a_manifest_with_a_flipped_bit_counts_for_nothing(work, again):
+    keep(work, "graph", epoch=1)
+    path = work.path / MANIFEST
+    path.write_text(path.read_text().replace('"epoch": 1', '"epoch": 2'))
+    work = again(work)
+    assert work.damaged and not work.has("graph", "k") and not again(work).damaged
+
+
+def test_fresh_removes_what_a_run_made_and_nothing_else(work):
+    keep(work, "embedding")
+    work.publish_saved("embedding")
+    work.publish_json("run.json", {})
+    (work.path / "notes.txt").write_text("mine")
+    work.close()
+    other = Workdir(work.path, INPUT | {"size": 6}, fresh=True)
+    assert sorted(os.listdir(work.path)) == [".holder.json", MANIFEST, "notes.txt", "run.log", "scratch"]
+    assert not other.has("embedding", "k")
+    other.close()
+
+
+# The input
+
+
+FILE = {"format": "npy", "rows": [{"size": 5, "mtime_ns": 1, "inode": 7, "blake2b": "ab", "offset": 128}]}
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "said"),
+    [
+        (
+            {"size": 6},
+            InputChanged,
+            r"^/x/a.npy: size: expected 5 as when the run in .* began, found 6; --fresh starts again",
+        ),
+        ({"mtime_ns": 2}, InputChanged, "^/x/a.npy: time of change: expected 1"),
+        ({"inode": 8, "mtime_ns": 2}, InputChanged, "^/x/a.npy: time of change"),
+        ({"blake2b": "cd"}, InputChanged, "^/x/a.npy: content: expected ab"),
+        ({"size": 6, "offset": 64, "blake2b": "cd"}, InputChanged, "size: expected 5"),
+        ({"offset": 64, "blake2b": "cd"}, InputError, "another input, or of this one read otherwise"),
+    ],
+    ids=str,
+)
+def test_an_input_that_changed_between_runs(changed, error, said, tmp_path):
+    Workdir(tmp_path / "run", FILE, "/x/a.npy").close()
+    Workdir(tmp_path / "run", FILE, "/y/moved.npy").close()
+    now = FILE | {"rows": [FILE["rows"][0] | changed]}
+    with pytest.raises(error, match=said):
+        Workdir(tmp_path / "run", now, "/x/a.npy")
+    with pytest.raises(InputError, match="another input"):
+        Workdir(tmp_path / "run", now, "/x/b.npy")
+    Workdir(tmp_path / "run", now, "/x/a.npy", fresh=True).close()
+
+
+# The holder
+
+
+def test_who_holds_the_folder_is_said_where_it_is_true(work):
+    def refused():
+        with pytest.raises(InputError) as e:
+            Workdir(work.path, INPUT)
+        return str(e.value)
+
+    assert f"process {os.getpid()} on " in refused()
+    note = json.loads((work.path / NOTE).read_text())
+    (work.path / NOTE).write_text(json.dumps(note | {"process": 2**22 + 1}))  # of a process that was killed
+    assert "another run is writing here; wait" in refused()
+    for text in ("", "[]", "{}"):
+        (work.path / NOTE).write_text(text)
+        assert "another run is writing here; wait" in refused()
+
+
+def test_the_note_of_a_process_that_was_killed_keeps_nobody_out(work):
+    (work.path / NOTE).write_text('{"process": 1, "host": "elsewhere"}')
+    note = (work.path / NOTE).read_text()
+    work.close()
+    (work.path / NOTE).write_text(note)
+    other = Workdir(work.path, INPUT)
+    assert json.loads((work.path / NOTE).read_text())["process"] == os.getpid()
+    other.close()
+    assert not (work.path / NOTE).exists()
+
+
+# The log
+
+
+def test_the_log_is_one_json_object_a_line_whatever_was_cut(work, again):
+    work.log("begin", stage="read")
+    with open(work.path / "run.log", "a") as log:
+        log.write('{"time": "2026')  # the disk was full
+    work = again(work)
+    work.log("end", stage="read", seconds=1.5)
+    lines = (work.path / "run.log").read_text().splitlines()
+    assert [json.loads(line)["event"] for line in (lines[0], lines[2])] == ["begin", "end"] and len(lines) == 3
+
+
+def test_a_log_that_cannot_be_written_is_no_error(work, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "write", full)
+    work.log("begin", stage="read")
+
+
+# What is done with files
 
 
 def test_a_published_file_leaves_scratch(work):
     keep(work, "embedding")
     work.publish_saved("embedding")
-    assert sorted(os.listdir(work.path)) == ["embedding.npy", MANIFEST, "scratch"] and os.listdir(work.scratch) == []
+    assert sorted(os.listdir(work.path)) == [NOTE, "embedding.npy", MANIFEST, "run.log", "scratch"]
+    assert os.listdir(work.scratch) == []
     assert work.has("embedding", "k") and np.array_equal(np.load(work.path / "embedding.npy"), ARRAY)
 
 
@@ -224,7 +344,7 @@ def test_scratch_comes_before_the_older_published_file(work):
 
 
 def test_a_finished_run_keeps_the_graph_of_neighbours_and_the_map(work, again):
-    for stage in FILES:
+    for stage in ("neighbors", "graph", "embedding"):
         keep(work, stage)
     for name in FILES["neighbors"] + FILES["embedding"]:
         work.publish_saved(name)
@@ -246,7 +366,7 @@ def test_a_run_that_dies_while_it_tidies_up_claims_nothing_that_is_gone(work, mo
 
 
 def test_publishing_writes_and_renames(work):
-    work.publish("note.txt", lambda path: path.write_text("whole"))
+    work.publish("note.txt", lambda file: file.write(b"whole"))
     assert (work.path / "note.txt").read_text() == "whole" and os.listdir(work.scratch) == []
 
 
@@ -254,8 +374,8 @@ def test_publishing_writes_and_renames(work):
 def test_a_file_that_cannot_be_written_whole_does_not_appear(number, work):
     (work.path / "note.txt").write_text("the one before")
 
-    def fill(path):
-        path.write_text("ha")
+    def fill(file):
+        file.write(b"ha")
         raise OSError(number, os.strerror(number))
 
     with pytest.raises(OutputError, match=f"cannot be written .{os.strerror(number)}.; free space"):
@@ -269,12 +389,12 @@ def test_a_disk_that_is_full_only_when_it_is_synced(work, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OutputError, match="No space left on device"):
-        work.publish("note.txt", lambda path: path.write_text("whole"))
+        work.publish("note.txt", lambda file: file.write(b"whole"))
     assert not (work.path / "note.txt").exists()
 
 
 def test_a_manifest_that_cannot_be_written_leaves_the_one_before(work, monkeypatch):
-    keep(work, "layout", epoch=1)
+    keep(work, "embedding", epoch=1)
     before = (work.path / MANIFEST).read_bytes()
 
     def full(_):
@@ -282,20 +402,28 @@ def test_a_manifest_that_cannot_be_written_leaves_the_one_before(work, monkeypat
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OutputError):
-        work.done("layout", "k", epoch=2)
+        work.done("embedding", "k", epoch=2)
     assert (work.path / MANIFEST).read_bytes() == before
 
 
 def test_everything_is_synced_before_it_gets_its_name(work, monkeypatch):
+    keep(work, "embedding")
     done = []
     fsync, replace = os.fsync, os.replace
     monkeypatch.setattr(
         os, "fsync", lambda fd: (done.append(os.path.basename(os.readlink(f"/proc/self/fd/{fd}"))), fsync(fd))
     )
     monkeypatch.setattr(os, "replace", lambda a, b: (done.append(f"{a.name} -> {b.name}"), replace(a, b)))
-    work.publish("note.txt", lambda path: path.write_text("whole"))
-    work.done("layout", "k")
-    assert done == ["note.txt", "note.txt -> note.txt", "run", ".manifest.json", f".manifest.json -> {MANIFEST}", "run"]
+    work.publish("note.txt", lambda file: file.write(b"whole"))
+    work.forget("embedding")
+    assert done == [
+        ".note.txt",
+        ".note.txt -> note.txt",
+        "run",
+        ".manifest.json",
+        f".manifest.json -> {MANIFEST}",
+        "run",
+    ]
 
 
 def test_json_without_a_value_that_json_has_not(work):
@@ -333,7 +461,7 @@ def test_what_is_set_aside_becomes_files_and_goes_at_the_end(work):
     work.create("layout", (10**6,), np.float32).close()
     assert not reserved.exists(), "no more than was set aside is taken from it"
     work.reserve(10**7)
-    work.publish("run.json", lambda path: path.write_text("{}"))
+    work.publish("run.json", lambda file: file.write(b"{}"))
     assert not reserved.exists()
     work.reserve(10**7)
     work.finish()

@@ -9,33 +9,39 @@ import numpy as np
 from streamumap.blockfile import BlockFile
 from streamumap.events import Tick, no_tick
 from streamumap.graph import cpu
-from streamumap.graph.files import WEIGHT_ONE, Create, Graph, Growing
+from streamumap.graph.files import WEIGHT_ONE, Graph, Growing
+from streamumap.units import Units
 
 
 def build(
     knn_indices: BlockFile,
     knn_distances: BlockFile,
-    create: Create,
+    units: Units,
     *,
     local_connectivity: float,
     set_op_mix_ratio: float,
     block_rows: int,
     tick: Tick = no_tick,
 ) -> tuple[Graph, np.ndarray]:
-    """Streams the k-NN files (N, k) into a Graph. Also gives the rows of each of its connected components, int64,
-    largest first. Ticks N rows three times.
+    """Streams the k-NN files (N, k) into a Graph, whose files `units` creates. Also gives the rows of each of its connected
+    components, int64, largest first. Ticks N rows three times.
 
     The k-NN files are read once for each block of rows, to find the edges that come in.
     """
     n = len(knn_indices)
-    rho, sigma = _smoothed(knn_distances, local_connectivity, block_rows, tick)
-    incoming = np.zeros(n, np.int64)
-    for start, indices in knn_indices.blocks(block_rows):
-        cpu.count_incoming(indices, start, incoming)
-        tick(len(indices))
-    growing = Growing(create, n, 2 * int(incoming.sum()))
+    rho, sigma, incoming = np.empty(n, np.float32), np.empty(n, np.float32), np.zeros(n, np.int64)
     parent = np.arange(n, dtype=np.int32)
-    for start in range(0, n, block_rows):
+    whole = dict(rho=rho, sigma=sigma, incoming=incoming, parent=parent)
+    facts = units.resume(whole)
+    if not facts:
+        _smooth(knn_distances, local_connectivity, block_rows, rho, sigma, tick)
+        for start, indices in knn_indices.blocks(block_rows):
+            cpu.count_incoming(indices, start, incoming)
+            tick(len(indices))
+        del indices
+        units.done(lambda: (whole, {}), n_rows=0, n_edges=0)
+    growing = Growing(units.create, n, 2 * int(incoming.sum()), **facts)
+    for start in range(growing.n_rows, n, block_rows):
         stop = min(start + block_rows, n)
         bounds, sources, source_weights = _incoming(
             knn_indices, knn_distances, rho, sigma, start, stop, incoming, block_rows
@@ -46,18 +52,16 @@ def build(
         growing.add(degree, targets, weights)
         cpu.join_components(degree, targets, start, parent)
         tick(stop - start)
+        units.done(lambda: (whole, {}), n_rows=growing.n_rows, n_edges=growing.n_edges)
     return growing.finish(), cpu.component_sizes(parent)
 
 
-def _smoothed(knn_distances, local_connectivity, block_rows, tick):
-    n = len(knn_distances)
-    rho, sigma = np.empty(n, np.float32), np.empty(n, np.float32)
+def _smooth(knn_distances, local_connectivity, block_rows, rho, sigma, tick):
     mean = _mean_distance(knn_distances, block_rows)
     for start, distances in knn_distances.blocks(block_rows):
         stop = start + len(distances)
         cpu.smooth_knn(distances, mean, local_connectivity, rho[start:stop], sigma[start:stop])
         tick(len(distances))
-    return rho, sigma
 
 
 def _incoming(knn_indices, knn_distances, rho, sigma, start, stop, incoming, block_rows):

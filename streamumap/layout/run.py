@@ -36,7 +36,7 @@ class Backend:
 def cpu_backend() -> Backend:
     from streamumap.layout import cpu, levels_cpu
 
-    return Backend(np.array, np.asarray, np.empty_like, cpu.epoch, lambda: None, levels_cpu)
+    return Backend(np.asarray, np.asarray, np.empty_like, cpu.epoch, lambda: None, levels_cpu)
 
 
 def cuda_backend(device: str) -> Backend:
@@ -66,9 +66,9 @@ def run(
     """Epochs state.epoch..until. Each of `blocks` reads one GraphBlock, in order; a graph of one block is placed once,
     others every epoch.
 
-    After each epoch `after_epoch(epochs done, get)` is called, where `get()` fetches the state then, and 1 is ticked.
+    After each epoch 1 is ticked, and `after_epoch(epochs done, get)` called, where `get()` fetches the state then.
     """
-    old = backend.place(state.positions)
+    old = backend.place(np.array(state.positions))  # both sets are written to
     new = backend.empty_like(old)
     place = placer(blocks, backend)
     for number in range(state.epoch, until):
@@ -76,14 +76,19 @@ def run(
             backend.epoch(old, new, first_row, indptr, targets, weights, first_edge, number, settings)
         backend.wait()
         old, new = new, old
+        tick(1)
         if after_epoch is not None:
             after_epoch(number + 1, partial(_fetched, backend, old, number + 1))
-        tick(1)
     return _fetched(backend, old, max(until, state.epoch))
 
 
 def _fetched(backend: Backend, positions, epoch: int) -> LayoutState:
     return LayoutState(np.array(backend.fetch(positions)), epoch)
+
+
+def _placed(block, backend: Backend) -> tuple:
+    arrays = block.indptr, block.targets, block.weights
+    return block.first_row, block.first_edge, *(backend.place(array) for array in arrays)
 
 
 def placer(blocks: Sequence[Callable], backend: Backend) -> Callable[[], Iterable[tuple]]:
@@ -92,12 +97,7 @@ def placer(blocks: Sequence[Callable], backend: Backend) -> Callable[[], Iterabl
 
     def placed():
         for read in blocks:
-            block = read()
-            yield (
-                block.first_row,
-                block.first_edge,
-                *(backend.place(a) for a in (block.indptr, block.targets, block.weights)),
-            )
+            yield _placed(read(), backend)
 
     if len(blocks) > 1:
         return placed

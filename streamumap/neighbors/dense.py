@@ -25,6 +25,7 @@ from streamumap.neighbors.propose import propose
 from streamumap.neighbors.table import difference
 from streamumap.neighbors.work import Work, slices, squared_norms
 from streamumap.neighbors.zero import next_zero_rows
+from streamumap.units import ALONE, Units
 
 ROW_JOINS = 3
 
@@ -45,6 +46,7 @@ def search(
     exhaustive: bool,
     is_zero: np.ndarray | None = None,
     tick: Tick = no_tick,
+    units: Units = ALONE,
 ) -> tuple[np.ndarray, np.ndarray]:
     """k-NN of `rows` (a DenseRows): indices int32 (N, k), distances float32 (N, k), nearest first, self in front, -1
     and inf where none.
@@ -56,8 +58,10 @@ def search(
     """
     with ThreadPoolExecutor(min(n_threads, WORKERS)) as pool, threadpool_limits(1):
         work = Work(rows, k, max(cell_rows, dense_least_rows(k)), seed, pool, is_zero, tick)
-        if exhaustive or all_with_all_is_cheaper(rows.n_rows, rows.n_features) or not _approximate(work, reached):
-            all_with_all(work)
+        exact = units.of("exact")
+        exhaustive = exhaustive or exact.begun or all_with_all_is_cheaper(rows.n_rows, rows.n_features)
+        if exhaustive or not _approximate(work, reached, units):
+            all_with_all(work, exact)
         return work.finish()
 
 
@@ -68,13 +72,18 @@ def all_with_all_is_cheaper(n_rows: int, n_features: int) -> bool:
     return n_rows * (n_features * 1.2e-11 + 3e-9) < 2.2e-4 + n_features * 1.8e-7
 
 
-def _approximate(work, reached) -> bool:
-    work.measure(propose(work))
-    for _ in range(ROW_JOINS):
+def _approximate(work, reached, units: Units) -> bool:
+    measured = units.of("rows")
+    facts = measured.resume(work.state()[0])
+    if not facts:
+        work.measure(propose(work, units))
+        measured.done(work.state, joined=0)
+    for number in range(facts.get("joined", 0), ROW_JOINS):
         if _enough(work, reached):
             return True
         join_rows(work)
         work.measure_again()
+        measured.done(work.state, joined=number + 1)
     return _enough(work, reached)
 
 

@@ -11,12 +11,13 @@ from streamumap.neighbors.footprint import DENSE_TILES as TILES
 from streamumap.neighbors.sketch import make_sketch
 from streamumap.neighbors.table import insert
 from streamumap.neighbors.work import Work, slices, squared_norms
+from streamumap.units import ALONE, Units
 
 CHUNK = 64
 """Products looked at together: most are passed over."""
 
 
-def all_with_all(work: Work) -> None:
+def all_with_all(work: Work, units: Units = ALONE) -> None:
     """Fills the table anew. Every pair of blocks is multiplied once and serves the rows of both. Ticks N rows, and N
     for the measuring.
 
@@ -28,13 +29,16 @@ def all_with_all(work: Work) -> None:
     work.clear(min(work.k - 1 + MARGIN, n - 1))
     half = max(1, work.cell_rows // 2) if work.cell_rows < n else n
     products = np.empty(min(half, TILE_ROWS * TILES) ** 2, np.float32)
-    for start in range(0, n, half):
+    facts = units.resume(work.state()[0])
+    begin, after = facts.get("row", 0), facts.get("column", 0)
+    for start in range(begin, n, half):
         block, norms = _load(work, start, min(start + half, n), work.buffer[:half])
-        for first in range(start, n, half):
+        for first in range(max(start, after) if start == begin else start, n, half):
             other, other_norms = (
                 (block, norms) if first == start else _load(work, first, min(first + half, n), work.buffer[half:])
             )
             _merge_blocks(work, products, start, block, norms, first, other, other_norms)
+            units.done(work.state, row=start, column=first + len(other))
         work.tick(len(block))
     work.measure_again()
 

@@ -13,6 +13,7 @@ from streamumap.neighbors.footprint import dense_width
 from streamumap.neighbors.sketch import Sketch, code_product, make_sketch
 from streamumap.neighbors.table import insert_fresh, meet, members_of, places
 from streamumap.neighbors.work import Work
+from streamumap.units import ALONE, Units
 
 PASSES = 3
 """Times that rows are put into cells, around other rows each time."""
@@ -22,19 +23,26 @@ SETTLED = 0.02
 """Joins of sketches stop when they change less than this share of the lists."""
 
 
-def propose(work: Work) -> np.ndarray:
+def propose(work: Work, units: Units = ALONE) -> np.ndarray:
     """int32 (N, width): rows near by their sketches, nearest first, -1 where none. Also puts `work.order` into the
     order of the cells."""
-    sketch = make_sketch(work)
     width = min(dense_width(work.k), work.n - 1)
     indices = np.full((work.n, width), -1, np.int32)
     squares = np.full((work.n, width), np.inf, np.float32)
     fresh = np.zeros((work.n, width), np.uint8)
-    for number in range(PASSES):
-        _search_pass(work, sketch, number, indices, squares, fresh)
-    for _ in range(SKETCH_JOINS):
-        if _join(work, sketch, indices, squares, fresh) < SETTLED * work.n * FORWARD:
-            break
+    whole = dict(indices=indices, squares=squares, fresh=fresh, order=work.order)
+    step, last = units.resume(whole).get("step", 0), PASSES + SKETCH_JOINS
+    if step == last:
+        return indices
+    sketch = make_sketch(work)
+    while step < last:
+        if step < PASSES:
+            _search_pass(work, sketch, step, indices, squares, fresh)
+            step += 1
+        else:
+            settled = _join(work, sketch, indices, squares, fresh) < SETTLED * work.n * FORWARD
+            step = last if settled else step + 1
+        units.done(lambda: (whole, {}), step=step)
     return indices
 
 
@@ -42,7 +50,7 @@ def _search_pass(work: Work, sketch: Sketch, number, indices, squares, fresh):
     """Compares each row with the rows of its cells."""
     cells, bounds, order = make_cells(work, sketch, number)
     if number == 0:
-        work.order = order
+        work.order[:] = order
     members = np.argsort(cells.ravel(), kind="stable")[np.count_nonzero(cells < 0) :] // OVERLAP
     for own in cells.T.copy():
         by_cell = np.argsort(own, kind="stable")  # so that the rows of a cell stay in the cache

@@ -41,6 +41,10 @@ class Work:
         self.indices = np.full((self.n, width), -1, np.int32)
         self.squares = np.full((self.n, width), np.inf, np.float32)
 
+    def state(self):
+        """As of `units.Units`."""
+        return {"indices": self.indices, "squares": self.squares, "order": self.order}, {}
+
     def gather(self, needed, out):
         """Rows of these ascending numbers into `out`, by pieces, several at a time."""
         pieces = slices(len(needed), PIECE_BYTES // (4 * self.rows.n_features))

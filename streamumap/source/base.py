@@ -81,6 +81,13 @@ def stored_dtype(dtype: str) -> np.dtype:
     return np.dtype(np.uint16 if dtype == "bfloat16" else dtype)
 
 
+def pinned_bytes(block_rows: int, n_features: int, dtype: str) -> int:
+    """Of host memory that a `Feed` pins: two buffers of rows as stored (of what is no DEVICE_DTYPE as float32), which torch rounds up
+    to powers of two."""
+    itemsize = stored_dtype(dtype).itemsize if dtype in DEVICE_DTYPES else 4
+    return 2 << (block_rows * n_features * itemsize - 1).bit_length()
+
+
 def widen(block: np.ndarray, dtype: str) -> np.ndarray:
     """A block as stored -> float32 of the same shape. bfloat16 is exact; float64 is rounded; integers and booleans are
     cast."""
@@ -108,11 +115,11 @@ def _widen_half(block, piece_values=65_536):
     return out
 
 
-def blocks(source: RowSource, block_rows: int) -> Iterator[tuple[int, np.ndarray]]:
-    """(start, rows as stored) over the whole source, in order, through one reused buffer: a block is valid until the
-    next."""
+def blocks(source: RowSource, block_rows: int, first: int = 0) -> Iterator[tuple[int, np.ndarray]]:
+    """(start, rows as stored) from row `first` to the last, in order, through one reused buffer: a block is valid until
+    the next."""
     buffer = np.empty((min(block_rows, source.n_rows), source.n_features), stored_dtype(source.dtype))
-    for start in range(0, source.n_rows, block_rows):
+    for start in range(first, source.n_rows, block_rows):
         yield start, source.read(start, min(start + block_rows, source.n_rows), buffer)
 
 

@@ -12,10 +12,11 @@ import numpy as np
 
 from streamumap.errors import InputChanged
 from streamumap.events import Tick, no_tick
-from streamumap.source.base import Pairs, RowSource, index_dtype, stored_dtype, widen
+from streamumap.source.base import Pairs, RowSource, SparseSource, index_dtype, stored_dtype, widen
 from streamumap.source.pairs import nonzero_mask, pairs_of
 from streamumap.source.pieces import Piece, over_rows
 from streamumap.source.stores import InFile, InMemory, Store
+from streamumap.units import ALONE, Arrays, Units
 
 DENSE_STEPS_PER_ADDITION = 16
 """An addition through an inverted index reads an index and adds at an address that the processor cannot foresee, one at
@@ -47,7 +48,7 @@ class PackedRows:
         self.n_rows, self.n_features = len(indptr) - 1, n_features
         self.n_nonzero, self.dtype = int(indptr[-1]), dtype
         self._indptr, self._indices, self._values = indptr, indices, values
-        self._on_disk = isinstance(indices, InFile)
+        self._on_disk = not isinstance(indices, InMemory)
         itemsize = stored_dtype(dtype).itemsize
         self.host_bytes, self.disk_bytes = packed_footprint(
             self.n_rows, n_features, self.n_nonzero, itemsize, self._on_disk
@@ -132,6 +133,35 @@ class Filling:
         rows += self._done
         self._row, self._done = self._row + len(counts), self._done + len(values)
 
+    def state(self) -> Arrays:
+        """What there is so far, as rows of `units.Units`; nothing where it was given up."""
+        if not (self.open and self._stores):
+            return {}
+        columns, values = (store.read(0, self._done) for store in self._stores)
+        return {"indptr": self._indptr[: self._row + 1], "columns": columns, "values": values}
+
+    def counts(self) -> dict[str, int]:
+        return {"filling": int(self.open), "filled": self._done, "room": self._most}
+
+    def room(self) -> Arrays:
+        """Where what `state` gave is put again."""
+        return {
+            "indptr": self._indptr,
+            "columns": lambda facts: self._stores_of(facts["room"])[0].read(0, facts["room"]),
+            "values": lambda facts: self._stores_of(facts["room"])[1].read(0, facts["room"]),
+        }
+
+    def resume(self, facts: dict) -> None:
+        if facts:
+            self.open, self._row = bool(facts["filling"]), facts["row"]
+            self._done, self._most = facts["filled"], facts["room"]
+
+    def _stores_of(self, n_values: int) -> list[InMemory]:
+        if not self._stores:
+            kinds = index_dtype(self._n_features), stored_dtype(self._dtype)
+            self._stores = [InMemory(n_values, kind) for kind in kinds]
+        return self._stores
+
     def finish(self) -> "PackedRows | None":
         if not self.open:
             return None
@@ -148,40 +178,58 @@ class Filling:
             and self._most * sum(k.itemsize for k in kinds) <= self._room_bytes
         )
         if self.open:
-            self._stores = [InMemory(self._most, kind) for kind in kinds]
+            self._stores_of(self._most)
 
 
 def pack(
-    source: RowSource, block_rows: int, n_nonzero: int, folder: str | os.PathLike | None = None, tick: Tick = no_tick
+    source: RowSource,
+    block_rows: int,
+    n_nonzero: int,
+    folder: str | os.PathLike | None = None,
+    tick: Tick = no_tick,
+    units: Units = ALONE,
 ) -> PackedRows:
     """Packs all rows in one pass of `block_rows` rows at a time; `n_nonzero` is what `scan` counted.
 
-    `folder`: where `packed_indices.bin` and `packed_values.bin` go; None keeps them in memory. One tick a row.
+    `folder`: where `packed_indices.bin` and `packed_values.bin` go, or the files of `units`, if there are any; None keeps
+    them in memory. One tick a row.
     Raises InputChanged where the rows have another number of non-zeros, OutputError where the files cannot be written.
     """
     stores: list[Store] = []
-    dtypes = {"packed_indices.bin": index_dtype(source.n_features), "packed_values.bin": stored_dtype(source.dtype)}
+    dtypes = {"packed_indices": index_dtype(source.n_features), "packed_values": stored_dtype(source.dtype)}
+    indptr = np.zeros(source.n_rows + 1, np.int64)
+    if folder is None:
+        stores = [InMemory(n_nonzero, dtype) for dtype in dtypes.values()]
+    in_memory = {name: store.read(0, n_nonzero) for name, store in zip(dtypes, stores, strict=False)}
+    facts = units.resume({}, {"indptr": indptr} | in_memory)
     try:
-        for name, dtype in dtypes.items():
-            stores.append(
-                InMemory(n_nonzero, dtype) if folder is None else InFile(Path(folder) / name, n_nonzero, dtype)
-            )
-        indptr = _fill(source, block_rows, n_nonzero, stores, tick)
+        if folder is not None:
+            for name, dtype in dtypes.items():
+                kept = None if units is ALONE else units.create(name, (n_nonzero,), dtype)
+                stores.append(kept or InFile(Path(folder) / f"{name}.bin", n_nonzero, dtype))
+        _fill(source, block_rows, stores, indptr, facts.get("row", 0), tick, units)
     except BaseException:
         for store in stores:
-            store.discard()
+            store.discard() if isinstance(store, InFile) else store.close()
         raise
     return PackedRows(indptr, stores[0], stores[1], source.n_features, source.dtype)
 
 
-def _fill(source: RowSource, block_rows: int, n_nonzero: int, stores: list[Store], tick: Tick) -> np.ndarray:
-    indptr = np.zeros(source.n_rows + 1, np.int64)
+def _fill(
+    source: RowSource, block_rows: int, stores: list[Store], indptr: np.ndarray, row: int, tick: Tick, units: Units
+):
+    """From row `row` on."""
 
     def work(rows: Piece) -> Pairs:
         return rows if isinstance(rows, Pairs) else pairs_of(rows, nonzero_mask(rows, source.dtype))
 
-    row = done = 0
-    for pairs in over_rows(source, block_rows, work, tick):
+    def state() -> tuple[Arrays, Arrays]:
+        in_memory = [store.read(0, done) for store in stores if isinstance(store, InMemory)]
+        names = ("packed_indices", "packed_values")
+        return {}, {"indptr": indptr[: row + 1]} | dict(zip(names, in_memory, strict=False))
+
+    n_nonzero, done, sparse = len(stores[0]), int(indptr[row]), isinstance(source, SparseSource)
+    for pairs in over_rows(source, block_rows, work, tick, row):
         n_pairs = len(pairs.values)
         if done + n_pairs > n_nonzero:
             raise _other_rows(source, n_nonzero, done + n_pairs)
@@ -189,9 +237,10 @@ def _fill(source: RowSource, block_rows: int, n_nonzero: int, stores: list[Store
         stores[1].write(done, pairs.values)
         indptr[row + 1 : row + 1 + pairs.n_rows] = pairs.indptr[1:] + done
         row, done = row + pairs.n_rows, done + n_pairs
+        if sparse or row % block_rows == 0:
+            units.done(state, row=row)
     if done != n_nonzero:
         raise _other_rows(source, n_nonzero, done)
-    return indptr
 
 
 def _other_rows(source: RowSource, expected: int, found: int) -> InputChanged:

@@ -41,16 +41,19 @@ def pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(n_threads())
 
 
-def over_rows(source: RowSource, block_rows: int, work: Callable[[Piece], T], tick: Tick) -> Iterator[T]:
-    """`work` of each piece of the rows, in order whichever thread is first, with few results waiting at a time.
+def over_rows(
+    source: RowSource, block_rows: int, work: Callable[[Piece], T], tick: Tick, first: int = 0
+) -> Iterator[T]:
+    """`work` of each piece of the rows from row `first` on, where a piece begins; in order whichever thread is first, with
+    few results waiting at a time.
 
     Dense rows are read in blocks of `block_rows` rows, pairs as many at a time as make a piece. One tick a row.
     """
     with pool() as threads:
         if isinstance(source, SparseSource):
-            yield from _over_pairs(threads, source, work, tick)
+            yield from _over_pairs(threads, source, work, tick, first)
             return
-        for _, block in blocks(source, block_rows):
+        for _, block in blocks(source, block_rows, first):
             yield from _over_block(threads, block, work)
             tick(len(block))
 
@@ -61,12 +64,13 @@ def _over_block(threads: ThreadPoolExecutor, block: np.ndarray, work: Callable[[
 
 
 def _over_pairs(
-    threads: ThreadPoolExecutor, source: SparseSource, work: Callable[[Piece], T], tick: Tick
+    threads: ThreadPoolExecutor, source: SparseSource, work: Callable[[Piece], T], tick: Tick, first: int
 ) -> Iterator[T]:
     def read_and_work(start: int, stop: int) -> tuple[T, int]:
         return work(source.pairs(start, stop)), stop - start
 
-    for done, n_rows in in_order(threads.submit(read_and_work, *span) for span in source.spans(PIECE_PAIRS)):
+    spans = (span for span in source.spans(PIECE_PAIRS) if span[0] >= first)
+    for done, n_rows in in_order(threads.submit(read_and_work, *span) for span in spans):
         yield done
         tick(n_rows)
 

@@ -7,9 +7,10 @@ import numpy as np
 
 from streamumap.errors import InputError
 from streamumap.events import Tick, no_tick
-from streamumap.source.base import RowSource
+from streamumap.source.base import RowSource, SparseSource, pinned_bytes, stored_dtype
 from streamumap.source.describe import Described, Hashing, describe
 from streamumap.source.pieces import PAIR_BYTES, PIECE_PAIRS, PIECE_VALUES, n_threads, over_rows
+from streamumap.units import ALONE, Arrays, Units
 
 DEVICE_VALUE_BYTES = 72
 """What a GPU takes for a moment for each value of a block that is not zero."""
@@ -75,21 +76,25 @@ class Scan:
         return self.n_nonzero / (self.n_rows * self.n_features)
 
 
-def scan(source: RowSource, block_rows: int, tick: Tick = no_tick) -> Scan:
+def scan(source: RowSource, block_rows: int, tick: Tick = no_tick, units: Units = ALONE) -> Scan:
     """Reads all rows once, `block_rows` at a time. One tick a row. The result does not depend on the number of threads.
 
     Rows are compared by a 64-bit key of two multilinear hashes (Lemire & Kaser, "Strongly universal string hashing is
     fast", 2012: 32-bit lanes, random 64-bit multipliers, the high 32 bits of the sum). Two given rows that differ share
     a key with probability 2^-64; some pair among 3 million does with 2.4e-7. Float64 rows are compared as float32.
     """
-    return _read(source, block_rows, tick).finish(source.dtype)
+    return _read(source, block_rows, tick, units).finish(source.dtype)
 
 
-def _read(source: RowSource, block_rows: int, tick: Tick) -> "Totals":
+def _read(source: RowSource, block_rows: int, tick: Tick, units: Units) -> "Totals":
     totals = Totals(source.n_rows, source.n_features)
+    totals.resume(units.resume(*totals.state(source.n_rows)))
     work = partial(describe, dtype=source.dtype, hashing=Hashing.of(source.n_features, source.dtype))
-    for piece in over_rows(source, block_rows, work, tick):
+    sparse = isinstance(source, SparseSource)
+    for piece in over_rows(source, block_rows, work, tick, totals.row):
         totals.add(piece)
+        if sparse or totals.row % block_rows == 0:
+            units.done(totals.state, **totals.counts())
     return totals
 
 
@@ -111,13 +116,15 @@ def _scan_bytes(n_rows, n_features, reading_bytes):
 
 
 def device_scan_footprint(
-    n_rows: int, n_features: int, itemsize: int, n_nonzero: int | None, block_rows: int
+    n_rows: int, n_features: int, dtype: str, n_nonzero: int | None, block_rows: int
 ) -> tuple[int, int]:
     """(host bytes, device bytes) at the peak of `scan_cuda.scan`, without the packed rows. `n_nonzero` None: not known."""
-    block_bytes = min(block_rows, n_rows) * n_features * itemsize
+    itemsize, block_rows = stored_dtype(dtype).itemsize, min(block_rows, n_rows)
+    block_bytes = block_rows * n_features * itemsize
     density = 1.0 if n_nonzero is None else min(1.0, 1.5 * n_nonzero / (n_rows * n_features))
-    looking_bytes = int(block_bytes / itemsize * (2 + itemsize + density * DEVICE_VALUE_BYTES))
-    return _scan_bytes(n_rows, n_features, 2 * block_bytes) + 8 * n_rows, 2 * block_bytes + looking_bytes
+    looking_bytes = int(block_rows * n_features * (2 + itemsize + density * DEVICE_VALUE_BYTES))
+    host_bytes = _scan_bytes(n_rows, n_features, pinned_bytes(block_rows, n_features, dtype)) + 8 * n_rows
+    return host_bytes, 2 * block_bytes + looking_bytes
 
 
 def check_finite(source_name: str, scan: Scan) -> None:
@@ -167,6 +174,26 @@ class Totals:
         self.norm_sum += norms.sum()
         self.norm_max = max(self.norm_max, norms.max(initial=-np.inf))
         self.row = rows.stop
+
+    def state(self, n_rows: int | None = None) -> tuple[Arrays, Arrays]:
+        """What there is so far, as of `units.Units`, or room for all of it."""
+        rows = slice(self.row if n_rows is None else n_rows)
+        whole = dict(active=self.active_per_feature, low=self.low, high=self.high)
+        if n_rows is None:
+            whole["norms"] = np.array([self.norm_min, self.norm_sum, self.norm_max])
+            whole["nonfinite"] = np.concatenate([np.empty(0, np.int64), *self.nonfinite_rows])
+        return whole, dict(keys=self.keys[rows], is_zero=self.is_zero[rows])
+
+    def counts(self) -> dict[str, int]:
+        return dict(row=self.row, n_nonzero=self.n_nonzero, min_active=self.min_active, max_active=self.max_active)
+
+    def resume(self, facts: dict) -> None:
+        """Goes on where `state` and `counts` were taken; the arrays are filled already."""
+        if facts:
+            self.norm_min, self.norm_sum, self.norm_max = facts["norms"]
+            self.nonfinite_rows = [facts["nonfinite"]]
+            for name in self.counts():
+                setattr(self, name, facts[name])
 
     def finish(self, dtype: str) -> Scan:
         nonfinite_rows = np.concatenate([np.empty(0, np.int64), *self.nonfinite_rows])

@@ -3,6 +3,8 @@
 The numbers are those of `scan.py`, the keys to the bit; norms to the last bits.
 """
 
+from functools import partial
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,12 +15,13 @@ from streamumap.source.describe import Described, Hashing
 from streamumap.source.feed import Feed
 from streamumap.source.packed import Filling, PackedRows, pays
 from streamumap.source.scan import Scan, Totals
+from streamumap.units import ALONE, Arrays, Units
 
 BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32}
 
 
 def scan(
-    source: RowSource, block_rows: int, device: str, room_bytes: int = 0, tick: Tick = no_tick
+    source: RowSource, block_rows: int, device: str, room_bytes: int = 0, tick: Tick = no_tick, units: Units = ALONE
 ) -> tuple[Scan, PackedRows | None]:
     """Reads all rows once. One tick a row. `source.dtype`: one of DEVICE_DTYPES.
 
@@ -29,17 +32,27 @@ def scan(
     multipliers = torch.from_numpy(hashing.by_value.view(np.int64)).to(device)
     totals = Totals(source.n_rows, source.n_features)
     filling = Filling(source.n_rows, source.n_features, source.dtype, room_bytes)
+    whole, by_row = totals.state(source.n_rows)
+    facts = units.resume(whole, by_row | filling.room())
+    totals.resume(facts)
+    filling.resume(facts)
     feed = Feed(source, block_rows, device)
     try:
-        for _, block in feed.blocks(block_rows):
+        for _, block in feed.blocks(block_rows, totals.row):
             rows = block.float() if source.dtype == "float64" else block
             totals.add(_describe(rows, dtype, hashing, multipliers, filling))
             tick(len(block))
+            units.done(partial(_state, totals, filling), **totals.counts(), **filling.counts())
     finally:
         feed.close()
     found = totals.finish(source.dtype)
     keep = pays(source.n_rows, source.n_features, found.n_nonzero) and source.dtype != "float64"
     return found, filling.finish() if keep else None
+
+
+def _state(totals: Totals, filling: Filling) -> tuple[Arrays, Arrays]:
+    whole, rows = totals.state()
+    return whole, rows | filling.state()
 
 
 def _describe(rows: Tensor, dtype: str, hashing: Hashing, multipliers: Tensor, filling: Filling) -> Described:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from streamumap.blockfile import BlockFile
 from streamumap.errors import OutputError
 
 
@@ -13,6 +14,9 @@ class InMemory:
 
     def __init__(self, n_values: int, dtype: np.dtype):
         self._values = np.empty(n_values, dtype)
+
+    def __len__(self) -> int:
+        return len(self._values)
 
     def write(self, start: int, values: np.ndarray) -> None:
         self._values[start : start + len(values)] = values
@@ -34,7 +38,7 @@ class InFile:
     """Values of one dtype in a file that has its full size from the first moment. Raises OutputError."""
 
     def __init__(self, path: Path, n_values: int, dtype: np.dtype):
-        self._path, self._dtype, n_bytes = path, dtype, n_values * dtype.itemsize
+        self._path, self._dtype, self._n_values, n_bytes = path, dtype, n_values, n_values * dtype.itemsize
         self._fd = -1
         try:
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
@@ -43,6 +47,9 @@ class InFile:
         except OSError as error:
             self.discard()
             raise _cannot_write(path, n_bytes, error) from error
+
+    def __len__(self) -> int:
+        return self._n_values
 
     def write(self, start: int, values: np.ndarray) -> None:
         left, offset = np.ascontiguousarray(values).view(np.uint8).data, start * self._dtype.itemsize
@@ -84,4 +91,4 @@ def _cannot_write(path: Path, n_bytes: int, error: OSError) -> OutputError:
     )
 
 
-Store = InMemory | InFile
+Store = InMemory | InFile | BlockFile

@@ -10,14 +10,16 @@ def graph(run: Run, key: str) -> Graph:
     if run.work.has("graph", key):
         run.reuse("the fuzzy graph")
         return Graph(*(run.work.open(name) for name in ("indptr", "targets", "weights")))
-    with run.stage("graph", 3 * run.source.n_rows, "rows") as (tick, result):
+    with run.stage("graph", 3 * run.source.n_rows, "rows", patient=True) as (tick, result):
         run.work.forget("graph")
+        units = run.units("graph", key, "the fuzzy graph", tick)
         knn = run.knn()
-        work = lambda: backends.build_graph(run.plan, run.params, knn, run.work.create, tick)  # noqa: E731
+        work = lambda: backends.build_graph(run.plan, run.params, knn, units, tick)  # noqa: E731
         made, sizes = run.fitting("graph", work)
         pieces = "in one piece" if len(sizes) == 1 else f"in {len(sizes):,} pieces, the largest of {sizes[0]:,} rows"
         result.append(f"{made.n_edges:,} edges, {pieces}")
-    run.work.done("graph", key)
+        run.work.done("graph", key)
+        units.forget()
     run.measured["graph"] = {
         "edges": made.n_edges,
         "components": len(sizes),

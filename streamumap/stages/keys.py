@@ -3,6 +3,8 @@
 import hashlib
 from dataclasses import dataclass
 
+import numpy as np
+
 from streamumap import __version__
 from streamumap.stages.run import Run
 from streamumap.workdir import key_of
@@ -14,19 +16,39 @@ LAYOUT_PARAMS = (
 
 @dataclass(frozen=True)
 class Keys:
+    reduced: str
     knn: str
     graph: str
     map: str
 
 
 def keys_of(run: Run) -> Keys:
-    """Those of k-NN graph, fuzzy graph and map, once the rows are read."""
+    """Those of reduced rows, k-NN graph, fuzzy graph and map, once the rows are read."""
     p = run.params
     reduced = (p.reduce, p.reduce_dims) if p.reduce != "none" else ()
     how = run.given_knn.fingerprint if run.given_knn else run.plan["neighbors"].backend
-    dropped = run.kept.rows is not None
-    which = [] if run.sample is None else [hashlib.blake2b(run.sample.tobytes(), digest_size=16).hexdigest()]
-    knn = key_of(__version__, p.n_neighbors, p.metric, reduced, p.recall, p.seed, how, dropped, *which)
+    rows = rows_key(run)
+    by = run.plan["reduce"].backend if reduced else ""
+    knn = key_of(__version__, p.n_neighbors, p.metric, reduced, p.recall, p.seed, how, rows)
     graph = key_of(knn, p.local_connectivity, p.set_op_mix_ratio)
-    layout = run.plan["layout"].backend
-    return Keys(knn, graph, key_of(graph, layout, [getattr(p, name) for name in LAYOUT_PARAMS], run.given_start))
+    settings = [getattr(p, name) for name in LAYOUT_PARAMS]
+    return Keys(
+        reduced=key_of(__version__, reduced, p.metric, by, rows),
+        knn=knn,
+        graph=graph,
+        map=key_of(graph, run.plan["layout"].backend, settings, run.given_start),
+    )
+
+
+def input_key(run: Run) -> str:
+    """Of what is read of the input, before anything is known of it."""
+    return key_of(__version__, run.plan["read"].backend, _hash(run.sample))
+
+
+def rows_key(run: Run) -> str:
+    """Of the rows that are in the map."""
+    return _hash(run.kept.rows)
+
+
+def _hash(rows: np.ndarray | None) -> str:
+    return "" if rows is None else hashlib.blake2b(rows.tobytes(), digest_size=16).hexdigest()

@@ -1,5 +1,7 @@
 """The k-NN graph: searched for, or given by the user; its recall is measured on sampled rows either way."""
 
+from functools import partial
+
 import numpy as np
 
 from streamumap import backends
@@ -12,50 +14,61 @@ from streamumap.source.rows import DenseRows
 from streamumap.source.scaled import sized
 from streamumap.stages.quality import ranks_of
 from streamumap.stages.run import Run
+from streamumap.workdir import key_of
 
 FILES = {"knn_indices": np.int32, "knn_distances": np.float32}
 
 
 def neighbors(run: Run, rows: Rows, key: str) -> None:
     """Leaves knn_indices.npy and knn_distances.npy, made from what `key` stands for."""
-    if run.work.has("neighbors", key):
+    there = run.work.has("neighbors", key)
+    if there and "knn_recall" in run.work.facts("neighbors"):
         run.reuse("the k-NN graph")
     elif run.given_knn is not None:
         _take(run, rows, key, run.given_knn)
     else:
-        _search(run, rows, key)
+        _search(run, rows, key, there)
 
 
-def _search(run: Run, rows: Rows, key: str) -> None:
+def _search(run: Run, rows: Rows, key: str, there: bool) -> None:
+    """`there`: the graph is found already, but not measured."""
     p, sample = run.params, _sample(run)
-    recalls = [-1.0]
+    recall = -1.0
 
     def enough(others: np.ndarray, ranks: np.ndarray) -> bool:
-        recalls.append(measures.recall(ranks, others))
-        return recalls[-1] >= p.recall
+        nonlocal recall
+        recall = measures.recall(ranks, others)
+        return recall >= p.recall
 
-    with run.stage("neighbors", backends.search_ticks(run.plan), "rows") as (tick, result):
-        indices, distances = run.fitting("neighbors", lambda: backends.search(rows, run.plan, p, sample, enough, tick))
-        run.work.forget("neighbors", "graph", "layout", "embedding")
-        run.publish("knn_indices", run.kept.numbers_back(indices), -1)
-        run.publish("knn_distances", sized(distances, run.exponent, p.metric), np.nan)
-        if recalls[-1] < p.recall:  # not measured yet, or not since all were compared with all
-            others = indices[sample, 1:]
+    planned = run.plan["neighbors"]
+    with run.stage("neighbors", backends.search_ticks(run.plan), "rows", patient=True) as (tick, result):
+        if not there:
+            # Sketches are made of as many rows as fit a block: with other blocks the search is another one.
+            blocks = {} if planned.backend == "packed" else planned.blocks
+            units = run.units("neighbors", key_of(key, blocks), "the k-NN search", tick)
+            search = partial(backends.search, rows, run.plan, p, sample, enough, tick, units)
+            indices, distances = run.fitting("neighbors", search)
+            run.work.forget("neighbors", "graph", "embedding")
+            run.publish("knn_indices", run.kept.numbers_back(indices), -1)
+            run.publish("knn_distances", sized(distances, run.exponent, p.metric), np.nan)
+            run.work.done("neighbors", key)
+            units.forget()
+        if recall < p.recall:  # not measured yet, or not since all were compared with all
+            others = run.neighbors_of(sample)[0]
             enough(others, ranks_of(run, rows, sample, others))
-        backend, recall = run.plan["neighbors"].backend, recalls[-1]
-        result.append(f"recall@{p.n_neighbors} {recall:.4f} on {len(sample):,} sampled rows, backend {backend}")
-    reduced = "neighbours of reduced rows are not those of the rows"
-    _done(run, key, recall, len(sample), reduced if p.reduce != "none" else "a larger --budget may help")
+        result.append(f"recall@{p.n_neighbors} {recall:.4f} on {len(sample):,} sampled rows, backend {planned.backend}")
+        reduced = "neighbours of reduced rows are not those of the rows"
+        _done(run, key, recall, len(sample), reduced if p.reduce != "none" else "a larger --budget may help")
 
 
 def _take(run: Run, rows: Rows, key: str, given: GivenGraph) -> None:
     """The graph that is given, as if it had been searched for. Its recall is measured, whatever it is."""
     k, sample = run.params.n_neighbors, _sample(run)
     with run.stage("neighbors", run.given.n_rows, "rows") as (tick, result):
-        run.work.forget("neighbors", "graph", "layout", "embedding")
+        run.work.forget("neighbors", "graph", "embedding")
         _write_given(run, given, tick)
         given.check_unchanged()
-        others, far = (np.concatenate([file.read(i, i + 1)[:, 1:] for i in sample]) for file in run.knn())
+        others, far = run.neighbors_of(sample)
         recall = measures.recall(ranks_of(run, rows, sample, others, "neighbors"), others)
         result.append(f"given by {given.indices.name}, recall@{k} {recall:.4f} on {len(sample):,} sampled rows")
     for text in given.notes(k):

@@ -6,15 +6,17 @@ from dataclasses import replace
 import numpy as np
 
 from streamumap import backends
-from streamumap.events import Note, Tick
+from streamumap.events import Note
 from streamumap.planner import make_plan
+from streamumap.recorder import Meter
 from streamumap.source import RowSource, ToConvert, check_shape
-from streamumap.source.base import stored_dtype
 from streamumap.source.kept import all_but
-from streamumap.source.packed import PackedRows, pack, packed_footprint
+from streamumap.source.packed import PackedRows, pack
 from streamumap.source.scaled import extreme_exponent, scaled
 from streamumap.source.scan import Scan, check_finite, scan, wild_features
+from streamumap.stages.keys import input_key, rows_key
 from streamumap.stages.run import Run
+from streamumap.workdir import key_of
 
 
 def read(run: Run) -> Scan:
@@ -22,27 +24,28 @@ def read(run: Run) -> Scan:
     _say_what_is_given(run)
     n_passes = 2 if isinstance(run.given, ToConvert) else 1
     block_rows = run.plan["read"].blocks["block_rows"]
-    with run.stage("read", n_passes * run.given.n_rows, "rows") as (tick, result):
+    with run.stage("read", n_passes * run.given.n_rows, "rows", patient=True) as (tick, result):
         found, packed = _look_at_rows(run, block_rows, tick)
         source = run.source
         job = replace(run.plan.job, n_rows=found.n_rows, dtype=source.dtype, n_nonzero=found.n_nonzero)
         run.plan = make_plan(job, run.params, run.plan.budget, run.plan.machine)
         run.work.reserve(run.plan.peak.disk_bytes)
-        run.packed = _packed(run, found, packed, block_rows)
+        run.packed = _packed(run, found, packed, block_rows, tick)
         source.check_unchanged()
         result.append(f"{found.n_rows:,} x {found.n_features:,} {source.dtype}, {100 * found.density:.3g}% non-zero")
     _say_what_was_found(run, found)
     return found
 
 
-def _look_at_rows(run: Run, block_rows: int, tick: Tick) -> tuple[Scan, PackedRows | None]:
+def _look_at_rows(run: Run, block_rows: int, tick: Meter) -> tuple[Scan, PackedRows | None]:
     """Sets the source; packed rows are those that a GPU packs in the same pass."""
     given = run.given
     if isinstance(given, ToConvert):
         given.device = run.plan.device
         given = given.convert(run.work.scratch, tick)
     run.source = source = run.kept.source(given)
-    found, packed = run.fitting("read", lambda: backends.read(source, run.plan, tick))
+    units = run.units("scan", input_key(run), "reading", tick)
+    found, packed = run.fitting("read", lambda: backends.read(source, run.plan, tick, units))
     if isinstance(run.given, ToConvert) and run.given.drop_zero_rows and found.n_zero_rows:
         _leave_out(run, np.flatnonzero(found.is_zero), "features are dead, active in no row")
         found, packed = scan(run.source, block_rows), None
@@ -69,17 +72,15 @@ def _leave_out(run: Run, rows: np.ndarray, why: str) -> None:
     run.source = left.source(source)
 
 
-def _packed(run: Run, found: Scan, packed: PackedRows | None, block_rows: int) -> PackedRows | None:
+def _packed(run: Run, found: Scan, packed: PackedRows | None, block_rows: int, tick: Meter) -> PackedRows | None:
     """The rows without their zeros, where the plan wants them so; `packed` are those that there are already, in memory."""
     if not run.plan.packs:
         return None
     if packed is not None and not run.plan.packed_on_disk:
         return packed
-    source, folder = run.source, run.work.scratch if run.plan.packed_on_disk else None
-    if folder:
-        sizes = source.n_rows, source.n_features, found.n_nonzero, stored_dtype(source.dtype).itemsize
-        run.work.take(packed_footprint(*sizes, on_disk=True)[1])
-    return pack(source, block_rows, found.n_nonzero, folder)
+    folder = run.work.scratch if run.plan.packed_on_disk else None
+    units = run.units("pack", key_of(input_key(run), rows_key(run), run.exponent), "packing", tick)
+    return pack(run.source, block_rows, found.n_nonzero, folder, lambda n: tick(0), units)
 
 
 def _say_what_is_given(run: Run) -> None:

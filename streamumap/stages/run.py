@@ -1,7 +1,8 @@
 """What the stages of one run share."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -13,8 +14,9 @@ from streamumap.meta import Meta
 from streamumap.neighbors.given import GivenGraph
 from streamumap.params import Params
 from streamumap.plans import Plan
-from streamumap.recorder import Recorder
+from streamumap.recorder import Meter, Recorder
 from streamumap.report import report
+from streamumap.saving import SavedUnits
 from streamumap.source import RowSource, ToConvert, open_rows
 from streamumap.source.kept import Kept
 from streamumap.source.packed import PackedRows
@@ -55,6 +57,31 @@ class Run(Recorder):
         self.exponent = 0
         self.given_start = open_rows(params.init).fingerprint if params.init.endswith(".npy") else None
         self.started = time.monotonic()
+        work.warn = self.warn
+        if work.damaged:
+            self.warn("manifest.json is not what the run wrote there; nothing of the run before is used.")
+
+    def units(self, name: str, key: str, what: str, meter: Meter) -> SavedUnits:
+        """Of work that is made from what `key` stands for; `what`: its name for people."""
+        return SavedUnits(self.work, name, key, what, meter, self.stopping, meter.stop, self.warn, self.reuse)
+
+    @contextmanager
+    def stage(self, name: str, total: int, unit: str, patient: bool = False) -> Iterator[tuple[Meter, list[str]]]:
+        """As Recorder.stage, with a line of run.log when it begins and when it ends."""
+        self.work.log("begin", stage=name, backend=self.plan[name].backend, blocks=self.plan[name].blocks)
+        started = time.monotonic()
+        with super().stage(name, total, unit, patient) as (meter, result):
+            yield meter, result
+            seconds = round(time.monotonic() - started, 3)
+            self.work.log("end", stage=name, seconds=seconds, result=result[-1])
+
+    def warn(self, text: str) -> None:
+        super().warn(text)
+        self.work.log("warning", text=text)
+
+    def reuse(self, what: str) -> None:
+        super().reuse(what)
+        self.work.log("reuse", what=what)
 
     def close(self) -> None:
         super().close()
@@ -94,6 +121,14 @@ class Run(Recorder):
             self.work.save("kept_distances", sized(distances, -self.exponent, self.params.metric))
             return self.work.open("kept_indices"), self.work.open("kept_distances")
         return self.work.open("knn_indices"), self.work.open("knn_distances")
+
+    def neighbors_of(self, sample: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Neighbours of these rows, (S, k - 1) without themselves, and the distances."""
+        files = self.knn()
+        indices, distances = (np.concatenate([file.read(i, i + 1)[:, 1:] for i in sample]) for file in files)
+        for file in files:
+            file.close()
+        return indices, distances
 
     def report(self, found: Scan) -> dict:
         """The content of run.json so far."""

@@ -1,7 +1,7 @@
 """What is not there yet of the files that a finished run leaves: the table, the picture, run.json."""
 
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -13,10 +13,10 @@ def write(run: Run, found: Scan, embedding: np.ndarray) -> dict:
     """The content of run.json."""
     with run.stage("write", 2, "files") as (tick, result), ThreadPoolExecutor(1) as beside:
         table = beside.submit(
-            run.work.publish, "embedding.parquet", lambda path: _write_table(run, path, embedding, found)
+            run.work.publish, "embedding.parquet", lambda file: _write_table(run, file, embedding, found)
         )
         if run.params.n_components >= 2:
-            run.work.publish("map.png", lambda path: _draw(run, path, embedding, found))
+            run.work.publish("map.png", lambda file: _draw(run, file, embedding, found))
         tick(1)
         table.result()
         tick(1)
@@ -27,19 +27,19 @@ def write(run: Run, found: Scan, embedding: np.ndarray) -> dict:
     return finished
 
 
-def _write_table(run: Run, path: Path, embedding: np.ndarray, found: Scan) -> None:
+def _write_table(run: Run, file: BinaryIO, embedding: np.ndarray, found: Scan) -> None:
     from streamumap import output
 
     kept, first = run.kept, run.kept.numbers_back(found.duplicate_of)
     output.write_parquet(
-        path, kept.back(embedding, np.nan), kept.back(found.is_zero, False), kept.back(first, -1), run.meta
+        file, kept.back(embedding, np.nan), kept.back(found.is_zero, False), kept.back(first, -1), run.meta
     )
 
 
-def _draw(run: Run, path: Path, embedding: np.ndarray, found: Scan) -> None:
+def _draw(run: Run, file: BinaryIO, embedding: np.ndarray, found: Scan) -> None:
     from streamumap import runs
-    from streamumap.render import render
+    from streamumap.render import draw
 
     title, subtitle = runs.describe(run.report(found))
     size_px = run.plan["write"].blocks["size_px"]
-    render(embedding, path, title=title, subtitle=subtitle, size_px=size_px)
+    draw(embedding, file, title=title, subtitle=subtitle, size_px=size_px)

@@ -19,7 +19,9 @@ from streamumap.neighbors.cuda.count import count_closer, nearest_points, projec
 from streamumap.neighbors.cuda.exhaustive import exhaustive, precision
 from streamumap.neighbors.cuda.packed import PackedOnDevice
 from streamumap.neighbors.cuda.streamed import StreamedRows
+from streamumap.neighbors.footprint import CUDA_FETCHED_ROWS
 from streamumap.neighbors.zero import join_zero_rows, next_zero_rows
+from streamumap.units import ALONE, Units
 
 __all__ = ["PackedOnDevice", "StreamedRows", "count_closer", "nearest_points", "project", "search"]
 
@@ -37,6 +39,7 @@ def search(
     sample: np.ndarray,
     reached: Callable[[np.ndarray], bool],
     tick: Tick = no_tick,
+    units: Units = ALONE,
 ) -> tuple[np.ndarray, np.ndarray]:
     """k-NN of rows on the device: indices int32 (N, k), distances float32 (N, k), nearest first, self in front, -1 and inf where
     none.
@@ -58,24 +61,29 @@ def search(
                 neighbors[sampled_zero] = next_zero_rows(zero_rows, sample[sampled_zero], k - 1)
             return reached(neighbors)
 
-        found = None
-        if chunk_rows:
+        found, exact = None, units.of("exact")
+        if chunk_rows and not exact.begun:
             blocks = dict(chunk_rows=chunk_rows, query_rows=query_rows, other_rows=other_rows)
-            found = approximate(rows, k, is_zero=is_zero & cosine, seed=seed, reached=enough, tick=tick, **blocks)
+            found = approximate(
+                rows, k, is_zero=is_zero & cosine, seed=seed, reached=enough, tick=tick, units=units, **blocks
+            )
         if found is not None:
             _finish(*found, cosine, non_negative, indices, distances)
         else:
-            blocks = dict(query_rows=query_rows, other_rows=other_rows)
+            begin = exact.resume({}, {"indices": indices, "distances": distances}).get("row", 0)
+            blocks = dict(query_rows=query_rows, other_rows=other_rows, start_row=begin)
             for first, lists, squares in exhaustive(rows, k, non_negative=non_negative, tick=tick, **blocks):
                 stop = first + len(lists)
                 indices[first:stop, 1:] = lists.cpu().numpy()
                 distances[first:stop, 1:] = (squares / 2 if cosine else squares.sqrt()).cpu().numpy()
+                done = {"indices": indices[:stop], "distances": distances[:stop]}
+                exact.done(lambda: ({}, done), row=stop)  # noqa: B023, it is called at once
     indices[:, 0], distances[:, 0] = np.arange(n), 0.0
     join_zero_rows(indices, distances, zero_rows)
     return indices, distances
 
 
-def _finish(lists, measured, cosine, non_negative, indices, distances, step=1 << 20):
+def _finish(lists, measured, cosine, non_negative, indices, distances, step=CUDA_FETCHED_ROWS):
     """Lists on the device -> the graph. Non-negative rows at a right angle share nothing: no edge."""
     k = indices.shape[1]
     for first in range(0, len(lists), step):

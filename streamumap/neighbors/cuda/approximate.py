@@ -21,6 +21,7 @@ from streamumap.neighbors.cuda.sketch import Sketches, make_sketches
 from streamumap.neighbors.cuda.tiles import Tiles, lists, make_tiles
 from streamumap.neighbors.footprint import CUDA_PROPOSED as PROPOSED
 from streamumap.neighbors.footprint import cuda_width
+from streamumap.units import ALONE, Units
 
 Reached = Callable[[Tensor], bool]
 
@@ -28,6 +29,9 @@ SHARES = (1 / 64, 1 / 16, 1 / 4, 1.0)
 """Of all tiles, looked through for a tile of median spread."""
 
 JOINS = 2
+
+STEPS = 1 + JOINS + 1
+"""Of a round: it looks through tiles, joins, and dense rows decide."""
 
 
 def approximate(
@@ -41,6 +45,7 @@ def approximate(
     other_rows: int,
     reached: Reached,
     tick: Tick,
+    units: Units = ALONE,
 ) -> tuple[Tensor, Tensor] | None:
     """Lists int32 (N, w) and distances (squared; for cosine the distances themselves) float32 (N, w), nearest first, w >= k - 1;
     None where even all tiles do not reach what is asked.
@@ -48,39 +53,54 @@ def approximate(
     `rows`: rows on the device; `is_zero` bool (N,): rows that are nobody's neighbours; `reached(lists)` says whether a graph is
     good enough. A round ticks N rows for its sketches, for what it looks through, for each join, and for dense rows at its end.
     """
-    zero = torch.from_numpy(is_zero).to(rows.device)
-    width = cuda_width(k)
-    n_proposed = PROPOSED * width
-    lists, distances = no_neighbors(rows.n_rows, rows.device, width)
+    packed, width = isinstance(rows, PackedOnDevice), cuda_width(k)
+    best = _no_neighbors(rows, width)
+    ahead = best if packed else _no_neighbors(rows, 2 * width)
+
+    def whole() -> dict[str, Tensor]:
+        return best if packed else best | {f"{name} ahead": array for name, array in ahead.items()}
+
+    begin = units.resume(whole()).get("step", 0)
     for number, share in enumerate(SHARES):
-        tiles, near = _propose(rows, zero, seed + (number << 32), other_rows, tick)
-        if isinstance(rows, PackedOnDevice):
-            lists = _round(rows, tiles, share, n_proposed, chunk_rows, lists, distances, tick)
-        else:
-            found, apart = no_neighbors(rows.n_rows, rows.device, 2 * width)
-            everyone = torch.arange(rows.n_rows, dtype=torch.int32, device=rows.device)
-            merge(everyone, lists, near.measure(everyone, lists), found, apart, found, apart)
-            found = _round(near, tiles, share, n_proposed, chunk_rows, found, apart, tick)
-            decide(rows, found, lists, distances, query_rows, other_rows, tick)
-            del found, apart
-        del tiles, near
-        if reached(lists):
-            return lists, distances
+        end = (number + 1) * STEPS
+        if begin > end:
+            continue
+        steps = range(max(begin, end - STEPS), end)
+        if steps:
+            near, tiles = _propose(rows, is_zero, seed + (number << 32), other_rows, tick)
+        for step in steps:
+            if step == end - STEPS:
+                if not packed:
+                    _begin(near, best, ahead)
+                _look_through(near, tiles, share, PROPOSED * width, chunk_rows, **ahead, tick=tick)
+            elif step < end - 1:
+                ahead["found"] = _join(near, chunk_rows, **ahead, tick=tick)
+            elif not packed:
+                decide(rows, ahead["found"], **best, query_rows=query_rows, other_rows=other_rows, tick=tick)
+            units.done(lambda: (whole(), {}), step=step + 1)
+        near = tiles = None
+        if reached(best["found"]):
+            return best["found"], best["distances"]
     return None
 
 
+def _no_neighbors(rows, width) -> dict[str, Tensor]:
+    return dict(zip(("found", "distances"), no_neighbors(rows.n_rows, rows.device, width), strict=True))
+
+
 def _propose(rows, is_zero, seed, other_rows, tick):
-    """Tiles, and the sketches where they are all that can measure two rows."""
+    """What measures two rows, dense ones by their sketches, and the tiles."""
     codes = make_sketches(rows, seed, other_rows, tick)
-    return make_tiles(codes, is_zero, seed), None if isinstance(rows, PackedOnDevice) else Sketches(codes)
+    tiles = make_tiles(codes, torch.from_numpy(is_zero).to(rows.device), seed)
+    return rows if isinstance(rows, PackedOnDevice) else Sketches(codes), tiles
 
 
-def _round(near, tiles, share, n_proposed, chunk_rows, found, distances, tick):
-    """The new lists; distances are put in place."""
-    _look_through(near, tiles, share, n_proposed, chunk_rows, found, distances, tick)
-    for _ in range(JOINS):
-        found = _join(near, chunk_rows, found, distances, tick)
-    return found
+def _begin(near, best, ahead):
+    """What was best so far, as these sketches see it."""
+    ahead["found"].fill_(-1)
+    ahead["distances"].fill_(torch.inf)
+    everyone = torch.arange(len(best["found"]), dtype=torch.int32, device=best["found"].device)
+    merge(everyone, best["found"], near.measure(everyone, best["found"]), *ahead.values(), *ahead.values())
 
 
 def _look_through(near, tiles: Tiles, share, n_proposed, chunk_rows, found, distances, tick):

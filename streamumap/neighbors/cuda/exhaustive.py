@@ -23,12 +23,12 @@ from streamumap.neighbors.footprint import CUDA_TILE_ROWS as TILE_ROWS
 
 
 def exhaustive(
-    rows, k: int, *, query_rows: int, other_rows: int, non_negative: bool, tick: Tick
+    rows, k: int, *, query_rows: int, other_rows: int, non_negative: bool, tick: Tick, start_row: int = 0
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
     """(first row, neighbours int32, squared distances float32 (n, k - 1)) of each chunk of queries; for cosine squares of
-    rows of length 1. `other_rows` is a multiple of GROUP. Ticks N rows."""
+    rows of length 1, from row `start_row` on. `other_rows` is a multiple of GROUP. Ticks N rows."""
     n = rows.n_rows
-    for start in range(0, n, query_rows):
+    for start in range(start_row, n, query_rows):
         stop = min(start + query_rows, n)
         queries, scale = rows.chunk(start, stop)
         found = torch.full((stop - start, k - 1), -1, dtype=torch.int32, device=rows.device)

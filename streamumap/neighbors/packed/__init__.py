@@ -13,6 +13,7 @@ from streamumap.events import Tick, no_tick
 from streamumap.neighbors.packed import approximate, exhaustive
 from streamumap.neighbors.packed.count import count_closer
 from streamumap.neighbors.zero import join_zero_rows, next_zero_rows
+from streamumap.units import ALONE, Units
 
 __all__ = ["count_closer", "search"]
 
@@ -30,6 +31,7 @@ def search(
     sample: np.ndarray,
     reached: Callable[[np.ndarray], bool],
     tick: Tick = no_tick,
+    units: Units = ALONE,
 ) -> tuple[np.ndarray, np.ndarray]:
     """k-NN of `rows`, a PackedRows: indices int32 (N, k), distances float32 (N, k), nearest first, self in front, -1 and
     inf where none.
@@ -46,12 +48,13 @@ def search(
             neighbors[at] = next_zero_rows(zero_rows, sample[at], k - 1)
         return reached(neighbors)
 
-    found = None
-    if batch_rows:
+    found, exact = None, units.of("exact")
+    if batch_rows and not exact.begun:
         wanted: dict = dict(seed=seed, batch_rows=batch_rows, sample=sample, reached=enough)
-        found = approximate.search(rows, k, metric, non_negative=non_negative, tick=tick, **wanted)
+        found = approximate.search(rows, k, metric, non_negative=non_negative, tick=tick, units=units, **wanted)
     if found is None:
-        found = exhaustive.search(rows, k, metric, non_negative=non_negative, query_rows=query_rows, tick=tick)
+        wanted = dict(non_negative=non_negative, query_rows=query_rows)
+        found = exhaustive.search(rows, k, metric, tick=tick, units=exact, **wanted)
     if metric == "cosine":
         join_zero_rows(*found, zero_rows)
     return found

@@ -6,6 +6,7 @@ sums in a fixed order: the bytes do not depend on the number of threads.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from streamumap.neighbors.packed.join import join
 from streamumap.neighbors.packed.measure import measure
 from streamumap.neighbors.packed.probe import probe
 from streamumap.neighbors.packed_footprint import BLOCK_ROWS, CHOICES, list_width
+from streamumap.units import ALONE, Units
 
 EFFORTS = (CHOICES, 4 * CHOICES, 16 * CHOICES)
 """Cells that each row has looked through after each round."""
@@ -26,7 +28,7 @@ Reached = Callable[[np.ndarray], bool]
 
 def search(
     rows, k: int, metric: str, *, non_negative: bool, seed: int, batch_rows: int, sample: np.ndarray, reached: Reached,
-    tick: Tick,
+    tick: Tick, units: Units = ALONE,
 ) -> tuple[np.ndarray, np.ndarray] | None:  # fmt: skip
     """indices int32, distances float32 (N, k); None where the last effort does not reach what is asked.
 
@@ -38,18 +40,34 @@ def search(
     width = min(list_width(k), n - 1)
     ceiling = np.float32(0 if cosine and non_negative else np.inf)  # rows that share nothing are no neighbours
     table = np.full((n, width), -1, np.int32), np.full((n, width), ceiling), np.zeros((n, width), np.uint8)
-    done = 0
-    for effort in EFFORTS:
-        if done < len(cells.centre_half):
-            probe(cells, rows.n_features, done, effort, batch_rows, table, tick)
-            done = effort
-        for _ in range(JOINS):
-            join(cells, rows.n_features, table, tick)
-        if reached(_neighbors(rows, cells, table[0], sample, k, cosine)):
-            indices = table[0]
-            del table
-            return _measured(cells, indices, k, cosine, tick)
+    whole = dict(zip(("indices", "keys", "fresh"), table, strict=True))
+    facts = units.resume(whole)
+    steps = _steps(len(cells.centre_half))
+    for number in range(facts.get("step", 0), len(steps)):
+        match steps[number]:
+            case "probe", first, last:
+                after = partial(units.done, lambda: (whole, {}), step=number)
+                probe(cells, rows.n_features, first, last, batch_rows, table, tick, facts.pop("row", 0), after)
+            case "join":
+                join(cells, rows.n_features, table, tick)
+            case "look" if reached(_neighbors(rows, cells, table[0], sample, k, cosine)):
+                indices = table[0]
+                del table, whole
+                return _measured(cells, indices, k, cosine, tick)
+        units.done(lambda: (whole, {}), step=number + 1, row=0)
     return None
+
+
+def _steps(n_cells: int) -> list:
+    """What is done to the lists, and where they are looked at. A probe goes through each row's first..last nearest cells."""
+    out: list = []
+    first = 0
+    for last in EFFORTS:
+        if first < n_cells:
+            out.append(("probe", first, last))
+        out += ["join"] * JOINS + ["look"]
+        first = last
+    return out
 
 
 def _neighbors(rows, cells: Cells, indices, sample, k, cosine):

@@ -12,30 +12,40 @@ from streamumap.events import Tick
 from streamumap.neighbors.packed.lists import CHUNK, add_products, inverse_norms, invert, squared_norms
 from streamumap.neighbors.packed.measure import measure
 from streamumap.neighbors.packed_footprint import CORPUS_ROWS, MARGIN
+from streamumap.units import ALONE, Units
 
 FAST = {"reassoc", "nsz", "nnan"}
 
 
 def search(
-    rows, k: int, metric: str, *, non_negative: bool, query_rows: int, tick: Tick
+    rows, k: int, metric: str, *, non_negative: bool, query_rows: int, tick: Tick, units: Units = ALONE
 ) -> tuple[np.ndarray, np.ndarray]:
     """Exact k-NN. `rows`: a PackedRows. Ticks N rows for each block of CORPUS_ROWS, then N rows more."""
+    best = _best(rows, k, metric, non_negative, query_rows, tick, units)
+    return _measure_all(rows, best, k, metric, query_rows, tick)
+
+
+def _best(rows, k, metric, non_negative, query_rows, tick, units):
+    """int32 (N, m), m >= k - 1: the rows with the largest products."""
     n = rows.n_rows
     n_kept = min(k - 1 + MARGIN, n - 1)
     best = np.full((n, n_kept), -1, np.int32)
     scores = np.full((n, n_kept), -np.inf, np.float32)
     scale = _inverse_norms(rows, query_rows) if metric == "cosine" else np.ones(n, np.float32)
     least = np.float32(0.0 if metric == "cosine" and non_negative else -np.inf)
-    for start in range(0, n, CORPUS_ROWS):
+    whole = dict(best=best, scores=scores)
+    facts = units.resume(whole)
+    corpus, query = facts.get("corpus", 0), facts.get("query", 0)
+    for start in range(corpus, n, CORPUS_ROWS):
         stop = min(start + CORPUS_ROWS, n)
         lists, bias = _invert(rows, start, stop, scale), _bias(rows, start, stop, metric)
-        for first in range(0, n, query_rows):
+        for first in range(query if start == corpus else 0, n, query_rows):
             part = slice(first, min(first + query_rows, n))
             block = rows.block(part.start, part.stop)
             _score(*block, scale[part], first, start, bias, *lists, least, best[part], scores[part])
             tick(part.stop - first)
-    del scores
-    return _measure_all(rows, best, k, metric, query_rows, tick)
+            units.done(lambda: (whole, {}), corpus=start, query=part.stop)
+    return best
 
 
 def _inverse_norms(rows, block_rows):

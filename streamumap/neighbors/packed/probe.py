@@ -4,6 +4,8 @@ A batch of rows that follow one another, and so choose the same cells, goes thro
 cell become inverted lists, by which a pair costs a fifth of what it costs pair by pair.
 """
 
+from collections.abc import Callable
+
 import numba
 import numpy as np
 from numba import njit, prange
@@ -17,8 +19,19 @@ from streamumap.neighbors.table import insert_fresh
 LEAST_BATCH = 256
 
 
-def probe(cells: Cells, n_features: int, first: int, last: int, batch_rows: int, table, tick: Tick) -> None:
-    """Merges into the table what each row's first..last nearest cells hold. Ticks N rows.
+def probe(
+    cells: Cells,
+    n_features: int,
+    first: int,
+    last: int,
+    batch_rows: int,
+    table,
+    tick: Tick,
+    start_row: int = 0,
+    after: Callable = lambda row: None,
+) -> None:
+    """Merges into the table what each row's first..last nearest cells hold, from row `start_row` on. Ticks N rows, and
+    calls after(row=rows done) again and again.
 
     `table`: indices int32, keys float32, fresh uint8 (N, w), by rows in the order of the cells.
     """
@@ -28,13 +41,14 @@ def probe(cells: Cells, n_features: int, first: int, last: int, batch_rows: int,
     lists = invert(*cells.centres, n_features)
     most = int(np.diff(cells.rows[0][cells.starts]).max())
     step = batch_rows * 4 * numba.get_num_threads()
-    for start in range(0, n, step):
+    for start in range(start_row, n, step):
         stop = min(start + step, n)
         _probe(
             start, stop, batch_rows, first, last, most, n_features, *cells.rows, cells.scale, cells.half,
             cells.starts, *lists, cells.centre_half, *table,
         )  # fmt: skip
         tick(stop - start)
+        after(row=stop)
 
 
 @njit(parallel=True, fastmath={"reassoc", "nsz", "contract"}, cache=True)

@@ -1,0 +1,96 @@
+"""manifest.json: which input a run is of, and what its stages have left, from what, with checksums."""
+
+import json
+import os
+import zlib
+from pathlib import Path
+from typing import Any
+
+from streamumap.errors import InputChanged, InputError
+
+SCHEMA = 1
+NAME = "manifest.json"
+IDENTITY = {"size": "size", "mtime_ns": "time of change", "inode": "inode", "blake2b": "content"}
+"""What differs in a fingerprint where the same file has changed, in the order in which it is told."""
+
+
+def read_manifest(folder: Path, ours: set[str]) -> dict | None:
+    """None where the folder is new: empty but for `ours`. Raises InputError where it holds something else."""
+    try:
+        names = set(os.listdir(folder))
+        if NAME not in names:
+            if names - ours:
+                raise InputError(
+                    f"--out: {folder}: expected a new or empty folder or a run of this input, found other files; "
+                    "choose another --out."
+                )
+            return None
+        manifest = json.loads((folder / NAME).read_text(encoding="utf-8"))
+    except InputError:
+        raise
+    except (ValueError, OSError, RecursionError) as e:
+        raise _no_manifest(folder) from e
+    if (
+        not isinstance(manifest, dict)
+        or manifest.get("schema") != SCHEMA
+        or not isinstance(manifest.get("stages"), dict)
+    ):
+        raise _no_manifest(folder)
+    return manifest
+
+
+def new_manifest(fingerprint: dict, name: str) -> dict:
+    return {"schema": SCHEMA, "input": fingerprint, "name": name, "stages": {}}
+
+
+def as_text(manifest: dict) -> str:
+    return json.dumps(manifest | {"checksum": _checksum(manifest)}, indent=2) + "\n"
+
+
+def is_whole(manifest: dict) -> bool:
+    """Whether it is as it was written."""
+    return manifest.get("checksum") == _checksum(manifest)
+
+
+def check_input(manifest: dict, fingerprint: dict, name: str, folder: Path) -> None:
+    """Raises InputChanged where the run is of this input as it was before, InputError where it is of another one."""
+    was = manifest.get("input")
+    if was == fingerprint:
+        return
+    changed = _changed(was, fingerprint) if name and manifest.get("name") == name else {}
+    for field, text in IDENTITY.items():
+        if field in changed:
+            raise InputChanged(
+                f"{name}: {text}: expected {changed[field][0]} as when the run in {folder} began, found "
+                f"{changed[field][1]}; --fresh starts again with the input as it is, another --out keeps this run."
+            )
+    raise InputError(
+        f"--out: {folder}: holds a run of another input, or of this one read otherwise; choose another --out, or --fresh to start again."
+    )
+
+
+def _changed(was: Any, now: Any) -> dict[str, tuple]:
+    """Fields that differ; none where the two are not of one kind, or differ in what is no identity alone."""
+    out: dict[str, tuple] = {}
+    if isinstance(was, dict) and isinstance(now, dict):
+        for field in was.keys() & now.keys():
+            if isinstance(was[field], (dict, list)):
+                out |= _changed(was[field], now[field])
+            elif was[field] != now[field]:
+                out[field] = was[field], now[field]
+    elif isinstance(was, list) and isinstance(now, list):
+        for one, other in zip(was, now, strict=False):
+            out |= _changed(one, other)
+    only_content = out.keys() == {"blake2b"}
+    return out if only_content or out.keys() & (IDENTITY.keys() - {"blake2b"}) else {}
+
+
+def _checksum(manifest: dict) -> int:
+    told = {key: value for key, value in manifest.items() if key != "checksum"}
+    return zlib.crc32(json.dumps(told, sort_keys=True).encode())
+
+
+def _no_manifest(folder: Path) -> InputError:
+    return InputError(
+        f"--out: {folder / NAME}: expected the manifest of a run, found something else; choose another --out."
+    )
