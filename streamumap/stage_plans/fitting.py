@@ -7,6 +7,7 @@ from streamumap.memory import Budget, Device, Footprint, Machine
 from streamumap.params import Params
 from streamumap.plans import Job, StagePlan
 from streamumap.stage_plans.fixed import (
+    COMPILING_BYTES,
     CONTEXT_BYTES,
     LIBRARIES_BYTES,
     PARQUET_BYTES,
@@ -54,6 +55,14 @@ class Fitting:
         point_bytes = params.n_components * 4
         row_bytes = params.n_neighbors * 8 + 3 * point_bytes + PARQUET_BYTES  # the graph; map, checkpoint, table
         self.disk = self.kept_bytes = job.copied_bytes + (job.n_rows + job.n_left_out) * row_bytes + PICTURE_BYTES
+
+    def compiling(self, modules: tuple[str, ...]) -> int:
+        """What numba keeps of compiling these modules' kernels, if any of them is not compiled yet. Three dimensions and very wide
+        rows have kernels of their own."""
+        usual = self.params.n_components == 2 and self.original.n_features <= 1 << 16
+        if self.gpu or (usual and self.machine.compiled.issuperset(modules)):
+            return 0
+        return COMPILING_BYTES
 
     @property
     def n_edges(self) -> int:

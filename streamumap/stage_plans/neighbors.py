@@ -6,6 +6,7 @@ from streamumap.neighbors import packed_footprint as packed
 from streamumap.plans import QUALITY_ROWS, StagePlan
 from streamumap.source.base import pinned_bytes
 from streamumap.stage_plans.fitting import Fitting, Shape, powers
+from streamumap.stage_plans.fixed import APPROXIMATE, DENSE, PACKED
 
 
 def neighbors(f: Fitting) -> StagePlan:
@@ -16,7 +17,9 @@ def neighbors(f: Fitting) -> StagePlan:
         "cuda": _cuda,
         "cuvs": _cuvs,
     }
-    return ways[_backend(f)](f)
+    backend = _backend(f)
+    f.host_base += f.compiling({"packed": PACKED, "dense": DENSE}.get(backend, ()))
+    return ways[backend](f)
 
 
 def _backend(f: Fitting) -> str:
@@ -63,9 +66,12 @@ def _packed(f: Fitting) -> StagePlan:
             job.n_rows, job.n_features, n_nonzero, k, **shape, n_sample=QUALITY_ROWS, n_threads=threads
         )
 
-    stage = f.fit("neighbors", "packed", shapes, host)
+    def with_compiling(shape: Shape) -> int:
+        return host(shape) + (2 * f.compiling(APPROXIMATE) if shape["batch_rows"] else 0)
+
+    stage = f.fit("neighbors", "packed", shapes, with_compiling)
     if stage.blocks["batch_rows"]:
-        f.host_base += packed.COMPILED_BYTES
+        f.host_base += 2 * f.compiling(APPROXIMATE)
     return stage
 
 
