@@ -15,7 +15,8 @@ from streamumap.stage_plans.neighbors import device_rows
 
 def graph(f: Fitting) -> StagePlan:
     n, k = f.job.n_rows, f.params.n_neighbors
-    f.host_base += f.compiling(DRAWING)
+    if not f.gpu:
+        f.compile(DRAWING)
     f.disk += graph_footprint.disk_bytes(n, k)
     if f.gpu:
         return f.solve(

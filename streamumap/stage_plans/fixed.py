@@ -2,8 +2,7 @@
 
 Anonymous memory of CPU runs at 63,666 x 3,072 and 200,000 x 3,072 pairs, 2 cores, Python 3.11: 52 to 62 MB of libraries; on a first
 run numba's compilers keep 110 MB more, 110 MB again where a search is approximate. Of runs on one H200 (torch 2.11): 0.2 GB with
-torch imported, 0.5 GB with
-its context, 1.05 to 1.17 GB once Triton and cuBLAS have worked; on the device 0.74 to 1.12 GB.
+torch imported, 0.5 GB with its context, 1.05 to 1.17 GB once Triton and cuBLAS have worked; on the device 0.74 to 1.12 GB.
 """
 
 READING_BYTES = 20 * 10**6
@@ -13,7 +12,7 @@ LIBRARIES_BYTES = 80 * 10**6
 """The same of numba, scipy and kernels that were compiled before."""
 
 COMPILING_BYTES = 60 * 10**6
-"""What numba's compiler keeps, for each of the groups of kernels below that is not compiled yet; APPROXIMATE counts twice."""
+"""What numba's compiler keeps, for each of the groups of kernels below; APPROXIMATE counts twice."""
 
 WRITING_BYTES = 40 * 10**6
 """RssAnon of pyarrow and matplotlib."""
