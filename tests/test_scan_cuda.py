@@ -40,8 +40,7 @@ def check_same_packed(found, true):
 @pytest.mark.parametrize("density", [0.02, 0.4, 1.0])
 @pytest.mark.parametrize("n_features", [1, 37, 1500])
 @on_devices
-def test_the_numbers_are_those_of_the_scan(device, dtype, density, n_features, monkeypatch):
-    monkeypatch.setattr(scan_cuda, "DEVICE_PIECE_VALUES", 5000)
+def test_the_numbers_are_those_of_the_scan(device, dtype, density, n_features):
     source = make(dtype, 83, n_features, density)
     true = scan(source, 19)
     found, packed = scan_cuda.scan(source, 19, device, ROOM)

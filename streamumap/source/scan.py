@@ -12,10 +12,8 @@ from streamumap.source.describe import Described, Hashing, describe
 from streamumap.source.pieces import PAIR_BYTES, PIECE_PAIRS, PIECE_VALUES, n_threads, over_rows
 from streamumap.units import ALONE, Arrays, Units
 
-DEVICE_PIECE_VALUES = 1 << 23
-"""Values that a GPU looks at together: DEVICE_VALUE_BYTES each for a moment, where none is zero."""
-
 DEVICE_VALUE_BYTES = 72
+"""What a GPU takes for a moment for each value of a block that is not zero."""
 
 WILD = 1e6
 """A column this many times the median column is wild."""
@@ -123,12 +121,10 @@ def device_scan_footprint(
     """(host bytes, device bytes) at the peak of `scan_cuda.scan`, without the packed rows. `n_nonzero` None: not known."""
     itemsize, block_rows = stored_dtype(dtype).itemsize, min(block_rows, n_rows)
     block_bytes = block_rows * n_features * itemsize
-    piece_values = max(n_features, min(DEVICE_PIECE_VALUES, n_rows * n_features))
     density = 1.0 if n_nonzero is None else min(1.0, 1.5 * n_nonzero / (n_rows * n_features))
-    piece_bytes = int(piece_values * (2 + itemsize + density * DEVICE_VALUE_BYTES))
-    return _scan_bytes(
-        n_rows, n_features, pinned_bytes(block_rows, n_features, dtype)
-    ) + 8 * n_rows, 2 * block_bytes + piece_bytes
+    looking_bytes = int(block_rows * n_features * (2 + itemsize + density * DEVICE_VALUE_BYTES))
+    host_bytes = _scan_bytes(n_rows, n_features, pinned_bytes(block_rows, n_features, dtype)) + 8 * n_rows
+    return host_bytes, 2 * block_bytes + looking_bytes
 
 
 def check_finite(source_name: str, scan: Scan) -> None:
