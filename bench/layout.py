@@ -81,7 +81,7 @@ def set_up(data: Data, folder: Path) -> Setup:
         graph, _ = backends.build_graph(data.plan, data.params, (near, far), Alone(create), no_tick)
         seconds = time.perf_counter() - started
     assert graph is not None
-    return Setup(data, indices, distances, graph, seconds, max(int(w.max()) for _, w in graph.weights.blocks(1 << 22)))
+    return Setup(data, indices, distances, graph, seconds, graph.heaviest())
 
 
 def settings(setup: Setup, seed: int, n_epochs: int) -> schedule.Settings:

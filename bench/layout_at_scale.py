@@ -197,7 +197,7 @@ def main() -> None:
         print(
             f"fuzzy graph: {graph.n_rows:,} rows, {graph.n_edges:,} edges, {graph_seconds:.1f} s on the CPU", flush=True
         )
-        heaviest = max(int(w.max()) for _, w in graph.weights.blocks(1 << 22))
+        heaviest = graph.heaviest()
         job = Job(rows, graph, heaviest, options.device, params)
         found = ours(job, VARIANTS[:3] if options.quick else VARIANTS, watch)
     watch.close()

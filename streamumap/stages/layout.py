@@ -24,8 +24,9 @@ def layout(run: Run, rows: Rows, graph: "Graph", key: str) -> np.ndarray:
     """float32 (N, n_components), also kept as embedding.npy, made from what `key` stands for."""
     p = run.params
     run.plan = with_edges(run.plan, p, graph.n_edges)
-    heaviest = max((int(weights.max()) for _, weights in graph.weights.blocks(1 << 22)), default=1)
-    settings = schedule.settings(run.source.n_rows, heaviest, **{name: getattr(p, name) for name in schedule.SETTINGS})
+    settings = schedule.settings(
+        run.source.n_rows, graph.heaviest(), **{name: getattr(p, name) for name in schedule.SETTINGS}
+    )
     units = run.units("layout", key, "the layout", run.meter("layout", settings.n_epochs, "epochs"))
     state = _begun(run, rows, graph, settings, units)
     with run.stage("layout", settings.n_epochs, "epochs", patient=True) as (tick, result):
