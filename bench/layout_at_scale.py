@@ -32,7 +32,6 @@ from streamumap.layout import levels, run, schedule
 from streamumap.params import Params
 from streamumap.source import open_source
 from streamumap.source.rows import DenseRows
-from streamumap.units import Alone
 
 NEIGHBORS, SAMPLE_ROWS, TRIPLETS, SEED = 15, 1_000, 20_000, 7
 GRAPH_BLOCK_ROWS = 1 << 20
@@ -174,7 +173,7 @@ def fuzzy_graph(folder: Path, create: Callable, params: Params) -> tuple[Graph, 
     began = time.perf_counter()
     files = [BlockFile.open(folder / f"knn_{name}.npy") for name in ("indices", "distances")]
     chosen = dict(local_connectivity=params.local_connectivity, set_op_mix_ratio=params.set_op_mix_ratio)
-    return build(*files, Alone(create), block_rows=GRAPH_BLOCK_ROWS, **chosen)[0], time.perf_counter() - began
+    return build(*files, create, block_rows=GRAPH_BLOCK_ROWS, **chosen)[0], time.perf_counter() - began
 
 
 def main() -> None:

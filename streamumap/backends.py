@@ -184,8 +184,7 @@ def nearest_on_map(plan: Plan, embedding: np.ndarray, sample: np.ndarray, k: int
 
 
 def build_graph(plan: Plan, p: Params, knn: tuple[BlockFile, BlockFile], units: Units, tick: Tick):
-    """The fuzzy graph of a k-NN graph, (indices, distances), and the rows of each of its components. On a GPU it is done in
-    a second: there the stage is the unit."""
+    """The fuzzy graph of a k-NN graph, (indices, distances), and the rows of each of its components."""
     planned = plan["graph"]
     given: dict = dict(
         local_connectivity=p.local_connectivity, set_op_mix_ratio=p.set_op_mix_ratio, tick=tick, **planned.blocks
@@ -197,7 +196,7 @@ def build_graph(plan: Plan, p: Params, knn: tuple[BlockFile, BlockFile], units: 
         return cuda.build(*knn, units.create, device=plan.device, **given)
     from streamumap.graph import build
 
-    return build.build(*knn, units, **given)
+    return build.build(*knn, units.create, units=units, **given)
 
 
 def layout_backend(plan: Plan):
