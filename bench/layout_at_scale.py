@@ -78,7 +78,8 @@ class Job:
 
 def lay_out(job: Job, n_epochs: int, stops=()) -> tuple[np.ndarray, dict]:
     """The map, and seconds of start and layout."""
-    backend, blocks = run.cuda_backend(job.device), backends.graph_blocks(job.graph, job.graph.n_rows)
+    backend = run.cuda_backend(job.device)
+    blocks = backends.GraphBlocks(job.graph, backend).of(job.graph.n_rows)
     s, began = job.settings(n_epochs), time.perf_counter()
     begun = levels.start(blocks, s, backend, job.place_top)
     between = time.perf_counter()
