@@ -46,7 +46,7 @@ def _search(run: Run, rows: Rows, key: str, there: bool) -> None:
     def enough(others: np.ndarray, ranks: np.ndarray) -> bool:
         nonlocal recall
         recall = measures.recall(ranks, others)
-        return recall >= p.recall
+        return measures.reaches(ranks, others, p.recall)
 
     planned = run.plan["neighbors"]
     with run.stage("neighbors", backends.search_ticks(run.plan), "rows", patient=True) as (tick, result):
