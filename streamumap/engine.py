@@ -85,7 +85,8 @@ def embed(
         work = opened.enter_context(closing(Workdir(out, source.fingerprint, named, fresh)))
         run = Run(source, params, plan, work, listener, stopping, rows, given, columns, drop_nonfinite, snapshots)
         opened.callback(run.close)
-        return stages(run)
+        with run.logged():
+            return stages(run)
 
 
 def stages(run: Run) -> dict:
