@@ -22,7 +22,20 @@ def cap(device: str, n_bytes: int) -> None:
 def release() -> None:
     """Gives what no array uses any more back to the driver."""
     if "torch" in sys.modules:
-        sys.modules["torch"].cuda.empty_cache()
+        torch = sys.modules["torch"]
+        torch.cuda.empty_cache()
+        getattr(torch._C, "_host_emptyCache", int)()  # not in a CPU build
+
+
+def pinned_peak() -> int:
+    """The most bytes of host memory that torch has pinned since the last time this was asked. The driver maps them: they are no
+    anonymous memory of the process."""
+    cuda = sys.modules["torch"].cuda if "torch" in sys.modules else None
+    if cuda is None or not cuda.is_initialized():
+        return 0
+    peak = int(cuda.host_memory_stats().get("allocated_bytes.peak", 0))
+    cuda.reset_peak_host_memory_stats()
+    return peak
 
 
 def ran_out(error: BaseException) -> bool:

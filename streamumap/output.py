@@ -14,6 +14,8 @@ from streamumap.render import Mark, render
 from streamumap.runs import open_run
 
 AXES = ("x", "y", "z")
+NUMBERS = {"row_id": "DELTA_BINARY_PACKED", "duplicate_of": "DELTA_BINARY_PACKED"}
+"""Columns of row numbers: as differences, a byte or less each. Positions hardly repeat, and go without a dictionary."""
 NOTHING = Wanted()
 
 
@@ -32,7 +34,7 @@ def write_parquet(
     columns["duplicate_of"] = pa.array(duplicate_of, mask=duplicate_of < 0)
     table = pa.table(columns)
     if meta is None:
-        pyarrow.parquet.write_table(table, file)
+        pyarrow.parquet.write_table(table, file, use_dictionary=False, column_encoding=NUMBERS)
         return
     writer, row = None, 0
     for batch in meta.batches():
@@ -42,7 +44,10 @@ def write_parquet(
             break
         for name, column in zip(batch.schema.names, batch.columns, strict=True):
             part = part.append_column(name, column)
-        writer = writer or pyarrow.parquet.ParquetWriter(file, part.schema)
+        given = batch.schema.names
+        writer = writer or pyarrow.parquet.ParquetWriter(
+            file, part.schema, use_dictionary=given, column_encoding=NUMBERS
+        )
         writer.write_table(part)
     if writer is not None:
         writer.close()

@@ -1,6 +1,6 @@
 """What a run will do and need, before it does anything: pure integers, no input or output.
 
-Each stage's bytes are a formula beside the stage; `stage_plans.py` adds them to what stays in memory and finds the largest
+Each stage's bytes are a formula beside the stage; `stage_plans/` adds them to what stays in memory and finds the largest
 block sizes that fit the budget. Here the way through is chosen, and a budget that cannot hold it is refused with one that can.
 """
 
@@ -10,7 +10,7 @@ from streamumap.errors import DoesNotFit, InputError
 from streamumap.memory import Budget, Machine, format_bytes
 from streamumap.params import Params
 from streamumap.plans import Job, Plan, StagePlan
-from streamumap.stage_plans import StagePlanner, tiny
+from streamumap.stage_plans import Fitting, plan_stages, tiny
 
 Stages = tuple[StagePlan, ...]
 
@@ -24,30 +24,38 @@ def make_plan(job: Job, params: Params, budget: Budget, machine: Machine) -> Pla
     raise _does_not_fit(_least(ways), budget)
 
 
+def with_edges(plan: Plan, params: Params, n_edges: int) -> Plan:
+    """The plan once the graph is there: until then it has as many edges as it can have at most, mostly a third more than
+    there are."""
+    found = make_plan(replace(plan.job, n_edges=n_edges), params, plan.budget, plan.machine)
+    stages = tuple(found[s.name] if s.name in ("start", "layout") else s for s in plan.stages)
+    return replace(plan, job=found.job, stages=stages)
+
+
 def smallest_budget(job: Job, params: Params, machine: Machine) -> Budget:
     """The smallest caps that hold the job, to a megabyte; a GPU run needs both."""
     missing = _least(_ways(job, params, Budget(1, 1 if machine.device else None), machine))
     return Budget(missing["host"], missing.get("device"))
 
 
-def _ways(job: Job, params: Params, budget: Budget, machine: Machine) -> list[tuple[StagePlanner, Stages]]:
+def _ways(job: Job, params: Params, budget: Budget, machine: Machine) -> list[tuple[Fitting, Stages]]:
     """Ways through, the fastest first, whether they fit or not.
 
-    Rows that are mostly zeros are packed: in memory where that makes no block smaller, else on disk.
+    Rows that are mostly zeros are packed: in memory where that makes no block of the search smaller, else on disk.
     Where even that does not fit they are searched as they are.
     """
     params = replace(params, n_neighbors=min(params.n_neighbors, job.n_rows))
 
-    def attempt(job: Job, packed_on_disk: bool = False) -> tuple[StagePlanner, Stages]:
-        planner = StagePlanner(job, params, budget, machine, packed_on_disk)
-        return planner, tuple(planner.stages())
+    def attempt(job: Job, packed_on_disk: bool = False) -> tuple[Fitting, Stages]:
+        return plan_stages(job, params, budget, machine, packed_on_disk)
 
     ways = [attempt(replace(job, n_nonzero=None))]
     if _packs(job, params):
         memory, disk = attempt(job), attempt(job, packed_on_disk=True)
-        in_memory = not tiny() and [s.blocks for s in memory[1]] == [s.blocks for s in disk[1]]
+        searched = [next(s for s in stages if s.name == "neighbors").blocks for _, stages in (memory, disk)]
+        in_memory = not tiny() and searched[0] == searched[1]
         dense = [] if params.neighbors == "packed" else ways
-        ways = [memory if in_memory else disk, disk, *dense]
+        ways = [*([memory] if in_memory else []), disk, *dense]
     return ways
 
 
@@ -69,11 +77,11 @@ def _packs(job: Job, params: Params) -> bool:
     return found
 
 
-def _least(ways: list[tuple[StagePlanner, Stages]]) -> dict[str, int]:
+def _least(ways: list[tuple[Fitting, Stages]]) -> dict[str, int]:
     """Of ways that do not fit, what the one with the smallest needs is short of: bytes, to a megabyte, of "device" and
     "host"."""
 
-    def needs(planner: StagePlanner) -> dict[str, int]:
+    def needs(planner: Fitting) -> dict[str, int]:
         places = [place for place in ("device", "host") if place in dict(planner.missing)]
         return {p: -(-max(n for place, n in planner.missing if place == p) // 10**6) * 10**6 for p in places}
 

@@ -29,6 +29,7 @@ class Job:
     raw_features: int = 0
     knn_columns: int = 0
     n_left_out: int = 0  # rows of the input beside these
+    n_edges: int = 0  # of the fuzzy graph, each in both directions; 0: it is not there yet
 
     @property
     def itemsize(self) -> int:

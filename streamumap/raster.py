@@ -136,10 +136,15 @@ def _quarters(embedding: np.ndarray, view: View, map_px: int) -> tuple[np.ndarra
     """Of the rows on the map: the place (n,) int32 in an array (upper half?, right half?, line, column); and which they
     are, (N,) bool."""
     places, known = [np.empty(0, np.int32)], np.zeros(len(embedding), bool)
-    for rows, points, finite in _chunks(embedding):
-        halves = np.floor((points - (view.left, view.bottom)) * (2 * map_px / view.side))
-        known[rows] = finite & (halves >= 0).all(axis=1) & (halves < 2 * map_px).all(axis=1)
-        across, up = halves[known[rows]].astype(np.int32).T
+    scale = 2 * map_px / view.side
+    for start in range(0, len(embedding), CHUNK_ROWS):
+        rows = slice(start, start + CHUNK_ROWS)
+        axes = zip(embedding[rows, :2].T.astype(np.float64), (view.left, view.bottom), strict=True)
+        across, up = (np.floor((axis - least) * scale) for axis, least in axes)
+        inside = known[rows]
+        np.greater_equal(np.minimum(across, up), 0, out=inside)  # nothing holds of NaN
+        inside &= np.maximum(across, up) < 2 * map_px
+        across, up = across[inside].astype(np.int32), up[inside].astype(np.int32)
         places.append((((up & 1) * 2 + (across & 1)) * map_px + (up >> 1)) * map_px + (across >> 1))
     return np.concatenate(places), known
 

@@ -100,11 +100,14 @@ class Recorder:
         tick = self.meter(name, total, unit, patient)
         self.listener(StageStarted(name, total, unit))
         self.watch.lap()
+        gpu.pinned_peak()
         started = time.monotonic()
         yield tick, result
         seconds = time.monotonic() - started
         host_bytes, device_bytes = self.watch.lap()
+        host_bytes += gpu.pinned_peak()
         gpu.release()
+        memory.trim()
         self.measured["stages"].append(
             {
                 "stage": name,

@@ -176,7 +176,16 @@ class _Sheet:
         FigureCanvasAgg(self.figure)
 
     def picture(self, x: float, y: float, pixels: np.ndarray) -> None:
-        self.figure.figimage(pixels, round(x * self.px), round(y * self.px), origin="upper")
+        """Pixels (lines, columns, 3) uint8 as they are, top line first; matplotlib's own images are resampled."""
+        from matplotlib.artist import Artist
+
+        class Picture(Artist):
+            def draw(self, renderer: Any) -> None:
+                renderer.draw_image(renderer.new_gc(), left, bottom, opaque)
+
+        left, bottom = round(x * self.px), round(y * self.px)
+        opaque = np.dstack([pixels, np.full(pixels.shape[:2], 255, np.uint8)])[::-1]
+        self.figure.add_artist(Picture())
 
     def write(self, x: float, y: float, text: str, letter: float, colour: str, room: float, **style: Any) -> None:
         """Text on its baseline, cut where it would leave its room."""

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "streamumap"
 
 # Imports go to the same layer or a lower one.
 LAYERS = [
-    {"errors", "events", "params", "memory", "limits", "watch", "gpu", "units", "diskfile", "stopping"},
+    {"errors", "events", "params", "memory", "limits", "watch", "gpu", "kernels", "units", "diskfile", "stopping"},
     {"manifest", "holder", "statefile", "saving"}
     | {"source", "sae", "workdir", "quality", "blockfile", "writer", "npy_writer", "demo", "meta"}
     | {"publish", "palette", "columns", "coding", "raster", "render", "animate", "clusters"}
@@ -248,3 +248,22 @@ def test_importing_and_help_stay_light(code):
     code = f"import atexit, sys\natexit.register(lambda: {report})\n{code}"
     done = subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "heavy:\n"), done.stderr
+
+
+SORTS = {"sort", "argsort", "median", "partition", "unique", "quantile"}
+
+
+def sorting_kernels(source):
+    """Names of functions under @njit that call one of NumPy's sorts."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef) and any("njit" in ast.unparse(d) for d in node.decorator_list):
+            calls = {ast.unparse(call.func) for call in ast.walk(node) if isinstance(call, ast.Call)}
+            if calls & {f"np.{name}" for name in SORTS}:
+                yield node.name
+
+
+def test_one_compiled_function_sorts():
+    """numba gives what is inside np.sort and np.argsort the same symbols, told apart by a counter of the process. Kernels that two
+    processes compiled and cached may so name different code alike, and a third process that loads both calls the wrong one."""
+    found = [name for path in FILES for name in sorting_kernels(path.read_text(encoding="utf-8"))]
+    assert found == ["_sum_strongest"]

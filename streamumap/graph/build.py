@@ -39,6 +39,7 @@ def build(
         for start, indices in knn_indices.blocks(block_rows):
             cpu.count_incoming(indices, start, incoming)
             tick(len(indices))
+        del indices
     growing = Growing(create, n, 2 * int(incoming.sum()), facts.get("row", 0), facts.get("edges", 0))
     for start in range(growing.n_rows, n, block_rows):
         stop = min(start + block_rows, n)

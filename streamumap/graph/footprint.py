@@ -2,10 +2,14 @@
 
 
 def build(n_rows: int, k: int, block_rows: int) -> int:
-    """Host bytes of `build.build`: rho, sigma, counts and components of all rows; k-NN rows, incoming lists and the merged
-    edges of a block, or what counting the components takes."""
-    block_edges = block_rows * k
-    block = block_edges * (8 * 2 + 8 * UNEVEN_IN + 8 * 2 * UNEVEN_IN + 8) + block_rows * 32
+    """Host bytes of `build.build`: rho, sigma, counts and components of all rows; of a block, the edges that come in (8 bytes,
+    while k-NN rows pass by), those that go out, and both merged as they are found (8) and as they are kept (6); or what
+    counting the components takes."""
+    outgoing = block_rows * k
+    incoming = min(n_rows, block_rows * UNEVEN_IN) * (k - 1)
+    passing = 16 * outgoing if block_rows < n_rows else 8 * outgoing
+    merging = 8 * outgoing + 14 * (incoming + outgoing)
+    block = block_rows * 40 + 8 * incoming + max(passing, merging)
     return n_rows * (4 + 4 + 8 + 4) + max(block, n_rows * 24)
 
 

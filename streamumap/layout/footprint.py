@@ -1,4 +1,4 @@
-"""Bytes of the layout stage, importable without numba or torch."""
+"""Bytes of first positions and of the layout, importable without numba or torch."""
 
 TOP = 4096
 """Vertices of the coarsest level of a start; a graph of up to twice as many is not coarsened."""
@@ -6,24 +6,42 @@ TOP = 4096
 KEPT = 3
 """Edges to other cells that a vertex of a level has a say with, its heaviest: what bounds the coarser graph."""
 
+PAIR_BYTES = 72
+"""Of a pair of cells that a row names, while all are sorted and added up: the pair, a copy to sort, what sorting takes and
+what comes of it. Seven to eight int64 on a GPU, as measured; the same on a CPU."""
 
-def layout_bytes(n_rows: int, n_components: int, block_rows: int, n_edges: int) -> int:
-    """Where the epochs run: two sets of positions, their copy on the way in or out, and one block of the graph twice
-    (read, placed)."""
-    block_edges = min(n_edges, int(block_rows / n_rows * n_edges * 2))
-    return 3 * n_rows * n_components * 4 + (block_edges * 6 + block_rows * 8) * 2
+UNEVEN = 2
+"""A block of rows may have this many times the mean of edges."""
+
+
+def block_bytes(n_rows: int, block_rows: int, n_edges: int) -> int:
+    """Of the graph where it is used: the whole once; of smaller blocks one is there while the next one comes."""
+    if block_rows >= n_rows:
+        return n_edges * 6 + n_rows * 8
+    edges = min(n_edges, int(block_rows / n_rows * n_edges * UNEVEN))
+    return 2 * (edges * 6 + block_rows * 8)
+
+
+def layout_host(n_rows: int, n_components: int, block_rows: int, n_edges: int) -> int:
+    """Positions as they came, before and after an epoch, and as they are saved; the graph, of which bounds are read and moved."""
+    return 4 * n_rows * n_components * 4 + block_bytes(n_rows, block_rows, n_edges) + block_rows * 8
+
+
+def layout_device(n_rows: int, n_components: int, block_rows: int, n_edges: int) -> int:
+    """Positions before and after an epoch, and the graph."""
+    return 2 * n_rows * n_components * 4 + block_bytes(n_rows, block_rows, n_edges)
 
 
 def start_bytes(n_rows: int, n_components: int, block_rows: int, n_edges: int) -> int:
-    """Where the levels are made: seeds and cells of all rows; the pairs of cells that rows name while they are sorted
-    and added up, or positions later; and one block of the graph twice (read, placed)."""
-    block_edges = min(n_edges, int(block_rows / n_rows * n_edges * 2))
-    pairs = n_rows * KEPT * PAIR_BYTES
-    return n_rows * 28 + max(pairs, 3 * n_rows * n_components * 4) + (block_edges * 6 + block_rows * 8) * 2
+    """Where the levels are made: seeds and cells of all rows; the pairs of cells that rows name, or positions later; and
+    the graph."""
+    levels = max(n_rows * KEPT * PAIR_BYTES, 3 * n_rows * n_components * 4)
+    return n_rows * 28 + levels + block_bytes(n_rows, block_rows, n_edges) + block_rows * 8
 
 
-PAIR_BYTES = 88
-"""Eleven int64 a pair: it, both cells, and what sorting and adding up take."""
+def start_host(n_rows: int, n_components: int, block_rows: int, n_edges: int) -> int:
+    """The same on the host where a GPU makes the levels: numbers of rows, cells and positions on their way, and the graph."""
+    return n_rows * (16 + 2 * n_components * 4) + block_bytes(n_rows, block_rows, n_edges) + block_rows * 8
 
 
 def cuml_bytes(n_rows: int, k: int) -> int:

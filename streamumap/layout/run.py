@@ -36,7 +36,7 @@ class Backend:
 def cpu_backend() -> Backend:
     from streamumap.layout import cpu, levels_cpu
 
-    return Backend(np.array, np.asarray, np.empty_like, cpu.epoch, lambda: None, levels_cpu)
+    return Backend(np.asarray, np.asarray, np.empty_like, cpu.epoch, lambda: None, levels_cpu)
 
 
 def cuda_backend(device: str) -> Backend:
@@ -68,7 +68,7 @@ def run(
 
     After each epoch 1 is ticked, and `after_epoch(epochs done, get)` called, where `get()` fetches the state then.
     """
-    old = backend.place(state.positions)
+    old = backend.place(np.array(state.positions))  # both sets are written to
     new = backend.empty_like(old)
     place = placer(blocks, backend)
     for number in range(state.epoch, until):
@@ -86,18 +86,18 @@ def _fetched(backend: Backend, positions, epoch: int) -> LayoutState:
     return LayoutState(np.array(backend.fetch(positions)), epoch)
 
 
+def _placed(block, backend: Backend) -> tuple:
+    arrays = block.indptr, block.targets, block.weights
+    return block.first_row, block.first_edge, *(backend.place(array) for array in arrays)
+
+
 def placer(blocks: Sequence[Callable], backend: Backend) -> Callable[[], Iterable[tuple]]:
     """A function that goes through the blocks: (first_row, first_edge, indptr, targets, weights), placed; one block is
     placed once and for all."""
 
     def placed():
         for read in blocks:
-            block = read()
-            yield (
-                block.first_row,
-                block.first_edge,
-                *(backend.place(a) for a in (block.indptr, block.targets, block.weights)),
-            )
+            yield _placed(read(), backend)
 
     if len(blocks) > 1:
         return placed

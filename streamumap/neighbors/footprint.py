@@ -3,6 +3,8 @@ to measurements."""
 
 from math import isqrt
 
+from streamumap.source.base import pinned_bytes
+
 UNEVEN = 1.5
 """A block of rows may have this many times the mean of non-zeros."""
 
@@ -61,6 +63,9 @@ CUDA_LARGEST_K = 129
 
 CUDA_MERGE_ROWS = 32_768
 """Rows whose lists are sorted together."""
+
+CUDA_FETCHED_ROWS = 1 << 20
+"""Rows of the graph that come to the host together."""
 
 CUDA_KEPT = ("float16", "bfloat16")
 """Stored dtypes that stay as they are on the device; all others become float32."""
@@ -202,11 +207,8 @@ def cuda_approximate(
     row_bytes = n_features * cuda_itemsize(dtype)
     chunks = query_rows * row_bytes + (0 if resident else 3 * other_rows * row_bytes)
     measured = n_rows * width * 4 + CUDA_MERGE_ROWS * 2 * width * 8 + 65_536 * width * 10
-    return lists + max(
-        codes + ordering,
-        codes + tiles + found + max(looking, n_rows * (width * 4 + 64) + joining, chunks + measured),
-        codes + sketching + 2 * other_rows * row_bytes,
-    )
+    sketched = max(ordering, tiles + max(looking, n_rows * (width * 4 + 64) + joining, chunks + measured))
+    return lists + found + codes + max(sketched, sketching + 2 * other_rows * row_bytes)
 
 
 def cuda_width(k: int) -> int:
@@ -234,9 +236,11 @@ def cuda_device(n_features: int, dtype: str, k: int, query_rows: int, other_rows
     return query_rows * row_bytes + others + scores + groups + picked + squares + lists
 
 
-def cuda_host(n_rows: int, n_features: int, itemsize: int, k: int, other_rows: int) -> int:
-    """Host bytes of `cuda.search`: two pinned chunks and the graph."""
-    return 2 * min(other_rows, n_rows) * n_features * itemsize + n_rows * k * 8
+def cuda_host(n_rows: int, n_features: int, dtype: str, k: int, other_rows: int) -> int:
+    """Host bytes of `cuda.search`: two pinned chunks of rows as stored (`other_rows` 0: none), the graph, and parts of it on
+    their way."""
+    chunks = pinned_bytes(min(other_rows, n_rows), n_features, dtype) if other_rows else 0
+    return chunks + n_rows * (k + 1) * 8 + min(n_rows, CUDA_FETCHED_ROWS) * (k - 1) * 8
 
 
 def cuvs_width(n_rows: int, k: int) -> int:

@@ -81,6 +81,13 @@ def stored_dtype(dtype: str) -> np.dtype:
     return np.dtype(np.uint16 if dtype == "bfloat16" else dtype)
 
 
+def pinned_bytes(block_rows: int, n_features: int, dtype: str) -> int:
+    """Of host memory that a `Feed` pins: two buffers of rows as stored (of what is no DEVICE_DTYPE as float32), which torch rounds up
+    to powers of two."""
+    itemsize = stored_dtype(dtype).itemsize if dtype in DEVICE_DTYPES else 4
+    return 2 << (block_rows * n_features * itemsize - 1).bit_length()
+
+
 def widen(block: np.ndarray, dtype: str) -> np.ndarray:
     """A block as stored -> float32 of the same shape. bfloat16 is exact; float64 is rounded; integers and booleans are
     cast."""

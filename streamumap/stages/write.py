@@ -1,5 +1,6 @@
 """What is not there yet of the files that a finished run leaves: the table, the picture, run.json."""
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO
 
 import numpy as np
@@ -10,11 +11,14 @@ from streamumap.stages.run import Run
 
 def write(run: Run, found: Scan, embedding: np.ndarray) -> dict:
     """The content of run.json."""
-    with run.stage("write", 2, "files") as (tick, result):
-        run.work.publish("embedding.parquet", lambda file: _write_table(run, file, embedding, found))
-        tick(1)
+    with run.stage("write", 2, "files") as (tick, result), ThreadPoolExecutor(1) as beside:
+        table = beside.submit(
+            run.work.publish, "embedding.parquet", lambda file: _write_table(run, file, embedding, found)
+        )
         if run.params.n_components >= 2:
             run.work.publish("map.png", lambda file: _draw(run, file, embedding, found))
+        tick(1)
+        table.result()
         tick(1)
         result.append(str(run.work.path))
     finished = run.report(found)

@@ -19,6 +19,7 @@ from streamumap.neighbors.cuda.count import count_closer, nearest_points, projec
 from streamumap.neighbors.cuda.exhaustive import exhaustive, precision
 from streamumap.neighbors.cuda.packed import PackedOnDevice
 from streamumap.neighbors.cuda.streamed import StreamedRows
+from streamumap.neighbors.footprint import CUDA_FETCHED_ROWS
 from streamumap.neighbors.zero import join_zero_rows, next_zero_rows
 from streamumap.units import ALONE, Units
 
@@ -82,7 +83,7 @@ def search(
     return indices, distances
 
 
-def _finish(lists, measured, cosine, non_negative, indices, distances, step=1 << 20):
+def _finish(lists, measured, cosine, non_negative, indices, distances, step=CUDA_FETCHED_ROWS):
     """Lists on the device -> the graph. Non-negative rows at a right angle share nothing: no edge."""
     k = indices.shape[1]
     for first in range(0, len(lists), step):

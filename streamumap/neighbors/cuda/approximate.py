@@ -30,6 +30,9 @@ SHARES = (1 / 64, 1 / 16, 1 / 4, 1.0)
 
 JOINS = 2
 
+STEPS = 1 + JOINS + 1
+"""Of a round: it looks through tiles, joins, and dense rows decide."""
+
 
 def approximate(
     rows,
@@ -50,45 +53,54 @@ def approximate(
     `rows`: rows on the device; `is_zero` bool (N,): rows that are nobody's neighbours; `reached(lists)` says whether a graph is
     good enough. A round ticks N rows for its sketches, for what it looks through, for each join, and for dense rows at its end.
     """
-    zero = torch.from_numpy(is_zero).to(rows.device)
-    width = cuda_width(k)
-    n_proposed = PROPOSED * width
-    lists, distances = no_neighbors(rows.n_rows, rows.device, width)
-    begun = units.resume(dict(lists=lists, distances=distances)).get("rounds", 0)
-    for number, share in list(enumerate(SHARES))[begun:]:
-        passes = units.of(f"round-{number + 1}")
-        tiles, near = _propose(rows, zero, seed + (number << 32), other_rows, tick)
-        if isinstance(rows, PackedOnDevice):
-            lists = _round(rows, tiles, share, n_proposed, chunk_rows, lists, distances, tick, passes)
-        else:
-            found, apart = no_neighbors(rows.n_rows, rows.device, 2 * width)
-            everyone = torch.arange(rows.n_rows, dtype=torch.int32, device=rows.device)
-            merge(everyone, lists, near.measure(everyone, lists), found, apart, found, apart)
-            found = _round(near, tiles, share, n_proposed, chunk_rows, found, apart, tick, passes)
-            decide(rows, found, lists, distances, query_rows, other_rows, tick)
-            del found, apart
-        del tiles, near
-        if reached(lists):
-            return lists, distances
-        units.done(lambda: (dict(lists=lists, distances=distances), {}), rounds=number + 1)  # noqa: B023, it is called at once
+    packed, width = isinstance(rows, PackedOnDevice), cuda_width(k)
+    best = _no_neighbors(rows, width)
+    ahead = best if packed else _no_neighbors(rows, 2 * width)
+
+    def whole() -> dict[str, Tensor]:
+        return best if packed else best | {f"{name} ahead": array for name, array in ahead.items()}
+
+    begin = units.resume(whole()).get("step", 0)
+    for number, share in enumerate(SHARES):
+        end = (number + 1) * STEPS
+        if begin > end:
+            continue
+        steps = range(max(begin, end - STEPS), end)
+        if steps:
+            near, tiles = _propose(rows, is_zero, seed + (number << 32), other_rows, tick)
+        for step in steps:
+            if step == end - STEPS:
+                if not packed:
+                    _begin(near, best, ahead)
+                _look_through(near, tiles, share, PROPOSED * width, chunk_rows, **ahead, tick=tick)
+            elif step < end - 1:
+                ahead["found"] = _join(near, chunk_rows, **ahead, tick=tick)
+            elif not packed:
+                decide(rows, ahead["found"], **best, query_rows=query_rows, other_rows=other_rows, tick=tick)
+            units.done(lambda: (whole(), {}), step=step + 1)
+        near = tiles = None
+        if reached(best["found"]):
+            return best["found"], best["distances"]
     return None
 
 
+def _no_neighbors(rows, width) -> dict[str, Tensor]:
+    return dict(zip(("found", "distances"), no_neighbors(rows.n_rows, rows.device, width), strict=True))
+
+
 def _propose(rows, is_zero, seed, other_rows, tick):
-    """Tiles, and the sketches where they are all that can measure two rows."""
+    """What measures two rows, dense ones by their sketches, and the tiles."""
     codes = make_sketches(rows, seed, other_rows, tick)
-    return make_tiles(codes, is_zero, seed), None if isinstance(rows, PackedOnDevice) else Sketches(codes)
+    tiles = make_tiles(codes, torch.from_numpy(is_zero).to(rows.device), seed)
+    return rows if isinstance(rows, PackedOnDevice) else Sketches(codes), tiles
 
 
-def _round(near, tiles, share, n_proposed, chunk_rows, found, distances, tick, passes: Units):
-    """The new lists; distances are put in place."""
-    for number in range(passes.resume(dict(found=found, distances=distances)).get("passes", 0), 1 + JOINS):
-        if number == 0:
-            _look_through(near, tiles, share, n_proposed, chunk_rows, found, distances, tick)
-        else:
-            found = _join(near, chunk_rows, found, distances, tick)
-        passes.done(lambda: (dict(found=found, distances=distances), {}), passes=number + 1)  # noqa: B023, it is called at once
-    return found
+def _begin(near, best, ahead):
+    """What was best so far, as these sketches see it."""
+    ahead["found"].fill_(-1)
+    ahead["distances"].fill_(torch.inf)
+    everyone = torch.arange(len(best["found"]), dtype=torch.int32, device=best["found"].device)
+    merge(everyone, best["found"], near.measure(everyone, best["found"]), *ahead.values(), *ahead.values())
 
 
 def _look_through(near, tiles: Tiles, share, n_proposed, chunk_rows, found, distances, tick):

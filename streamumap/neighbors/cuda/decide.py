@@ -13,9 +13,9 @@ LOOK_ROWS = 1 << 16
 
 
 def decide(
-    rows, candidates: Tensor, lists: Tensor, distances: Tensor, query_rows: int, other_rows: int, tick: Tick
+    rows, candidates: Tensor, found: Tensor, distances: Tensor, query_rows: int, other_rows: int, tick: Tick
 ) -> None:
-    """Puts the best of `candidates` int32 (N, m), -1: none, into `lists` int32 (N, w) and `distances` float32 (N, w), nearest first,
+    """Puts the best of `candidates` int32 (N, m), -1: none, into `found` int32 (N, w) and `distances` float32 (N, w), nearest first,
     ties by number: squared ones in the rows; for cosine the distances themselves. Ticks N rows.
 
     A chunk of `query_rows` stays while the rows behind it pass by; pairs are measured from both sides, so half of all visits
@@ -36,7 +36,7 @@ def decide(
     if cosine:
         measured /= 2
     numbers = torch.arange(n, dtype=torch.int32, device=rows.device)
-    merge(numbers, candidates, measured, lists, distances, lists, distances)
+    merge(numbers, candidates, measured, found, distances, found, distances)
 
 
 def _measure(candidates, measured, start, queries, first, others, cosine):

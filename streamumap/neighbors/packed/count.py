@@ -19,13 +19,22 @@ def count_closer(
     ours = rows.take(sample)
     own = squared_norms(ours[0], ours[2])
     thresholds = _thresholds(rows, ours, others, metric)
+    order = np.argsort(-thresholds, axis=1)
     counts = np.zeros(others.shape, np.int64)
     for start in range(0, rows.n_rows, block_rows):
         stop = min(start + block_rows, rows.n_rows)
         indptr, features, values = rows.block(start, stop)
         lists = invert(indptr, features, values, rows.n_features)
         _count(
-            *ours, own, sample - start, *lists, squared_norms(indptr, values), metric == "cosine", thresholds, counts
+            *ours,
+            own,
+            sample - start,
+            *lists,
+            squared_norms(indptr, values),
+            metric == "cosine",
+            thresholds,
+            order,
+            counts,
         )
         tick(stop - start)
     return counts
@@ -43,14 +52,13 @@ def _thresholds(rows, ours, others, metric):
 
 
 @njit(parallel=True, cache=True)
-def _count(indptr, features, values, own, itself, bounds, owner, amount, squares, cosine, thresholds, counts):
+def _count(indptr, features, values, own, itself, bounds, owner, amount, squares, cosine, thresholds, order, counts):
     for row in prange(len(counts)):
         dots = np.zeros(len(squares))
         for at in range(indptr[row], indptr[row + 1]):
             feature, value = features[at], np.float64(values[at])
             for p in range(bounds[feature], bounds[feature + 1]):
                 dots[owner[p]] += value * amount[p]
-        order = np.argsort(-thresholds[row])
         for j in range(len(squares)):
             if j == itself[row]:
                 continue
@@ -59,7 +67,7 @@ def _count(indptr, features, values, own, itself, bounds, owner, amount, squares
                 distance = 1.0 - dots[j] / np.sqrt(product) if product > 0 else np.float64(own[row] != squares[j])
             else:
                 distance = np.sqrt(max(0.0, own[row] + squares[j] - 2.0 * dots[j]))
-            for c in order:
+            for c in order[row]:
                 if distance >= thresholds[row, c]:
                     break
                 counts[row, c] += 1

@@ -1,0 +1,99 @@
+"""Where the seconds of a run go: each stage's functions by the time they take, what lies between two stages apart.
+
+    python bench/profile_stages.py INPUT --budget 40GB --metric cosine --twice
+
+`--twice`: once before, so that nothing is compiled in what is shown. Kernels are waited for as they are launched
+(CUDA_LAUNCH_BLOCKING), so that each counts where it is called; `--overlapping` leaves them as they are. Threads beside the main
+one are not seen: what waits for them is.
+"""
+
+import argparse
+import cProfile
+import os
+import pstats
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import streamumap
+from streamumap.events import StageDone, StageStarted
+from streamumap.params import Params
+
+PACKAGE = str(Path(streamumap.__file__).parent)
+BETWEEN = "between stages"
+
+
+class Profiles:
+    """Listens to a run: a profile for each stage."""
+
+    def __init__(self) -> None:
+        self.of: dict[str, cProfile.Profile] = defaultdict(cProfile.Profile)
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.now, self.since = BETWEEN, time.perf_counter()
+        self.of[self.now].enable()
+
+    def listen(self, event) -> None:
+        if isinstance(event, StageStarted):
+            self.turn(event.stage)
+        elif isinstance(event, StageDone):
+            self.turn(BETWEEN)
+
+    def turn(self, name: str) -> None:
+        self.of[self.now].disable()
+        self.seconds[self.now] += time.perf_counter() - self.since
+        self.now, self.since = name, time.perf_counter()
+        self.of[name].enable()
+
+    def show(self, n_lines: int) -> None:
+        for name, profile in self.of.items():
+            print(f"\n== {name}: {self.seconds[name]:.2f} s\n   with what it calls, calls, alone")
+            found = pstats.Stats(profile).stats  # type: ignore[attr-defined]
+            ours = {at: costs for at, costs in found.items() if at[0].startswith(PACKAGE)}
+            slowest = sorted(found, key=lambda at: -found[at][2])[: n_lines // 2]
+            shown = sorted(ours, key=lambda at: -ours[at][3])[:n_lines]
+            for at in [*shown, *(at for at in slowest if at not in shown)]:
+                _, n_calls, alone, in_all, _ = found[at]
+                if in_all > 0.005:
+                    path = at[0].removeprefix(PACKAGE + "/")
+                    print(f"   {in_all:8.3f} {n_calls:8,} {alone:8.3f}  {path}:{at[1]} {at[2]}")
+
+
+def run(options: argparse.Namespace, folder: Path) -> Profiles:
+    from streamumap import engine
+
+    began = time.perf_counter()
+    profiles = Profiles()
+    chosen = Params(metric=options.metric)
+    report = engine.embed(
+        options.input, chosen, out=folder, budget=options.budget, device=options.device, listener=profiles.listen
+    )
+    profiles.turn("")
+    print(f"{time.perf_counter() - began:.2f} s in all, {report['seconds']:.2f} s as the run says")
+    return profiles
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("input")
+    parser.add_argument("--budget")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--metric", default="cosine", choices=["cosine", "euclidean"])
+    parser.add_argument("--twice", action="store_true")
+    parser.add_argument("--overlapping", action="store_true")
+    parser.add_argument("--lines", type=int, default=24)
+    options = parser.parse_args()
+    if not options.overlapping:
+        os.environ["CUDA_LAUNCH_BLOCKING"] = "1"
+    began = time.perf_counter()
+    import torch  # noqa: F401
+
+    print(f"import torch: {time.perf_counter() - began:.2f} s")
+    with tempfile.TemporaryDirectory() as name:
+        for number in range(1 + options.twice):
+            profiles = run(options, Path(name) / str(number))
+    profiles.show(options.lines)
+
+
+if __name__ == "__main__":
+    main()

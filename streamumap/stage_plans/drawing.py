@@ -1,0 +1,106 @@
+"""The fuzzy graph, first positions and the layout."""
+
+from streamumap.errors import InputError
+from streamumap.graph import footprint as graph_footprint
+from streamumap.initial import OVERSAMPLING, SAMPLE_ROWS
+from streamumap.layout import footprint as drawn
+from streamumap.layout.footprint import TOP
+from streamumap.neighbors import footprint as knn
+from streamumap.plans import StagePlan
+from streamumap.source.base import pinned_bytes
+from streamumap.stage_plans.fitting import TINY_ROWS, Fitting, Shape, powers, tiny
+from streamumap.stage_plans.fixed import DRAWING
+from streamumap.stage_plans.neighbors import device_rows
+
+
+def graph(f: Fitting) -> StagePlan:
+    n, k = f.job.n_rows, f.params.n_neighbors
+    if not f.gpu:
+        f.compile(DRAWING)
+    f.disk += graph_footprint.disk_bytes(n, k)
+    if f.gpu:
+        return f.solve(
+            "graph", "cuda", "block_edges", powers(min(2 * n * k, graph_footprint.MOST_EDGES), min(2 * n * k, n)),
+            lambda b: graph_footprint.cuda_host(n, k, b), lambda b: graph_footprint.cuda(n, k, b),
+        )  # fmt: skip
+    return f.solve("graph", "numba", "block_rows", powers(n, min(n, 4096)), lambda b: graph_footprint.build(n, k, b))
+
+
+def start(f: Fitting) -> StagePlan:
+    """PCA: the sample and its centred copy; while all rows are projected, a block for each core."""
+    job = f.job
+    if f.params.init == "auto" and job.n_rows > 2 * TOP:
+        return _start_levels(f)
+    if f.params.init not in ("auto", "pca"):
+        return _start_without_rows(f)
+    per_row = job.n_features * 4 if job.n_nonzero is None else int(job.n_nonzero / job.n_rows * 8 * knn.UNEVEN) + 8
+    fixed = job.n_features * 40 * 8 + job.n_rows * f.params.n_components * 24
+    dense_row = job.n_features * 4
+    block_rows = max(1, min(job.n_rows, 128 * 2**20 // dense_row if f.gpu else 16 * 2**20 // per_row))
+    if tiny():
+        block_rows = min(block_rows, TINY_ROWS)
+    sizes = powers(min(job.n_rows, SAMPLE_ROWS), min(job.n_rows, 256))
+    if f.gpu:
+        on_device = block_rows * (3 * job.n_features * knn.cuda_itemsize(job.dtype) + dense_row)
+        pinned = 0 if f.packs else pinned_bytes(block_rows, job.n_features, job.dtype)
+        stage = f.solve(
+            "start",
+            "cuda",
+            "sample_rows",
+            sizes,
+            lambda b: fixed + int(b * per_row * 2.5) + pinned,
+            lambda b: device_rows(f) + on_device,
+        )
+    else:
+        blocks = f.machine.n_cores * block_rows * per_row * 3
+        stage = f.solve("start", "numpy", "sample_rows", sizes, lambda b: fixed + max(int(b * per_row * 2.5), blocks))
+    stage.blocks["block_rows"] = block_rows
+    return stage
+
+
+def _start_levels(f: Fitting) -> StagePlan:
+    """Multilevel; `sample_rows` at a time, the rows that the coarsest level stands for come for their PCA."""
+    job, c, on_device = f.job, f.params.n_components, f.gpu and f.params.layout != "cpu"
+    per_row = job.n_features * 4 if job.n_nonzero is None else int(job.n_nonzero / job.n_rows * 8 * knn.UNEVEN) + 8
+    shapes = [
+        {"block_rows": block_rows, "sample_rows": sample_rows}
+        for sample_rows in powers(2 * TOP, 256)
+        for block_rows in powers(job.n_rows, min(job.n_rows, 1024))
+    ]
+
+    def levels(shape: Shape) -> int:
+        return drawn.start_bytes(job.n_rows, c, shape["block_rows"], f.n_edges)
+
+    def host(shape: Shape) -> int:
+        top = int(shape["sample_rows"] * per_row * 2.5) + (job.n_features * 40 + 2 * TOP * c * 3) * 8
+        return top + (drawn.start_host(job.n_rows, c, shape["block_rows"], f.n_edges) if on_device else levels(shape))
+
+    device = levels if on_device else None
+    return f.fit("start", "cuda" if on_device else "numba", shapes, host, device)
+
+
+def _start_without_rows(f: Fitting) -> StagePlan:
+    """Random or given positions; spectral: the whole graph as a scipy matrix, and five sets of float64 vectors."""
+    n, c = f.job.n_rows, f.params.n_components
+    positions = n * c * 24
+    if f.params.init == "spectral":
+        positions += 2 * n * (f.params.n_neighbors - 1) * (4 + 2 + 4 + 4) + n * (c + OVERSAMPLING) * 8 * 5
+    return f.solve("start", "numpy", "block_rows", [n], lambda b: positions)
+
+
+def layout(f: Fitting) -> StagePlan:
+    n, c, k = f.job.n_rows, f.params.n_components, f.params.n_neighbors
+    backend = f.params.layout
+    if backend == "auto":
+        backend = "cuda" if f.gpu else "cpu"
+    if backend != "cpu" and not f.gpu:
+        raise InputError(f"--layout: {backend} needs a GPU and this is a CPU run; use --layout cpu or --device cuda.")
+    if backend == "cuml":
+        return f.solve(
+            "layout", "cuml", "block_rows", [n], lambda b: n * (k * 8 + c * 12), lambda b: drawn.cuml_bytes(n, k)
+        )
+    return f.solve(
+        "layout", backend, "block_rows", powers(n, min(n, 1024)),
+        lambda b: drawn.layout_host(n, c, b, f.n_edges),
+        (lambda b: drawn.layout_device(n, c, b, f.n_edges)) if backend == "cuda" else lambda b: 0,
+    )  # fmt: skip

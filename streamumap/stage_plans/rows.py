@@ -1,0 +1,78 @@
+"""Reading the rows, and reducing them."""
+
+from streamumap.plans import Job, StagePlan
+from streamumap.sae import footprint as encoding
+from streamumap.source.base import DEVICE_DTYPES
+from streamumap.stage_plans.fitting import Fitting, powers
+from streamumap.stage_plans.fixed import READING_BYTES, TORCH_HOST_BYTES, TORCH_READING_BYTES
+
+
+def read(f: Fitting) -> StagePlan:
+    from streamumap.source.scan import device_scan_footprint
+
+    job, working = f.job, f.host_base
+    on_device = f.gpu is not None and job.dtype in DEVICE_DTYPES and not job.sparse
+    block_bytes = (64 if on_device else 32) * 2**20
+    sizes = powers(max(1, min(job.n_rows, block_bytes // max(job.n_features * job.itemsize, 1))), 1)
+    encodes = f.gpu is not None and bool(job.raw_features)
+
+    def scanning(block_rows: int) -> tuple[int, int]:
+        if on_device:
+            sizes = job.n_rows, job.n_features, job.dtype, job.n_nonzero
+            return device_scan_footprint(*sizes, block_rows)
+        return _scanning(f, block_rows), encoding.cuda(job.raw_features, job.n_features) if encodes else 0
+
+    packed_bytes = _packed_bytes(f)
+    f.host_base = READING_BYTES
+    if f.gpu:
+        f.host_base = TORCH_READING_BYTES if on_device or encodes else TORCH_HOST_BYTES
+    stage = f.solve(
+        "read", "cuda" if on_device else "numpy", "block_rows", sizes,
+        lambda b: max(scanning(b)[0] + packed_bytes + (0 if job.sparse else b * job.n_features * job.itemsize), _encoding(f)),
+        (lambda b: scanning(b)[1]) if on_device or encodes else None,
+    )  # fmt: skip
+    f.host_base = working + job.n_rows * 9 + packed_bytes
+    return stage
+
+
+def _scanning(f: Fitting, block_rows: int) -> int:
+    from streamumap.source.scan import pairs_scan_footprint, scan_footprint
+
+    job = f.job
+    if job.sparse:
+        return pairs_scan_footprint(job.n_rows, job.n_features)
+    return scan_footprint(job.n_rows, job.n_features, job.itemsize, block_rows)
+
+
+def _encoding(f: Fitting) -> int:
+    job = f.job
+    if not job.raw_features:
+        return 0
+    return (encoding.cuda_host if f.gpu else encoding.cpu)(job.n_rows, job.raw_features, job.n_features)
+
+
+def _packed_bytes(f: Fitting) -> int:
+    """Of the packed rows that stay in memory."""
+    job = f.job
+    if job.n_nonzero is None:
+        return 0
+    from streamumap.source.packed import packed_footprint
+
+    host, disk = packed_footprint(job.n_rows, job.n_features, job.n_nonzero, job.itemsize, on_disk=f.packed_on_disk)
+    f.disk = max(f.disk, disk + f.kept_bytes)
+    return host
+
+
+def reduce(f: Fitting) -> StagePlan:
+    from streamumap import reduce
+
+    job, dims = f.job, min(f.params.reduce_dims, f.job.n_features, f.job.n_rows)
+    sizes = powers(max(1, min(job.n_rows, 8192)), 16)
+    f.disk += job.n_rows * dims * 4
+    stage = f.solve(
+        "reduce", "cuda" if f.gpu else "numpy", "block_rows", sizes,
+        lambda b: reduce.footprint(job.n_features, dims, b) + b * job.n_features * 8,
+        (lambda b: reduce.device_footprint(job.n_features, dims, b, 4)) if f.gpu else None,
+    )  # fmt: skip
+    f.job = Job(job.n_rows, dims, "float32", n_edges=job.n_edges, n_left_out=job.n_left_out)
+    return stage
