@@ -81,11 +81,12 @@ def embed(
         job = sampled_job(job, None if rows is None else len(rows))
         plan = make_plan(job, params, budget_for(machine, budget, host_budget), machine)
         check_space(out, plan.peak.disk_bytes - used_bytes(out))
-        named = os.path.abspath(source.name) if os.path.exists(source.name) else ""
+        named = os.path.abspath(os.fsdecode(x)) if isinstance(x, (str, bytes, os.PathLike)) else ""
         work = opened.enter_context(closing(Workdir(out, source.fingerprint, named, fresh)))
         run = Run(source, params, plan, work, listener, stopping, rows, given, columns, drop_nonfinite, snapshots)
         opened.callback(run.close)
-        return stages(run)
+        with run.logged():
+            return stages(run)
 
 
 def stages(run: Run) -> dict:

@@ -3,6 +3,7 @@
 import json
 import os
 import zlib
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -60,13 +61,21 @@ def check_input(manifest: dict, fingerprint: dict, name: str, folder: Path) -> N
     changed = _changed(was, fingerprint) if name and manifest.get("name") == name else {}
     for field, text in IDENTITY.items():
         if field in changed:
+            before, now = (_said(field, value) for value in changed[field])
             raise InputChanged(
-                f"{name}: {text}: expected {changed[field][0]} as when the run in {folder} began, found "
-                f"{changed[field][1]}; --fresh starts again with the input as it is, another --out keeps this run."
+                f"{name}: {text}: expected {before} as when the run in {folder} began, found {now}; "
+                "--fresh starts again with the input as it is, another --out keeps this run."
             )
     raise InputError(
         f"--out: {folder}: holds a run of another input, or of this one read otherwise; choose another --out, or --fresh to start again."
     )
+
+
+def _said(field: str, value: Any) -> str:
+    if field != "mtime_ns":
+        return str(value)
+    seconds, rest = divmod(int(value), 10**9)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S}.{rest:09d}"
 
 
 def _changed(was: Any, now: Any) -> dict[str, tuple]:

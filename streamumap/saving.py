@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from streamumap.blockfile import BlockFile, Checksum
+from streamumap.errors import OutputError
 from streamumap.statefile import Damaged, State, checksum, fill_from, in_blocks, read_state, write_state
 from streamumap.units import Arrays
 from streamumap.workdir import Workdir
@@ -22,7 +23,7 @@ class SavedUnits:
     """One kind of unit, `name`, of a run, made from what `key` stands for; `what` is its name for people.
 
     `counted` is a Meter: where it is goes along. `stopping()` says whether the run is to stop, `stop()` raises Stopped,
-    `warn` and `reuse` tell the user. Raises OutputError where nothing can be written.
+    `warn` and `reuse` tell the user.
     """
 
     def __init__(
@@ -32,7 +33,7 @@ class SavedUnits:
         self.work, self.name, self.key, self.what, self.counted = work, name, key, what, counted
         self.stopping, self.stop, self.warn, self.reuse = stopping, stop, warn, reuse
         self.path = work.scratch / f"{name}.state"
-        self.saved_at, self.cost = time.monotonic(), 0.0
+        self.saved_at, self.cost, self.failed = time.monotonic(), 0.0, False
         self._begin({})
 
     def resume(self, whole: Arrays, rows: Arrays | None = None) -> dict:
@@ -65,10 +66,19 @@ class SavedUnits:
         stopping, started = self.stopping(), time.monotonic()
         if not stopping and started - self.saved_at < SAVE_SECONDS * max(1.0, 2 * self.cost):
             return
-        n_bytes = self._keep(*state(), facts)
+        for file in self._files.values():
+            file.sync()
+        try:
+            n_bytes = self._keep(*state(), facts)
+            self.work.log("unit", stage=self.name, **facts, bytes=n_bytes, seconds=round(time.monotonic() - started, 3))
+        except OutputError as e:  # what the run is to leave has its room already, and goes on without
+            if not self.failed:
+                self.warn(
+                    f"{self.what}: how far it is cannot be kept ({e}); a run that continues this one does more of it again."
+                )
+            self.failed = True
         self.saved_at = time.monotonic()
         self.cost = self.saved_at - started
-        self.work.log("unit", stage=self.name, **facts, bytes=n_bytes, seconds=round(self.cost, 3))
         if stopping:
             self.stop()
 
@@ -121,12 +131,9 @@ class SavedUnits:
 
     def _keep(self, whole: Arrays, rows: Arrays, facts: dict) -> int:
         n_bytes = sum(self._append(name, array) for name, array in rows.items())
-        for file in self._files.values():
-            file.sync()
         files = {name: [file.written.rows, file.written.crc] for name, file in self._files.items()}
         content = {"key": self.key, "facts": facts, "counted": self.counted.done, "rows": self._rows, "files": files}
         state_bytes = sum(array.nbytes for array in whole.values())
-        self.work.take(state_bytes)
         self.work.replace(self.path, lambda file: write_state(file, content, whole))
         return n_bytes + state_bytes
 

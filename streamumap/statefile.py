@@ -20,7 +20,7 @@ from streamumap.units import Arrays
 
 MARK = b"umapunit"
 TAIL = struct.Struct("<II8s")
-BLOCK_BYTES = 16 << 20
+BLOCK_BYTES = 4 << 20
 
 
 class Damaged(Exception):

@@ -83,12 +83,12 @@ class Workdir:
         self._lock: int = self._writable(lambda: holder.lock(self.path))
         try:
             found = read_manifest(self.path, {UNFINISHED_MANIFEST, holder.NOTE, LOG})
-            if found is not None and not fresh:
+            self.damaged = found is not None and not fresh and not is_whole(found)
+            if found is not None and not fresh and not self.damaged:
                 check_input(found, fingerprint, name, self.path)
             self._writable(lambda: holder.leave_note(self.path))
             if found is not None and fresh:
                 self._remove_all()
-            self.damaged = found is not None and not fresh and not is_whole(found)
             if found is None or fresh or self.damaged:
                 found = new_manifest(fingerprint, name)
             self._manifest = found

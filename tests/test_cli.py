@@ -471,6 +471,26 @@ def test_an_input_that_changes_during_the_run(refused, rows, monkeypatch, tmp_pa
     assert not (tmp_path / "rows.umap" / "run.json").exists()
 
 
+@pytest.mark.parametrize("what", ["rows", "time", "list"])
+def test_an_input_that_changes_between_two_runs(what, refused, call, rows, tmp_path):
+    path = rows()
+    given = tmp_path / "rows*.npy" if what == "list" else path
+    run = tmp_path / "rows.umap"
+    assert call("embed", given, *FAST, "-q", "-o", run).code == 0
+    before = (run / "embedding.npy").read_bytes()
+    if what == "time":
+        os.utime(path, ns=(1, 1))
+    else:
+        rows(np.roll(CODES[:400:2], 1, 0))
+    said = refused(5, "embed", given, *FAST, "-o", run)
+    assert (
+        said.startswith(f"{given}: ") and f"as when the run in {run} began" in said and "--fresh starts again" in said
+    )
+    assert (run / "embedding.npy").read_bytes() == before
+    done = call("embed", given, *FAST, "-q", "-o", run, "--fresh", "--json")
+    assert done.code == 0 and json.loads(done.out)["reused"] == []
+
+
 # 75: stopped
 
 

@@ -119,6 +119,18 @@ def test_not_packed_where_it_does_not_pay(device):
     assert scan_cuda.scan(make("float16", 800, 160, 0.07), 50, device, ROOM)[1] is None
 
 
+@pytest.mark.parametrize(("density", "room"), [(0.02, ROOM), (0.02, 0), (0.9, ROOM)])
+@on_devices
+def test_reading_that_starts_again_after_every_block(device, density, room, restarted):
+    source = make("float16", 83, 1500, density)
+    (found, packed), n_times, _ = restarted(lambda units, tick: scan_cuda.scan(source, 19, device, room, tick, units))
+    true, true_packed = scan_cuda.scan(source, 19, device, room)
+    check_same(found, true)
+    assert n_times == 5 and (packed is None) == (true_packed is None)
+    if packed is not None:
+        check_same_packed(packed, true_packed)
+
+
 # Filling
 
 

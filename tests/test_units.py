@@ -239,3 +239,24 @@ def test_a_stop_waits_for_the_end_of_a_unit_but_not_long():
     meter._since -= 61
     with pytest.raises(Stopped, match="at 2 of 10 rows"):
         meter(1)
+
+
+@pytest.mark.parametrize("stopping", [False, True])
+def test_a_run_goes_on_where_there_is_no_room_for_what_it_keeps(stopping, kept, monkeypatch):
+    kept.do(2, row=2)
+    units = kept.units(stopping=stopping)
+    units.resume({"table": np.zeros(6)}, {"grown": np.zeros((10, 2), np.int32)})
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", no_room)
+        for _ in range(2):
+            if stopping:
+                with pytest.raises(Stopped):
+                    kept.do(4, units, row=4)
+            else:
+                kept.do(4, units, row=4)
+    assert len(kept.warned) == 1 and "how far it is cannot be kept" in kept.warned[0] and "No space" in kept.warned[0]
+    assert kept.resume()[0] == {"row": 2} and not list(kept.work.scratch.glob(".*"))
+
+
+def no_room(*_):
+    raise OSError(28, "No space left on device")

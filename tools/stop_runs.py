@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -236,10 +237,11 @@ def run_all(given: argparse.Namespace, folder: Path) -> int:
     for starter in starters:
         starter.close()
     stopped = [r for r in found if r["code"] != 0]
+    codes = ", ".join(f"{n} x {code}" for code, n in sorted(Counter(r["code"] for r in found).items()))
     print(
         f"{sum(r['good'] for r in found)} of {len(found)} continued to the same bytes; {len(stopped)} were stopped before they ended; "
-        f"longest time to exit {max(r['exit_seconds'] for r in found):.2f} s; "
-        f"most units done again {max((r['again'] for r in stopped), default=0)}"
+        f"exit codes {codes}; longest time to exit {max(r['exit_seconds'] for r in found):.2f} s"
+        + (f"; most units done again {max((r['again'] for r in stopped), default=0)}" if setting.every_unit else "")
     )
     return 0 if all(r["good"] for r in found) else 1
 

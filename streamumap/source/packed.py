@@ -155,6 +155,13 @@ class Filling:
         if facts:
             self.open, self._row = bool(facts["filling"]), facts["row"]
             self._done, self._most = facts["filled"], facts["room"]
+            if not self._has_room():
+                self.open = False
+                self._stores.clear()
+
+    def _has_room(self) -> bool:
+        kinds = index_dtype(self._n_features), stored_dtype(self._dtype)
+        return self._most * sum(kind.itemsize for kind in kinds) <= self._room_bytes
 
     def _stores_of(self, n_values: int) -> list[InMemory]:
         if not self._stores:
@@ -172,11 +179,7 @@ class Filling:
     def _start(self, counts):
         n_rows = len(self._indptr) - 1
         self._most = int(counts.mean() * n_rows * self.MORE) + 2 * int(counts.sum())
-        kinds = index_dtype(self._n_features), stored_dtype(self._dtype)
-        self.open = (
-            pays(n_rows, self._n_features, self._most)
-            and self._most * sum(k.itemsize for k in kinds) <= self._room_bytes
-        )
+        self.open = pays(n_rows, self._n_features, self._most) and self._has_room()
         if self.open:
             self._stores_of(self._most)
 

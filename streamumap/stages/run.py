@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from streamumap import gpu
+from streamumap import __version__, gpu
 from streamumap.blockfile import BlockFile
 from streamumap.events import Listener
 from streamumap.meta import Meta
@@ -74,6 +74,17 @@ class Run(Recorder):
             yield meter, result
             seconds = round(time.monotonic() - started, 3)
             self.work.log("end", stage=name, seconds=seconds, result=result[-1])
+
+    @contextmanager
+    def logged(self) -> Iterator[None]:
+        """Lines of run.log for the beginning and the end of all."""
+        self.work.log("run", version=__version__, device=self.plan.device or "cpu", params=self.params.to_json())
+        try:
+            yield
+            self.work.log("finished", seconds=round(time.monotonic() - self.started, 3))
+        except BaseException as e:
+            self.work.log("ended", why=type(e).__name__, text=str(e))
+            raise
 
     def warn(self, text: str) -> None:
         super().warn(text)
