@@ -78,7 +78,8 @@ class Job:
 
 def lay_out(job: Job, n_epochs: int, stops=()) -> tuple[np.ndarray, dict]:
     """The map, and seconds of start and layout."""
-    backend, blocks = run.cuda_backend(job.device), backends.graph_blocks(job.graph, job.graph.n_rows)
+    backend = run.cuda_backend(job.device)
+    blocks = backends.GraphBlocks(job.graph, backend).of(job.graph.n_rows)
     s, began = job.settings(n_epochs), time.perf_counter()
     begun = levels.start(blocks, s, backend, job.place_top)
     between = time.perf_counter()
@@ -196,7 +197,7 @@ def main() -> None:
         print(
             f"fuzzy graph: {graph.n_rows:,} rows, {graph.n_edges:,} edges, {graph_seconds:.1f} s on the CPU", flush=True
         )
-        heaviest = max(int(w.max()) for _, w in graph.weights.blocks(1 << 22))
+        heaviest = graph.heaviest()
         job = Job(rows, graph, heaviest, options.device, params)
         found = ours(job, VARIANTS[:3] if options.quick else VARIANTS, watch)
     watch.close()

@@ -47,6 +47,16 @@ class Graph:
         first, last = int(indptr[0]), int(indptr[-1])
         return GraphBlock(start, first, indptr - first, self.targets.read(first, last), self.weights.read(first, last))
 
+    def heaviest(self) -> int:
+        """The largest weight; 1 where there is no edge. Nearly always WEIGHT_ONE, and found at once: a row's nearest
+        neighbours have it."""
+        heaviest = 1
+        for _, weights in self.weights.blocks(1 << 18):
+            heaviest = max(heaviest, int(weights.max()))
+            if heaviest == WEIGHT_ONE:
+                break
+        return heaviest
+
 
 class Growing:
     """A graph that gets its rows in order, a block at a time. Of one that was begun before, `begun_rows` and `begun_edges`

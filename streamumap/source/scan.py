@@ -1,5 +1,6 @@
 """One pass over the rows that finds everything `embed` and `inspect` must know about them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -14,6 +15,9 @@ from streamumap.units import ALONE, Arrays, Units
 
 DEVICE_VALUE_BYTES = 72
 """What a GPU takes for a moment for each value of a block that is not zero."""
+
+DUPLICATE_BYTES = 64
+"""What a GPU takes for each row while it looks for equal ones."""
 
 WILD = 1e6
 """A column this many times the median column is wild."""
@@ -91,8 +95,9 @@ def _read(source: RowSource, block_rows: int, tick: Tick, units: Units) -> "Tota
     totals.resume(units.resume(*totals.state(source.n_rows)))
     work = partial(describe, dtype=source.dtype, hashing=Hashing.of(source.n_features, source.dtype))
     sparse = isinstance(source, SparseSource)
-    for piece in over_rows(source, block_rows, work, tick, totals.row):
+    for piece in over_rows(source, block_rows, work, no_tick, totals.row):
         totals.add(piece)
+        tick(len(piece.keys))
         if sparse or totals.row % block_rows == 0:
             units.done(totals.state, **totals.counts())
     return totals
@@ -124,7 +129,7 @@ def device_scan_footprint(
     density = 1.0 if n_nonzero is None else min(1.0, 1.5 * n_nonzero / (n_rows * n_features))
     looking_bytes = int(block_rows * n_features * (2 + itemsize + density * DEVICE_VALUE_BYTES))
     host_bytes = _scan_bytes(n_rows, n_features, pinned_bytes(block_rows, n_features, dtype)) + 8 * n_rows
-    return host_bytes, 2 * block_bytes + looking_bytes
+    return host_bytes, max(2 * block_bytes + looking_bytes, n_rows * DUPLICATE_BYTES)
 
 
 def check_finite(source_name: str, scan: Scan) -> None:
@@ -195,7 +200,8 @@ class Totals:
             for name in self.counts():
                 setattr(self, name, facts[name])
 
-    def finish(self, dtype: str) -> Scan:
+    def finish(self, dtype: str, first_equal: Callable[[np.ndarray], np.ndarray] | None = None) -> Scan:
+        """`first_equal`: as the one below, where there is a faster one."""
         nonfinite_rows = np.concatenate([np.empty(0, np.int64), *self.nonfinite_rows])
         n_rows, n_finite = len(self.keys), len(self.keys) - len(nonfinite_rows)
         return Scan(
@@ -207,7 +213,7 @@ class Totals:
             mean_active=self.n_nonzero / n_rows,
             max_active=self.max_active,
             is_zero=self.is_zero,
-            duplicate_of=_first_equal(self.keys),
+            duplicate_of=(first_equal or _first_equal)(self.keys),
             nonfinite_rows=nonfinite_rows,
             active_per_feature=self.active_per_feature,
             feature_low=self.low,

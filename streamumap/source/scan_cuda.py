@@ -45,7 +45,7 @@ def scan(
             units.done(partial(_state, totals, filling), **totals.counts(), **filling.counts())
     finally:
         feed.close()
-    found = totals.finish(source.dtype)
+    found = totals.finish(source.dtype, lambda keys: _first_equal(torch.from_numpy(keys.view(np.int64)).to(device)))
     keep = pays(source.n_rows, source.n_features, found.n_nonzero) and source.dtype != "float64"
     return found, filling.finish() if keep else None
 
@@ -108,3 +108,13 @@ def _extremes(rows, finite):
     values = rows.float()
     there = torch.isfinite(values)
     return torch.where(there, values, torch.inf).amin(0), torch.where(there, values, -torch.inf).amax(0)
+
+
+def _first_equal(keys: Tensor) -> np.ndarray:
+    """As `scan._first_equal`, of int64 (N,)."""
+    keys, rows = keys.sort(stable=True)
+    new = torch.ones_like(keys, dtype=torch.bool)
+    new[1:] = keys[1:] != keys[:-1]
+    del keys
+    first = rows[new][new.cumsum(0) - 1]
+    return torch.empty_like(rows).scatter_(0, rows, torch.where(first == rows, -1, first)).cpu().numpy()
