@@ -34,7 +34,7 @@ from streamumap.graph.files import WEIGHT_ONE, Graph
 from streamumap.layout import run, schedule
 from streamumap.params import Params
 from streamumap.source import open_source
-from streamumap.units import Alone
+from streamumap.units import ALONE, Alone
 
 EDGE_ROWS = 65_536
 ROWS_SEED = 7
@@ -64,7 +64,9 @@ class System:
 
 def set_up(data: Data, folder: Path) -> Setup:
     """The exact k-NN graph, and the fuzzy graph as a run makes it."""
-    indices, distances = backends.search(data.rows, data.plan, data.params, data.sample, lambda *_: False, no_tick)
+    indices, distances = backends.search(
+        data.rows, data.plan, data.params, data.sample, lambda *_: False, no_tick, ALONE
+    )
 
     def create(name, shape, dtype):
         return BlockFile.create(folder / f"{name}.npy", shape, dtype)

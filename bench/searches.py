@@ -14,7 +14,7 @@ from unittest import mock
 
 import numpy as np
 
-from streamumap import backends, engine, memory, quality
+from streamumap import backends, intake, memory, quality
 from streamumap.backends import Rows
 from streamumap.events import no_tick
 from streamumap.params import Params
@@ -24,6 +24,7 @@ from streamumap.source import Reading, open_rows, stored_dtype
 from streamumap.source.packed import pack, packed_footprint
 from streamumap.source.rows import DenseRows
 from streamumap.source.scan import check_finite
+from streamumap.units import ALONE
 
 OURS = ("packed", "dense", "cuda", "cuvs")
 PEERS = {"nn-descent": "cuvs", "pynndescent": "pynndescent"}
@@ -55,9 +56,9 @@ def open_setting(x, width: int | None, metric: str, k: int, device: str, budget:
     """Reads, checks and packs the rows of `x`, a path or an array, as a run does."""
     started = time.perf_counter()
     source, machine = open_rows(x, Reading(n_features=width)), memory.machine(device)
-    caps, p = engine.budget_for(machine, budget, None), Params(metric=metric, n_neighbors=k)
+    caps, p = intake.budget_for(machine, budget, None), Params(metric=metric, n_neighbors=k)
     plan = make_plan(job_of(source), p, caps, machine)
-    found, packed = backends.read(source, plan, no_tick)
+    found, packed = backends.read(source, plan, no_tick, ALONE)
     check_finite(source.name, found)
     plan = make_plan(replace(job_of(source), n_nonzero=found.n_nonzero), p, caps, machine)
     if plan.packs and packed is None:
@@ -123,7 +124,7 @@ def _ours(name: str, recall: float, setting: Setting, warm: bool) -> Search:
             if warm and name == "dense" and recall < 1:
                 way = "streamumap.neighbors.dense.all_with_all_is_cheaper"
                 patched.enter_context(mock.patch(way, lambda *_: False))
-            return backends.search(setting.rows, plan, p, sample, enough, no_tick)[0]
+            return backends.search(setting.rows, plan, p, sample, enough, no_tick, ALONE)[0]
 
     return search
 

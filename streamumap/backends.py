@@ -26,7 +26,7 @@ from streamumap.source import RowSource, open_rows, widen
 from streamumap.source.packed import PackedRows
 from streamumap.source.rows import DenseRows
 from streamumap.source.scan import Scan, scan
-from streamumap.units import Units
+from streamumap.units import ALONE, Units
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def check_installed(p: Params) -> None:
             )
 
 
-def read(source: RowSource, plan: Plan, tick: Tick, units: Units) -> tuple[Scan, PackedRows | None]:
+def read(source: RowSource, plan: Plan, tick: Tick, units: Units = ALONE) -> tuple[Scan, PackedRows | None]:
     """What is to be known of the rows, and these without their zeros where a GPU packs them on the way."""
     stage = plan["read"]
     if stage.backend == "cuda":
@@ -68,7 +68,7 @@ def search(
     sample: np.ndarray,
     enough: Callable[[np.ndarray, np.ndarray], bool],
     tick: Tick,
-    units: Units,
+    units: Units = ALONE,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k-NN graph by the planned backend: indices int32, distances float32 (N, k).
 

@@ -95,8 +95,9 @@ def _read(source: RowSource, block_rows: int, tick: Tick, units: Units) -> "Tota
     totals.resume(units.resume(*totals.state(source.n_rows)))
     work = partial(describe, dtype=source.dtype, hashing=Hashing.of(source.n_features, source.dtype))
     sparse = isinstance(source, SparseSource)
-    for piece in over_rows(source, block_rows, work, tick, totals.row):
+    for piece in over_rows(source, block_rows, work, no_tick, totals.row):
         totals.add(piece)
+        tick(len(piece.keys))
         if sparse or totals.row % block_rows == 0:
             units.done(totals.state, **totals.counts())
     return totals
