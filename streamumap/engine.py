@@ -26,7 +26,7 @@ from streamumap.stages.quality import quality
 from streamumap.stages.read import read
 from streamumap.stages.reduce import reduce
 from streamumap.stages.run import Run
-from streamumap.stages.write import write
+from streamumap.stages.write import get_ready, write
 from streamumap.workdir import Workdir, check_space, used_bytes
 
 
@@ -94,6 +94,8 @@ def stages(run: Run) -> dict:
     keys = keys_of(run)
     rows = Rows(run.source, reduce(run, keys.reduced), run.packed, found)
     neighbors(run, rows, keys.knn)
+    if run.plan.device:
+        get_ready()
     if run.work.has("embedding", keys.map):
         run.reuse("the map")
         embedding = run.of_kept("embedding")
