@@ -22,7 +22,6 @@ from streamumap.blockfile import BlockFile
 from streamumap.graph import build, cuda, footprint
 from streamumap.graph.files import Graph
 from streamumap.memory import format_bytes
-from streamumap.units import Alone
 
 LOCAL, HUB_SHARE = 40, 0.1
 """Neighbours are at most so many rows away, but for a share of hubs."""
@@ -113,7 +112,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         create = partial(_create, Path(name))
         knn = make_knn(n, k, options.device, create)
-        by_cpu = lambda tick: build.build(*knn, Alone(partial(create, "cpu")), block_rows=n, tick=tick, **HOW)  # noqa: E731
+        by_cpu = lambda tick: build.build(*knn, partial(create, "cpu"), block_rows=n, tick=tick, **HOW)  # noqa: E731
         for _ in range(options.times):
             seconds, (graph, sizes) = timed(by_cpu, n)
         print(f"{n:,} rows, {graph.n_edges:,} edges, {len(sizes):,} components, the largest of {sizes[0]:,} rows")

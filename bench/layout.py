@@ -83,7 +83,7 @@ def set_up(data: Data, folder: Path) -> Setup:
         graph, _ = backends.build_graph(data.plan, data.params, (near, far), Alone(create), no_tick)
         seconds = time.perf_counter() - started
     assert graph is not None
-    return Setup(data, indices, distances, graph, seconds, max(int(w.max()) for _, w in graph.weights.blocks(1 << 22)))
+    return Setup(data, indices, distances, graph, seconds, graph.heaviest())
 
 
 def settings(setup: Setup, seed: int, n_epochs: int) -> schedule.Settings:
@@ -202,7 +202,8 @@ def compare(setup: Setup, options: argparse.Namespace, cuml_umap) -> list[dict]:
                 p = dataclasses.replace(data.params, n_components=dims, seed=seed, init=options.init)
                 s = settings(setup, seed, system.n_epochs)
                 wall, cpu = time.perf_counter(), time.process_time()
-                start, _ = backends.first_positions(data.rows, data.plan, p, setup.graph, s, no_tick)
+                blocks = backends.GraphBlocks(setup.graph, backends.layout_backend(data.plan))
+                start, _ = backends.first_positions(data.rows, data.plan, p, blocks, s, no_tick)
                 before = {
                     "start_wall_seconds": time.perf_counter() - wall,
                     "start_cpu_seconds": time.process_time() - cpu,

@@ -32,7 +32,6 @@ from streamumap.layout import levels, run, schedule
 from streamumap.params import Params
 from streamumap.source import open_source
 from streamumap.source.rows import DenseRows
-from streamumap.units import Alone
 
 NEIGHBORS, SAMPLE_ROWS, TRIPLETS, SEED = 15, 1_000, 20_000, 7
 GRAPH_BLOCK_ROWS = 1 << 20
@@ -79,7 +78,8 @@ class Job:
 
 def lay_out(job: Job, n_epochs: int, stops=()) -> tuple[np.ndarray, dict]:
     """The map, and seconds of start and layout."""
-    backend, blocks = run.cuda_backend(job.device), backends.graph_blocks(job.graph, job.graph.n_rows)
+    backend = run.cuda_backend(job.device)
+    blocks = backends.GraphBlocks(job.graph, backend).of(job.graph.n_rows)
     s, began = job.settings(n_epochs), time.perf_counter()
     begun = levels.start(blocks, s, backend, job.place_top)
     between = time.perf_counter()
@@ -174,7 +174,7 @@ def fuzzy_graph(folder: Path, create: Callable, params: Params) -> tuple[Graph, 
     began = time.perf_counter()
     files = [BlockFile.open(folder / f"knn_{name}.npy") for name in ("indices", "distances")]
     chosen = dict(local_connectivity=params.local_connectivity, set_op_mix_ratio=params.set_op_mix_ratio)
-    return build(*files, Alone(create), block_rows=GRAPH_BLOCK_ROWS, **chosen)[0], time.perf_counter() - began
+    return build(*files, create, block_rows=GRAPH_BLOCK_ROWS, **chosen)[0], time.perf_counter() - began
 
 
 def main() -> None:
@@ -197,7 +197,7 @@ def main() -> None:
         print(
             f"fuzzy graph: {graph.n_rows:,} rows, {graph.n_edges:,} edges, {graph_seconds:.1f} s on the CPU", flush=True
         )
-        heaviest = max(int(w.max()) for _, w in graph.weights.blocks(1 << 22))
+        heaviest = graph.heaviest()
         job = Job(rows, graph, heaviest, options.device, params)
         found = ours(job, VARIANTS[:3] if options.quick else VARIANTS, watch)
     watch.close()

@@ -17,6 +17,7 @@ from streamumap import initial, quality
 from streamumap.blockfile import BlockFile
 from streamumap.errors import InputError
 from streamumap.events import Tick
+from streamumap.graph.files import Graph, GraphBlock
 from streamumap.layout.footprint import TOP
 from streamumap.neighbors import packed_footprint
 from streamumap.params import Params
@@ -25,7 +26,7 @@ from streamumap.source import RowSource, open_rows, widen
 from streamumap.source.packed import PackedRows
 from streamumap.source.rows import DenseRows
 from streamumap.source.scan import Scan, scan
-from streamumap.units import Units
+from streamumap.units import ALONE, Units
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def check_installed(p: Params) -> None:
             )
 
 
-def read(source: RowSource, plan: Plan, tick: Tick, units: Units) -> tuple[Scan, PackedRows | None]:
+def read(source: RowSource, plan: Plan, tick: Tick, units: Units = ALONE) -> tuple[Scan, PackedRows | None]:
     """What is to be known of the rows, and these without their zeros where a GPU packs them on the way."""
     stage = plan["read"]
     if stage.backend == "cuda":
@@ -67,7 +68,7 @@ def search(
     sample: np.ndarray,
     enough: Callable[[np.ndarray, np.ndarray], bool],
     tick: Tick,
-    units: Units,
+    units: Units = ALONE,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k-NN graph by the planned backend: indices int32, distances float32 (N, k).
 
@@ -184,8 +185,7 @@ def nearest_on_map(plan: Plan, embedding: np.ndarray, sample: np.ndarray, k: int
 
 
 def build_graph(plan: Plan, p: Params, knn: tuple[BlockFile, BlockFile], units: Units, tick: Tick):
-    """The fuzzy graph of a k-NN graph, (indices, distances), and the rows of each of its components. On a GPU it is done in
-    a second: there the stage is the unit."""
+    """The fuzzy graph of a k-NN graph, (indices, distances), and the rows of each of its components."""
     planned = plan["graph"]
     given: dict = dict(
         local_connectivity=p.local_connectivity, set_op_mix_ratio=p.set_op_mix_ratio, tick=tick, **planned.blocks
@@ -197,7 +197,7 @@ def build_graph(plan: Plan, p: Params, knn: tuple[BlockFile, BlockFile], units: 
         return cuda.build(*knn, units.create, device=plan.device, **given)
     from streamumap.graph import build
 
-    return build.build(*knn, units, **given)
+    return build.build(*knn, units.create, units=units, **given)
 
 
 def layout_backend(plan: Plan):
@@ -209,13 +209,34 @@ def layout_backend(plan: Plan):
     return run.cpu_backend()
 
 
-def graph_blocks(graph, block_rows: int) -> list[Callable]:
-    """Functions that read the graph's blocks, in order."""
-    n = graph.n_rows
-    return [partial(graph.block, start, min(start + block_rows, n)) for start in range(0, n, block_rows)]
+class GraphBlocks:
+    """A graph by blocks of its rows, for start and layout. A block that is all of it is read and placed once for both."""
+
+    def __init__(self, graph: Graph, backend):
+        self.graph, self.backend = graph, backend
+        self._whole: GraphBlock | None = None
+
+    def of(self, block_rows: int) -> list[Callable[[], GraphBlock]]:
+        """Functions that read the blocks, in order."""
+        n = self.graph.n_rows
+        if block_rows >= n:
+            return [self._placed]
+        self.forget()
+        return [partial(self.graph.block, start, min(start + block_rows, n)) for start in range(0, n, block_rows)]
+
+    def forget(self) -> None:
+        self._whole = None
+
+    def _placed(self) -> GraphBlock:
+        if self._whole is None:
+            block, place = self.graph.block(0, self.graph.n_rows), self.backend.place
+            self._whole = GraphBlock(0, 0, place(block.indptr), place(block.targets), place(block.weights))
+        return self._whole
 
 
-def first_positions(rows: Rows, plan: Plan, p: Params, graph, settings, tick: Tick) -> tuple[np.ndarray, str]:
+def first_positions(
+    rows: Rows, plan: Plan, p: Params, blocks: GraphBlocks, settings, tick: Tick
+) -> tuple[np.ndarray, str]:
     """float32 (N, n_components), and in a few words how they were found. `settings`: the layout's."""
     n = rows.original.n_rows
     if p.init.endswith(".npy"):
@@ -223,7 +244,7 @@ def first_positions(rows: Rows, plan: Plan, p: Params, graph, settings, tick: Ti
     if p.init == "random":
         return initial.random(n, p.n_components, p.seed), "random"
     if p.init == "spectral":
-        return initial.spectral(lambda: iter([(0, _graph_matrix(graph))]), n, p.n_components, p.seed), "spectral"
+        return initial.spectral(lambda: iter([(0, _graph_matrix(blocks.graph))]), n, p.n_components, p.seed), "spectral"
     with threadpool_limits(1):  # the same sums for any number of threads
         if p.init == "pca" or n <= 2 * TOP:
             return _pca(rows, plan, p, tick), "pca"
@@ -236,8 +257,8 @@ def first_positions(rows: Rows, plan: Plan, p: Params, graph, settings, tick: Ti
             parts = initial.blocks(lambda a, b: read(numbers[a:b]), len(numbers), size)
             return initial.pca(parts, sample, rows.searched.n_features, p.n_components, p.seed)
 
-        blocks = graph_blocks(graph, plan["start"].blocks["block_rows"])
-        begun = levels.start(blocks, settings, layout_backend(plan), place_top, tick)
+        in_blocks = blocks.of(plan["start"].blocks["block_rows"])
+        begun = levels.start(in_blocks, settings, blocks.backend, place_top, tick)
     said = f"multilevel, {' -> '.join(f'{size:,}' for size in begun.level_sizes)} vertices, the last by pca"
     if begun.n_unreached:
         said += f"; {begun.n_unreached:,} rows in small pieces of the graph start at random places"

@@ -1,6 +1,7 @@
 """Bytes: sizes as text, what the machine has, what the process uses. Arithmetic and measuring; deciding is
 `planner.py`'s."""
 
+import ctypes
 import os
 import re
 import subprocess
@@ -11,6 +12,7 @@ from fractions import Fraction
 from importlib import metadata
 from pathlib import Path
 
+from streamumap import kernels
 from streamumap.errors import InputError
 from streamumap.limits import Limit, anonymous_bytes, host_limits
 
@@ -90,12 +92,14 @@ class Device:
 
 @dataclass(frozen=True)
 class Machine:
-    """What there is to plan with. `device` None: the CPU alone. `host_limits`: none for a machine that is not this one."""
+    """What there is to plan with. `device` None: the CPU alone. `host_limits`: none for a machine that is not this one.
+    `compiled`: modules of which numba keeps the kernels; the others' are compiled on the way."""
 
     n_cores: int
     host_free_bytes: int
     device: Device | None = None
     host_limits: tuple[Limit, ...] = ()
+    compiled: frozenset[str] = frozenset()
 
 
 def machine(device: str = "auto") -> Machine:
@@ -112,7 +116,7 @@ def machine(device: str = "auto") -> Machine:
             f"--device: expected a GPU {device!r}, found none ({why}); use --device cpu or install what is missing."
         )
     limits = host_limits()
-    return Machine(n_cores(), min(limit.free_bytes for limit in limits), chosen, limits)
+    return Machine(n_cores(), min(limit.free_bytes for limit in limits), chosen, limits, kernels.kept())
 
 
 def n_cores() -> int:
@@ -168,6 +172,12 @@ def _torch_has_cuda() -> bool:
         return "+cpu" not in metadata.version("torch")
     except metadata.PackageNotFoundError:
         return False
+
+
+def trim() -> None:
+    """Gives freed memory back to the system: glibc keeps much of it for later, in each thread's arena, and it counts as used."""
+    with suppress(AttributeError, OSError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def host_free_bytes() -> int:

@@ -55,6 +55,8 @@ def nearest_on_map(embedding: np.ndarray, sample: np.ndarray, k: int) -> np.ndar
 
 def far_share(embedding: np.ndarray) -> float:
     """Share of points further from the median point than 10 times the median distance."""
-    placed = embedding[np.isfinite(embedding).all(1)]
-    radius = np.sqrt(((placed - np.median(placed, axis=0)) ** 2).sum(1))
-    return float((radius > 10 * np.median(radius)).mean())
+    axes = np.ascontiguousarray(embedding.T)
+    placed = np.isfinite(axes).all(0)
+    axes = axes if placed.all() else axes[:, placed]
+    squares = sum((axis - np.median(axis)) ** 2 for axis in axes)
+    return float((squares > 100 * np.median(squares)).mean())

@@ -107,6 +107,7 @@ class Recorder:
         host_bytes, device_bytes = self.watch.lap()
         host_bytes += gpu.pinned_peak()
         gpu.release()
+        memory.trim()
         self.measured["stages"].append(
             {
                 "stage": name,

@@ -235,9 +235,7 @@ class Workdir:
         if "reduced" not in self._manifest["stages"]:
             shutil.rmtree(self.scratch, ignore_errors=True)
             return
-        for file in os.scandir(self.scratch):
-            if file.name != "reduced.npy":
-                self.remove(Path(file.path))
+        self.remove(*(self.scratch / name for name in os.listdir(self.scratch) if name != "reduced.npy"))
 
     def close(self) -> None:
         if self._lock >= 0:

@@ -1,20 +1,61 @@
 import importlib
+import os
 import sys
 import warnings
+from contextlib import suppress
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import settings
 
-from streamumap import demo
+from streamumap import demo, engine, memory, saving
 from streamumap.blockfile import BlockFile
+from streamumap.errors import Stopped
 from streamumap.neighbors import reference
+from streamumap.recorder import Meter
+from streamumap.saving import SavedUnits
 from streamumap.source import open_source
 from streamumap.source.packed import pack
 from streamumap.stage_plans import TINY, tiny
+from streamumap.workdir import Workdir
 
 settings.register_profile("untimed", deadline=None)  # the first example may compile
 settings.load_profile("untimed")
+
+
+FORCE_RESTART = "STREAMUMAP_FORCE_RESTART"
+"""Set to 1, every run of the engine ends after every unit of work and is started again: what does not go on where it was shows."""
+
+
+def restart_after_every_unit():
+    """What a run leaves and returns is then that of its last process, which had next to nothing to do."""
+    embed, done, stage_done = engine.embed, SavedUnits.done, Workdir.done
+
+    def ended(*args, **kwargs):
+        done(*args, **kwargs)
+        raise Ended
+
+    def stage_ended(*args, **kwargs):
+        stage_done(*args, **kwargs)
+        raise Ended
+
+    def again_and_again(*args, **kwargs):
+        for _ in range(10_000):
+            with suppress(Ended):
+                return embed(*args, **kwargs)
+        raise AssertionError("it does not come to an end")
+
+    memory.Watch = lambda device: SimpleNamespace(lap=lambda: (1, 0), close=lambda: None)  # half of the time
+    saving.SAVE_SECONDS, SavedUnits.done, Workdir.done, engine.embed = 0, ended, stage_ended, again_and_again
+
+
+class Ended(Exception):
+    """As a process that is killed, but for what it does on its way out."""
+
+
+if os.environ.get(FORCE_RESTART) == "1":
+    restart_after_every_unit()
 
 
 def pytest_collection_modifyitems(items):
@@ -107,7 +148,7 @@ def few_programs(monkeypatch):
     monkeypatch.setattr(part("approximate"), "SHARES", (1 / 16, 1.0))
     smaller = {
         "MARGIN": 1, "TOGETHER": 64, "FORWARD": 4, "REVERSE": 3, "NEIGHBORS": 4, "CANDIDATES": (4 + 3) * 4,
-        "CELL_ROWS": 16, "LLOYD": 2, "TILE": 8, "SPLITS": 2,
+        "CELL_ROWS": 16, "LLOYD": 2, "TILE": 8, "SPLITS": 2, "COUNTED_TOGETHER": 16,
     }  # fmt: skip
     for module in map(part, ("approximate", "exhaustive", "join", "packed", "probe", "sketch", "tiles")):
         for name in smaller.keys() & vars(module).keys():
@@ -145,3 +186,27 @@ def with_threads():
 
     yield call
     numba.set_num_threads(before)
+
+
+@pytest.fixture
+def restarted(tmp_path):
+    """restarted(work): (what work(units, tick) returns, the run being started again after every unit; how often it was; what
+    was said to be used again)."""
+    work = Workdir(tmp_path / "restarted", {})
+    said: list[str] = []
+
+    def refused(text):
+        raise AssertionError(text)
+
+    def call(do):
+        for n_times in range(10_000):
+            meter = Meter("work", 10**6, "rows", lambda event: None, lambda: False, 0.0)
+            units = SavedUnits(work, "work", "key", "it", meter, lambda: True, meter.stop, refused, said.append)
+            try:
+                return do(units, meter), n_times, said
+            except Stopped:
+                assert len(said) >= n_times, "what was done was not used again"
+        raise AssertionError("it does not come to an end")
+
+    yield call
+    work.close()

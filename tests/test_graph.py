@@ -11,12 +11,11 @@ from streamumap.errors import Stopped
 from streamumap.graph import build, cpu, cuda, reference
 from streamumap.graph.files import WEIGHT_ONE
 from streamumap.neighbors import reference as neighbors
-from streamumap.units import Alone
 
 HALF_A_STEP = 0.5 / WEIGHT_ONE + 1e-6
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 BACKENDS = {
-    "cpu": lambda *knn, create, block_rows, **more: build.build(*knn, Alone(create), block_rows=block_rows, **more),
+    "cpu": lambda *knn, create, block_rows, **more: build.build(*knn, create, block_rows=block_rows, **more),
     "cuda": lambda *knn, create, block_rows, **more: cuda.build(
         *knn, create, block_edges=block_rows * knn[0].shape[1], device=DEVICE, **more
     ),

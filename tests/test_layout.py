@@ -160,13 +160,13 @@ def test_a_stopped_run_goes_on_from_what_was_fetched(stop_at, n_blocks):
         if epoch % 5 == 0:
             kept.append(get())
 
-    def tick(n):
-        assert n == 1
-        if done[-1] == stop_at:
+    def keep_and_stop(epoch, get):
+        keep(epoch, get)
+        if epoch == stop_at:
             raise Stopped("stop")
 
     with pytest.raises(Stopped):
-        laid_out(graph, start, 20, cuts, tick=tick, after_epoch=keep)
+        laid_out(graph, start, 20, cuts, after_epoch=keep_and_stop)
     assert done == list(range(1, stop_at + 1)) and kept[-1].epoch == stop_at // 5 * 5
     state = laid_out(graph, start, 20, cuts, state=kept[-1], after_epoch=keep)
     assert [s.epoch for s in kept] == [0, 5, 10, 15, 20]

@@ -317,3 +317,12 @@ def test_ten_thousand_real_codes_by_sketches(metric, form, query_rows):
     assert same_bytes(found, search(rows, 15, metric, form, reached=lambda lists: floor(lists), **wanted))
     exact = search(rows, 15, metric, form, **{**wanted, "chunk_rows": 0})
     assert np.mean([len(set(a) & set(b)) for a, b in zip(found[0], exact[0], strict=True)]) > 0.94 * 15
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("enough_at_once", [True, False])
+def test_a_search_that_starts_again_after_every_pass_gives_the_same_bytes(enough_at_once, form, restarted):
+    rows = group_rows(N if GPU else 16)
+    how: dict = dict(chunk_rows=16, query_rows=6, reached=lambda lists: enough_at_once)
+    found, n_times, _ = restarted(lambda units, tick: search(rows, 4, "cosine", form, units=units, tick=tick, **how))
+    assert n_times >= 3 and same_bytes(found, search(rows, 4, "cosine", form, **how))

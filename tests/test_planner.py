@@ -20,6 +20,7 @@ from streamumap.stage_plans import powers
 GB = 10**9
 CPU = Machine(n_cores=2, host_free_bytes=16 * GB)
 GPU = Machine(n_cores=16, host_free_bytes=128 * GB, device=Device(0, "Fake", 150 * GB, 149 * GB))
+PACKED_KERNELS = ("cells", "count", "join", "measure", "probe")
 MACHINES = {"cpu": CPU, "gpu": GPU}
 
 
@@ -213,7 +214,7 @@ def test_an_impossible_backend_is_refused(machine, active, params, message):
         (1_000_000, 0.95, 2 * GB, True, False),
         (1_000_000, 0.95, GB, True, True),
         (1_000_000, 1.0, GB, False, False),
-        (1_000_000, 0.95, GB * 7 // 10, False, True),
+        (1_000_000, 0.95, GB * 55 // 100, False, True),
     ],
     ids=["few rows", "many", "on disk", "exact", "too many for the budget"],
 )
@@ -443,3 +444,24 @@ def test_names_of_dtypes(name):
 def test_other_dtypes_are_refused(name):
     with pytest.raises(InputError, match="^--dtype: expected one of bool, .*, found .*; choose one of these"):
         resolve_name(name)
+
+
+COMPILED = frozenset(
+    {"graph.cpu", "layout.cpu", "layout.levels_cpu"} | {f"neighbors.packed.{name}" for name in PACKED_KERNELS}
+)
+
+
+@pytest.mark.sizes
+@pytest.mark.parametrize("budget", [GB * 6 // 10, GB * 8 // 10, 2 * GB])
+def test_compiled_kernels_are_spared_and_decide_nothing(budget):
+    """The first run must give the same bytes as those after it."""
+    job = Job(1_000_000, 3072, "float16", 32_000_000)
+    first, later = (
+        make_plan(job, Params(), Budget(budget), machine) for machine in (CPU, replace(CPU, compiled=COMPILED))
+    )
+    assert [s.blocks for s in first.stages] == [s.blocks for s in later.stages]
+    assert first.packed_on_disk == later.packed_on_disk
+    spared = [a.predicted.host_bytes - b.predicted.host_bytes for a, b in zip(first.stages, later.stages, strict=True)]
+    assert (
+        spared[0] == 0 and all(a <= b for a, b in zip(spared, spared[1:], strict=False)) and spared[-1] >= 120 * 10**6
+    )

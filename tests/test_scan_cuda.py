@@ -12,7 +12,7 @@ from streamumap.source import scan_cuda  # noqa: E402
 from streamumap.source.base import DEVICE_DTYPES, widen  # noqa: E402
 from streamumap.source.feed import Feed  # noqa: E402
 from streamumap.source.packed import Filling, pack, packed_footprint  # noqa: E402
-from streamumap.source.scan import device_scan_footprint, scan  # noqa: E402
+from streamumap.source.scan import _first_equal, device_scan_footprint, scan  # noqa: E402
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 ROOM = 10**9
@@ -40,8 +40,7 @@ def check_same_packed(found, true):
 @pytest.mark.parametrize("density", [0.02, 0.4, 1.0])
 @pytest.mark.parametrize("n_features", [1, 37, 1500])
 @on_devices
-def test_the_numbers_are_those_of_the_scan(device, dtype, density, n_features, monkeypatch):
-    monkeypatch.setattr(scan_cuda, "DEVICE_PIECE_VALUES", 5000)
+def test_the_numbers_are_those_of_the_scan(device, dtype, density, n_features):
     source = make(dtype, 83, n_features, density)
     true = scan(source, 19)
     found, packed = scan_cuda.scan(source, 19, device, ROOM)
@@ -262,3 +261,11 @@ def test_the_scan_needs_no_more_than_its_footprint(dtype, density):
     scan_cuda.scan(source, block_rows, "cuda")
     limit = device_scan_footprint(source.n_rows, 2048, dtype, block_rows)[1]
     assert torch.cuda.max_memory_allocated() - before <= limit
+
+
+@on_devices
+@pytest.mark.parametrize("n_kinds", [1, 20, 10**9])
+def test_equal_keys_are_found(device, n_kinds):
+    keys = np.random.default_rng(0).integers(0, n_kinds, 999).astype(np.uint64) << np.uint64(40)
+    found = scan_cuda._first_equal(torch.from_numpy(keys.view(np.int64)).to(device))
+    assert found.dtype == np.int64 and np.array_equal(found, _first_equal(keys))

@@ -9,28 +9,29 @@ import numpy as np
 from streamumap.blockfile import BlockFile
 from streamumap.events import Tick, no_tick
 from streamumap.graph import cpu
-from streamumap.graph.files import WEIGHT_ONE, Graph, Growing
-from streamumap.units import Units
+from streamumap.graph.files import WEIGHT_ONE, Create, Graph, Growing
+from streamumap.units import ALONE, Units
 
 
 def build(
     knn_indices: BlockFile,
     knn_distances: BlockFile,
-    units: Units,
+    create: Create,
     *,
     local_connectivity: float,
     set_op_mix_ratio: float,
     block_rows: int,
     tick: Tick = no_tick,
+    units: Units = ALONE,
 ) -> tuple[Graph, np.ndarray]:
-    """Streams the k-NN files (N, k) into a Graph, whose files `units` creates. Also gives the rows of each of its connected
-    components, int64, largest first. Ticks N rows three times.
+    """Streams the k-NN files (N, k) into a Graph. Also gives the rows of each of its connected components, int64,
+    largest first. Ticks N rows three times.
 
     The k-NN files are read once for each block of rows, to find the edges that come in.
     """
     n = len(knn_indices)
-    rho, sigma, incoming = np.empty(n, np.float32), np.empty(n, np.float32), np.zeros(n, np.int64)
-    parent = np.arange(n, dtype=np.int32)
+    rho, sigma = np.empty(n, np.float32), np.empty(n, np.float32)
+    incoming, parent = np.zeros(n, np.int64), np.arange(n, dtype=np.int32)
     whole = dict(rho=rho, sigma=sigma, incoming=incoming, parent=parent)
     facts = units.resume(whole)
     if not facts:
@@ -39,8 +40,7 @@ def build(
             cpu.count_incoming(indices, start, incoming)
             tick(len(indices))
         del indices
-        units.done(lambda: (whole, {}), n_rows=0, n_edges=0)
-    growing = Growing(units.create, n, 2 * int(incoming.sum()), **facts)
+    growing = Growing(create, n, 2 * int(incoming.sum()), facts.get("row", 0), facts.get("edges", 0))
     for start in range(growing.n_rows, n, block_rows):
         stop = min(start + block_rows, n)
         bounds, sources, source_weights = _incoming(
@@ -52,7 +52,7 @@ def build(
         growing.add(degree, targets, weights)
         cpu.join_components(degree, targets, start, parent)
         tick(stop - start)
-        units.done(lambda: (whole, {}), n_rows=growing.n_rows, n_edges=growing.n_edges)
+        units.done(lambda: (whole, {}), row=stop, edges=growing.n_edges)
     return growing.finish(), cpu.component_sizes(parent)
 
 

@@ -47,19 +47,30 @@ class Graph:
         first, last = int(indptr[0]), int(indptr[-1])
         return GraphBlock(start, first, indptr - first, self.targets.read(first, last), self.weights.read(first, last))
 
+    def heaviest(self) -> int:
+        """The largest weight; 1 where there is no edge. Nearly always WEIGHT_ONE, and found at once: a row's nearest
+        neighbours have it."""
+        heaviest = 1
+        for _, weights in self.weights.blocks(1 << 18):
+            heaviest = max(heaviest, int(weights.max()))
+            if heaviest == WEIGHT_ONE:
+                break
+        return heaviest
+
 
 class Growing:
-    """A graph of N rows, `n_total`, that gets them in order, a block at a time; the first `n_rows` and `n_edges` are there."""
+    """A graph that gets its rows in order, a block at a time. Of one that was begun before, `begun_rows` and `begun_edges`
+    are there."""
 
-    def __init__(self, create: Create, n_total: int, most_edges: int, n_rows: int = 0, n_edges: int = 0):
+    def __init__(self, create: Create, n_rows: int, most_edges: int, begun_rows: int = 0, begun_edges: int = 0):
         self.graph = Graph(
-            create("indptr", (n_total + 1,), np.int64),
+            create("indptr", (n_rows + 1,), np.int64),
             create("targets", (most_edges,), np.int32),
             create("weights", (most_edges,), np.uint16),
         )
-        self.n_rows, self.n_edges = n_rows, n_edges
-        if not n_rows:
+        if not begun_rows:
             self.graph.indptr.write(0, np.zeros(1))
+        self.n_rows, self.n_edges = begun_rows, begun_edges
 
     def add(self, degree: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> None:
         """The next rows: how many edges each has, int (rows,), and these edges."""

@@ -26,8 +26,10 @@ def epoch(old, new, first_row: int, indptr, targets, weights, first_edge: int, n
     )  # fmt: skip
 
 
-def place(array: np.ndarray, device) -> torch.Tensor:
-    """A host array on the device; uint16 as int16, of which Triton takes the bits."""
+def place(array: np.ndarray | torch.Tensor, device) -> torch.Tensor:
+    """A host array on the device; uint16 as int16, of which Triton takes the bits. What is there already stays."""
+    if isinstance(array, torch.Tensor):
+        return array
     return torch.from_numpy(array.view(np.int16) if array.dtype == np.uint16 else array).to(device)
 
 

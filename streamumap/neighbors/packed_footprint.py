@@ -3,6 +3,7 @@
 from math import isqrt
 
 from streamumap.neighbors.footprint import UNEVEN
+from streamumap.source.packed import SPAN_VALUES
 
 CORPUS_ROWS = 65_536
 """Rows of an inverted index: their numbers fit uint16 and a row's sums (256 KiB) stay in a core's cache."""
@@ -33,10 +34,6 @@ REVERSE = 14
 """Nearest neighbours of a row, and nearest rows that name it as neighbour, that take part in its join."""
 
 
-COMPILED_BYTES = 110 * 10**6
-"""What numba keeps of compiling the functions of an approximate search, on a first run."""
-
-
 def search(
     n_rows: int,
     n_features: int,
@@ -52,8 +49,7 @@ def search(
     exhaustive = _exhaustive(n_rows, n_features, n_nonzero, k, query_rows, n_threads)
     if not batch_rows:
         return exhaustive
-    approximate = _approximate(n_rows, n_features, n_nonzero, k, batch_rows, n_sample, n_threads)
-    return COMPILED_BYTES + max(exhaustive, approximate)
+    return max(exhaustive, _approximate(n_rows, n_features, n_nonzero, k, batch_rows, n_sample, n_threads))
 
 
 def count_closer(n_rows: int, n_nonzero: int, n_sample: int, n_others: int, block_rows: int, n_threads: int) -> int:
@@ -73,12 +69,16 @@ def list_width(k: int) -> int:
 
 
 def _exhaustive(n_rows, n_features, n_nonzero, k, query_rows, n_threads):
+    """Inverted lists while they are made (24 bytes a pair: values twice, an order and what sorting takes, lists) or gone through
+    (6), beside candidates and scores; then candidates alone, and the rows of those that a block names."""
+    index_bytes, width = 2 if n_features <= 1 << 16 else 4, k + MARGIN
     corpus_nonzero = int(min(1.0, CORPUS_ROWS / n_rows * UNEVEN) * n_nonzero)
     query_nonzero = int(min(1.0, query_rows / n_rows * UNEVEN) * n_nonzero)
-    lists = corpus_nonzero * (2 + 4 + 8 + 2 + 4) + n_features * 16
-    measuring = query_nonzero * (k + MARGIN) * 8
-    tables = n_rows * (k + MARGIN) * 8 + n_rows * k * 8
-    return lists + tables + query_nonzero * 14 + measuring + n_threads * CORPUS_ROWS * 4
+    block = query_nonzero * (index_bytes + 4) + n_threads * CORPUS_ROWS * 4
+    lists = max(corpus_nonzero * (22 + index_bytes), corpus_nonzero * 6 + block) + n_features * 16
+    named = min(n_nonzero, query_nonzero * width)
+    taken = named * (index_bytes + 4) + min(named, SPAN_VALUES) * 32 + query_rows * width * 16
+    return max(n_rows * (width * 8 + 4) + lists, n_rows * (width * 4 + k * 8) + taken + block)
 
 
 def _approximate(n_rows, n_features, n_nonzero, k, batch_rows, n_sample, n_threads):

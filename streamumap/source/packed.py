@@ -229,7 +229,7 @@ def _fill(
         return {}, {"indptr": indptr[: row + 1]} | dict(zip(names, in_memory, strict=False))
 
     n_nonzero, done, sparse = len(stores[0]), int(indptr[row]), isinstance(source, SparseSource)
-    for pairs in over_rows(source, block_rows, work, tick, row):
+    for pairs in over_rows(source, block_rows, work, no_tick, row):
         n_pairs = len(pairs.values)
         if done + n_pairs > n_nonzero:
             raise _other_rows(source, n_nonzero, done + n_pairs)
@@ -237,6 +237,7 @@ def _fill(
         stores[1].write(done, pairs.values)
         indptr[row + 1 : row + 1 + pairs.n_rows] = pairs.indptr[1:] + done
         row, done = row + pairs.n_rows, done + n_pairs
+        tick(pairs.n_rows)
         if sparse or row % block_rows == 0:
             units.done(state, row=row)
     if done != n_nonzero:

@@ -1,5 +1,6 @@
 """One pass over the rows that finds everything `embed` and `inspect` must know about them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,10 +13,11 @@ from streamumap.source.describe import Described, Hashing, describe
 from streamumap.source.pieces import PAIR_BYTES, PIECE_PAIRS, PIECE_VALUES, n_threads, over_rows
 from streamumap.units import ALONE, Arrays, Units
 
-DEVICE_PIECE_VALUES = 1 << 23
-"""Values that a GPU looks at together: DEVICE_VALUE_BYTES each for a moment, where none is zero."""
-
 DEVICE_VALUE_BYTES = 72
+"""What a GPU takes for a moment for each value of a block that is not zero."""
+
+DUPLICATE_BYTES = 64
+"""What a GPU takes for each row while it looks for equal ones."""
 
 WILD = 1e6
 """A column this many times the median column is wild."""
@@ -93,8 +95,9 @@ def _read(source: RowSource, block_rows: int, tick: Tick, units: Units) -> "Tota
     totals.resume(units.resume(*totals.state(source.n_rows)))
     work = partial(describe, dtype=source.dtype, hashing=Hashing.of(source.n_features, source.dtype))
     sparse = isinstance(source, SparseSource)
-    for piece in over_rows(source, block_rows, work, tick, totals.row):
+    for piece in over_rows(source, block_rows, work, no_tick, totals.row):
         totals.add(piece)
+        tick(len(piece.keys))
         if sparse or totals.row % block_rows == 0:
             units.done(totals.state, **totals.counts())
     return totals
@@ -123,12 +126,10 @@ def device_scan_footprint(
     """(host bytes, device bytes) at the peak of `scan_cuda.scan`, without the packed rows. `n_nonzero` None: not known."""
     itemsize, block_rows = stored_dtype(dtype).itemsize, min(block_rows, n_rows)
     block_bytes = block_rows * n_features * itemsize
-    piece_values = max(n_features, min(DEVICE_PIECE_VALUES, n_rows * n_features))
     density = 1.0 if n_nonzero is None else min(1.0, 1.5 * n_nonzero / (n_rows * n_features))
-    piece_bytes = int(piece_values * (2 + itemsize + density * DEVICE_VALUE_BYTES))
-    return _scan_bytes(
-        n_rows, n_features, pinned_bytes(block_rows, n_features, dtype)
-    ) + 8 * n_rows, 2 * block_bytes + piece_bytes
+    looking_bytes = int(block_rows * n_features * (2 + itemsize + density * DEVICE_VALUE_BYTES))
+    host_bytes = _scan_bytes(n_rows, n_features, pinned_bytes(block_rows, n_features, dtype)) + 8 * n_rows
+    return host_bytes, max(2 * block_bytes + looking_bytes, n_rows * DUPLICATE_BYTES)
 
 
 def check_finite(source_name: str, scan: Scan) -> None:
@@ -199,7 +200,8 @@ class Totals:
             for name in self.counts():
                 setattr(self, name, facts[name])
 
-    def finish(self, dtype: str) -> Scan:
+    def finish(self, dtype: str, first_equal: Callable[[np.ndarray], np.ndarray] | None = None) -> Scan:
+        """`first_equal`: as the one below, where there is a faster one."""
         nonfinite_rows = np.concatenate([np.empty(0, np.int64), *self.nonfinite_rows])
         n_rows, n_finite = len(self.keys), len(self.keys) - len(nonfinite_rows)
         return Scan(
@@ -211,7 +213,7 @@ class Totals:
             mean_active=self.n_nonzero / n_rows,
             max_active=self.max_active,
             is_zero=self.is_zero,
-            duplicate_of=_first_equal(self.keys),
+            duplicate_of=(first_equal or _first_equal)(self.keys),
             nonfinite_rows=nonfinite_rows,
             active_per_feature=self.active_per_feature,
             feature_low=self.low,

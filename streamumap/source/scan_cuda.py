@@ -14,7 +14,7 @@ from streamumap.source.base import RowSource, index_dtype, stored_dtype
 from streamumap.source.describe import Described, Hashing
 from streamumap.source.feed import Feed
 from streamumap.source.packed import Filling, PackedRows, pays
-from streamumap.source.scan import DEVICE_PIECE_VALUES, Scan, Totals
+from streamumap.source.scan import Scan, Totals
 from streamumap.units import ALONE, Arrays, Units
 
 BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32}
@@ -32,7 +32,6 @@ def scan(
     multipliers = torch.from_numpy(hashing.by_value.view(np.int64)).to(device)
     totals = Totals(source.n_rows, source.n_features)
     filling = Filling(source.n_rows, source.n_features, source.dtype, room_bytes)
-    step = max(1, DEVICE_PIECE_VALUES // source.n_features)
     whole, by_row = totals.state(source.n_rows)
     facts = units.resume(whole, by_row | filling.room())
     totals.resume(facts)
@@ -40,15 +39,13 @@ def scan(
     feed = Feed(source, block_rows, device)
     try:
         for _, block in feed.blocks(block_rows, totals.row):
-            for at in range(0, len(block), step):
-                rows = block[at : at + step]
-                rows = rows.float() if source.dtype == "float64" else rows
-                totals.add(_describe(rows, dtype, hashing, multipliers, filling))
+            rows = block.float() if source.dtype == "float64" else block
+            totals.add(_describe(rows, dtype, hashing, multipliers, filling))
             tick(len(block))
             units.done(partial(_state, totals, filling), **totals.counts(), **filling.counts())
     finally:
         feed.close()
-    found = totals.finish(source.dtype)
+    found = totals.finish(source.dtype, lambda keys: _first_equal(torch.from_numpy(keys.view(np.int64)).to(device)))
     keep = pays(source.n_rows, source.n_features, found.n_nonzero) and source.dtype != "float64"
     return found, filling.finish() if keep else None
 
@@ -111,3 +108,13 @@ def _extremes(rows, finite):
     values = rows.float()
     there = torch.isfinite(values)
     return torch.where(there, values, torch.inf).amin(0), torch.where(there, values, -torch.inf).amax(0)
+
+
+def _first_equal(keys: Tensor) -> np.ndarray:
+    """As `scan._first_equal`, of int64 (N,)."""
+    keys, rows = keys.sort(stable=True)
+    new = torch.ones_like(keys, dtype=torch.bool)
+    new[1:] = keys[1:] != keys[:-1]
+    del keys
+    first = rows[new][new.cumsum(0) - 1]
+    return torch.empty_like(rows).scatter_(0, rows, torch.where(first == rows, -1, first)).cpu().numpy()

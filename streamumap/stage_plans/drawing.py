@@ -9,11 +9,14 @@ from streamumap.neighbors import footprint as knn
 from streamumap.plans import StagePlan
 from streamumap.source.base import pinned_bytes
 from streamumap.stage_plans.fitting import TINY_ROWS, Fitting, Shape, powers, tiny
+from streamumap.stage_plans.fixed import DRAWING
 from streamumap.stage_plans.neighbors import device_rows
 
 
 def graph(f: Fitting) -> StagePlan:
     n, k = f.job.n_rows, f.params.n_neighbors
+    if not f.gpu:
+        f.compile(DRAWING)
     f.disk += graph_footprint.disk_bytes(n, k)
     if f.gpu:
         return f.solve(

@@ -7,6 +7,7 @@ from streamumap.memory import Budget, Device, Footprint, Machine
 from streamumap.params import Params
 from streamumap.plans import Job, StagePlan
 from streamumap.stage_plans.fixed import (
+    COMPILING_BYTES,
     CONTEXT_BYTES,
     LIBRARIES_BYTES,
     PARQUET_BYTES,
@@ -49,11 +50,20 @@ class Fitting:
         self.gpu: Device | None = machine.device
         self.missing: list[tuple[str, int]] = []
         self.packs, self.packed_on_disk = job.n_nonzero is not None, packed_on_disk
-        self.device_base = 0
+        self.device_base = self.spared_bytes = 0
         self.host_base = TORCH_WORKING_BYTES if self.gpu else LIBRARIES_BYTES
         point_bytes = params.n_components * 4
         row_bytes = params.n_neighbors * 8 + 3 * point_bytes + PARQUET_BYTES  # the graph; map, checkpoint, table
         self.disk = self.kept_bytes = job.copied_bytes + (job.n_rows + job.n_left_out) * row_bytes + PICTURE_BYTES
+
+    def compile(self, modules: tuple[str, ...], n_bytes: int = COMPILING_BYTES) -> None:
+        """From now on what numba keeps of compiling these modules' kernels counts. What fits is decided as if all had to be
+        compiled, so that the first run is like those after it; but what is predicted leaves out what is compiled already. Three
+        dimensions and very wide rows have kernels of their own."""
+        usual = self.params.n_components == 2 and self.original.n_features <= 1 << 16
+        self.host_base += n_bytes
+        if usual and self.machine.compiled.issuperset(modules):
+            self.spared_bytes += n_bytes
 
     @property
     def n_edges(self) -> int:
@@ -92,4 +102,4 @@ class Fitting:
                 self.missing.append(("device", need_device))
         if need_device:
             self.device_base = CONTEXT_BYTES
-        return StagePlan(name, backend, shape, Footprint(need_host, need_device, self.disk))
+        return StagePlan(name, backend, shape, Footprint(need_host - self.spared_bytes, need_device, self.disk))

@@ -1,12 +1,26 @@
 """Bytes that do not depend on the job: libraries, compilers, contexts. Measured, with a margin that covers what was seen.
 
-Anonymous memory of a CPU run at 63,666 x 3,072 pairs, 2 cores, Python 3.11: all libraries 72 MB; on a first run compilers keep
-110 MB more, 110 MB again where a search is approximate. Of runs on one H200 (torch 2.11): 0.2 GB with torch imported, 0.5 GB with
-its context, 1.05 to 1.17 GB once Triton and cuBLAS have worked; on the device 0.74 to 1.12 GB.
+Anonymous memory of CPU runs at 63,666 x 3,072 and 200,000 x 3,072 pairs, 2 cores, Python 3.11: 52 to 62 MB of libraries; on a first
+run numba's compilers keep 110 MB more, 110 MB again where a search is approximate. Of runs on one H200 (torch 2.11): 0.2 GB with
+torch imported, 0.5 GB with its context, 1.05 to 1.17 GB once Triton and cuBLAS have worked; on the device 0.74 to 1.12 GB.
 """
 
-LIBRARIES_BYTES = 200 * 10**6
-"""RssAnon of numba with its compiler, scipy, pyarrow and matplotlib, on a first run."""
+READING_BYTES = 20 * 10**6
+"""RssAnon of what reading loads, beyond `import streamumap`."""
+
+LIBRARIES_BYTES = 80 * 10**6
+"""The same of numba, scipy and kernels that were compiled before."""
+
+COMPILING_BYTES = 60 * 10**6
+"""What numba's compiler keeps, for each of the groups of kernels below; APPROXIMATE counts twice."""
+
+WRITING_BYTES = 40 * 10**6
+"""RssAnon of pyarrow and matplotlib."""
+
+DRAWING = ("graph.cpu", "layout.cpu", "layout.levels_cpu")
+PACKED = tuple(f"neighbors.packed.{name}" for name in ("count", "measure"))
+APPROXIMATE = tuple(f"neighbors.packed.{name}" for name in ("cells", "join", "probe"))
+DENSE = tuple(f"neighbors.{name}" for name in ("dense", "work"))
 
 TORCH_HOST_BYTES = 250 * 10**6
 """RssAnon of torch, imported."""

@@ -1,11 +1,14 @@
 """The k-NN graph, and the ranks by which it and the map are measured."""
 
+from dataclasses import replace
+
 from streamumap.errors import InputError
 from streamumap.neighbors import footprint as knn
 from streamumap.neighbors import packed_footprint as packed
 from streamumap.plans import QUALITY_ROWS, StagePlan
 from streamumap.source.base import pinned_bytes
 from streamumap.stage_plans.fitting import Fitting, Shape, powers
+from streamumap.stage_plans.fixed import APPROXIMATE, COMPILING_BYTES, DENSE, PACKED
 
 
 def neighbors(f: Fitting) -> StagePlan:
@@ -16,7 +19,10 @@ def neighbors(f: Fitting) -> StagePlan:
         "cuda": _cuda,
         "cuvs": _cuvs,
     }
-    return ways[_backend(f)](f)
+    backend = _backend(f)
+    if not f.gpu:
+        f.compile(PACKED if f.packs else DENSE)
+    return ways[backend](f)
 
 
 def _backend(f: Fitting) -> str:
@@ -63,9 +69,13 @@ def _packed(f: Fitting) -> StagePlan:
             job.n_rows, job.n_features, n_nonzero, k, **shape, n_sample=QUALITY_ROWS, n_threads=threads
         )
 
-    stage = f.fit("neighbors", "packed", shapes, host)
+    compiling = 2 * COMPILING_BYTES
+    stage = f.fit("neighbors", "packed", shapes, lambda shape: host(shape) + (compiling if shape["batch_rows"] else 0))
     if stage.blocks["batch_rows"]:
-        f.host_base += packed.COMPILED_BYTES
+        before = f.spared_bytes
+        f.compile(APPROXIMATE, compiling)
+        spared = f.spared_bytes - before
+        stage = replace(stage, predicted=replace(stage.predicted, host_bytes=stage.predicted.host_bytes - spared))
     return stage
 
 

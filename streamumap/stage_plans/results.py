@@ -2,6 +2,7 @@
 
 from streamumap.plans import QUALITY_NEIGHBORS, StagePlan
 from streamumap.stage_plans.fitting import Fitting, powers
+from streamumap.stage_plans.fixed import WRITING_BYTES
 from streamumap.stage_plans.neighbors import counting, device_rows, ranking
 
 
@@ -24,4 +25,5 @@ def quality(f: Fitting, cell_rows: int) -> StagePlan:
 
 def write(f: Fitting) -> StagePlan:
     n, c = f.original.n_rows + f.original.n_left_out, f.params.n_components
-    return f.solve("write", "pyarrow", "size_px", [1600, 800, 400], lambda b: n * (c * 4 + 52) + 60 * b * b)
+    libraries = 0 if f.gpu else WRITING_BYTES
+    return f.solve("write", "pyarrow", "size_px", [1600, 800, 400], lambda b: libraries + n * (c * 4 + 52) + 60 * b * b)

@@ -4,7 +4,7 @@ from streamumap.plans import Job, StagePlan
 from streamumap.sae import footprint as encoding
 from streamumap.source.base import DEVICE_DTYPES
 from streamumap.stage_plans.fitting import Fitting, powers
-from streamumap.stage_plans.fixed import TORCH_HOST_BYTES, TORCH_READING_BYTES
+from streamumap.stage_plans.fixed import READING_BYTES, TORCH_HOST_BYTES, TORCH_READING_BYTES
 
 
 def read(f: Fitting) -> StagePlan:
@@ -23,6 +23,7 @@ def read(f: Fitting) -> StagePlan:
         return _scanning(f, block_rows), encoding.cuda(job.raw_features, job.n_features) if encodes else 0
 
     packed_bytes = _packed_bytes(f)
+    f.host_base = READING_BYTES
     if f.gpu:
         f.host_base = TORCH_READING_BYTES if on_device or encodes else TORCH_HOST_BYTES
     stage = f.solve(

@@ -1,12 +1,12 @@
 """First positions, then the epochs, with a checkpoint every few seconds: the map."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from streamumap import backends
-from streamumap.backends import Rows
+from streamumap.backends import GraphBlocks, Rows
+from streamumap.graph.files import Graph
 from streamumap.layout import run as epochs
 from streamumap.layout import schedule
 from streamumap.layout.run import LayoutState
@@ -16,22 +16,21 @@ from streamumap.recorder import Meter
 from streamumap.saving import SavedUnits
 from streamumap.stages.run import Run
 
-if TYPE_CHECKING:
-    from streamumap.graph.build import Graph
 
-
-def layout(run: Run, rows: Rows, graph: "Graph", key: str) -> np.ndarray:
+def layout(run: Run, rows: Rows, graph: Graph, key: str) -> np.ndarray:
     """float32 (N, n_components), also kept as embedding.npy, made from what `key` stands for."""
     p = run.params
     run.plan = with_edges(run.plan, p, graph.n_edges)
-    heaviest = max((int(weights.max()) for _, weights in graph.weights.blocks(1 << 22)), default=1)
-    settings = schedule.settings(run.source.n_rows, heaviest, **{name: getattr(p, name) for name in schedule.SETTINGS})
+    settings = schedule.settings(
+        run.source.n_rows, graph.heaviest(), **{name: getattr(p, name) for name in schedule.SETTINGS}
+    )
     units = run.units("layout", key, "the layout", run.meter("layout", settings.n_epochs, "epochs"))
-    state = _begun(run, rows, graph, settings, units)
+    blocks = backends.GraphBlocks(graph, backends.layout_backend(run.plan))
+    state = _begun(run, rows, blocks, settings, units)
     with run.stage("layout", settings.n_epochs, "epochs", patient=True) as (tick, result):
         units.counted, tick.done = tick, state.epoch
         backend = run.plan["layout"].backend
-        positions = (_by_cuml if backend == "cuml" else _by_epochs)(run, graph, state, settings, tick, units)
+        positions = (_by_cuml if backend == "cuml" else _by_epochs)(run, blocks, state, settings, tick, units)
         run.work.retract()
         run.publish("embedding", positions, np.nan)
         run.work.done("embedding", key)
@@ -40,7 +39,7 @@ def layout(run: Run, rows: Rows, graph: "Graph", key: str) -> np.ndarray:
     return positions
 
 
-def _begun(run: Run, rows: Rows, graph: "Graph", settings: Settings, units: SavedUnits) -> LayoutState:
+def _begun(run: Run, rows: Rows, blocks: GraphBlocks, settings: Settings, units: SavedUnits) -> LayoutState:
     """As an earlier run left it, else the first positions."""
     positions = np.empty((settings.n_vertices, run.params.n_components), np.float32)
     facts = units.resume(dict(positions=positions))
@@ -48,7 +47,7 @@ def _begun(run: Run, rows: Rows, graph: "Graph", settings: Settings, units: Save
         return LayoutState(positions, facts["epoch"])
     with run.stage("start", run.source.n_rows, "rows") as (tick, result):
         positions, how = run.fitting(
-            "start", lambda: backends.first_positions(rows, run.plan, run.params, graph, settings, tick)
+            "start", lambda: backends.first_positions(rows, run.plan, run.params, blocks, settings, tick)
         )
         result.append(how)
         units.done(lambda: (dict(positions=positions), {}), epoch=0)
@@ -56,7 +55,7 @@ def _begun(run: Run, rows: Rows, graph: "Graph", settings: Settings, units: Save
 
 
 def _by_epochs(
-    run: Run, graph: "Graph", state: LayoutState, settings: Settings, tick: Meter, units: SavedUnits
+    run: Run, blocks: GraphBlocks, state: LayoutState, settings: Settings, tick: Meter, units: SavedUnits
 ) -> np.ndarray:
     shots = set(np.linspace(0, settings.n_epochs, run.n_snapshots + 1).astype(int)[1:].tolist())
 
@@ -66,16 +65,16 @@ def _by_epochs(
         if epoch < settings.n_epochs:
             units.done(lambda: (dict(positions=get().positions), {}), epoch=epoch)
 
-    blocks = backends.graph_blocks(graph, run.plan["layout"].blocks["block_rows"])
-    backend = backends.layout_backend(run.plan)
-    return epochs.run(state, settings.n_epochs, blocks, settings, backend, tick, after_epoch).positions
+    in_blocks = blocks.of(run.plan["layout"].blocks["block_rows"])
+    return epochs.run(state, settings.n_epochs, in_blocks, settings, blocks.backend, tick, after_epoch).positions
 
 
 def _by_cuml(
-    run: Run, graph: "Graph", state: LayoutState, settings: Settings, tick: Meter, units: SavedUnits
+    run: Run, blocks: GraphBlocks, state: LayoutState, settings: Settings, tick: Meter, units: SavedUnits
 ) -> np.ndarray:
     from streamumap.layout import cuml
 
+    blocks.forget()
     knn, distances = (file.read(0, len(file)) for file in run.knn())
     p = run.params
     return cuml.layout(knn, distances, state.positions, settings, p.local_connectivity, p.set_op_mix_ratio)

@@ -20,7 +20,7 @@ FILES = {"knn_indices": np.int32, "knn_distances": np.float32}
 
 
 def neighbors(run: Run, rows: Rows, key: str) -> None:
-    """Leaves knn_indices.npy and knn_distances.npy, made from what `key` stands for."""
+    """Leaves knn_indices.npy and knn_distances.npy, made from what `key` stands for. A recall that is too low is said."""
     there = run.work.has("neighbors", key)
     if there and "knn_recall" in run.work.facts("neighbors"):
         run.reuse("the k-NN graph")
@@ -28,6 +28,14 @@ def neighbors(run: Run, rows: Rows, key: str) -> None:
         _take(run, rows, key, run.given_knn)
     else:
         _search(run, rows, key, there)
+    wanted, found = run.params.recall, run.work.facts("neighbors")["knn_recall"]["value"]
+    if found < wanted:
+        remedy = "a larger --budget may help"
+        if run.given_knn is not None:
+            remedy = "check that the given graph is of these rows, in this order and metric"
+        elif run.params.reduce != "none":
+            remedy = "neighbours of reduced rows are not those of the rows"
+        run.warn(f"recall: {wanted:g} was asked for, {found:.4f} was reached, {wanted - found:.4f} short; {remedy}.")
 
 
 def _search(run: Run, rows: Rows, key: str, there: bool) -> None:
@@ -57,8 +65,7 @@ def _search(run: Run, rows: Rows, key: str, there: bool) -> None:
             others = run.neighbors_of(sample)[0]
             enough(others, ranks_of(run, rows, sample, others))
         result.append(f"recall@{p.n_neighbors} {recall:.4f} on {len(sample):,} sampled rows, backend {planned.backend}")
-        reduced = "neighbours of reduced rows are not those of the rows"
-        _done(run, key, recall, len(sample), reduced if p.reduce != "none" else "a larger --budget may help")
+        _done(run, key, recall, len(sample))
 
 
 def _take(run: Run, rows: Rows, key: str, given: GivenGraph) -> None:
@@ -76,7 +83,7 @@ def _take(run: Run, rows: Rows, key: str, given: GivenGraph) -> None:
     problem = look_at_distances(DenseRows(run.source, run.params.metric), sample, others, far)
     for text in (*given.warnings(), *([f"--knn: {given.distances.name}: {problem}."] if problem else [])):
         run.warn(text)
-    _done(run, key, recall, len(sample), "check that the given graph is of these rows, in this order and metric")
+    _done(run, key, recall, len(sample))
 
 
 def _write_given(run: Run, given: GivenGraph, tick: Tick) -> None:
@@ -102,10 +109,6 @@ def _sample(run: Run) -> np.ndarray:
     return measures.sample_rows(n, min(QUALITY_ROWS, n), run.params.seed)
 
 
-def _done(run: Run, key: str, recall: float, sample_size: int, remedy: str) -> None:
-    """The recall that was measured, said aloud where it is too low."""
-    p = run.params
-    if recall < p.recall:
-        short = p.recall - recall
-        run.warn(f"recall: {p.recall:g} was asked for, {recall:.4f} was reached, {short:.4f} short; {remedy}.")
-    run.work.done("neighbors", key, knn_recall={"value": recall, "k": p.n_neighbors, "sample_size": sample_size})
+def _done(run: Run, key: str, recall: float, sample_size: int) -> None:
+    k = run.params.n_neighbors
+    run.work.done("neighbors", key, knn_recall={"value": recall, "k": k, "sample_size": sample_size})

@@ -51,9 +51,7 @@ def _count_packed(rows, sample, others, other_rows, tick):
         thresholds = thresholds * (1 - PART) - WHOLE * own
         for start in range(0, rows.n_rows, other_rows):
             stop = min(start + other_rows, rows.n_rows)
-            distances = rows.measure(queries, torch.arange(start, stop, dtype=torch.int32, device=rows.device))
-            for column in range(others.shape[1]):
-                counts[:, column] += (distances < thresholds[:, column : column + 1]).sum(1)
+            counts += rows.count_closer(queries, thresholds, start, stop)
             tick(stop - start)
     return counts.cpu().numpy()
 

@@ -26,6 +26,12 @@ PAIRS = 32
 TOGETHER = 16
 """Candidates that are measured together."""
 
+COUNTED_TOGETHER = 64
+"""Where these are rows in a row, whose pairs lie side by side."""
+
+PARTS = 4
+"""Pieces of work for each program, where queries are too few to share out."""
+
 
 class PackedOnDevice:
     """All rows of a PackedRows: `indptr` int64 (N + 1,), `features` int16 (its bits unsigned) or int32 and `values` (float16
@@ -80,6 +86,20 @@ class PackedOnDevice:
         )  # fmt: skip
         return out
 
+    def count_closer(self, queries: Tensor, limits: Tensor, start: int, stop: int) -> Tensor:
+        """How many of rows start..stop are closer to row queries[i] than limits[i, j], float32, as `measure` has it: int64
+        (n, m)."""
+        n, m = limits.shape
+        n_parts = max(1, min(PARTS * len(self.strips) // n, (stop - start) // COUNTED_TOGETHER))
+        counts = torch.empty((n, n_parts, m), dtype=torch.int32, device=self.device)
+        grid = (min(n * n_parts, len(self.strips)),)
+        _count_closer[grid](
+            self.indptr, self.features, self.values, self.squares, queries.contiguous(), limits.contiguous(), counts,
+            self.strips, n, n_parts, start, stop, m, self.n_features, triton.next_power_of_2(m),
+            COSINE=self.metric == "cosine", MASK=self.feature_mask, PAIRS=PAIRS, TOGETHER=COUNTED_TOGETHER,
+        )  # fmt: skip
+        return counts.sum(1)
+
     def _upload(self, rows, start, stop, at):
         indptr, features, values = rows.stored(start, stop)
         end = at + len(values)
@@ -115,49 +135,101 @@ class PackedOnDevice:
         return out
 
 
+@triton.jit
+def _put(strip, features, values, low, high, MASK: tl.constexpr, PAIRS: tl.constexpr):
+    """The row's values into the strip."""
+    pairs = tl.arange(0, PAIRS)
+    for start in range(low, high, PAIRS):
+        live = start + pairs < high
+        feature = tl.load(features + start + pairs, mask=live, other=0).to(tl.int32) & MASK
+        tl.store(strip + feature, tl.load(values + start + pairs, mask=live, other=0.0), mask=live)
+
+
+@triton.jit
+def _clear(strip, features, low, high, MASK: tl.constexpr, PAIRS: tl.constexpr):
+    pairs = tl.arange(0, PAIRS)
+    for start in range(low, high, PAIRS):
+        live = start + pairs < high
+        feature = tl.load(features + start + pairs, mask=live, other=0).to(tl.int32) & MASK
+        tl.store(strip + feature, tl.zeros([PAIRS], tl.float32).to(strip.dtype.element_ty), mask=live)
+
+
+@triton.jit
+def _distances(
+    strip, indptr, features, values, squares, i, aa, j, there, COSINE: tl.constexpr, MASK: tl.constexpr,
+    PAIRS: tl.constexpr, TOGETHER: tl.constexpr,
+):  # fmt: skip
+    """Of row i, which lies in the strip, to rows j, float32; inf where none is there, and to itself."""
+    pairs = tl.arange(0, PAIRS)
+    from_ = tl.load(indptr + j, mask=there, other=0)
+    to = tl.load(indptr + j + 1, mask=there, other=0)
+    bb = tl.load(squares + j, mask=there, other=0.0)
+    dot = tl.zeros([TOGETHER], tl.float64)
+    for step in range(0, tl.max(to - from_, 0), PAIRS):
+        at = from_[:, None] + step + pairs[None, :]
+        inside = at < to[:, None]
+        other = tl.load(features + at, mask=inside, other=0).to(tl.int32) & MASK
+        theirs = tl.load(values + at, mask=inside, other=0.0).to(tl.float64)
+        ours = tl.load(strip + other, mask=inside, other=0.0).to(tl.float64)
+        dot += tl.sum(ours * theirs, 1)
+    if COSINE:
+        product = aa * bb
+        near = 1.0 - dot / tl.sqrt(tl.where(product > 0.0, product, 1.0))
+        d = tl.where(product > 0.0, near, tl.where(aa == bb, 0.0, 1.0))
+    else:
+        d = aa + bb - 2.0 * dot
+    return tl.where(there & (j != i), tl.maximum(d, 0.0), float("inf")).to(tl.float32)
+
+
 @triton.jit(do_not_specialize=["n_queries", "stride"])
 def _measure(
     indptr, features, values, squares, queries, candidates, out, strips, n_queries, n_candidates, stride, n_features,
     COSINE: tl.constexpr, MASK: tl.constexpr, PAIRS: tl.constexpr, TOGETHER: tl.constexpr,
 ):  # fmt: skip
     strip = strips + tl.program_id(0).to(tl.int64) * n_features
-    pairs = tl.arange(0, PAIRS)
     for q in range(tl.program_id(0), n_queries, tl.num_programs(0)):
         i = tl.load(queries + q)
         low = tl.load(indptr + i)
         high = tl.load(indptr + i + 1)
         aa = tl.load(squares + i)
-        for start in range(low, high, PAIRS):
-            live = start + pairs < high
-            feature = tl.load(features + start + pairs, mask=live, other=0).to(tl.int32) & MASK
-            tl.store(strip + feature, tl.load(values + start + pairs, mask=live, other=0.0), mask=live)
+        _put(strip, features, values, low, high, MASK, PAIRS)
         tl.debug_barrier()
         for first in range(0, n_candidates, TOGETHER):
             column = first + tl.arange(0, TOGETHER)
             j = tl.load(candidates + q * stride + column, mask=column < n_candidates, other=-1)
-            there = j >= 0
-            from_ = tl.load(indptr + j, mask=there, other=0)
-            to = tl.load(indptr + j + 1, mask=there, other=0)
-            bb = tl.load(squares + j, mask=there, other=0.0)
-            dot = tl.zeros([TOGETHER], tl.float64)
-            for step in range(0, tl.max(to - from_, 0), PAIRS):
-                at = from_[:, None] + step + pairs[None, :]
-                inside = at < to[:, None]
-                other = tl.load(features + at, mask=inside, other=0).to(tl.int32) & MASK
-                theirs = tl.load(values + at, mask=inside, other=0.0).to(tl.float64)
-                ours = tl.load(strip + other, mask=inside, other=0.0).to(tl.float64)
-                dot += tl.sum(ours * theirs, 1)
-            if COSINE:
-                product = aa * bb
-                near = 1.0 - dot / tl.sqrt(tl.where(product > 0.0, product, 1.0))
-                d = tl.where(product > 0.0, near, tl.where(aa == bb, 0.0, 1.0))
-            else:
-                d = aa + bb - 2.0 * dot
-            d = tl.where(there & (j != i), tl.maximum(d, 0.0), float("inf"))
-            tl.store(out + q * n_candidates + column, d.to(tl.float32), mask=column < n_candidates)
+            d = _distances(strip, indptr, features, values, squares, i, aa, j, j >= 0, COSINE, MASK, PAIRS, TOGETHER)
+            tl.store(out + q * n_candidates + column, d, mask=column < n_candidates)
         tl.debug_barrier()
-        for start in range(low, high, PAIRS):
-            live = start + pairs < high
-            feature = tl.load(features + start + pairs, mask=live, other=0).to(tl.int32) & MASK
-            tl.store(strip + feature, tl.zeros([PAIRS], tl.float32).to(strips.dtype.element_ty), mask=live)
+        _clear(strip, features, low, high, MASK, PAIRS)
+        tl.debug_barrier()
+
+
+@triton.jit(do_not_specialize=["n_queries", "n_parts", "start", "stop"])
+def _count_closer(
+    indptr, features, values, squares, queries, limits, counts, strips, n_queries, n_parts, start, stop, n_limits, n_features,
+    LIMITS: tl.constexpr, COSINE: tl.constexpr, MASK: tl.constexpr, PAIRS: tl.constexpr, TOGETHER: tl.constexpr,
+):  # fmt: skip
+    """A program takes one query and a part of the rows at a time."""
+    strip = strips + tl.program_id(0).to(tl.int64) * n_features
+    limit = tl.arange(0, LIMITS)
+    part_rows = (stop - start + n_parts - 1) // n_parts
+    for item in range(tl.program_id(0), n_queries * n_parts, tl.num_programs(0)):
+        q = item // n_parts
+        first = start + item % n_parts * part_rows
+        last = tl.minimum(first + part_rows, stop)
+        i = tl.load(queries + q)
+        low = tl.load(indptr + i)
+        high = tl.load(indptr + i + 1)
+        aa = tl.load(squares + i)
+        below = tl.load(limits + q * n_limits + limit, mask=limit < n_limits, other=0.0)
+        closer = tl.zeros([LIMITS, TOGETHER], tl.int32)
+        _put(strip, features, values, low, high, MASK, PAIRS)
+        tl.debug_barrier()
+        for at in range(first, last, TOGETHER):
+            j = at + tl.arange(0, TOGETHER)
+            d = _distances(strip, indptr, features, values, squares, i, aa, j, j < last, COSINE, MASK, PAIRS, TOGETHER)
+            closer += (d[None, :] < below[:, None]).to(tl.int32)
+        tl.store(counts + item * n_limits + limit, tl.sum(closer, 1), mask=limit < n_limits)
+        tl.debug_barrier()
+        _clear(strip, features, low, high, MASK, PAIRS)
         tl.debug_barrier()
