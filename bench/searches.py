@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from unittest import mock
 
 import numpy as np
+import tree  # noqa: F401
 
 from streamumap import backends, intake, memory, quality
 from streamumap.backends import Rows
