@@ -56,6 +56,9 @@ CUDA_PROPOSED = 4
 CUDA_PADDED = 1.5
 """Room in tiles for each row: a cell of 128 rows fills its last tile of 64 to a half."""
 
+CUDA_TILES_TOGETHER = 512
+"""Tiles whose centres are found together; of 64 rows, 10 bytes a number."""
+
 CUDA_LIST_BYTES = 1 << 26
 """Of the distances between tiles that are sorted together."""
 
@@ -195,7 +198,10 @@ def cuda_approximate(
     tiles = int(codes * CUDA_PADDED) + n_rows * 16
     sample = min(n_rows, CUDA_SAMPLE_ROWS, max(other_rows, 256)) * n_features * 8
     sketching = codes + max(sample, other_rows * (n_features * 6 + CUDA_SKETCH * 9)) + n_features * CUDA_SKETCH * 12
-    ordering = codes + max(tiles + n_rows * 8, n_rows * (4 * CUDA_SKETCH // 8 + CUDA_SKETCH // 8 + 40))
+    ordering = codes + max(
+        tiles + n_rows * 8 + CUDA_TILES_TOGETHER * 640 * CUDA_SKETCH,
+        n_rows * (4 * CUDA_SKETCH // 8 + CUDA_SKETCH // 8 + 40),
+    )
     lists = n_rows * width * 8
     looking = chunk_rows * (1024 + kept * 48 + 2 * kept * 8) + CUDA_LIST_BYTES * 12
     joining = n_rows * 44 + chunk_rows // 4 * 480 * 20
@@ -295,6 +301,11 @@ def count_closer(n_sample: int, n_others: int, n_features: int, block_rows: int)
     return n_sample * n_features * 4 * 2 + block_rows * n_features * 4 * 3 + n_sample * block_rows * 4 * 4 + gathered
 
 
-def count_closer_packed(n_sample: int, n_others: int, block_rows: int) -> int:
-    """The same for rows on the device as pairs: distances to a block, and what is compared."""
-    return n_sample * (n_others * 40 + block_rows * 16)
+def count_closer_packed(n_sample: int, n_others: int) -> int:
+    """The same for rows on the device as pairs: what is compared, and counts."""
+    return n_sample * n_others * 40
+
+
+def nearest_points(n_sample: int, block_rows: int) -> int:
+    """Device bytes of `cuda.nearest_points`: squared distances to a block, while an axis is added and while they are sorted."""
+    return n_sample * block_rows * 14

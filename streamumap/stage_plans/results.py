@@ -1,6 +1,7 @@
 """What is measured of the map, and its files."""
 
-from streamumap.plans import QUALITY_NEIGHBORS, StagePlan
+from streamumap.neighbors.footprint import nearest_points
+from streamumap.plans import QUALITY_NEIGHBORS, QUALITY_ROWS, StagePlan
 from streamumap.stage_plans.fitting import Fitting, powers
 from streamumap.stage_plans.fixed import WRITING_BYTES
 from streamumap.stage_plans.neighbors import counting, device_rows, ranking
@@ -10,10 +11,12 @@ def quality(f: Fitting, cell_rows: int) -> StagePlan:
     """`cell_rows`: of dense neighbours on a CPU."""
     job, c = f.job, f.params.n_components
     if f.gpu:
+        size = min(QUALITY_ROWS, job.n_rows)
         points = job.n_rows * c * 4 * 5  # the map, and what its outliers are counted with
         return f.solve(
             "quality", "cuda", "block_rows", powers(min(job.n_rows, 16_384), 256),
-            lambda b: points + ranking(f, QUALITY_NEIGHBORS, b), lambda b: device_rows(f) + counting(f, QUALITY_NEIGHBORS, b),
+            lambda b: points + ranking(f, QUALITY_NEIGHBORS, b),
+            lambda b: max(nearest_points(size, b), device_rows(f) + counting(f, QUALITY_NEIGHBORS, b)),
         )  # fmt: skip
     tree = job.n_rows * (c * 16 + 40)
     sizes = powers(cell_rows, min(cell_rows, 64)) if job.n_nonzero is None else powers(min(job.n_rows, 65_536), 256)

@@ -14,6 +14,7 @@ from torch import Tensor
 from streamumap.neighbors.cuda.probe import SPLITS, TILE, nearest_columns
 from streamumap.neighbors.cuda.sketch import NEVER, squared_norms
 from streamumap.neighbors.footprint import CUDA_LIST_BYTES as LIST_BYTES
+from streamumap.neighbors.footprint import CUDA_TILES_TOGETHER as TOGETHER
 
 CELL_ROWS = 128
 """Rows of a mean cell. Looking through 1/128 of 3,000,000 rows from tiles of such cells found 0.945 of the neighbours, of twice
@@ -54,14 +55,14 @@ def make_tiles(codes: Tensor, is_zero: Tensor, seed: int) -> Tiles:
     sorted_codes = torch.zeros((len(order), width), dtype=torch.int8, device=codes.device)
     centres = torch.empty((n_tiles, width), device=codes.device)
     spread = torch.empty(n_tiles, device=codes.device)
-    for at in range(0, n_tiles, 4096):
-        rows = slice(at * TILE, (at + 4096) * TILE)
+    for at in range(0, n_tiles, TOGETHER):
+        rows = slice(at * TILE, (at + TOGETHER) * TILE)
         part = codes[order[rows].clamp_min(0).long()] * there[rows, None]
         sorted_codes[rows] = part
         part, count = part.view(-1, TILE, width).float(), there[rows].view(-1, TILE).sum(1).float()
         centre = part.sum(1) / count[:, None]
-        centres[at : at + 4096] = centre
-        spread[at : at + 4096] = (part**2).sum((1, 2)) / count - (centre**2).sum(1)
+        centres[at : at + TOGETHER] = centre
+        spread[at : at + TOGETHER] = (part**2).sum((1, 2)) / count - (centre**2).sum(1)
     nobody = ~there | is_zero[order.clamp_min(0).long()]
     sorted_codes.masked_fill_(nobody[:, None], 0)
     norms = squared_norms(sorted_codes).masked_fill_(nobody, NEVER)
