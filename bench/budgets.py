@@ -117,7 +117,7 @@ def of_run(run: dict[str, Any], budget_bytes: int, device: str) -> dict[str, Any
         for s in run["stages"]
     ]
     peak = run["measured_peak"][place]
-    retries = [text for text in run["warnings"] if "the device had less memory left than planned" in text]
+    retries = [text for text in run["warnings"] if "less memory left than planned" in text]
     return {
         "features": run["input"]["features"], "dtype": run["input"]["dtype"], "density": run["input"]["density"],
         "peak_bytes": peak, "peak_share": round(peak / budget_bytes, 3), "predicted_peak": run["predicted_peak"],

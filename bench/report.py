@@ -14,8 +14,8 @@ from pathlib import Path
 
 from curves import draw, drawn
 from tables import TABLES, measured
+from tree import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 PAGES = (ROOT / "README.md", ROOT / "docs" / "benchmarks.md")
 TABLE = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 

@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from unittest import mock
 
 import numpy as np
+import tree  # noqa: F401
 
 from streamumap import backends, intake, memory, quality
 from streamumap.backends import Rows
@@ -112,7 +113,7 @@ def _ours(name: str, recall: float, setting: Setting, warm: bool) -> Search:
     sample = quality.sample_rows(n, min(QUALITY_ROWS, n), p.seed)
 
     def enough(others: np.ndarray, ranks: np.ndarray) -> bool:
-        return not warm and quality.recall(ranks, others) >= recall
+        return not warm and quality.reaches(ranks, others, recall)
 
     if warm and name == "cuda" and recall < 1:  # so few rows are compared all with all otherwise
         stage = plan["neighbors"]

@@ -85,10 +85,10 @@ def ratio(theirs: Group, ours: Group, name: str) -> tuple[float, float, float] |
 
 
 def difference(one: Group, other: Group, name: str) -> float | None:
-    """The most by which a measure differs between runs of the same number."""
-    there = {r["run"]: r[name] for r in other.runs if r.get(name) is not None}
-    found = [abs(r[name] - there[r["run"]]) for r in one.runs if r["run"] in there and r.get(name) is not None]
-    return max(found) if found else None
+    """The most by which a measure differs between runs of the same number and commit."""
+    there = {(r["run"], r["commit"]): r[name] for r in other.runs if r.get(name) is not None}
+    pairs = [(r[name], there.get((r["run"], r["commit"]))) for r in one.runs if r.get(name) is not None]
+    return max((abs(a - b) for a, b in pairs if b is not None), default=None)
 
 
 def print_summary(records: list[dict]) -> None:

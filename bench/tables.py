@@ -44,6 +44,10 @@ def sizes(g: Group) -> str:
     return f"{p['rows']:,} x {p['features']:,}, {form}{reduced}"
 
 
+def epochs(g: Group) -> str:
+    return str(g.runs[0]["parameters"]["n_epochs"])
+
+
 def gigabytes(n_bytes: float) -> str:
     return f"{n_bytes / 1e9:.2f}" if n_bytes else ""
 
@@ -77,8 +81,10 @@ def cpu_all() -> str:
     lines = []
     for g in (g for g in measured(False) if g.runs):
         used = [spread(g, "wall_seconds"), number(g.median("cpu_seconds"), 1), gigabytes(g.most("host_bytes"))]
-        lines.append([f"{g.case}: {sizes(g)}", g.label, *used, *(number(g.median(m), 3) for m in MEASURES)])
-    return table(["rows", "system", "seconds", "CPU seconds", "peak RssAnon, GB", *(HEAD[m] for m in MEASURES)], lines)
+        lines.append([f"{g.case}: {sizes(g)}", g.label, epochs(g), *used, *(number(g.median(m), 3) for m in MEASURES)])
+    return table(
+        ["rows", "system", "epochs", "seconds", "CPU seconds", "peak RssAnon, GB", *(HEAD[m] for m in MEASURES)], lines
+    )
 
 
 def gpu(cases: Iterable[str]) -> str:
@@ -88,8 +94,8 @@ def gpu(cases: Iterable[str]) -> str:
         apart = [number(g.seconds(phase), 1) for phase in ("read", "convert", "fit")]
         used = [gigabytes(g.most(name)) for name in ("device_bytes", "host_bytes")]
         quality = [number(g.median(m), 3) for m in MEASURES if m != "label_share"]
-        lines.append([f"{g.case}: {sizes(g)}", g.label, spread(g, "wall_seconds"), *apart, *used, *quality])
-    return table(["rows", "system", *COSTS, *(HEAD[m] for m in MEASURES if m != "label_share")], lines)
+        lines.append([f"{g.case}: {sizes(g)}", g.label, epochs(g), spread(g, "wall_seconds"), *apart, *used, *quality])
+    return table(["rows", "system", "epochs", *COSTS, *(HEAD[m] for m in MEASURES if m != "label_share")], lines)
 
 
 def ratios() -> str:
@@ -133,6 +139,8 @@ def budgets() -> str:
         free = widest.get((g.case, g.machine))
         if free is not None and free is not g:
             apart = [number(difference(g, free, m), 4) for m in MEASURES]
+            if not any(apart):  # never measured on one commit
+                continue
             used = [gigabytes(of.most("device_bytes" if g.runs[0]["device"] else "host_bytes")) for of in (g, free)]
             lines.append([g.case, g.machine, g.label.partition(", ")[2], *used, *apart])
     return table(["case", "machine", "budget", "peak GB", "without budget", *(HEAD[m] for m in MEASURES)], lines)

@@ -12,10 +12,9 @@ from streamumap import backends, memory
 from streamumap.backends import Rows
 from streamumap.errors import InputError
 from streamumap.events import Listener, ignore
-from streamumap.intake import budget_for, given_graph
+from streamumap.intake import budget_for, first_plan, given_graph
 from streamumap.meta import Meta
 from streamumap.params import Params
-from streamumap.planner import make_plan
 from streamumap.plans import job_of, sampled_job
 from streamumap.sampling import sampled
 from streamumap.source import Reading, open_source
@@ -27,7 +26,7 @@ from streamumap.stages.quality import quality
 from streamumap.stages.read import read
 from streamumap.stages.reduce import reduce
 from streamumap.stages.run import Run
-from streamumap.stages.write import write
+from streamumap.stages.write import get_ready, write
 from streamumap.workdir import Workdir, check_space, used_bytes
 
 
@@ -79,7 +78,7 @@ def embed(
             )
         job = replace(job_of(source), knn_columns=given.n_columns if given else 0)
         job = sampled_job(job, None if rows is None else len(rows))
-        plan = make_plan(job, params, budget_for(machine, budget, host_budget), machine)
+        plan = first_plan(source, job, params, budget_for(machine, budget, host_budget), machine)
         check_space(out, plan.peak.disk_bytes - used_bytes(out))
         named = os.path.abspath(os.fsdecode(x)) if isinstance(x, (str, bytes, os.PathLike)) else ""
         work = opened.enter_context(closing(Workdir(out, source.fingerprint, named, fresh)))
@@ -95,6 +94,8 @@ def stages(run: Run) -> dict:
     keys = keys_of(run)
     rows = Rows(run.source, reduce(run, keys.reduced), run.packed, found)
     neighbors(run, rows, keys.knn)
+    if run.plan.device:
+        get_ready()
     if run.work.has("embedding", keys.map):
         run.reuse("the map")
         embedding = run.of_kept("embedding")

@@ -2,9 +2,12 @@
 
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+
+_shrunk: list[str] = []
 
 
 def cap(device: str, n_bytes: int) -> None:
@@ -53,3 +56,27 @@ def as_tensor(array: np.ndarray) -> Any:
     import torch
 
     return torch.from_numpy(array)
+
+
+def in_halves(work: Callable[[int, int], None], start: int, stop: int, least: int = 1) -> None:
+    """`work(start, stop)`. Where the device runs out of memory in it, because an estimate was wrong or another process took it,
+    what no array uses any more is given back and that block alone is done again in two halves, down to `least` rows; `shrunk` then says so.
+
+    `work` must leave things as they were where it fails: it adds or writes what it found at its end."""
+    try:
+        return work(start, stop)
+    except Exception as error:
+        if not ran_out(error) or stop - start <= least:
+            raise
+        _shrunk.append(f"a block of {stop - start:,} rows was done in halves ({str(error).split('. ')[0]})")
+    release()
+    middle = start + max(least, (stop - start) // 2 // least * least)
+    in_halves(work, start, middle, least)
+    in_halves(work, middle, stop, least)
+
+
+def shrunk() -> list[str]:
+    """What `in_halves` had to say since the last time."""
+    said = _shrunk.copy()
+    _shrunk.clear()
+    return said

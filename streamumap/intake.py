@@ -3,15 +3,21 @@
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from streamumap import backends, memory
-from streamumap.errors import InputError
-from streamumap.levers import Outlook, outlook
+from streamumap.errors import DoesNotFit, InputError
+from streamumap.levers import ACTIVE, Outlook, outlook
 from streamumap.memory import Budget, Machine
 from streamumap.neighbors.given import GivenGraph, open_graph
 from streamumap.params import Params
-from streamumap.planner import resolve_name
-from streamumap.plans import Job, job_of, sampled_job
-from streamumap.source import Reading, check_shape, open_source
+from streamumap.planner import make_plan, resolve_name
+from streamumap.plans import Job, Plan, job_of, sampled_job
+from streamumap.source import Reading, RowSource, ToConvert, check_shape, open_source
+from streamumap.source.pairs import nonzero_mask
+
+LOOKS, LOOK_ROWS, LOOK_BYTES = 64, 32, 1 << 18
+"""Runs of rows that are looked at before anything is planned, and how many rows, or bytes, each has at most."""
 
 
 def budget_for(machine: Machine, budget: str | int | None, host_budget: str | int | None) -> Budget:
@@ -63,7 +69,36 @@ def plan_for(
     machine = memory.machine(device)
     if x is None:  # a job to be run anywhere
         machine = replace(machine, host_limits=())
-    return outlook(job, p, budget_for(machine, budget, host_budget), machine)
+    try:
+        return outlook(job, p, budget_for(machine, budget, host_budget), machine)
+    except DoesNotFit as error:
+        if job.n_nonzero is not None or job.n_features < 4 * ACTIVE:
+            raise
+        raise DoesNotFit(
+            f"{str(error)[:-1]}, or say with --active how many values of a row are not zero: rows of zeros mostly need less.",
+            error.smallest_bytes,
+        ) from error
+
+
+def first_plan(source: RowSource | ToConvert, job: Job, p: Params, budget: Budget, machine: Machine) -> Plan:
+    """The plan to begin with. Where dense rows do not fit a few of them are looked at: what is mostly zeros needs less. Once all are
+    read their zeros are counted, and the plan is made again. Raises DoesNotFit."""
+    try:
+        return make_plan(job, p, budget, machine)
+    except DoesNotFit:
+        if job.n_nonzero is not None or job.raw_features or p.neighbors == "dense" or isinstance(source, ToConvert):
+            raise
+    return make_plan(replace(job, n_nonzero=job.n_rows * most_active(source)), p, budget, machine)
+
+
+def most_active(source: RowSource) -> int:
+    """Values of a row that are not zero, on average, by those of LOOKS runs of rows, evenly spread: as many as in the densest run
+    and a quarter more."""
+    run_rows = min(LOOK_ROWS, max(1, LOOK_BYTES // source.row_bytes), source.n_rows)
+    starts = np.unique(np.linspace(0, source.n_rows - run_rows, LOOKS).astype(np.int64)).tolist()
+    runs = (source.read(start, start + run_rows) for start in starts)
+    densest = max(int(np.count_nonzero(nonzero_mask(run, source.dtype))) for run in runs) / run_rows
+    return min(source.n_features, int(densest * 1.25) + 1)
 
 
 def given_graph(knn: Any, p: Params, n_rows: int) -> GivenGraph | None:

@@ -20,11 +20,22 @@ def recall(ranks: np.ndarray, found: np.ndarray) -> float:
     A missing neighbour counts as right where the row has no more than that many (all others are further than an edge
     may be).
     """
+    return float(_recalls(ranks, found).mean())
+
+
+def reaches(ranks: np.ndarray, found: np.ndarray, floor: float) -> bool:
+    """Whether the recall of all rows is `floor`, as far as a sample can say: its own, less the standard error, is."""
+    shares = _recalls(ranks, found)
+    return bool(shares.mean() - shares.std() / len(shares) ** 0.5 >= floor)
+
+
+def _recalls(ranks, found):
+    """Of each row, float64 (S,)."""
     k = found.shape[1]
     there = found >= 0
     right = (there & (ranks < k)).sum(1)
     n_true = np.where(there.all(1), k, np.minimum(k, np.where(there, 0, ranks).max(1)))
-    return float((right + np.minimum((~there).sum(1), k - n_true)).mean() / k)
+    return (right + np.minimum((~there).sum(1), k - n_true)) / k
 
 
 def preservation(ranks: np.ndarray) -> float:

@@ -106,6 +106,8 @@ class Recorder:
         seconds = time.monotonic() - started
         host_bytes, device_bytes = self.watch.lap()
         host_bytes += gpu.pinned_peak()
+        for text in gpu.shrunk():
+            self.warn(f"{name}: the device had less memory left than planned: {text}.")
         gpu.release()
         memory.trim()
         self.measured["stages"].append(

@@ -34,6 +34,13 @@ class Mark:
     y: float
 
 
+def load() -> None:
+    """Imports what `render` uses, so that it need not."""
+    import matplotlib.backends.backend_agg
+    import matplotlib.figure
+    import matplotlib.patheffects  # noqa: F401
+
+
 def render(
     embedding: np.ndarray,
     out_path: str | os.PathLike,

@@ -8,7 +8,7 @@ from scipy.sparse.csgraph import connected_components
 
 from streamumap.blockfile import BlockFile
 from streamumap.errors import Stopped
-from streamumap.graph import build, cpu, cuda, reference
+from streamumap.graph import build, cpu, cuda, footprint, reference
 from streamumap.graph.files import WEIGHT_ONE
 from streamumap.neighbors import reference as neighbors
 
@@ -311,3 +311,24 @@ def test_a_gpu_makes_the_graph_of_the_cpu(built_by, codes_knn, local_connectivit
         weights = [graph.weights.read(0, graph.n_edges).astype(int) for graph in (cpus, gpus)]
         assert np.abs(weights[0] - weights[1]).max() <= 1
         assert content(built_by("cuda", knn, 70, local_connectivity, set_op_mix_ratio)[0]) == content(gpus)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU: its memory is measured")
+@pytest.mark.parametrize("block_edges", [1 << 20, footprint.MOST_EDGES])
+def test_the_device_bytes_are_those_of_the_plan(as_file, create, block_edges):
+    n, k = 400_000, 15
+    rng = np.random.default_rng(12)
+    indices = (np.arange(n)[:, None] + np.cumsum(rng.integers(1, 30_000, (n, k)), 1) - 1) % n
+    indices[:, 0] = np.arange(n)
+    distances = np.sort(rng.random((n, k)), 1)
+    distances[:, 0] = 0
+    knn = [as_file(array) for array in table(indices, distances)]
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    cuda.build(
+        *knn, create, local_connectivity=1.0, set_op_mix_ratio=1.0, block_edges=block_edges, device=DEVICE
+    )  # fmt: skip
+    used = torch.cuda.max_memory_allocated() - before
+    assert 0.6 <= used / footprint.cuda(n, k, block_edges) <= 1.0

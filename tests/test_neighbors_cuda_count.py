@@ -5,7 +5,7 @@ import pytest
 from devices import FORMS, METRICS, on_device, part, torch, unit
 from neighbor_checks import check_counts, hard_rows, some_others
 
-from streamumap import quality
+from streamumap import gpu, quality
 from streamumap.errors import Stopped
 from streamumap.neighbors import cuda, reference
 
@@ -117,3 +117,25 @@ def test_rows_along_directions(metric, dtype, form):
     out = cuda.project(there, directions, other_rows=32, tick=ticks.append)
     assert out.dtype == np.float32 and np.allclose(out, unit(rows, metric) @ directions, rtol=1e-5, atol=1e-4)
     assert ticks == [32, 32, 32, 32, 22]
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_block_that_does_not_fit_is_done_in_halves(metric, form, monkeypatch):
+    rows, sample = hard_rows(40, negative=True), np.array([0, 3, 10, 11, 20, 39])
+    others = some_others(rows, sample, 5, metric)
+    before = count(rows, sample, others, metric, form)
+    owner, name, n_rows_of = {
+        "packed": (cuda.PackedOnDevice, "count_closer", lambda args: args[4] - args[3]),
+        "streamed": (part("count"), "_squares", lambda args: len(args[2])),
+    }[form]
+    inner = getattr(owner, name)
+
+    def small_device(*args):
+        if n_rows_of(args) > 16:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return inner(*args)
+
+    gpu.shrunk()
+    monkeypatch.setattr(owner, name, small_device)
+    assert np.array_equal(count(rows, sample, others, metric, form), before)
+    assert "a block of 40 rows was done in halves" in gpu.shrunk()[0]

@@ -52,6 +52,17 @@ def test_a_wrong_and_a_missing_neighbour_both_count():
     assert quality.recall(np.array([[0, 1, 6, 6]]), found) == 0.5
 
 
+def test_a_floor_is_reached_where_the_sample_leaves_no_doubt():
+    ranks = np.zeros((400, 2), int)
+    found = np.ones((400, 2), int)
+    assert quality.reaches(ranks, found, 1.0)
+    ranks[::20, 1] = 9  # a twentieth of the rows misses one of two: 0.975, with a standard error of 0.0054
+    assert quality.recall(ranks, found) == 0.975
+    assert not quality.reaches(ranks, found, 0.975) and not quality.reaches(ranks, found, 0.970)
+    assert quality.reaches(ranks, found, 0.969)
+    assert quality.reaches(ranks[:1] * 0, found[:1], 0.5)
+
+
 def test_any_of_equally_near_rows_is_right():
     found = np.array([[7, 8, 9]])
     assert quality.recall(np.zeros((1, 3), int), found) == 1.0

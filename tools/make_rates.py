@@ -13,13 +13,15 @@ OUT = ROOT / "streamumap" / "rates.json"
 
 
 def rates(folder: Path) -> list[dict]:
-    """One entry a stage of each run of ours whose run.json a benchmark kept; runs that compiled on the way (0) are left out."""
+    """One entry a stage of each run of ours whose run.json a benchmark kept, without those that
+    compiled on the way (0) or had less than one core of a busy machine to themselves."""
     found = []
     for path in sorted(folder.glob("*.jsonl")):
         for line in path.read_text(encoding="utf-8").splitlines():
             record = json.loads(line)
             run = record.get("report", record)
-            if "stages" in run and "input" in run and record.get("run") != 0:
+            starved = "report" in record and not record["device"] and record["cpu_seconds"] < record["wall_seconds"]
+            if "stages" in run and "input" in run and record.get("run") != 0 and not starved:
                 found += _of(run)
     return found
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from streamumap import gpu
 from streamumap.blockfile import BlockFile
 from streamumap.events import Tick, no_tick
 from streamumap.graph.files import WEIGHT_ONE, Create, Graph, Growing
@@ -39,7 +40,9 @@ def build(
         growing = Growing(create, len(targets), 2 * int((targets >= 0).sum()))
         parent = torch.arange(len(targets), device=device)
         written: Future = beside.submit(lambda: None)
-        for start, stop in bounds:
+
+        def merge(start: int, stop: int) -> None:
+            nonlocal written
             degree, ends, strengths = _merged(targets, weights, start, stop, set_op_mix_ratio)
             _join(parent, torch.arange(start, stop, device=device).repeat_interleave(degree), ends)
             block = degree.cpu().numpy(), ends.cpu().numpy(), strengths.cpu().numpy().view(np.uint16)
@@ -47,6 +50,9 @@ def build(
             written.result()
             written = beside.submit(growing.add, *block)
             tick(stop - start)
+
+        for start, stop in bounds:
+            gpu.in_halves(merge, start, stop)
         written.result()
         sizes = torch.bincount(parent)
         return growing.finish(), sizes[sizes > 0].sort(descending=True).values.cpu().numpy()

@@ -30,7 +30,8 @@ def layout(run: Run, rows: Rows, graph: Graph, key: str) -> np.ndarray:
     with run.stage("layout", settings.n_epochs, "epochs", patient=True) as (tick, result):
         units.counted, tick.done = tick, state.epoch
         backend = run.plan["layout"].backend
-        positions = (_by_cuml if backend == "cuml" else _by_epochs)(run, blocks, state, settings, tick, units)
+        way = _by_cuml if backend == "cuml" else _by_epochs
+        positions = run.fitting("layout", lambda: way(run, blocks, state, settings, tick, units))
         run.work.retract()
         run.publish("embedding", positions, np.nan)
         run.work.done("embedding", key)

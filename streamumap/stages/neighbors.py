@@ -41,12 +41,12 @@ def neighbors(run: Run, rows: Rows, key: str) -> None:
 def _search(run: Run, rows: Rows, key: str, there: bool) -> None:
     """`there`: the graph is found already, but not measured."""
     p, sample = run.params, _sample(run)
-    recall = -1.0
+    recall, reached = -1.0, False
 
     def enough(others: np.ndarray, ranks: np.ndarray) -> bool:
-        nonlocal recall
-        recall = measures.recall(ranks, others)
-        return recall >= p.recall
+        nonlocal recall, reached
+        recall, reached = measures.recall(ranks, others), measures.reaches(ranks, others, p.recall)
+        return reached
 
     planned = run.plan["neighbors"]
     with run.stage("neighbors", backends.search_ticks(run.plan), "rows", patient=True) as (tick, result):
@@ -61,7 +61,7 @@ def _search(run: Run, rows: Rows, key: str, there: bool) -> None:
             run.publish("knn_distances", sized(distances, run.exponent, p.metric), np.nan)
             run.work.done("neighbors", key)
             units.forget()
-        if recall < p.recall:  # not measured yet, or not since all were compared with all
+        if not reached:  # not measured yet, or not since all were compared with all
             others = run.neighbors_of(sample)[0]
             enough(others, ranks_of(run, rows, sample, others))
         result.append(f"recall@{p.n_neighbors} {recall:.4f} on {len(sample):,} sampled rows, backend {planned.backend}")

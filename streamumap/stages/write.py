@@ -1,12 +1,20 @@
 """What is not there yet of the files that a finished run leaves: the table, the picture, run.json."""
 
 from concurrent.futures import ThreadPoolExecutor
+from threading import Thread
 from typing import BinaryIO
 
 import numpy as np
 
 from streamumap.source.scan import Scan
 from streamumap.stages.run import Run
+
+
+def get_ready() -> None:
+    """Imports what the picture is drawn with, half a second, while the main thread waits for a device."""
+    from streamumap.render import load
+
+    Thread(target=load).start()
 
 
 def write(run: Run, found: Scan, embedding: np.ndarray) -> dict:

@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from streamumap import gpu
 from streamumap.events import Tick, no_tick
 from streamumap.neighbors.cuda.exhaustive import precision
 from streamumap.neighbors.cuda.packed import PackedOnDevice
@@ -27,17 +28,28 @@ def count_closer(rows, sample: np.ndarray, others: np.ndarray, *, other_rows: in
         ours = _unit(rows.take(sample).float(), metric)
         own = (ours * ours).sum(1)
         thresholds = _thresholds(rows, ours, own, others)
-        for start, stored, scale in rows.stream(other_rows):
-            block = stored.float() * scale[:, None]
-            squares = own[:, None] + (block * block).sum(1)[None, :] - 2 * (ours @ block.T)
-            if metric == "cosine":
-                squares.masked_fill_((own == 0)[:, None] ^ (scale == 0)[None, :], 2.0)
-            here = np.flatnonzero((sample >= start) & (sample < start + len(block)))
-            squares[torch.from_numpy(here).to(device), torch.from_numpy(sample[here] - start).to(device)] = torch.inf
-            for column in range(others.shape[1]):
-                counts[:, column] += (squares < thresholds[:, column : column + 1]).sum(1)
-            tick(len(block))
+        for first, stored, scale in rows.stream(other_rows):
+
+            def compare(start: int, stop: int, first=first, stored=stored, scale=scale) -> None:
+                part = slice(start - first, stop - first)
+                squares = _squares(ours, own, stored[part].float() * scale[part, None], scale[part], metric)
+                here = np.flatnonzero((sample >= start) & (sample < stop))
+                squares[torch.from_numpy(here).to(device), torch.from_numpy(sample[here] - start).to(device)] = (
+                    torch.inf
+                )
+                counts.add_(torch.stack([(squares < column[:, None]).sum(1) for column in thresholds.T], 1))
+
+            gpu.in_halves(compare, first, first + len(stored))
+            tick(len(stored))
     return counts.cpu().numpy()
+
+
+def _squares(ours, own, block, scale, metric):
+    """Squared distances of the sampled rows to a block of rows."""
+    squares = own[:, None] + (block * block).sum(1)[None, :] - 2 * (ours @ block.T)
+    if metric == "cosine":
+        squares.masked_fill_((own == 0)[:, None] ^ (scale == 0)[None, :], 2.0)
+    return squares
 
 
 def _count_packed(rows, sample, others, other_rows, tick):
@@ -49,9 +61,13 @@ def _count_packed(rows, sample, others, other_rows, tick):
         thresholds = torch.where(theirs >= 0, rows.measure(queries, theirs), none)
         own = 1.0 if rows.metric == "cosine" else rows.squares[queries.long(), None].float()
         thresholds = thresholds * (1 - PART) - WHOLE * own
+
+        def compare(start: int, stop: int) -> None:
+            counts.add_(rows.count_closer(queries, thresholds, start, stop))
+
         for start in range(0, rows.n_rows, other_rows):
             stop = min(start + other_rows, rows.n_rows)
-            counts += rows.count_closer(queries, thresholds, start, stop)
+            gpu.in_halves(compare, start, stop)
             tick(stop - start)
     return counts.cpu().numpy()
 
@@ -64,8 +80,9 @@ def nearest_points(points: np.ndarray, sample: np.ndarray, k: int, *, other_rows
         own = torch.from_numpy(sample).to(device)
         best = torch.full((len(sample), k), torch.inf, device=device)
         found = torch.zeros((len(sample), k), dtype=torch.int64, device=device)
-        for start in range(0, len(points), other_rows):
-            others = torch.from_numpy(points[start : start + other_rows]).to(device)
+
+        def compare(start: int, stop: int) -> None:
+            others = torch.from_numpy(points[start:stop]).to(device)
             squares = torch.zeros((len(sample), len(others)), device=device)
             for axis in range(points.shape[1]):
                 squares += (queries[:, axis, None] - others[None, :, axis]) ** 2
@@ -73,8 +90,12 @@ def nearest_points(points: np.ndarray, sample: np.ndarray, k: int, *, other_rows
             squares.masked_fill_((numbers[None, :] == own[:, None]) | ~squares.isfinite(), torch.inf)
             near, at = squares.topk(min(k, len(others)), dim=1, largest=False)
             near, at = torch.cat([best, near], 1), torch.cat([found, at + start], 1)
-            best, place = near.topk(k, dim=1, largest=False)
-            found = at.gather(1, place)
+            least, place = near.topk(k, dim=1, largest=False)
+            found.copy_(at.gather(1, place))
+            best.copy_(least)
+
+        for start in range(0, len(points), other_rows):
+            gpu.in_halves(compare, start, min(start + other_rows, len(points)))
     return found.cpu().numpy()
 
 
@@ -84,7 +105,12 @@ def project(rows, directions: np.ndarray, *, other_rows: int, tick: Tick = no_ti
     with torch.inference_mode():
         along = torch.from_numpy(np.ascontiguousarray(directions)).to(rows.device)
         for first, block, scale in rows.stream(other_rows):
-            out[first : first + len(block)] = ((block.float() @ along) * scale[:, None]).cpu().numpy()
+
+            def place(start: int, stop: int, first=first, block=block, scale=scale) -> None:
+                part = slice(start - first, stop - first)
+                out[start:stop] = ((block[part].float() @ along) * scale[part, None]).cpu().numpy()
+
+            gpu.in_halves(place, first, first + len(block))
             tick(len(block))
     return out
 
