@@ -7,12 +7,14 @@ import pandas as pd
 import pyarrow.parquet
 import pytest
 
+from streamumap.diskfile import write_whole
 from streamumap.errors import InputError, OutputError
 from streamumap.events import Note, StageDone, ignore
 from streamumap.look import Wanted, columns_of
 from streamumap.output import animate_run, page_of, render_run, view_run, write_parquet
 from streamumap.runs import describe, open_run
 from streamumap.source import open_source
+from streamumap.statefile import write_state
 
 REPORT = {
     "input": {"name": "/data/a b.npy", "rows": 1234, "features": 3072, "dtype": "float16"},
@@ -78,7 +80,8 @@ def test_labels_and_darkness_change_the_picture(run):
 
 def test_a_half_finished_run_is_drawn_from_its_checkpoint(tmp_path):
     (tmp_path / "scratch").mkdir()
-    np.save(tmp_path / "scratch" / "layout.npy", points())
+    path = tmp_path / "scratch" / "layout.state"
+    write_whole(path, lambda file: write_state(file, {}, {"positions": points()}))
     assert render_run(tmp_path, tmp_path / "p.png", size_px=200).exists()
 
 
