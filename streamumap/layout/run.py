@@ -12,6 +12,10 @@ from streamumap.events import Tick, no_tick
 from streamumap.layout.schedule import Settings
 
 
+AHEAD = 8
+"""Epochs that may be asked for before the first of them is done."""
+
+
 @dataclass
 class LayoutState:
     """float32 (N, n_components) positions after `epoch` epochs."""
@@ -74,7 +78,8 @@ def run(
     for number in range(state.epoch, until):
         for first_row, first_edge, indptr, targets, weights in place():
             backend.epoch(old, new, first_row, indptr, targets, weights, first_edge, number, settings)
-        backend.wait()
+        if number % AHEAD == 0:
+            backend.wait()
         old, new = new, old
         tick(1)
         if after_epoch is not None:
