@@ -16,6 +16,7 @@ STYLES = {
 """Colours of Okabe and Ito, and a marker each: neither alone tells the systems apart."""
 
 Points = list[tuple[float, float]]
+LEAST_POINTS = 3
 
 
 @dataclass(frozen=True)
@@ -62,13 +63,13 @@ def lines(found: list[Group], pairs: bool, plot: Plot) -> dict[str, Points]:
 
 
 def panels(found: list[Group], plot: Plot) -> dict[str, dict[str, Points]]:
-    """Form of the rows -> lines, of those forms that have a line of more than one point."""
+    """Form of the rows -> lines, of those forms that have a line of LEAST_POINTS."""
     of_form = {form: lines(found, form == "TopK pairs", plot) for form in ("dense float16", "TopK pairs")}
-    return {form: own for form, own in of_form.items() if any(len(points) > 1 for points in own.values())}
+    return {form: own for form, own in of_form.items() if any(len(points) >= LEAST_POINTS for points in own.values())}
 
 
 def draw(found: list[Group], folder: Path) -> dict[Path, str]:
-    """path -> what is drawn there, for the plots of a GPU that have more than one point."""
+    """path -> what is drawn there, for the plots of a GPU that have something to show."""
     out = {}
     for name, plot in PLOTS.items():
         if shown := panels(found, plot):

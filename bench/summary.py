@@ -61,11 +61,23 @@ def where(record: dict) -> str:
     return record["device"] or f"{machine['cpu']}, {machine['cores']} cores"
 
 
+def in_rounds(records: list[dict]) -> list[dict]:
+    """With `round`: lines of one case and machine that follow each other with the same run number were in alternation."""
+    last: dict[tuple, tuple[int, int]] = {}
+    out = []
+    for r in records:
+        key = r["case"], where(r)
+        run, number = last.get(key, (-1, 0))
+        last[key] = r["run"], number + (r["run"] != run)
+        out.append(r | {"round": last[key][1]})
+    return out
+
+
 def groups(records: list[dict]) -> list[Group]:
     """By case, ours first, from the narrowest budget up. Of runs with the same number the last line counts; of a system's lines those of the
     commit that was measured last, run 0 apart."""
     lines: dict[tuple, list[dict]] = {}
-    for r in records:
+    for r in in_rounds(records):
         lines.setdefault((r["case"], where(r), r["system"], r["budget"]), []).append(r)
     out = []
     for key, own in lines.items():
@@ -78,9 +90,9 @@ def groups(records: list[dict]) -> list[Group]:
 
 
 def ratio(theirs: Group, ours: Group, name: str) -> tuple[float, float, float] | None:
-    """(median, least, most) of theirs / ours over the runs of the same number; None where there are none."""
-    of_ours = {r["run"]: r[name] for r in ours.runs}
-    found = [r[name] / of_ours[r["run"]] for r in theirs.runs if of_ours.get(r["run"])]
+    """(median, least, most) of theirs / ours over the runs of the same round; None where there are none."""
+    of_ours = {r["round"]: r[name] for r in ours.runs}
+    found = [r[name] / of_ours[r["round"]] for r in theirs.runs if of_ours.get(r["round"])]
     return (median(found), min(found), max(found)) if found else None
 
 
