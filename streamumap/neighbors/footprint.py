@@ -193,8 +193,9 @@ def cuda_approximate(
     kept = CUDA_PROPOSED * width
     codes = n_rows * CUDA_SKETCH
     tiles = int(codes * CUDA_PADDED) + n_rows * 16
-    sample = min(n_rows, CUDA_SAMPLE_ROWS, max(other_rows, 256)) * n_features * 8
-    sketching = codes + max(sample, other_rows * (n_features * 6 + CUDA_SKETCH * 9)) + n_features * CUDA_SKETCH * 12
+    sample = min(n_rows, CUDA_SAMPLE_ROWS, max(other_rows, 256)) * n_features * 12
+    blocks = codes + other_rows * (n_features * 6 + CUDA_SKETCH * 9)
+    sketching = max(sample, blocks) + n_features * CUDA_SKETCH * 12
     ordering = codes + max(tiles + n_rows * 8, n_rows * (4 * CUDA_SKETCH // 8 + CUDA_SKETCH // 8 + 40))
     lists = n_rows * width * 8
     looking = chunk_rows * (1024 + kept * 48 + 2 * kept * 8) + CUDA_LIST_BYTES * 12
@@ -295,6 +296,11 @@ def count_closer(n_sample: int, n_others: int, n_features: int, block_rows: int)
     return n_sample * n_features * 4 * 2 + block_rows * n_features * 4 * 3 + n_sample * block_rows * 4 * 4 + gathered
 
 
-def count_closer_packed(n_sample: int, n_others: int, block_rows: int) -> int:
-    """The same for rows on the device as pairs: distances to a block, and what is compared."""
-    return n_sample * (n_others * 40 + block_rows * 16)
+def count_closer_packed(n_sample: int, n_others: int) -> int:
+    """The same for rows on the device as pairs: what is compared, and counts in parts."""
+    return n_sample * n_others * 128
+
+
+def nearest_points(n_sample: int, n_others: int, block_rows: int) -> int:
+    """Device bytes of `cuda.nearest_points`: squared distances to a block, which of them count, the nearest so far."""
+    return n_sample * (block_rows * 12 + n_others * 48)

@@ -109,7 +109,7 @@ def ranking(f: Fitting, n_others, block_rows) -> int:
 def counting(f: Fitting, n_others, block_rows) -> int:
     size = min(QUALITY_ROWS, f.job.n_rows)
     if f.packs:
-        return knn.count_closer_packed(size, n_others, block_rows)
+        return knn.count_closer_packed(size, n_others)
     return knn.count_closer(size, n_others, f.original.n_features, block_rows)
 
 
