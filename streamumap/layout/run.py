@@ -11,7 +11,6 @@ import numpy as np
 from streamumap.events import Tick, no_tick
 from streamumap.layout.schedule import Settings
 
-
 AHEAD = 8
 """Epochs that may be asked for before the first of them is done."""
 

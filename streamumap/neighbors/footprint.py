@@ -196,12 +196,11 @@ def cuda_approximate(
     kept = CUDA_PROPOSED * width
     codes = n_rows * CUDA_SKETCH
     tiles = int(codes * CUDA_PADDED) + n_rows * 16
-    sample = min(n_rows, CUDA_SAMPLE_ROWS, max(other_rows, 256)) * n_features * 8
-    sketching = codes + max(sample, other_rows * (n_features * 6 + CUDA_SKETCH * 9)) + n_features * CUDA_SKETCH * 12
-    ordering = codes + max(
-        tiles + n_rows * 8 + CUDA_TILES_TOGETHER * 640 * CUDA_SKETCH,
-        n_rows * (4 * CUDA_SKETCH // 8 + CUDA_SKETCH // 8 + 40),
-    )
+    sample = min(n_rows, CUDA_SAMPLE_ROWS, max(other_rows, 256)) * n_features * 12
+    blocks = codes + other_rows * (n_features * 6 + CUDA_SKETCH * 9)
+    sketching = max(sample, blocks) + n_features * CUDA_SKETCH * 12
+    centring = CUDA_TILES_TOGETHER * 640 * CUDA_SKETCH
+    ordering = codes + max(tiles + n_rows * 8 + centring, n_rows * (4 * CUDA_SKETCH // 8 + CUDA_SKETCH // 8 + 40))
     lists = n_rows * width * 8
     looking = chunk_rows * (1024 + kept * 48 + 2 * kept * 8) + CUDA_LIST_BYTES * 12
     joining = n_rows * 44 + chunk_rows // 4 * 480 * 20
@@ -302,10 +301,10 @@ def count_closer(n_sample: int, n_others: int, n_features: int, block_rows: int)
 
 
 def count_closer_packed(n_sample: int, n_others: int) -> int:
-    """The same for rows on the device as pairs: what is compared, and counts."""
-    return n_sample * n_others * 40
+    """The same for rows on the device as pairs: what is compared, and counts in parts."""
+    return n_sample * n_others * 128
 
 
-def nearest_points(n_sample: int, block_rows: int) -> int:
-    """Device bytes of `cuda.nearest_points`: squared distances to a block, while an axis is added and while they are sorted."""
-    return n_sample * block_rows * 14
+def nearest_points(n_sample: int, n_others: int, block_rows: int) -> int:
+    """Device bytes of `cuda.nearest_points`: squared distances to a block, which of them count, the nearest so far."""
+    return n_sample * (block_rows * 12 + n_others * 48)

@@ -1,6 +1,6 @@
 """What is measured of the map, and its files."""
 
-from streamumap.neighbors.footprint import nearest_points
+from streamumap.neighbors import footprint as knn
 from streamumap.plans import QUALITY_NEIGHBORS, QUALITY_ROWS, StagePlan
 from streamumap.stage_plans.fitting import Fitting, powers
 from streamumap.stage_plans.fixed import WRITING_BYTES
@@ -11,12 +11,11 @@ def quality(f: Fitting, cell_rows: int) -> StagePlan:
     """`cell_rows`: of dense neighbours on a CPU."""
     job, c = f.job, f.params.n_components
     if f.gpu:
-        size = min(QUALITY_ROWS, job.n_rows)
         points = job.n_rows * c * 4 * 5  # the map, and what its outliers are counted with
+        size = min(QUALITY_ROWS, job.n_rows)
         return f.solve(
-            "quality", "cuda", "block_rows", powers(min(job.n_rows, 16_384), 256),
-            lambda b: points + ranking(f, QUALITY_NEIGHBORS, b),
-            lambda b: max(nearest_points(size, b), device_rows(f) + counting(f, QUALITY_NEIGHBORS, b)),
+            "quality", "cuda", "block_rows", powers(min(job.n_rows, 16_384), 256), lambda b: points + ranking(f, QUALITY_NEIGHBORS, b),
+            lambda b: max(device_rows(f) + counting(f, QUALITY_NEIGHBORS, b), knn.nearest_points(size, QUALITY_NEIGHBORS, b)),
         )  # fmt: skip
     tree = job.n_rows * (c * 16 + 40)
     sizes = powers(cell_rows, min(cell_rows, 64)) if job.n_nonzero is None else powers(min(job.n_rows, 65_536), 256)
