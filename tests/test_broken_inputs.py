@@ -23,6 +23,7 @@ import pytest
 import zarr
 
 from streamumap import blockfile, cli
+from streamumap.manifest import as_text, new_manifest
 from streamumap.source.file import OpenFile
 
 DOCS = Path(__file__).parent.parent / "docs" / "inputs.md"
@@ -236,7 +237,7 @@ def output_is_input(folder):
 def another_run(folder):
     np.save(folder / "x.npy", good())
     (folder / "out").mkdir()
-    (folder / "out" / "manifest.json").write_text('{"schema": 1, "input": {"other": 1}, "stages": {}}')
+    (folder / "out" / "manifest.json").write_text(as_text(new_manifest({"other": 1}, "")))
     return [folder / "x.npy", "-o", folder / "out"]
 
 

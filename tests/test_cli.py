@@ -8,6 +8,7 @@ import sys
 import threading
 import urllib.request
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -398,7 +399,7 @@ def test_an_infeasible_budget_names_one_that_works(refused, call, rows):
     )
     assert os.listdir(path.parent) == ["rows.npy"]
     refused(3, "embed", path, "--budget", f"{smallest * 95 // 100}MB", "--device", "cpu", "--n-epochs", 5)
-    assert refused(3, "plan", path, "--budget", "1MB", "--device", "cpu") == said
+    assert refused(3, "plan", path, "--budget", "1MB", "--device", "cpu").startswith(said.removesuffix("."))
     done = call("embed", path, "--budget", f"{smallest}MB", "--device", "cpu", "--n-epochs", 5, "--json", "-q")
     assert done.code == 0 and json.loads(done.out)["predicted_peak"]["host_bytes"] <= smallest * 10**6
 
@@ -590,7 +591,9 @@ def test_a_page_of_a_run(call, finished, tmp_path):
 
 def test_a_page_is_served_until_it_is_stopped(finished):
     command = [sys.executable, "-m", "streamumap.cli", "view", str(finished.run), "--serve", "--no-features", "-q"]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as served:
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # what is started in the background may ignore it
+    pipes: dict = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with subprocess.Popen(command, cwd=ROOT, preexec_fn=heard, **pipes) as served:
         address = served.stdout.readline().strip()
         try:
             with urllib.request.urlopen(address, timeout=20) as answer:
