@@ -59,6 +59,12 @@ if os.environ.get(FORCE_RESTART) == "1":
 
 
 def pytest_collection_modifyitems(items):
+    if os.environ.get(FORCE_RESTART) == "1":
+        for item in items:
+            if item.get_closest_marker("one_process"):
+                item.add_marker(
+                    pytest.mark.skip(reason=f"looks at what one process says of a run, not with {FORCE_RESTART}")
+                )
     if tiny():
         for item in items:
             if item.get_closest_marker("sizes"):

@@ -37,6 +37,7 @@ def broken(rows):
     return rows
 
 
+@pytest.mark.one_process
 @pytest.mark.parametrize("density", [0.04, 0.5])
 @pytest.mark.parametrize("form", ["dense", "csr"])
 def test_dropped_rows_are_nan_and_the_others_are_mapped_without_them(density, form, tmp_path):
@@ -63,6 +64,7 @@ def test_dropped_rows_are_nan_and_the_others_are_mapped_without_them(density, fo
     assert again["reused"] == ["the k-NN graph", "the map"] and again["quality"] == run["quality"]
 
 
+@pytest.mark.one_process
 def test_a_run_with_dropped_rows_goes_on_where_it_was_stopped(tmp_path):
     rows, stop = broken(codes()), []
     whole = engine.embed(rows, SHORT, out=tmp_path / "whole", drop_nonfinite=True, **BOUNDS)

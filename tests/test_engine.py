@@ -125,6 +125,7 @@ def test_the_table(finished):
     assert table["duplicate_of"] == [3 if i == 200 else None for i in range(290)] + [0] * 5 + [1] * 5
 
 
+@pytest.mark.one_process
 def test_the_report(finished):
     out, report = finished
     assert report == json.loads((out / "run.json").read_text())
@@ -147,6 +148,7 @@ def test_the_report(finished):
         assert 0 <= report["quality"][name]["value"] <= 1 and report["quality"][name]["sample_size"] == size
 
 
+@pytest.mark.one_process
 def test_events_tell_every_stage_from_start_to_end(rows, tmp_path):
     events = []
     engine.embed(rows, SHORT, out=tmp_path / "run", listener=events.append, **BOUNDS)
@@ -168,12 +170,14 @@ def test_events_tell_every_stage_from_start_to_end(rows, tmp_path):
 # What is there is used again
 
 
+@pytest.mark.one_process
 def test_the_same_command_uses_all_of_it_again(finished, run):
     first, reused = run()
     assert reused == [] and first == contents(finished[0])
     assert run() == (first, ["the k-NN graph", "the map"])
 
 
+@pytest.mark.one_process
 @pytest.mark.parametrize(
     "changed",
     [
@@ -194,6 +198,7 @@ def test_what_changes_the_map_alone_keeps_the_neighbours(changed, finished, run,
     assert new == run(out=tmp_path / "other", **changed)[0]
 
 
+@pytest.mark.one_process
 @pytest.mark.parametrize("changed", [{"n_neighbors": 10}, {"metric": "euclidean"}], ids=str)
 def test_what_changes_the_neighbours_keeps_nothing(changed, run, tmp_path):
     old, _ = run()
@@ -220,6 +225,7 @@ def test_another_input_is_refused(finished, rows):
 # Stopped and continued
 
 
+@pytest.mark.one_process
 @pytest.mark.parametrize(
     ("stage", "amount"),
     [("read", 1), ("neighbors", 1), ("graph", 1), ("layout", 2), ("layout", 17), ("quality", 1), ("write", 1)],
@@ -234,12 +240,14 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(stage, amount, finishe
     assert not (tmp_path / "run" / "scratch").exists()
 
 
+@pytest.mark.one_process
 def test_a_run_that_is_stopped_again_and_again_gets_there(finished, rows, run, tmp_path):
     for amount in (5, 10, 15):
         stopped(rows, SHORT, tmp_path / "run", "layout", amount)
     assert run() == (contents(finished[0]), ["the k-NN graph", "the fuzzy graph", "the layout up to 15 of 30 epochs"])
 
 
+@pytest.mark.one_process
 def test_a_run_that_dies_goes_on_from_its_last_checkpoint(finished, rows, run, tmp_path, monkeypatch):
     """Not asked to stop: what is there then is what it saved on the way."""
     monkeypatch.setattr("streamumap.saving.SAVE_SECONDS", 0)
@@ -317,6 +325,7 @@ def test_values_that_are_not_finite(tmp_path):
     assert not list((tmp_path / "run").glob("*.npy"))
 
 
+@pytest.mark.one_process
 def test_an_array_that_changes_is_noticed(rows, tmp_path):
     array = rows.copy()
 
@@ -329,6 +338,7 @@ def test_an_array_that_changes_is_noticed(rows, tmp_path):
     assert not (tmp_path / "run" / "run.json").exists()
 
 
+@pytest.mark.one_process
 def test_a_failure_lets_the_folder_go(rows, run, tmp_path):
     with pytest.raises(OutputError), pytest.MonkeyPatch.context() as patch:
         patch.setattr(
@@ -468,6 +478,7 @@ def test_a_feature_that_decides_every_distance_is_named(tmp_path):
 # Reduced rows
 
 
+@pytest.mark.one_process
 def test_reduced_rows_and_how_much_recall_they_cost(codes, tmp_path):
     notes = []
     report = engine.embed(

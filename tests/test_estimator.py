@@ -123,6 +123,7 @@ def test_at_the_end_of_a_pipeline(codes, fitted):
     assert "StreamUMAP" in repr(pipeline) and pipeline._repr_html_()
 
 
+@pytest.mark.one_process
 def test_a_folder_that_is_named_is_kept_and_continued(codes, fitted, tmp_path):
     model = StreamUMAP(**FAST, out=tmp_path / "run").fit(codes[:300])
     assert np.array_equal(np.load(tmp_path / "run" / "embedding.npy"), fitted.embedding_)
@@ -174,6 +175,7 @@ def test_errors_are_those_that_python_knows(codes):
         StreamUMAP().get_feature_names_out()
 
 
+@pytest.mark.one_process
 def test_an_array_that_changes_is_noticed(codes, monkeypatch):
     array = codes[:100].copy()
     monkeypatch.setattr(

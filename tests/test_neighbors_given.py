@@ -90,6 +90,7 @@ def test_any_graph_becomes_what_a_search_gives(graph, k, block_rows):
         assert {j for j, d in found if d < least} == {j for j, d in expected if d < least}
 
 
+@pytest.mark.one_process
 @pytest.mark.parametrize("dtype", ["int32", "int64", "uint16"])
 @pytest.mark.parametrize("kept", ["arrays", "files", "read-only maps"])
 def test_our_own_graph_given_back_is_the_same_graph(rows, run, tmp_path, kept, dtype):
@@ -111,6 +112,7 @@ def test_our_own_graph_given_back_is_the_same_graph(rows, run, tmp_path, kept, d
     assert (tmp_path / "own" / "embedding.npy").read_bytes() == (tmp_path / "run" / "embedding.npy").read_bytes()
 
 
+@pytest.mark.one_process
 def test_the_row_itself_is_added_and_more_neighbours_than_wanted_are_left(run, knn):
     indices, distances = knn
     done, said, near, far = run((indices[:, 1:], distances[:, 1:]))
@@ -122,6 +124,7 @@ def test_the_row_itself_is_added_and_more_neighbours_than_wanted_are_left(run, k
     ]
 
 
+@pytest.mark.one_process
 def test_distances_in_another_order_and_neighbours_given_twice_are_mended_aloud(run, knn):
     indices, distances = (array.copy() for array in knn)
     indices[3, 1:], distances[3, 1:] = indices[3, :0:-1].copy(), distances[3, :0:-1].copy()
@@ -135,6 +138,7 @@ def test_distances_in_another_order_and_neighbours_given_twice_are_mended_aloud(
     ]
 
 
+@pytest.mark.one_process
 def test_a_poor_graph_is_used_and_its_recall_is_said(run, knn):
     indices = (np.arange(N)[:, None] + np.arange(8)) % N
     done, _, near, _ = run((indices, np.tile(np.arange(8) / 8, (N, 1))), recall=0.9)
@@ -143,6 +147,7 @@ def test_a_poor_graph_is_used_and_its_recall_is_said(run, knn):
     assert any("they are not cosine distances of these rows, in row " in text for text in done["warnings"])
 
 
+@pytest.mark.one_process
 def test_the_graph_is_used_again_until_another_one_is_given(run, knn):
     graph = knn[0], knn[1]
     first = run(graph)[0]

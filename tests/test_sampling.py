@@ -99,6 +99,7 @@ def test_what_is_no_sample_is_refused(size, lines, text, file):
 # A run
 
 
+@pytest.mark.one_process
 @pytest.mark.parametrize("form", ["dense", "csr"])
 @pytest.mark.parametrize("density", [0.05, 0.6])
 def test_sampled_rows_are_mapped_as_if_they_were_alone(form, density, tmp_path):
