@@ -12,10 +12,40 @@ from typing import Annotated
 import typer
 
 from streamumap import __version__
-from streamumap.errors import InputError, Stopped, StreamUMAPError
+from streamumap.errors import Stopped, StreamUMAPError
 from streamumap.memory import format_bytes
+from streamumap.options import (
+    BudgetOption,
+    Colors,
+    Components,
+    DeviceOption,
+    Dtype,
+    Features,
+    HostBudget,
+    Input,
+    InputFile,
+    Json,
+    Key,
+    Knn,
+    LabelsFile,
+    Metric,
+    NamesFile,
+    Neighbors,
+    NeighborsBackend,
+    Of,
+    Out,
+    Quiet,
+    Reduce,
+    ReduceDims,
+    RunFolder,
+    Sae,
+    Sample,
+    Shape,
+    knob,
+    reading_of,
+)
 from streamumap.params import Params
-from streamumap.source import Reading
+from streamumap.source import Reading, RowSource
 from streamumap.stopping import stop_signals
 
 app = typer.Typer(
@@ -26,93 +56,6 @@ app = typer.Typer(
 
 PACKING_PAYS = 4
 """How many times smaller the pairs of a dense file must be to be spoken of."""
-
-
-def _knob(name: str, *flags: str):
-    """The option of one field of Params: help, range, unit and default are written once, there."""
-    field = Params.__dataclass_fields__[name]
-    m = field.metadata
-    allowed = f"one of {', '.join(m['choices'])}" if m["choices"] else f"{m['low']:g} to {m['high']:g}"
-    unit = f" {m['unit']}" if m["unit"] else ""
-    return typer.Option(
-        *(flags or ("--" + name.replace("_", "-"),)),
-        help=f"{m['help']} ({allowed}{unit})",
-        show_default=field.default is not None,
-    )
-
-
-Input = Annotated[
-    str,
-    typer.Argument(
-        help="Activations, rows x features: a .npy, .npz, .safetensors, Parquet, Arrow, .pt, HDF5 or Zarr file, a folder, glob or .txt "
-        "list of shards; or TopK pairs: X_indices.npy with X_values.npy beside it.",
-        metavar="INPUT",
-    ),
-]
-Out = Annotated[
-    Path | None,
-    typer.Option(
-        "-o", "--out", help="Folder of the run. (default: INPUT's name + .umap beside it)", show_default=False
-    ),
-]
-BudgetOption = Annotated[
-    str | None,
-    typer.Option(
-        help="Hard cap on memory: of the GPU in a GPU run, of the process in a CPU run, e.g. 40GB. (default: 80% of what is free)"
-    ),
-]
-HostBudget = Annotated[
-    str | None, typer.Option(help="The same cap on host memory in a GPU run. (default: 80% of what is free)")
-]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-Dtype = Annotated[
-    str | None,
-    typer.Option(
-        help="bfloat16, where kept as V2 or uint16; or the dtype of a file without a header. (default: as the file says)"
-    ),
-]
-Features = Annotated[
-    int | None,
-    typer.Option(help="Width of rows that are kept as pairs. (default: as a JSON file beside them says)", min=1),
-]
-Key = Annotated[
-    str | None,
-    typer.Option(help="Which array, tensor, column or data set of a file is the rows, where it has several."),
-]
-Shape = Annotated[
-    str | None, typer.Option(help="ROWS,FEATURES of a file without a header; --dtype says what its values are.")
-]
-Sae = Annotated[
-    Path | None,
-    typer.Option(
-        help="Checkpoint of a sparse autoencoder: INPUT's rows are encoded by it as they stream past (.safetensors, .pt or folder)."
-    ),
-]
-Of = Annotated[
-    str,
-    typer.Option(
-        help="What is mapped: rows; features, by the rows they are active in; or decoder, the directions of --sae."
-    ),
-]
-Neighbors = Annotated[int, _knob("n_neighbors")]
-Metric = Annotated[str, _knob("metric")]
-NeighborsBackend = Annotated[str, _knob("neighbors", "--neighbors")]
-Knn = Annotated[
-    tuple[Path, Path] | None,
-    typer.Option(
-        metavar="INDICES DISTANCES",
-        help="A k-NN graph to use instead of searching for one: two .npy files with a row for each row of INPUT. (default: none)",
-        show_default=False,
-    ),
-]
-Components = Annotated[int, _knob("n_components")]
-Reduce = Annotated[str, _knob("reduce")]
-ReduceDims = Annotated[int, _knob("reduce_dims")]
-Sample = Annotated[
-    int | None, typer.Option(help="Map so many rows, drawn with the seed; the others are NaN in the map.", min=3)
-]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress.")]
 
 
 @app.command()
@@ -129,24 +72,24 @@ def embed(
     sae: Sae = None,
     of: Of = "rows",
     n_neighbors: Neighbors = Params.n_neighbors,
-    min_dist: Annotated[float, _knob("min_dist")] = Params.min_dist,
-    spread: Annotated[float, _knob("spread")] = Params.spread,
+    min_dist: Annotated[float, knob("min_dist")] = Params.min_dist,
+    spread: Annotated[float, knob("spread")] = Params.spread,
     n_components: Components = Params.n_components,
     metric: Metric = Params.metric,
-    n_epochs: Annotated[int | None, _knob("n_epochs")] = Params.n_epochs,
-    init: Annotated[str, _knob("init")] = Params.init,
-    learning_rate: Annotated[float, _knob("learning_rate")] = Params.learning_rate,
-    repulsion_strength: Annotated[float, _knob("repulsion_strength")] = Params.repulsion_strength,
-    negative_sample_rate: Annotated[int, _knob("negative_sample_rate")] = Params.negative_sample_rate,
-    local_connectivity: Annotated[float, _knob("local_connectivity")] = Params.local_connectivity,
-    set_op_mix_ratio: Annotated[float, _knob("set_op_mix_ratio")] = Params.set_op_mix_ratio,
+    n_epochs: Annotated[int | None, knob("n_epochs")] = Params.n_epochs,
+    init: Annotated[str, knob("init")] = Params.init,
+    learning_rate: Annotated[float, knob("learning_rate")] = Params.learning_rate,
+    repulsion_strength: Annotated[float, knob("repulsion_strength")] = Params.repulsion_strength,
+    negative_sample_rate: Annotated[int, knob("negative_sample_rate")] = Params.negative_sample_rate,
+    local_connectivity: Annotated[float, knob("local_connectivity")] = Params.local_connectivity,
+    set_op_mix_ratio: Annotated[float, knob("set_op_mix_ratio")] = Params.set_op_mix_ratio,
     neighbors: NeighborsBackend = Params.neighbors,
     knn: Knn = None,
-    layout: Annotated[str, _knob("layout")] = Params.layout,
+    layout: Annotated[str, knob("layout")] = Params.layout,
     reduce: Reduce = Params.reduce,
     reduce_dims: ReduceDims = Params.reduce_dims,
-    recall: Annotated[float, _knob("recall")] = Params.recall,
-    seed: Annotated[int, _knob("seed")] = Params.seed,
+    recall: Annotated[float, knob("recall")] = Params.recall,
+    seed: Annotated[int, knob("seed")] = Params.seed,
     meta: Annotated[
         Path | None,
         typer.Option(
@@ -189,7 +132,7 @@ def embed(
         budget=budget,
         host_budget=host_budget,
         device=device,
-        reading=_reading(dtype, features, key, shape, sae, of),
+        reading=reading_of(dtype, features, key, shape, sae, of),
         meta=meta,
         drop_nonfinite=drop_nonfinite,
         sample=sample,
@@ -231,7 +174,7 @@ def plan(
     from streamumap.intake import plan_for
 
     planned = plan_for(
-        input, rows, features, dtype, active, budget, host_budget, device, _reading(dtype, features, key, shape, sae, of),
+        input, rows, features, dtype, active, budget, host_budget, device, reading_of(dtype, features, key, shape, sae, of),
         knn=knn, sample=sample, n_neighbors=n_neighbors, n_components=n_components, reduce=reduce, reduce_dims=reduce_dims, neighbors=neighbors,
     )  # fmt: skip
     if json_:
@@ -257,18 +200,12 @@ def inspect(
     quiet: Quiet = False,
 ) -> None:
     """Shape, dtype, density, zero rows, dead features, duplicates, non-finite values."""
-    from streamumap.source import ToConvert, in_place, open_source, stored_dtype
+    from streamumap.source import stored_dtype
     from streamumap.source.inspect import inspect_report
     from streamumap.source.scan import scan
 
-    source = open_source(input, _reading(dtype, features, key, shape, sae, of))
-    n_passes = 2 if isinstance(source, ToConvert) else 1
-    block_rows = max(1, 32 * 2**20 // (source.n_features * stored_dtype(source.dtype).itemsize))
-    with (
-        _listener(quiet) as listener,
-        _stage(listener, "inspect", n_passes * source.n_rows) as tick,
-        in_place(source, tick) as rows,
-    ):
+    with _rows_of("inspect", input, reading_of(dtype, features, key, shape, sae, of), quiet) as (rows, tick):
+        block_rows = max(1, 32 * 2**20 // (rows.n_features * stored_dtype(rows.dtype).itemsize))
         report = inspect_report(rows, scan(rows, block_rows, tick))
     if json_:
         print(json.dumps(report, indent=2))
@@ -293,42 +230,11 @@ def pack(
     quiet: Quiet = False,
 ) -> None:
     """INPUT's rows without their zeros, exactly, as a CSR .npz, which embed reads as it is."""
-    from streamumap.source import ToConvert, in_place, open_source
     from streamumap.source.packing import pack_file
 
-    source = open_source(input, _reading(dtype, features, key, shape, sae, "rows"))
-    n_passes = 2 if isinstance(source, ToConvert) else 1
-    with (
-        _listener(quiet) as listener,
-        _stage(listener, "pack", n_passes * source.n_rows) as tick,
-        in_place(source, tick) as rows,
-    ):
+    with _rows_of("pack", input, reading_of(dtype, features, key, shape, sae, "rows"), quiet) as (rows, tick):
         n_bytes = pack_file(rows, out, tick)
     print(f"{out}: {format_bytes(n_bytes)}")
-
-
-RunFolder = Annotated[Path, typer.Argument(help="Folder of a run.", metavar="RUN")]
-LabelsFile = Annotated[
-    Path | None,
-    typer.Option(
-        help="What colours the map: a text file with a label or number a row, or a CSV or Parquet file with a row for each."
-    ),
-]
-NamesFile = Annotated[
-    Path | None,
-    typer.Option(help="A text file with one name a row; clusters are named by its words, in RUN/labels.parquet."),
-]
-Colors = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--color",
-        help="feature:NUMBER, read from the input, or a column: of --labels, of the run, or cluster. May be repeated.",
-    ),
-]
-InputFile = Annotated[
-    str | None,
-    typer.Option("--input", help="Where the run's input is now. (default: where it was)", show_default=False),
-]
 
 
 @app.command()
@@ -484,6 +390,21 @@ def _listener(quiet: bool):
 
 
 @contextmanager
+def _rows_of(name: str, input: str, reading: Reading, quiet: bool) -> Iterator[tuple[RowSource, Callable[[int], None]]]:
+    """INPUT's rows, converted where they cannot be read as they are, and the tick of a stage of this name."""
+    from streamumap.source import ToConvert, in_place, open_source
+
+    source = open_source(input, reading)
+    n_passes = 2 if isinstance(source, ToConvert) else 1
+    with (
+        _listener(quiet) as listener,
+        _stage(listener, name, n_passes * source.n_rows) as tick,
+        in_place(source, tick) as rows,
+    ):
+        yield rows, tick
+
+
+@contextmanager
 def _stage(listener, name: str, total: int) -> Iterator[Callable[[int], None]]:
     """Tells the listener of a stage of `total` rows; gives its tick."""
     from streamumap.events import StageAdvanced, StageDone, StageStarted
@@ -498,21 +419,6 @@ def _stage(listener, name: str, total: int) -> Iterator[Callable[[int], None]]:
     listener(StageStarted(name, total, "rows"))
     yield tick
     listener(StageDone(name, time.monotonic() - started, f"{total:,} rows"))
-
-
-def _reading(
-    dtype: str | None, features: int | None, key: str | None, shape: str | None, sae: Path | None, of: str
-) -> Reading:
-    """What the options say of the input. Raises InputError."""
-    sizes = None
-    if shape is not None:
-        parts = re.split(r"[,x]", shape.strip("() "))
-        if not all(part.strip().isdecimal() and len(part) < 20 for part in parts):
-            raise InputError(
-                f"--shape: expected ROWS,FEATURES, found {shape!r}; give two numbers such as 3000000,12288."
-            )
-        sizes = tuple(map(int, parts))
-    return Reading(dtype, features, key, sizes, sae, of)
 
 
 def _version(value: bool) -> None:

@@ -20,7 +20,7 @@ LAYERS = [
     {"reduce", "neighbors", "graph", "initial", "layout"},
     {"plans", "stage_plans", "planner", "rates", "levers"},
     {"engine", "stages", "intake", "backends", "recorder", "report"},
-    {"streamumap", "cli", "estimator", "doctor", "terminal"},
+    {"streamumap", "cli", "options", "estimator", "doctor", "terminal"},
 ]
 LAYER_OF = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
 STAGES = LAYERS[2]
@@ -56,7 +56,7 @@ IN_FUNCTIONS = {
 }  # these may import a compute library where they use it
 COMPUTE = {"torch", "triton", "numba", "pynndescent", "cuml", "cuvs"}
 ONLY_IN = {
-    "typer": {"cli"},
+    "typer": {"cli", "options"},
     "sklearn": {"estimator", "clusters"},
     "pynvml": {"memory", "limits", "watch"},
     "matplotlib": {"render"},
