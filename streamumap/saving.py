@@ -11,7 +11,7 @@ import numpy as np
 
 from streamumap.blockfile import BlockFile, Checksum
 from streamumap.errors import OutputError
-from streamumap.statefile import Damaged, State, checksum, fill_from, in_blocks, read_state, write_state
+from streamumap.statefile import Damaged, State, checksum, dtype_of, fill_from, in_blocks, read_state, write_state
 from streamumap.units import Arrays
 from streamumap.workdir import Workdir
 
@@ -156,6 +156,6 @@ class SavedUnits:
 def _fit(state: State, whole: Arrays) -> bool:
     """Whether the arrays are those that were kept: other blocks may have other ones."""
     return whole.keys() <= state.places.keys() and all(
-        (tuple(out.shape), np.dtype(str(out.dtype).removeprefix("torch."))) == (shape, np.dtype(dtype))
+        (tuple(out.shape), dtype_of(out)) == (shape, np.dtype(dtype))
         for out, (shape, dtype, _) in ((out, state.places[name]) for name, out in whole.items())
     )

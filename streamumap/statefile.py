@@ -55,7 +55,7 @@ def write_state(file: BinaryIO, content: dict, arrays: Arrays) -> None:
         for block in in_blocks(array):
             crc = zlib.crc32(block, crc)
             file.write(block)
-        shape, dtype = tuple(array.shape), np.dtype(str(array.dtype).removeprefix("torch.")).str
+        shape, dtype = tuple(array.shape), dtype_of(array).str
         described.append([name, shape, dtype, offset, crc])
         offset += int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
     text = json.dumps({"content": content, "arrays": described}).encode()
@@ -81,11 +81,14 @@ def read_state(path: Path) -> State:
     return State(path, found["content"], {name: (tuple(s), d, at) for name, s, d, at, _ in found["arrays"]})
 
 
+def dtype_of(array: Any) -> np.dtype:
+    """NumPy's dtype of an array or a tensor."""
+    return np.dtype(str(array.dtype).removeprefix("torch."))
+
+
 def in_blocks(array: Any) -> Iterator[memoryview]:
     """The bytes of an array or tensor, a few rows at a time, in host memory."""
-    row_bytes = (
-        int(np.prod(array.shape[1:], dtype=np.int64)) * np.dtype(str(array.dtype).removeprefix("torch.")).itemsize
-    )
+    row_bytes = int(np.prod(array.shape[1:], dtype=np.int64)) * dtype_of(array).itemsize
     if array.ndim == 0:
         yield bytes_of(on_host(array))
         return
@@ -99,7 +102,7 @@ def fill_from(file: BinaryIO, offset: int, out: Any) -> None:
     if not isinstance(out, np.ndarray):
         step = max(1, BLOCK_BYTES // max(1, out[:1].nbytes))
         for start in range(0, len(out), step):
-            part = np.empty(tuple(out[start : start + step].shape), str(out.dtype).removeprefix("torch."))
+            part = np.empty(tuple(out[start : start + step].shape), dtype_of(out))
             fill_from(file, offset, part)
             out[start : start + step] = as_tensor(part).to(out.device)
             offset += part.nbytes
