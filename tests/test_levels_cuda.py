@@ -1,29 +1,18 @@
 """The Triton passes of the start: on a GPU where there is one, else in Triton's interpreter, as in test_layout_cuda."""
 
-import os
-import sys
-
 import numpy as np
 import pytest
-
-torch = pytest.importorskip("torch")
-GPU = torch.cuda.is_available()
-if not GPU:
-    if "triton" in sys.modules and os.environ.get("TRITON_INTERPRET") != "1":
-        pytest.skip("there is no GPU and triton was imported without TRITON_INTERPRET=1", allow_module_level=True)
-    os.environ["TRITON_INTERPRET"] = "1"
-pytest.importorskip("triton")
-
-from levels_checks import (  # noqa: E402
+from devices import GPU
+from levels_checks import (
     check_coarse_graph,
     check_join_cells,
     check_join_roots,
     check_scattered,
     check_smooth,
 )
-from test_levels import many_pieces, ring, started  # noqa: E402
+from test_levels import many_pieces, ring, started
 
-from streamumap.layout import levels, run  # noqa: E402
+from streamumap.layout import levels, run
 
 DEVICE = run.cuda_backend("cuda" if GPU else "cpu")
 N = 400 if GPU else 19

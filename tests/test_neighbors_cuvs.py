@@ -2,7 +2,6 @@
 answers here. The kernels that measure run in Triton's interpreter where there is no GPU, switched on before the import.
 """
 
-import os
 import sys
 from contextlib import closing, nullcontext
 from importlib.util import find_spec
@@ -10,28 +9,16 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from devices import DEVICE, GPU, METRICS, torch
 from neighbor_checks import check_neighbors, hard_rows
 
 from streamumap import backends, quality
 from streamumap.errors import InputError
-from streamumap.neighbors import footprint, reference
+from streamumap.neighbors import cuda, cuvs, footprint, reference
 from streamumap.params import Params
 from streamumap.source import open_source
 from streamumap.source.packed import pack
 from streamumap.source.rows import DenseRows
-
-torch = pytest.importorskip("torch")
-GPU = torch.cuda.is_available()
-if not GPU:
-    if "triton" in sys.modules and os.environ.get("TRITON_INTERPRET") != "1":
-        pytest.skip("there is no GPU and triton was imported without TRITON_INTERPRET=1", allow_module_level=True)
-    os.environ["TRITON_INTERPRET"] = "1"
-pytest.importorskip("triton")
-
-from streamumap.neighbors import cuda, cuvs  # noqa: E402
-
-DEVICE = "cuda" if GPU else "cpu"
-METRICS = ("euclidean", "cosine")
 
 
 class StandIn:
