@@ -43,19 +43,20 @@ class Reading:
     of: str = "rows"
 
 
-def open_source(x: Any, reading: Reading | None = None) -> RowSource | ToConvert:
+def open_source(x: Any, reading: Reading | None = None, least_rows: int = 3) -> RowSource | ToConvert:
     """The rows of `x`: a path; a 2-D array, memmap, CPU tensor or list of rows; a `scipy.sparse` matrix in CSR form; the
     TopK pairs (indices, values, n_features), each of the first two a path or an array; an iterable of blocks of rows; or
     a source that is open already.
 
     A path is that of a file of rows, a folder or a glob of shards, a `.txt` that lists them, or TopK pairs: a folder with
     `X_indices.npy` and `X_values.npy`, or either of these. Their width is `reading.n_features`, or what a JSON file
-    beside them says. What cannot be read in place is a ToConvert. Raises InputError.
+    beside them says. What cannot be read in place is a ToConvert. Raises InputError, also where there are fewer than
+    `least_rows` rows.
     """
     reading = reading or Reading()
     source = _open_as(x, reading)
     try:
-        check_shape(source.name, source.n_rows, source.n_features)
+        check_shape(source.name, source.n_rows, source.n_features, least_rows)
     except BaseException:
         source.close()
         raise
