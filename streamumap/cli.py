@@ -19,8 +19,10 @@ from streamumap.options import (
     Colors,
     Components,
     DeviceOption,
+    DropNonfinite,
     Dtype,
     Features,
+    Fresh,
     HostBudget,
     Input,
     InputFile,
@@ -34,6 +36,7 @@ from streamumap.options import (
     NeighborsBackend,
     Of,
     Out,
+    PlaceRest,
     Quiet,
     Reduce,
     ReduceDims,
@@ -96,9 +99,7 @@ def embed(
             help="What is known of each row, for embedding.parquet: a .csv, .tsv or Parquet file, or an id a line."
         ),
     ] = None,
-    drop_nonfinite: Annotated[
-        bool, typer.Option("--drop-nonfinite", help="Leave rows with NaN or Inf out: they are NaN in the map.")
-    ] = False,
+    drop_nonfinite: DropNonfinite = False,
     sample: Sample = None,
     stratify: Annotated[
         Path | None,
@@ -106,12 +107,11 @@ def embed(
             help="What --sample keeps the shares of: a text file with a label a row, each kept; or the numbers of the rows to map."
         ),
     ] = None,
+    place_rest: PlaceRest = False,
     snapshots: Annotated[
         int, typer.Option(help="Positions kept on the way, evenly spaced over the epochs, in RUN/snapshots.", min=0)
     ] = 0,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Start again: remove what an earlier run left in the folder.")
-    ] = False,
+    fresh: Fresh = False,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -137,6 +137,7 @@ def embed(
         drop_nonfinite=drop_nonfinite,
         sample=sample,
         stratify=stratify,
+        place_rest=place_rest,
         knn=knn,
         snapshots=snapshots,
         fresh=fresh,
@@ -168,6 +169,7 @@ def plan(
     neighbors: NeighborsBackend = Params.neighbors,
     knn: Knn = None,
     sample: Sample = None,
+    place_rest: PlaceRest = False,
     json_: Json = False,
 ) -> None:
     """What embed would do and need; reads no more than headers and changes nothing."""
@@ -175,7 +177,7 @@ def plan(
 
     planned = plan_for(
         input, rows, features, dtype, active, budget, host_budget, device, reading_of(dtype, features, key, shape, sae, of),
-        knn=knn, sample=sample, n_neighbors=n_neighbors, n_components=n_components, reduce=reduce, reduce_dims=reduce_dims, neighbors=neighbors,
+        knn=knn, sample=sample, place_rest=place_rest, n_neighbors=n_neighbors, n_components=n_components, reduce=reduce, reduce_dims=reduce_dims, neighbors=neighbors,
     )  # fmt: skip
     if json_:
         from streamumap.levers import as_json

@@ -52,7 +52,8 @@ def _ways(job: Job, params: Params, budget: Budget, machine: Machine) -> list[tu
     ways = [attempt(replace(job, n_nonzero=None))]
     if _packs(job, params):
         memory, disk = attempt(job), attempt(job, packed_on_disk=True)
-        searched = [next(s for s in stages if s.name == "neighbors").blocks for _, stages in (memory, disk)]
+        search = "place" if job.mapped else "neighbors"
+        searched = [next(s for s in stages if s.name == search).blocks for _, stages in (memory, disk)]
         in_memory = not tiny() and searched[0] == searched[1]
         dense = [] if params.neighbors == "packed" else ways
         ways = [*([memory] if in_memory else []), disk, *dense]

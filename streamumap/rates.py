@@ -79,6 +79,7 @@ def _work(stage: StagePlan, n: int, d: int, itemsize: int, dims: int | None, k: 
         "graph": n * k,
         "start": n * width,
         "layout": n * k * (epochs or EPOCHS),
+        "place": n * n * width,
         "quality": n * d,
         "write": n,
     }[stage.name]

@@ -19,7 +19,7 @@ LAYERS = [
     | {"runs", "look", "viewer", "export", "output", "sampling"},
     {"reduce", "neighbors", "graph", "initial", "layout"},
     {"plans", "stage_plans", "planner", "rates", "levers"},
-    {"engine", "stages", "intake", "backends", "recorder", "report"},
+    {"engine", "stages", "intake", "backends", "recorder", "report", "place", "transform", "finished"},
     {"streamumap", "cli", "options", "estimator", "doctor", "terminal"},
 ]
 LAYER_OF = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}

@@ -51,8 +51,7 @@ def nearest(
     """
     d = distance_matrix(rows, others, metric)
     if metric == "cosine":
-        zero, other_zero = ~rows.any(1), ~others.any(1)
-        d[zero[:, None] != other_zero[None, :]] = np.inf
+        d[np.not_equal.outer(rows.any(1), others.any(1))] = np.inf
         if non_negative:
             d[(rows.astype(np.float64) @ others.astype(np.float64).T <= 0) & (d > 0)] = np.inf
     order = np.argsort(d, axis=1, kind="stable")[:, :k]

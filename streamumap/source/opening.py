@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from streamumap.source.archive import Archive
@@ -41,6 +41,16 @@ class Reading:
     shape: tuple[int, ...] | None = None
     sae: str | os.PathLike | None = None
     of: str = "rows"
+
+    def to_json(self) -> dict:
+        """What was said, with whole paths."""
+        said = {name: value for name, value in asdict(self).items() if value is not None}
+        return said | ({} if self.sae is None else {"sae": os.path.abspath(os.fsdecode(self.sae))})
+
+    @classmethod
+    def from_json(cls, said: dict) -> "Reading":
+        shape = said.get("shape")
+        return cls(**said | {"shape": None if shape is None else tuple(shape)})
 
 
 def open_source(x: Any, reading: Reading | None = None, least_rows: int = 3) -> RowSource | ToConvert:

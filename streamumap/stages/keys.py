@@ -20,10 +20,11 @@ class Keys:
     knn: str
     graph: str
     map: str
+    placed: str  # the map with the rows that are placed on it
 
 
 def keys_of(run: Run) -> Keys:
-    """Those of reduced rows, k-NN graph, fuzzy graph and map, once the rows are read."""
+    """Those of reduced rows, k-NN graph, fuzzy graph, map and rows placed on it, once the rows are read."""
     p = run.params
     reduced = (p.reduce, p.reduce_dims) if p.reduce != "none" else ()
     how = run.given_knn.fingerprint if run.given_knn else run.plan["neighbors"].backend
@@ -32,11 +33,13 @@ def keys_of(run: Run) -> Keys:
     knn = key_of(__version__, p.n_neighbors, p.metric, reduced, p.recall, p.seed, how, rows)
     graph = key_of(knn, p.local_connectivity, p.set_op_mix_ratio)
     settings = [getattr(p, name) for name in LAYOUT_PARAMS]
+    drawn = key_of(graph, run.plan["layout"].backend, settings, run.given_start)
     return Keys(
         reduced=key_of(__version__, reduced, p.metric, by, rows),
         knn=knn,
         graph=graph,
-        map=key_of(graph, run.plan["layout"].backend, settings, run.given_start),
+        map=drawn,
+        placed=drawn if run.new is None else key_of(drawn, run.plan["place"].backend, _hash(run.new.kept.rows)),
     )
 
 

@@ -1,9 +1,17 @@
 """The rows along their principal components, where that is asked for: streamed twice, into a file of scratch."""
 
+from typing import TYPE_CHECKING
+
+import numpy as np
+
 from streamumap import initial
+from streamumap.blockfile import BlockFile
 from streamumap.source import RowSource, open_rows
 from streamumap.source.rows import DenseRows
 from streamumap.stages.run import Run
+
+if TYPE_CHECKING:
+    from streamumap.reduce import StreamedPCA
 
 
 def reduce(run: Run, key: str) -> RowSource:
@@ -40,8 +48,33 @@ def reduce(run: Run, key: str) -> RowSource:
             units.done(lambda: (pca.state(), {}), added=n, written=start + len(block))
         file.sync()
         file.close()
+        _keep_components(run, pca)
         run.work.done("reduced", key)
         units.forget()
         share = 100 * pca.explained_variance_ratio_.sum()
         result.append(f"{dims} of {source.n_features} dimensions keep {share:.3g}% of the variance")
     return open_rows(path)
+
+
+def reduced_like(run: Run, source: RowSource) -> RowSource:
+    """Other rows along the components of those that were reduced."""
+    return along_components(run.work.open("components"), source, run.params.metric)
+
+
+def along_components(components: BlockFile, source: RowSource, metric: str) -> RowSource:
+    """The rows of `source` along the components in a file of `_keep_components`."""
+    from streamumap.reduce import ReducedRows
+
+    kept = components.read(0, len(components))
+    components.close()
+    return ReducedRows(source, metric, kept[0], kept[1:].astype(np.float32))
+
+
+def _keep_components(run: Run, pca: "StreamedPCA") -> None:
+    """The mean, then the components, as float64: for rows that are placed on the map."""
+    components = pca.components_
+    file = run.work.create("components", (1 + len(components), components.shape[1]), np.float64)
+    file.write(0, pca.mean_)
+    file.write(1, components)
+    file.sync()
+    file.close()
