@@ -146,6 +146,50 @@ def embed(
 
 
 @app.command()
+def transform(
+    run: RunFolder,
+    new: Annotated[str, typer.Argument(help="Rows of the same features, in any form that embed takes.", metavar="NEW")],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--out", help="Folder of the places. (default: NEW's name + .umap beside it)", show_default=False
+        ),
+    ] = None,
+    input: InputFile = None,
+    budget: BudgetOption = None,
+    host_budget: HostBudget = None,
+    device: DeviceOption = "auto",
+    dtype: Dtype = None,
+    features: Features = None,
+    key: Key = None,
+    shape: Shape = None,
+    sae: Sae = None,
+    drop_nonfinite: DropNonfinite = False,
+    fresh: Fresh = False,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Places new rows on a finished map, which stays as it is.
+
+    Each row lies where its nearest rows of the map pull it: a row that is on the map lies where it lies there, and one that
+    shares nothing with it is NaN. A row's place depends on the row and the map alone. NEW is read as RUN's input was, where no
+    option says otherwise. The folder gets embedding.npy, embedding.parquet (row_id, x, y, is_zero) and run.json; the quality
+    in there is that of RUN's map.
+    """
+    folder = out or default_out(new)
+    with stop_signals(Stopped.exit_code) as asked:
+        from streamumap.transform import transform
+
+        with _listener(quiet) as listener:
+            done = transform(
+                run, new, out=folder, input=input, budget=budget, host_budget=host_budget, device=device,
+                reading=reading_of(dtype, features, key, shape, sae, "rows"), drop_nonfinite=drop_nonfinite,
+                listener=listener, fresh=fresh, stopping=asked.is_set,
+            )  # fmt: skip
+    print(json.dumps(done, indent=2) if json_ else folder)
+
+
+@app.command()
 def plan(
     input: Annotated[
         str | None,
@@ -177,7 +221,8 @@ def plan(
 
     planned = plan_for(
         input, rows, features, dtype, active, budget, host_budget, device, reading_of(dtype, features, key, shape, sae, of),
-        knn=knn, sample=sample, place_rest=place_rest, n_neighbors=n_neighbors, n_components=n_components, reduce=reduce, reduce_dims=reduce_dims, neighbors=neighbors,
+        knn=knn, sample=sample, place_rest=place_rest, n_neighbors=n_neighbors, n_components=n_components, reduce=reduce,
+        reduce_dims=reduce_dims, neighbors=neighbors,
     )  # fmt: skip
     if json_:
         from streamumap.levers import as_json

@@ -77,7 +77,7 @@ def read(f: Fitting) -> StagePlan:
     encodes = max(
         (encoding.cpu(j.n_rows, j.raw_features, j.n_features) for j in (job, new) if j.raw_features), default=0
     )
-    row_bytes = max(job.itemsize, new.itemsize) * job.n_features
+    row_bytes = max(job.itemsize * job.n_features, new.itemsize * new.n_features)
 
     def host(block_rows: int) -> int:
         packing = packed + scanning(job, block_rows) if f.packs else 0

@@ -39,19 +39,19 @@ def keys_of(run: Run) -> Keys:
         knn=knn,
         graph=graph,
         map=drawn,
-        placed=drawn if run.new is None else key_of(drawn, run.plan["place"].backend, _hash(run.new.kept.rows)),
+        placed=drawn if run.new is None else key_of(drawn, run.plan["place"].backend, hash_of(run.new.kept.rows)),
     )
 
 
 def input_key(run: Run) -> str:
     """Of what is read of the input, before anything is known of it."""
-    return key_of(__version__, run.plan["read"].backend, _hash(run.sample))
+    return key_of(__version__, run.plan["read"].backend, hash_of(run.sample))
 
 
 def rows_key(run: Run) -> str:
     """Of the rows that are in the map."""
-    return _hash(run.kept.rows)
+    return hash_of(run.kept.rows)
 
 
-def _hash(rows: np.ndarray | None) -> str:
+def hash_of(rows: np.ndarray | None) -> str:
     return "" if rows is None else hashlib.blake2b(rows.tobytes(), digest_size=16).hexdigest()
