@@ -113,7 +113,7 @@ class StreamUMAP(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
             return np.load(out / "embedding.npy")
 
     def __getstate__(self):
-        state = super().__getstate__()
+        state = dict(super().__getstate__())
         given = state.pop("_given", None)
         return state | ({"_given": given} if isinstance(given, (str, os.PathLike)) else {})
 
