@@ -130,7 +130,8 @@ def finished_map(
     if not same or given.n_rows != len(positions):
         given.close()
         if not moved:
-            remedy = "make the map again; or, where it has the same rows as then, name it with --input"
+            remedy = "make the map again"
+            remedy += "; or, where it has the same rows as then, name it with --input" if name == str(folder) else ""
             check_identity(was, now, given.name, f"as when {name} was made", remedy)
         raise InputError(
             f"{given.name}: rows: expected those of {name}, found others; give the input that it was made from."
