@@ -10,11 +10,17 @@ from streamumap.errors import InputError
 from streamumap.events import Tick, no_tick
 from streamumap.source.base import RowSource, SparseSource, pinned_bytes, stored_dtype
 from streamumap.source.describe import Described, Hashing, describe
-from streamumap.source.pieces import PAIR_BYTES, PIECE_PAIRS, PIECE_VALUES, n_threads, over_rows
+from streamumap.source.pieces import DEVICE_PAIRS, PAIR_BYTES, PIECE_PAIRS, PIECE_VALUES, n_threads, over_rows
 from streamumap.units import ALONE, Arrays, Units
 
 DEVICE_VALUE_BYTES = 72
 """What a GPU takes for a moment for each value of a block that is not zero."""
+
+DEVICE_ROW_BYTES = 48
+"""The same for each row of pairs."""
+
+DEVICE_JOINED_BYTES = 24
+"""Of a pair on the host: its piece, and the pieces joined."""
 
 DUPLICATE_BYTES = 64
 """What a GPU takes for each row while it looks for equal ones."""
@@ -130,6 +136,15 @@ def device_scan_footprint(
     looking_bytes = int(block_rows * n_features * (2 + itemsize + density * DEVICE_VALUE_BYTES))
     host_bytes = _scan_bytes(n_rows, n_features, pinned_bytes(block_rows, n_features, dtype)) + 8 * n_rows
     return host_bytes, max(2 * block_bytes + looking_bytes, n_rows * DUPLICATE_BYTES)
+
+
+def device_pairs_footprint(n_rows: int, n_features: int, n_nonzero: int) -> tuple[int, int]:
+    """The same of a `SparseSource`."""
+    n_pairs = min(n_nonzero, DEVICE_PAIRS + PIECE_PAIRS)
+    host_bytes = pairs_scan_footprint(n_rows, n_features) + 8 * n_rows + n_pairs * DEVICE_JOINED_BYTES
+    rows = int(n_rows * n_pairs / max(1, n_nonzero))
+    looking_bytes = n_pairs * DEVICE_VALUE_BYTES + rows * DEVICE_ROW_BYTES + n_features * 32
+    return host_bytes, max(looking_bytes, n_rows * DUPLICATE_BYTES)
 
 
 def check_finite(source_name: str, scan: Scan) -> None:
