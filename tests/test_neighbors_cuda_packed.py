@@ -75,10 +75,10 @@ def test_projections_are_products_with_the_rows_less_their_centre(metric, dtype,
     centre, along = unit(rows, metric).mean(0), rng.normal(size=(150, 32))
     true = (unit(rows, metric) - centre) @ along.astype(np.float32)
     there = on_device(rows, metric, form, dtype)
-    for first, part in there.projected(placed(centre.astype(np.float32)), placed(along.astype(np.float32)), 7):
-        assert first == at and part.dtype == torch.float32
-        np.testing.assert_allclose(part.cpu().numpy(), true[at : at + len(part)], rtol=1e-4, atol=1e-4)
-        at += len(part)
+    for first, found in there.projected(placed(centre.astype(np.float32)), placed(along.astype(np.float32)), 7):
+        assert first == at and found.dtype == torch.float32
+        np.testing.assert_allclose(found.cpu().numpy(), true[at : at + len(found)], rtol=1e-4, atol=1e-4)
+        at += len(found)
     assert at == len(rows)
 
 

@@ -135,7 +135,7 @@ def test_not_packed_where_it_does_not_pay(device):
 @pytest.mark.parametrize(("n_features", "at_once"), [(37, 1 << 21), (1500, 40), (70_000, 40)])
 @on_devices
 def test_pairs_are_described_and_packed_as_on_the_host(device, dtype, n_features, at_once, monkeypatch):
-    monkeypatch.setattr(scan_cuda, "DEVICE_PAIRS", at_once)
+    monkeypatch.setattr(scan_cuda, "DEVICE_VALUES", at_once)
     monkeypatch.setattr("streamumap.source.pieces.PIECE_PAIRS", 30)
     source = pairs_of(dtype, n_features)
     true = scan(source, 19)
@@ -155,7 +155,7 @@ def test_pairs_that_are_not_finite(device, dtype):
 
 @on_devices
 def test_reading_pairs_that_starts_again_after_every_batch(device, restarted, monkeypatch):
-    monkeypatch.setattr(scan_cuda, "DEVICE_PAIRS", 40)
+    monkeypatch.setattr(scan_cuda, "DEVICE_VALUES", 40)
     monkeypatch.setattr("streamumap.source.pieces.PIECE_PAIRS", 30)
     source = pairs_of("float16", 1500)
     (found, packed), n_times, _ = restarted(lambda units, tick: scan_cuda.scan(source, 19, device, ROOM, tick, units))
@@ -317,7 +317,7 @@ def test_the_scan_needs_no_more_than_its_footprint(dtype, density):
     torch.cuda.reset_peak_memory_stats()
     scan_cuda.scan(source, block_rows, "cuda")
     limit = device_scan_footprint(source.n_rows, 2048, dtype, block_rows)[1]
-    assert torch.cuda.max_memory_allocated() - before <= limit
+    assert 0.5 * limit <= torch.cuda.max_memory_allocated() - before <= limit
 
 
 @on_devices

@@ -20,8 +20,7 @@ def read(f: Fitting) -> StagePlan:
         if on_device and job.sparse:
             return device_pairs_footprint(job.n_rows, job.n_features, job.n_nonzero or 0)
         if on_device:
-            sizes = job.n_rows, job.n_features, job.dtype, job.n_nonzero
-            return device_scan_footprint(*sizes, block_rows)
+            return device_scan_footprint(job.n_rows, job.n_features, job.dtype, block_rows)
         return _scanning(f, block_rows), encoding.cuda(job.raw_features, job.n_features) if encodes else 0
 
     packed_bytes = _packed_bytes(f)
