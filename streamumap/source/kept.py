@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from streamumap.source.base import Pairs, RowSource, SparseSource, stored_dtype
+from streamumap.source.base import Pairs, RowSource, SparseSource
 
 
 class KeptRows:
@@ -20,10 +20,10 @@ class KeptRows:
     def read(self, start: int, stop: int, out: np.ndarray | None = None) -> np.ndarray:
         """Rows start..stop as stored, (stop - start, n_features); `out` as in `RowSource.read`."""
         assert 0 <= start <= stop <= self.n_rows
-        if out is None:
-            out = np.empty((stop - start, self.n_features), stored_dtype(self.dtype))
         if stop > start and self.kept[stop - 1] - self.kept[start] == stop - 1 - start:
             return self.source.read(int(self.kept[start]), int(self.kept[stop - 1]) + 1, out)
+        if out is None:
+            return self.source.take(self.kept[start:stop])
         out[: stop - start] = self.source.take(self.kept[start:stop])
         return out[: stop - start]
 
