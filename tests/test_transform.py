@@ -136,6 +136,17 @@ def test_rows_that_are_read_as_the_map_was(tmp_path):
     np.testing.assert_array_equal(found, np.load(tmp_path / "old.umap" / "embedding.npy")[:10])
 
 
+def test_features_are_placed_as_they_were_mapped(tmp_path):
+    x = rows(0.3)
+    x[:, [5, 17]] = 0
+    np.save(tmp_path / "old.npy", x)
+    params, reading = Params(n_neighbors=5, n_epochs=5), Reading(of="features")
+    engine.embed(str(tmp_path / "old.npy"), params, out=tmp_path / "old.umap", reading=reading, **BOUNDS)
+    found = placed(tmp_path / "old.umap", str(tmp_path / "old.npy"))
+    np.testing.assert_array_equal(found, np.load(tmp_path / "old.umap" / "embedding.npy"))
+    assert np.flatnonzero(np.isnan(found[:, 0])).tolist() == [5, 17], "dead ones are not on the map"
+
+
 def test_a_map_of_some_rows(made):
     """Those left out, and those placed, are not on it."""
     old = rows()
@@ -306,3 +317,37 @@ def test_rows_that_are_placed_lie_as_well_as_those_that_are_mapped(tmp_path):
 def streamumap_nearest(x, rest, mapped):
     unit = x.astype(np.float32) / np.linalg.norm(x.astype(np.float32), axis=1, keepdims=True)
     return np.argsort(-(unit[rest] @ unit[mapped].T), axis=1)[:, :15]
+
+
+# Budgets
+
+
+@pytest.mark.sizes
+@pytest.mark.parametrize(("n_features", "active"), [(1024, None), (3072, 24)])
+def test_the_smallest_budget_is_enough_and_one_below_it_is_refused(n_features, active, tmp_path):
+    random = np.random.default_rng(0)
+    x = random.normal(size=(6000, n_features)).astype(np.float16)
+    if active:
+        x[random.random(x.shape) > active / n_features] = 0
+    np.save(tmp_path / "old.npy", x[:4000])
+    np.save(tmp_path / "new.npy", x[4000:])
+    engine.embed(str(tmp_path / "old.npy"), Params(n_epochs=5), out=tmp_path / "old.umap", **BOUNDS)
+
+    def command(budget):
+        given = ["transform", "old.umap", "new.npy", "--budget", str(budget), "--json", "-q"]
+        environment = os.environ | {"PYTHONPATH": ROOT}
+        return subprocess.run(
+            [sys.executable, "-m", "streamumap.cli", *given],
+            env=environment,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
+
+    refused = command("1MB")
+    assert refused.returncode == 3 and "cannot hold this job" in refused.stderr
+    smallest = int(refused.stderr.partition("the smallest that can is ")[2].partition("MB")[0])
+    assert command(f"{smallest * 95 // 100}MB").returncode == 3 and not (tmp_path / "new.umap").exists()
+    done = command(f"{smallest}MB")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["measured_peak"]["host_bytes"] <= smallest * 10**6

@@ -68,15 +68,21 @@ def _look_at_rows(run: Run, block_rows: int, tick: Meter) -> tuple[Scan, PackedR
 def look_at_new(run: Run, given: RowSource, kept: Kept, block_rows: int, tick: Meter) -> New | None:
     """Of the rows that are to be placed those that can be; None where there are none. Divided as those of the map are."""
     source = kept.source(given)
-    found = scan(source, block_rows, tick) if source.n_rows else None
-    if found is not None and found.n_nonfinite_rows and run.drop_nonfinite:
-        lost, n_rows = found.nonfinite_rows, source.n_rows
-        run.warn(_left_out(source.name, len(lost), n_rows, "rows to be placed have NaN or infinite values"))
-        kept = kept.only(all_but(n_rows, lost))
-        source = kept.source(given)
-        found = scan(source, block_rows) if source.n_rows else None
-    if found is None:
+    if not source.n_rows:
         return None
+    found = scan(source, block_rows, tick)
+    lost, why = np.empty(0, np.int64), "rows to be placed have NaN or infinite values"
+    if isinstance(run.given, ToConvert) and run.given.drop_zero_rows:
+        lost, why = np.flatnonzero(found.is_zero), "features to be placed are dead, active in no row"
+    elif run.drop_nonfinite:
+        lost = found.nonfinite_rows
+    if len(lost):
+        run.warn(_left_out(source.name, len(lost), source.n_rows, why))
+        kept = kept.only(all_but(source.n_rows, lost))
+        source = kept.source(given)
+        if not source.n_rows:
+            return None
+        found = scan(source, block_rows)
     check_finite(source.name, replace(found, nonfinite_rows=kept.numbers_back(found.nonfinite_rows)))
     return New(kept, scaled(source, run.exponent) if run.exponent else source, found)
 
