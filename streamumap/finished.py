@@ -12,10 +12,11 @@ import numpy as np
 
 from streamumap.blockfile import BlockFile
 from streamumap.errors import InputError
+from streamumap.manifest import NAME as MANIFEST
 from streamumap.manifest import check_identity
 from streamumap.params import Params
 from streamumap.plans import Job, job_of
-from streamumap.source import Reading, RowSource, ToConvert, open_source
+from streamumap.source import Reading, RowSource, ToConvert, open_rows, open_source
 from streamumap.source.kept import Kept
 from streamumap.source.scaled import scaled
 
@@ -78,15 +79,19 @@ class Finished:
         source = self.kept.source(given)
         return scaled(source, self.exponent) if self.exponent else source
 
-    def reduced(self) -> tuple[Path, Path]:
-        """The files of the reduced rows and of the components. Raises InputError."""
+    def reduced(self) -> tuple[RowSource, BlockFile]:
+        """The rows on the map as they were reduced, and the file of the components. Raises InputError."""
         files = [self.folder / "scratch" / f"{name}.npy" for name in ("reduced", "components")] if self.folder else []
-        if not files or not all(file.exists() for file in files):
-            raise InputError(
-                f"{self.name}: --reduce: expected the reduced rows of the map in its folder, found none; "
-                "make the map again with an --out that is kept."
-            )
-        return files[0], files[1]
+        job = self.job()
+        if files and all(file.exists() for file in files):
+            rows, components = open_rows(files[0]), BlockFile.open(files[1])
+            shape = (1 + job.n_features, self.given.n_features)
+            if (rows.n_rows, rows.n_features, components.shape) == (job.n_rows, job.n_features, shape):
+                return rows, components
+        raise InputError(
+            f"{self.name}: --reduce: expected the reduced rows of the map in its folder, found none; "
+            "make the map again with an --out that is kept."
+        )
 
     def close(self) -> None:
         self.given.close()
@@ -95,17 +100,19 @@ class Finished:
 def open_finished(folder: Path, where: Any = None) -> Finished:
     """The run in a folder. `where`: its input, if not where it was. Raises InputError where there is none or its input is not
     there, InputChanged where that is not what it was."""
-    report, file = _report(folder), folder / "embedding.npy"
+    report, stages = _report(folder), _stages(folder)
     try:
-        mapped, everything = BlockFile.open(folder / "knn_indices.npy"), BlockFile.open(file)
-        kept = _in_graph(mapped)
-        positions = everything.read(0, len(everything))
+        mapped, everything = (BlockFile.open(folder / f"{name}.npy") for name in ("knn_indices", "embedding"))
+        whole = everything.checksum() == stages["embedding"]["checksums"]["embedding"]
+        kept, positions = _in_graph(mapped), everything.read(0, len(everything))
         mapped.close()
         everything.close()
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, KeyError, TypeError) as e:
         raise InputError(
-            f"{folder}: expected the files of a finished run, found {e}; run streamumap embed again."
+            f"{folder}: expected the files of a finished run, found others or none ({e}); run streamumap embed again."
         ) from e
+    if not whole:
+        raise InputError(f"{folder}: embedding.npy is not what the run wrote there; run streamumap embed again.")
     path = report["input"]["path"]
     if where is None and not (path and _is_there(path)):
         expected = f"its input at {path}" if path else "an input with a path"
@@ -156,6 +163,16 @@ def _report(folder: Path) -> dict:
             f"{path}: expected the report of a map that rows can be placed on, found another; run streamumap embed again."
         ) from e
     return report
+
+
+def _stages(folder: Path) -> dict:
+    """What the manifest says of them; a run that was begun anew has taken back what it will replace."""
+    try:
+        return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["stages"]
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise InputError(
+            f"{folder / MANIFEST}: expected the manifest of a run, found none; run streamumap embed again."
+        ) from e
 
 
 def _in_graph(indices: BlockFile) -> Kept:

@@ -11,7 +11,6 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from streamumap import __version__, memory
-from streamumap.blockfile import BlockFile
 from streamumap.errors import InputError
 from streamumap.events import Listener, ignore
 from streamumap.finished import Finished, open_finished
@@ -19,12 +18,12 @@ from streamumap.intake import budget_for
 from streamumap.place import Mapped
 from streamumap.planner import make_plan
 from streamumap.plans import job_of
-from streamumap.source import Reading, RowSource, ToConvert, open_rows, open_source
+from streamumap.source import Reading, RowSource, ToConvert, open_source
 from streamumap.source.kept import Kept
 from streamumap.source.packed import PackedRows, pack
 from streamumap.stages.keys import hash_of
 from streamumap.stages.place import place_new, say_who_has_no_place
-from streamumap.stages.read import look_at_new, new_job
+from streamumap.stages.read import look_at_new, new_job, say_what_is_special
 from streamumap.stages.reduce import along_components
 from streamumap.stages.run import New, Run
 from streamumap.workdir import Workdir, check_space, key_of, used_bytes
@@ -98,8 +97,10 @@ def _stages(run: Run, there: Finished) -> dict:
 
 def _read(run: Run, there: Finished) -> tuple[New, Mapped]:
     """The rows that are placed, and those of the map as they were searched; they are packed where the plan wants it."""
-    n_ticks = sum(_passes(given) * given.n_rows for given in (run.given, there.given))
-    block_rows = run.plan["read"].blocks["block_rows"]
+    say_what_is_special(run)
+    reduced, block_rows = run.params.reduce != "none", run.plan["read"].blocks["block_rows"]
+    n_ticks = run.given.n_rows * (1 + isinstance(run.given, ToConvert))
+    n_ticks += 0 if reduced else there.given.n_rows * (run.plan.packs + isinstance(there.given, ToConvert))
     with run.stage("read", n_ticks, "rows", patient=True) as (tick, result):
         given = _in_place(run, run.given, "new", tick)
         new = look_at_new(run, given, Kept(given.n_rows), block_rows, tick)
@@ -109,10 +110,10 @@ def _read(run: Run, there: Finished) -> tuple[New, Mapped]:
         job = replace(run.plan.job, placed=replace(new_job(new), copied_bytes=job_of(run.given).copied_bytes))
         run.plan = make_plan(job, run.params, run.plan.budget, run.plan.machine)
         run.work.reserve(run.plan.peak.disk_bytes)
-        if run.params.reduce != "none":
-            reduced, components = there.reduced()
-            new = replace(new, source=along_components(BlockFile.open(components), new.source, run.params.metric))
-            mapped = Mapped(open_rows(reduced), None, there.positions, False)
+        if reduced:
+            rows, components = there.reduced()
+            new = replace(new, source=along_components(components, new.source, run.params.metric))
+            mapped = Mapped(rows, None, there.positions, False)
         else:
             rows = there.rows(_in_place(run, there.given, "map", tick))
             run.packed = _packed(run, rows, there.n_nonzero, block_rows, tick)
@@ -120,10 +121,6 @@ def _read(run: Run, there: Finished) -> tuple[New, Mapped]:
         found = new.found
         result.append(f"{found.n_rows:,} x {found.n_features:,} {found.dtype}, {100 * found.density:.3g}% non-zero")
     return new, mapped
-
-
-def _passes(given: RowSource | ToConvert) -> int:
-    return 2 if isinstance(given, ToConvert) else 1
 
 
 def _in_place(run: Run, given: RowSource | ToConvert, name: str, tick: Callable[[int], None]) -> RowSource:

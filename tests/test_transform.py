@@ -238,7 +238,27 @@ def test_what_is_no_finished_map(made, tmp_path):
     placed(run, rows(n=5, seed=2))
     with pytest.raises(InputError, match="expected the report of a map that rows can be placed on"):
         transform(tmp_path / "placed", rows(), out=tmp_path / "twice", **BOUNDS)
+    places = np.load(run / "embedding.npy")
+    np.save(run / "embedding.npy", places + 1)
+    with pytest.raises(InputError, match=r"embedding\.npy is not what the run wrote there"):
+        placed(run, rows(n=5, seed=2))
+    np.save(run / "embedding.npy", places)
     (run / "knn_indices.npy").write_bytes(b"cut")
+    with pytest.raises(InputError, match="expected the files of a finished run"):
+        placed(run, rows(n=5, seed=2))
+
+
+@pytest.mark.one_process
+def test_a_map_that_was_begun_anew_is_none(made, tmp_path):
+    run, begun = made(rows()), []
+
+    def listen(event):
+        begun.extend([event] if type(event).__name__ == "StageStarted" and event.stage == "graph" else [])
+
+    others = Params(n_neighbors=6, n_epochs=12, metric="cosine")
+    options = dict(listener=listen, stopping=lambda: bool(begun), **BOUNDS)
+    with pytest.raises(Stopped):
+        engine.embed(str(tmp_path / "old.npy"), others, out=run, **options)
     with pytest.raises(InputError, match="expected the files of a finished run"):
         placed(run, rows(n=5, seed=2))
 

@@ -124,14 +124,19 @@ def _say_what_is_given(run: Run) -> None:
     run.clip_to(run.plan.job.n_rows)
     if run.given_knn is not None:
         run.measured["given_knn"] = run.given_knn.facts()
-    for text in getattr(run.given, "warnings", ()):
-        run.warn(text)
-    for text in getattr(run.given, "notes", ()):
-        run.listener(Note("info", text))
+    say_what_is_special(run)
     if run.sample is not None:
         sizes = f"{len(run.sample):,} of {run.given.n_rows:,} rows"
         others = "placed on their map" if run.places_rest else "NaN in the map"
         run.listener(Note("info", f"{sizes} are sampled; the others are {others}"))
+
+
+def say_what_is_special(run: Run) -> None:
+    """What opening the input has shown."""
+    for text in getattr(run.given, "warnings", ()):
+        run.warn(text)
+    for text in getattr(run.given, "notes", ()):
+        run.listener(Note("info", text))
 
 
 def _say_what_was_found(run: Run, found: Scan) -> None:
