@@ -48,6 +48,8 @@ def describe(report: dict) -> tuple[str, str]:
     if "map" in report:
         return Path(source["name"]).name, f"{facts}; placed on the map of {report['map']['rows']:,} rows"
     measured = f"recall {quality['knn_recall']['value']:.3f}, trustworthiness {quality['trustworthiness']['value']:.3f}"
+    if "placed" in report:
+        facts += f"; {report['placed']['rows']:,} of them placed on the map of the others"
     return Path(source["name"]).name, f"{facts}; {measured}"
 
 

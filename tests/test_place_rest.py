@@ -12,6 +12,7 @@ from streamumap import engine
 from streamumap.errors import InputError, Stopped
 from streamumap.layout.schedule import SETTINGS, placing_settings
 from streamumap.params import Params
+from streamumap.runs import describe
 from streamumap.sampling import uniform
 from streamumap.stage_plans import tiny
 
@@ -64,6 +65,9 @@ def test_the_sample_stays_and_the_others_get_a_place(form, density, metric, tmp_
     n_lost = int(np.isnan(found).any(1).sum())
     assert run["placed"] == {"rows": 50 - n_lost, "without_neighbors": n_lost}
     assert [run["input"][key] for key in ("rows", "sampled_rows", "dropped_rows")] == [90, 40, 0]
+    assert (
+        describe(run)[1].partition("; ")[2].startswith(f"{50 - n_lost} of them placed on the map of the others; recall")
+    )
     assert run["quality"] == json.loads((tmp_path / "alone" / "run.json").read_text())["quality"], "of the sample"
 
 
