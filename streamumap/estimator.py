@@ -3,6 +3,7 @@
 import os
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -107,9 +108,9 @@ class StreamUMAP(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         fitted on an array has none. With `reduce`, `out` must be given. Raises the errors of `streamumap.errors`."""
         check_is_fitted(self)
         budget = dict(budget=self.budget, host_budget=self.host_budget, device=self.device)
-        with tempfile.TemporaryDirectory(prefix="streamumap-") as folder:
+        with tempfile.TemporaryDirectory(prefix="streamumap-") as folder, closing(self._finished()) as there:
             out = Path(folder) / "placed"
-            transform(self._finished(), X, out=out, reading=Reading(self.dtype), **budget)
+            transform(there, X, out=out, reading=Reading(self.dtype), **budget)
             return np.load(out / "embedding.npy")
 
     def __getstate__(self):

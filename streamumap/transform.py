@@ -52,8 +52,7 @@ def transform(
     """
     out = Path(out)
     with ExitStack() as opened:
-        there = on if isinstance(on, Finished) else open_finished(Path(on), input)
-        opened.callback(there.close)
+        there = on if isinstance(on, Finished) else opened.enter_context(closing(open_finished(Path(on), input)))
         _check_out(out, x, there)
         source = open_source(x, _like(there.reading, reading), least_rows=1)
         opened.callback(source.close)
