@@ -51,7 +51,7 @@ some_params = st.builds(
     Params,
     n_neighbors=st.integers(2, 100),
     n_components=st.integers(1, 5),
-    reduce=st.sampled_from(["none", "none", "pca"]),
+    reduce=st.sampled_from(["none", "none", "pca", "ica"]),
     reduce_dims=st.integers(1, 600),
 )
 machines = st.sampled_from(list(MACHINES.values()))
@@ -391,11 +391,11 @@ def test_planning_does_no_work(tmp_path):
         "from streamumap.params import Params\n"
         "from streamumap.memory import Budget, Device, Machine\n"
         "from streamumap.source import packed, scan\n"
-        "from streamumap import reduce\n"
+        "from streamumap import ica, reduce\n"
         "opened = []\n"
         "sys.addaudithook(lambda event, args: opened.append(args) if event in ('open', 'os.listdir', 'subprocess.Popen') else None)\n"
         "for device in (None, Device(0, 'x', 10**11, 10**11)):\n"
-        "    for p in (Params(), Params(reduce='pca')):\n"
+        "    for p in (Params(), Params(reduce='pca'), Params(reduce='ica')):\n"
         "        make_plan(Job(10**6, 3072, 'float16', 32 * 10**6), p, Budget(10**11, device and 10**11), Machine(2, 10**11, device))\n"
         "assert not opened, opened\n"
         "assert not {'torch', 'numba', 'triton', 'sklearn', 'pyarrow', 'matplotlib', 'scipy'} & set(sys.modules)\n"
@@ -406,7 +406,9 @@ def test_planning_does_no_work(tmp_path):
 
 @pytest.mark.parametrize("machine", MACHINES.values(), ids=MACHINES)
 @pytest.mark.parametrize(
-    "params", [Params(), Params(reduce="pca"), Params(init="random")], ids=lambda p: p.reduce + p.init
+    "params",
+    [Params(), Params(reduce="pca"), Params(reduce="ica"), Params(init="random")],
+    ids=lambda p: p.reduce + p.init,
 )
 def test_tiny_blocks_are_those_of_the_smallest_budget(machine, params, monkeypatch):
     job = Job(100_000, 3072, "float16", 100_000 * 32)

@@ -64,14 +64,20 @@ def _packed_bytes(f: Fitting) -> int:
 
 
 def reduce(f: Fitting) -> StagePlan:
-    from streamumap import reduce
+    from streamumap import ica, reduce
 
     job, dims = f.job, min(f.params.reduce_dims, f.job.n_features, f.job.n_rows)
     sizes = powers(max(1, min(job.n_rows, 8192)), 16)
+    independent = f.params.reduce == "ica"
     f.disk += job.n_rows * dims * 4
+
+    def host(block_rows: int) -> int:
+        block_bytes = block_rows * job.n_features * 8
+        searching = ica.footprint(job.n_rows, dims, f.machine.n_cores) if independent else 0
+        return reduce.footprint(job.n_features, dims, block_rows, searching) + block_bytes
+
     stage = f.solve(
-        "reduce", "cuda" if f.gpu else "numpy", "block_rows", sizes,
-        lambda b: reduce.footprint(job.n_features, dims, b) + b * job.n_features * 8,
+        "reduce", ("cuda" if f.gpu else "numpy") + (" + fastica" if independent else ""), "block_rows", sizes, host,
         (lambda b: reduce.device_footprint(job.n_features, dims, b, 4)) if f.gpu else None,
     )  # fmt: skip
     f.job = Job(job.n_rows, dims, "float32", n_edges=job.n_edges, n_left_out=job.n_left_out)
