@@ -166,6 +166,8 @@ def umap_learn():
     """umap-learn's functions, its compiled loops as plain Python: a few hundred rows take less time than compiling."""
     import numba
 
+    if importlib.util.find_spec("umap") is None:
+        pytest.skip("umap-learn is not installed")
     loaded = set(sys.modules)
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of its optional TensorFlow

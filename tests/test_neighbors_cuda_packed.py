@@ -66,6 +66,22 @@ def test_streams_all_rows_in_chunks(chunk_rows):
     assert at == N
 
 
+@pytest.mark.parametrize("form", ["packed", "streamed"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("metric", METRICS)
+def test_projections_are_products_with_the_rows_less_their_centre(metric, dtype, form):
+    rng, rows, at = np.random.default_rng(1), ragged_rows(150), 0
+    rows[1:, 5] = 100  # far from 0, and the same in nearly all
+    centre, along = unit(rows, metric).mean(0), rng.normal(size=(150, 32))
+    true = (unit(rows, metric) - centre) @ along.astype(np.float32)
+    there = on_device(rows, metric, form, dtype)
+    for first, found in there.projected(placed(centre.astype(np.float32)), placed(along.astype(np.float32)), 7):
+        assert first == at and found.dtype == torch.float32
+        np.testing.assert_allclose(found.cpu().numpy(), true[at : at + len(found)], rtol=1e-4, atol=1e-4)
+        at += len(found)
+    assert at == len(rows)
+
+
 def test_takes_rows_by_number():
     rows = hard_rows(N)
     there = on_device(rows, "cosine", "packed", "bfloat16")

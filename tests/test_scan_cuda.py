@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 from test_packed import to_dense
+from test_pairs import topk
 from test_scan import Rows, make
 
 torch = pytest.importorskip("torch")
 
 from streamumap.errors import Stopped  # noqa: E402
-from streamumap.source import scan_cuda  # noqa: E402
+from streamumap.source import Reading, open_source, scan_cuda  # noqa: E402
 from streamumap.source.base import DEVICE_DTYPES, widen  # noqa: E402
 from streamumap.source.feed import Feed  # noqa: E402
 from streamumap.source.packed import Filling, pack, packed_footprint  # noqa: E402
@@ -18,6 +19,17 @@ DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 ROOM = 10**9
 
 on_devices = pytest.mark.parametrize("device", DEVICES)
+
+
+def pairs_of(dtype, n_features, special=False):
+    """83 rows of 6 pairs each, some of them zero, some rows twice, one of zeros only."""
+    indices, values = topk(83, n_features, 6, dtype, seed=3)
+    if special:
+        values[[7, 21, 59], [3, 0, 4]] = {"bfloat16": np.array([0x7FC0, 0x7F80, 0xFF80])}.get(
+            dtype, [np.nan, np.inf, -np.inf]
+        )
+    reading = Reading(dtype="bfloat16", n_features=n_features) if dtype == "bfloat16" else Reading()
+    return open_source((indices, values, n_features), reading)
 
 
 def check_same(found, true):
@@ -117,6 +129,39 @@ def test_not_packed_where_it_does_not_pay(device):
     source.array[:50] = 1
     assert scan_cuda.scan(source, 50, device, ROOM)[1] is None
     assert scan_cuda.scan(make("float16", 800, 160, 0.07), 50, device, ROOM)[1] is None
+
+
+@pytest.mark.parametrize("dtype", DEVICE_DTYPES)
+@pytest.mark.parametrize(("n_features", "at_once"), [(37, 1 << 21), (1500, 40), (70_000, 40)])
+@on_devices
+def test_pairs_are_described_and_packed_as_on_the_host(device, dtype, n_features, at_once, monkeypatch):
+    monkeypatch.setattr(scan_cuda, "DEVICE_VALUES", at_once)
+    monkeypatch.setattr("streamumap.source.pieces.PIECE_PAIRS", 30)
+    source = pairs_of(dtype, n_features)
+    true = scan(source, 19)
+    found, packed = scan_cuda.scan(source, 19, device, ROOM)
+    check_same(found, true)
+    assert (packed is None) == (n_features == 37 or dtype == "float64")
+    if packed is not None:
+        check_same_packed(packed, pack(source, 20, true.n_nonzero))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+@on_devices
+def test_pairs_that_are_not_finite(device, dtype):
+    source = pairs_of(dtype, 50, special=True)
+    check_same(scan_cuda.scan(source, 64, device)[0], scan(source, 64))
+
+
+@on_devices
+def test_reading_pairs_that_starts_again_after_every_batch(device, restarted, monkeypatch):
+    monkeypatch.setattr(scan_cuda, "DEVICE_VALUES", 40)
+    monkeypatch.setattr("streamumap.source.pieces.PIECE_PAIRS", 30)
+    source = pairs_of("float16", 1500)
+    (found, packed), n_times, _ = restarted(lambda units, tick: scan_cuda.scan(source, 19, device, ROOM, tick, units))
+    check_same(found, scan(source, 19))
+    assert n_times > 5
+    check_same_packed(packed, pack(source, 20, found.n_nonzero))
 
 
 @pytest.mark.parametrize(("density", "room"), [(0.02, ROOM), (0.02, 0), (0.9, ROOM)])
@@ -272,7 +317,7 @@ def test_the_scan_needs_no_more_than_its_footprint(dtype, density):
     torch.cuda.reset_peak_memory_stats()
     scan_cuda.scan(source, block_rows, "cuda")
     limit = device_scan_footprint(source.n_rows, 2048, dtype, block_rows)[1]
-    assert torch.cuda.max_memory_allocated() - before <= limit
+    assert 0.5 * limit <= torch.cuda.max_memory_allocated() - before <= limit
 
 
 @on_devices

@@ -1,4 +1,4 @@
-"""The layout's epoch in Triton: one program a vertex, its edges and then its pushes 32 at a time, held to
+"""The layout's epoch in Triton: a program takes a few vertices, their edges and then their pushes 32 at a time, held to
 `reference.py` by tests.
 
 No atomics and fixed sums: the same bytes every time. Runs in Triton's interpreter (TRITON_INTERPRET=1) where there is
@@ -12,17 +12,17 @@ import triton.language as tl
 
 from streamumap.layout.schedule import ATTRACTION, CLIP, PUSH_SOFTENING, STEP_LIMIT, Settings
 
-LANES = 32
+ROWS, LANES, WARPS = 4, 32, 1
 
 
 def epoch(old, new, first_row: int, indptr, targets, weights, first_edge: int, number: int, s: Settings) -> None:
     """As `cpu.epoch`, over torch tensors on one device: positions float32 (N, C), indptr int64, targets int32, weights
     int16 (uint16 bits)."""
-    n_components = old.shape[1]
-    _epoch[(len(indptr) - 1,)](
-        old, new, indptr, targets, weights, first_row, first_edge & 0xFFFFFFFF, number, s.epoch_key(number), s.phase_key(), s.rate_scale,
-        s.least_weight, s.n_vertices, s.negative_sample_rate, s.step_size(number), s.a, s.b, s.repulsion_strength,
-        n_components, triton.next_power_of_2(n_components), LANES, ATTRACTION, CLIP, PUSH_SOFTENING, STEP_LIMIT, num_warps=1,
+    n_rows, n_components = len(indptr) - 1, old.shape[1]
+    _epoch[(triton.cdiv(n_rows, ROWS),)](
+        old, new, indptr, targets, weights, n_rows, first_row, first_edge & 0xFFFFFFFF, number, s.epoch_key(number), s.phase_key(),
+        s.rate_scale, s.least_weight, s.n_vertices, s.negative_sample_rate, s.step_size(number), s.a, s.b, s.repulsion_strength,
+        n_components, triton.next_power_of_2(n_components), ROWS, LANES, ATTRACTION, CLIP, PUSH_SOFTENING, STEP_LIMIT, num_warps=WARPS,
     )  # fmt: skip
 
 
@@ -43,55 +43,67 @@ def _mix(x):
 
 
 @triton.jit
-def _difference(old, here, j, component, live, C: tl.constexpr):
-    there = tl.load(
-        old + j.to(tl.int64)[:, None] * C + component[None, :], mask=live[:, None] & (component < C)[None, :], other=0.0
-    )
-    difference = tl.where((component < C)[None, :] & live[:, None], here[None, :] - there, 0.0)
-    return difference, tl.maximum(tl.sum(difference * difference, axis=1), 1e-12)
+def _squares(old, i, j, live, C: tl.constexpr):
+    """Squared distances of vertices i, (ROWS,), to vertices j, (ROWS, LANES); 1 where none is there."""
+    d2 = tl.zeros(j.shape, tl.float32)
+    for c in tl.static_range(C):
+        apart = tl.load(old + i * C + c)[:, None] - tl.load(old + j * C + c, mask=live, other=0.0)
+        d2 += apart * apart
+    return tl.where(live, tl.maximum(d2, 1e-12), 1.0)
 
 
 @triton.jit
-def _clipped(x, CLIP: tl.constexpr):
-    return tl.minimum(tl.maximum(x, -CLIP), CLIP)
+def _moves(old, i, j, live, factor, component, C: tl.constexpr, CLIP: tl.constexpr):
+    """(ROWS, C_PADDED): for vertices i the sum of factor times the way to each of the vertices j, cut at CLIP."""
+    moves = tl.zeros([i.shape[0], component.shape[0]], tl.float32)
+    for c in tl.static_range(C):
+        apart = tl.load(old + i * C + c)[:, None] - tl.load(old + j * C + c, mask=live, other=0.0)
+        move = tl.minimum(tl.maximum(factor * apart, -CLIP), CLIP)
+        moves += tl.where(component[None, :] == c, tl.sum(tl.where(live, move, 0.0), axis=1)[:, None], 0.0)
+    return moves
 
 
-@triton.jit(do_not_specialize=["first_row", "first_edge", "number", "key", "phase", "n_vertices"])
+@triton.jit(do_not_specialize=["first_row", "first_edge", "number", "key", "phase", "n_vertices", "n_rows"])
 def _epoch(
-    old, new, indptr, targets, weights, first_row, first_edge, number, key, phase, scale, least, n_vertices, n_negative, step, a, b, repulsion,
-    C: tl.constexpr, C_PADDED: tl.constexpr, LANES: tl.constexpr, ATTRACTION: tl.constexpr, CLIP: tl.constexpr,
-    SOFTENING: tl.constexpr, LIMIT: tl.constexpr,
+    old, new, indptr, targets, weights, n_rows, first_row, first_edge, number, key, phase, scale, least, n_vertices, n_negative, step, a, b,
+    repulsion, C: tl.constexpr, C_PADDED: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr, ATTRACTION: tl.constexpr,
+    CLIP: tl.constexpr, SOFTENING: tl.constexpr, LIMIT: tl.constexpr,
 ):  # fmt: skip
-    row = tl.program_id(0)
-    i = first_row + row
-    lanes = tl.arange(0, LANES)
+    row = tl.minimum(tl.program_id(0) * ROWS + tl.arange(0, ROWS), n_rows - 1)  # the last one may be done again
+    i = (first_row + row).to(tl.int64)
+    lanes = tl.arange(0, LANES)[None, :]
     component = tl.arange(0, C_PADDED)
-    here = tl.load(old + i.to(tl.int64) * C + component, mask=component < C, other=0.0)
-    move = tl.zeros([C_PADDED], tl.float32)
-    n_fired = 0
+    moves = tl.zeros([ROWS, C_PADDED], tl.float32)
+    n_fired = tl.zeros([ROWS], tl.int32)
     start = tl.load(indptr + row)
-    stop = tl.load(indptr + row + 1)
-    for at in range(start, stop, LANES):
-        e = at + lanes
-        weight = tl.load(weights + e, mask=e < stop, other=0).to(tl.int32) & 0xFFFF
+    degree = (tl.load(indptr + row + 1) - start).to(tl.int32)
+    first = (start + first_edge).to(tl.uint32)
+    for at in range(0, tl.max(degree, axis=0), LANES):
+        there = at + lanes < degree[:, None]
+        e = start[:, None] + at + lanes
+        weight = tl.load(weights + e, mask=there, other=0).to(tl.int32) & 0xFFFF
         rate = weight.to(tl.uint32) * scale.to(tl.uint32)
-        edge = (e + first_edge).to(tl.uint32)
+        edge = first[:, None] + (at + lanes).to(tl.uint32)
         before = edge * 0x9E3779B9 + phase.to(tl.uint32) + number.to(tl.uint32) * rate
-        fired = (e < stop) & (weight >= least) & ((before + rate) < before)
-        j = tl.load(targets + e, mask=fired, other=0)
-        difference, d2 = _difference(old, here, j, component, fired, C)
+        fired = there & (weight >= least) & ((before + rate) < before)
+        j = tl.load(targets + e, mask=fired, other=0).to(tl.int64)
+        d2 = _squares(old, i, j, fired, C)
         p = tl.exp2(b * tl.log2(d2))
         factor = -2.0 * a * b * p / (d2 * (1.0 + a * p))
-        move += ATTRACTION * tl.sum(_clipped(factor[:, None] * difference, CLIP), axis=0)
-        n_fired += tl.sum(fired.to(tl.int32), axis=0)
+        moves += ATTRACTION * _moves(old, i, j, fired, factor, component, C, CLIP)
+        n_fired += tl.sum(fired.to(tl.int32), axis=1)
     vertex_key = _mix(i.to(tl.uint32) ^ key.to(tl.uint32))
     n_pushes = n_fired * n_negative
-    for at in range(0, n_pushes, LANES):
-        live = at + lanes < n_pushes
-        j = tl.umulhi(_mix(vertex_key + (at + lanes).to(tl.uint32) * 0x9E3779B9), n_vertices.to(tl.uint32))
-        difference, d2 = _difference(old, here, j, component, live, C)
+    for at in range(0, tl.max(n_pushes, axis=0), LANES):
+        live = at + lanes < n_pushes[:, None]
+        j = tl.umulhi(_mix(vertex_key[:, None] + (at + lanes).to(tl.uint32) * 0x9E3779B9), n_vertices.to(tl.uint32)).to(
+            tl.int64
+        )
+        d2 = _squares(old, i, j, live, C)
         factor = 2.0 * repulsion * b / ((SOFTENING + d2) * (1.0 + a * tl.exp2(b * tl.log2(d2))))
-        move += tl.sum(_clipped(factor[:, None] * difference, CLIP), axis=0)
-    length = step * tl.sqrt(tl.sum(move * move, axis=0))
+        moves += _moves(old, i, j, live, factor, component, C, CLIP)
+    length = step * tl.sqrt(tl.sum(moves * moves, axis=1))
     scaled = step * tl.minimum(1.0, LIMIT / tl.maximum(length, 1e-12))
-    tl.store(new + i.to(tl.int64) * C + component, here + scaled * move, mask=component < C)
+    at = i[:, None] * C + component[None, :]
+    here = tl.load(old + at, mask=(component < C)[None, :], other=0.0)
+    tl.store(new + at, here + scaled[:, None] * moves, mask=(component < C)[None, :])

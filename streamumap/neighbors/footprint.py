@@ -197,8 +197,8 @@ def cuda_approximate(
     codes = n_rows * CUDA_SKETCH
     tiles = int(codes * CUDA_PADDED) + n_rows * 16
     sample = min(n_rows, CUDA_SAMPLE_ROWS, max(other_rows, 256)) * n_features * 12
-    blocks = codes + other_rows * (n_features * 6 + CUDA_SKETCH * 9)
-    sketching = max(sample, blocks) + n_features * CUDA_SKETCH * 12
+    blocks = codes + other_rows * ((0 if packed else n_features * 6) + CUDA_SKETCH * 9)
+    sketching = max(sample, blocks) + n_features * CUDA_SKETCH * 20
     centring = CUDA_TILES_TOGETHER * 640 * CUDA_SKETCH
     ordering = codes + max(tiles + n_rows * 8 + centring, n_rows * (4 * CUDA_SKETCH // 8 + CUDA_SKETCH // 8 + 40))
     lists = n_rows * width * 8

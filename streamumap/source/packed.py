@@ -122,9 +122,8 @@ class Filling:
         """The next rows: non-zeros of each, and of all of them in order the columns and the values as stored."""
         if self.open and not self._stores:
             self._start(counts)
-        self.open = self.open and self._done + len(values) <= self._most
-        if not self.open:
-            self._stores.clear()
+        if not self.open or self._done + len(values) > self._most:
+            self.give_up()
             return
         self._stores[0].write(self._done, columns)
         self._stores[1].write(self._done, values)
@@ -132,6 +131,10 @@ class Filling:
         np.cumsum(counts, out=rows)
         rows += self._done
         self._row, self._done = self._row + len(counts), self._done + len(values)
+
+    def give_up(self) -> None:
+        self.open = False
+        self._stores.clear()
 
     def state(self) -> Arrays:
         """What there is so far, as rows of `units.Units`; nothing where it was given up."""
@@ -156,8 +159,7 @@ class Filling:
             self.open, self._row = bool(facts["filling"]), facts["row"]
             self._done, self._most = facts["filled"], facts["room"]
             if not self._has_room():
-                self.open = False
-                self._stores.clear()
+                self.give_up()
 
     def _has_room(self) -> bool:
         kinds = index_dtype(self._n_features), stored_dtype(self._dtype)

@@ -21,6 +21,9 @@ PIECE_VALUES = 1 << 19
 PIECE_PAIRS = 1 << 16
 """The same of pairs, for each of which more is computed."""
 
+DEVICE_VALUES = 1 << 20
+"""Values, or pairs, that a GPU looks at in one go: so that what it takes does not depend on how many are zero."""
+
 PAIR_BYTES = 160
 """What a piece of pairs takes at its peak, for each of them."""
 

@@ -10,11 +10,17 @@ from streamumap.errors import InputError
 from streamumap.events import Tick, no_tick
 from streamumap.source.base import RowSource, SparseSource, pinned_bytes, stored_dtype
 from streamumap.source.describe import Described, Hashing, describe
-from streamumap.source.pieces import PAIR_BYTES, PIECE_PAIRS, PIECE_VALUES, n_threads, over_rows
+from streamumap.source.pieces import DEVICE_VALUES, PAIR_BYTES, PIECE_PAIRS, PIECE_VALUES, n_threads, over_rows
 from streamumap.units import ALONE, Arrays, Units
 
 DEVICE_VALUE_BYTES = 72
-"""What a GPU takes for a moment for each value of a block that is not zero."""
+"""What a GPU takes for a moment for each of the values that it looks at."""
+
+DEVICE_ROW_BYTES = 48
+"""The same for each of their rows."""
+
+DEVICE_JOINED_BYTES = 24
+"""Of a pair on the host: its piece, and the pieces joined."""
 
 DUPLICATE_BYTES = 64
 """What a GPU takes for each row while it looks for equal ones."""
@@ -120,16 +126,23 @@ def _scan_bytes(n_rows, n_features, reading_bytes):
     return 9 * n_rows + 64 * n_features + max(reading_bytes, 16 * n_rows + (4 << 20))
 
 
-def device_scan_footprint(
-    n_rows: int, n_features: int, dtype: str, n_nonzero: int | None, block_rows: int
-) -> tuple[int, int]:
-    """(host bytes, device bytes) at the peak of `scan_cuda.scan`, without the packed rows. `n_nonzero` None: not known."""
-    itemsize, block_rows = stored_dtype(dtype).itemsize, min(block_rows, n_rows)
-    block_bytes = block_rows * n_features * itemsize
-    density = 1.0 if n_nonzero is None else min(1.0, 1.5 * n_nonzero / (n_rows * n_features))
-    looking_bytes = int(block_rows * n_features * (2 + itemsize + density * DEVICE_VALUE_BYTES))
+def device_scan_footprint(n_rows: int, n_features: int, dtype: str, block_rows: int) -> tuple[int, int]:
+    """(host bytes, device bytes) at the peak of `scan_cuda.scan`, without the packed rows."""
+    block_rows = min(block_rows, n_rows)
+    n_values = block_rows * n_features
+    blocks = n_values * (2 * stored_dtype(dtype).itemsize + 1 + (4 if dtype == "float64" else 0))
+    looking_bytes = min(n_values, DEVICE_VALUES + n_features) * DEVICE_VALUE_BYTES + block_rows * DEVICE_ROW_BYTES
     host_bytes = _scan_bytes(n_rows, n_features, pinned_bytes(block_rows, n_features, dtype)) + 8 * n_rows
-    return host_bytes, max(2 * block_bytes + looking_bytes, n_rows * DUPLICATE_BYTES)
+    return host_bytes, max(blocks + looking_bytes, n_rows * DUPLICATE_BYTES)
+
+
+def device_pairs_footprint(n_rows: int, n_features: int, n_nonzero: int) -> tuple[int, int]:
+    """The same of a `SparseSource`."""
+    n_pairs = min(n_nonzero, DEVICE_VALUES + PIECE_PAIRS)
+    host_bytes = pairs_scan_footprint(n_rows, n_features) + 8 * n_rows + n_pairs * DEVICE_JOINED_BYTES
+    rows = int(n_rows * n_pairs / max(1, n_nonzero))
+    looking_bytes = n_pairs * DEVICE_VALUE_BYTES + rows * DEVICE_ROW_BYTES + n_features * 32
+    return host_bytes, max(looking_bytes, n_rows * DUPLICATE_BYTES)
 
 
 def check_finite(source_name: str, scan: Scan) -> None:

@@ -3,6 +3,8 @@
 The numbers are those of `scan.py`, the keys to the bit; norms to the last bits.
 """
 
+from collections.abc import Iterator
+from contextlib import closing
 from functools import partial
 
 import numpy as np
@@ -10,10 +12,11 @@ import torch
 from torch import Tensor
 
 from streamumap.events import Tick, no_tick
-from streamumap.source.base import RowSource, index_dtype, stored_dtype
-from streamumap.source.describe import Described, Hashing
+from streamumap.source.base import Pairs, RowSource, SparseSource, index_dtype, stored_dtype
+from streamumap.source.describe import SPARSE_FROM, Described, Hashing
 from streamumap.source.feed import Feed
 from streamumap.source.packed import Filling, PackedRows, pays
+from streamumap.source.pieces import DEVICE_VALUES, over_rows
 from streamumap.source.scan import Scan, Totals
 from streamumap.units import ALONE, Arrays, Units
 
@@ -27,24 +30,19 @@ def scan(
 
     The packed rows: where that pays and takes no more than `room_bytes` of host memory, else None.
     """
-    dtype = "float32" if source.dtype == "float64" else source.dtype
-    hashing = Hashing.of(source.n_features, source.dtype)
-    multipliers = torch.from_numpy(hashing.by_value.view(np.int64)).to(device)
     totals = Totals(source.n_rows, source.n_features)
     filling = Filling(source.n_rows, source.n_features, source.dtype, room_bytes)
     whole, by_row = totals.state(source.n_rows)
     facts = units.resume(whole, by_row | filling.room())
     totals.resume(facts)
     filling.resume(facts)
-    feed = Feed(source, block_rows, device)
-    try:
-        for _, block in feed.blocks(block_rows, totals.row):
-            rows = block.float() if source.dtype == "float64" else block
-            totals.add(_describe(rows, dtype, hashing, multipliers, filling))
-            tick(len(block))
+    hashing = Hashing.of(source.n_features, source.dtype)
+    describe = _of_pairs if isinstance(source, SparseSource) else _of_blocks
+    with closing(describe(source, block_rows, device, hashing, filling, totals.row)) as all_rows:
+        for described in all_rows:
+            totals.add(described)
+            tick(len(described.keys))
             units.done(partial(_state, totals, filling), **totals.counts(), **filling.counts())
-    finally:
-        feed.close()
     found = totals.finish(source.dtype, lambda keys: _first_equal(torch.from_numpy(keys.view(np.int64)).to(device)))
     keep = pays(source.n_rows, source.n_features, found.n_nonzero) and source.dtype != "float64"
     return found, filling.finish() if keep else None
@@ -55,38 +53,132 @@ def _state(totals: Totals, filling: Filling) -> tuple[Arrays, Arrays]:
     return whole, rows | filling.state()
 
 
-def _describe(rows: Tensor, dtype: str, hashing: Hashing, multipliers: Tensor, filling: Filling) -> Described:
-    n_rows, n_features = rows.shape
-    mask = rows != 0
-    active = mask.sum(1)
-    active_per_feature = mask.sum(0)
-    at = mask.flatten().nonzero().squeeze(1)
-    values = rows.flatten()[at]
-    column = at.remainder_(n_features)
-    bits = values if dtype == "bool" else values.view(BITS[values.element_size()])
-    bits = bits.to(torch.int64) & ((1 << (8 * stored_dtype(dtype).itemsize)) - 1)
-    ends = active.cumsum(0)
-    sums = []
-    for factor in multipliers:
-        running = torch.zeros(len(at) + 1, dtype=torch.int64, device=rows.device)
-        torch.cumsum(factor[column] * bits, 0, out=running[1:])
-        sums.append((running[ends] - running[ends - active]).cpu().numpy().view(np.uint64))
-        del running
-    del bits
-    finite = bool(torch.isfinite(values).all()) if rows.is_floating_point() else True
+def _of_blocks(source, block_rows, device, hashing: Hashing, filling: Filling, first: int) -> Iterator[Described]:
+    """What is known of one part of the rows after the other, from row `first` on; fills in their pairs."""
+    sums, n_features = _Sums(hashing, device), source.n_features
+    feed = Feed(source, block_rows, device)
+    try:
+        for _, block in feed.blocks(block_rows, first):
+            rows, dtype = (block.float(), "float32") if source.dtype == "float64" else (block, source.dtype)
+            mask = rows != 0
+            del block
+            counts = np.concatenate([_row_sums(part) for part in mask.split(max(1, 4 * DEVICE_VALUES // n_features))])
+            if counts.sum() * SPARSE_FROM > mask.numel():
+                filling.give_up()
+                for part in range(0, len(rows), max(1, DEVICE_VALUES // n_features)):
+                    here = slice(part, part + max(1, DEVICE_VALUES // n_features))
+                    yield _describe_dense(rows[here], mask[here], counts[here], sums)
+                continue
+            for here in _parts(counts):
+                at = mask[here].flatten().nonzero().squeeze(1)
+                values, column = rows[here].flatten()[at], at.remainder_(n_features)
+                if filling.open:
+                    filling.add(counts[here], *_stored(column, values, n_features, dtype))
+                yield _describe(column, values, counts[here], sums)
+    finally:
+        feed.close()
+
+
+def _row_sums(mask: Tensor) -> np.ndarray:
+    return mask.sum(1, dtype=torch.int32).cpu().numpy().astype(np.int64)
+
+
+def _parts(counts: np.ndarray) -> Iterator[slice]:
+    """Rows that have no more than DEVICE_VALUES values together, or one row."""
+    ends, start = np.cumsum(counts), 0
+    while start < len(counts):
+        before = ends[start - 1] if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, before + DEVICE_VALUES, side="right")))
+        yield slice(start, stop)
+        start = stop
+
+
+def _of_pairs(source, block_rows, device, hashing: Hashing, filling: Filling, first: int) -> Iterator[Described]:
+    """The same of rows that come as pairs, DEVICE_VALUES and a piece more at a time."""
+    sums = _Sums(hashing, device)
+    waiting: list[Pairs] = []
+
+    def described() -> Described:
+        counts = np.concatenate([np.diff(pairs.indptr) for pairs in waiting])
+        indices, values = (
+            np.concatenate([getattr(pairs, name) for pairs in waiting]) for name in ("indices", "values")
+        )
+        if filling.open:
+            filling.add(counts, indices, values)
+        waiting.clear()
+        return _describe(*_sent(indices, values, source.dtype, device), counts, sums)
+
+    for piece in over_rows(source, block_rows, lambda pairs: pairs, no_tick, first):
+        waiting.append(piece)
+        if sum(len(pairs.values) for pairs in waiting) >= DEVICE_VALUES:
+            yield described()
+    if waiting:
+        yield described()
+
+
+def _sent(indices: np.ndarray, values: np.ndarray, dtype: str, device: str) -> tuple[Tensor, Tensor]:
+    """Pairs on the device: columns int64, values as stored, float64 as float32."""
+    column = torch.from_numpy(indices.view(f"i{indices.itemsize}")).to(device).long()
+    column &= (1 << (8 * indices.itemsize)) - 1
+    if dtype == "bfloat16":
+        return column, torch.from_numpy(values.view(np.int16)).to(device).view(torch.bfloat16)
+    stored = torch.from_numpy(values).to(device)
+    return column, stored.float() if dtype == "float64" else stored
+
+
+class _Sums:
+    """The two sums of a row's hash, as `Hashing` has them."""
+
+    def __init__(self, hashing: Hashing, device: str):
+        self.hashing, self.device, self.n_features = hashing, device, hashing.n_features
+        self._factors = torch.from_numpy(hashing.by_value.view(np.int64)).to(device)
+
+    def of_values(self, column: Tensor, values: Tensor, active: Tensor) -> np.ndarray:
+        """Keys uint64 (R,) of rows of `active` values each, one after the other."""
+        bits, ends, sums = _bits(values), active.cumsum(0), []
+        for factor in self._factors:
+            running = torch.zeros(len(column) + 1, dtype=torch.int64, device=column.device)
+            torch.cumsum(factor[column] * bits, 0, out=running[1:])
+            sums.append((running[ends] - running[ends - active]).cpu().numpy().view(np.uint64))
+            del running
+        return self.hashing.key(sums)
+
+    def of_rows(self, rows: Tensor, mask: Tensor) -> np.ndarray:
+        """Of rows with their zeros; `mask`: where these are not, for a zero may have a sign."""
+        bits = _bits(rows).mul_(mask)
+        return self.hashing.key((bits * factor).sum(1).cpu().numpy().view(np.uint64) for factor in self._factors)
+
+
+def _bits(values: Tensor) -> Tensor:
+    bits = values if values.dtype == torch.bool else values.view(BITS[values.element_size()])
+    return bits.to(torch.int64).bitwise_and_((1 << (8 * values.element_size())) - 1)
+
+
+def _describe(column: Tensor, values: Tensor, counts: np.ndarray, sums: _Sums) -> Described:
+    """Of rows of `counts` values that are not zero each, one after the other."""
+    active, n_features = torch.from_numpy(counts).to(sums.device), sums.n_features
+    keys = sums.of_values(column, values, active)
     square = torch.segment_reduce(values.double() ** 2, "sum", lengths=active, initial=0.0)
-    low, high = _extremes(rows, finite)
-    counts = active.cpu().numpy()
-    if filling.open:
-        filling.add(counts, *_stored(column, values, n_features, dtype))
-    return Described(
-        hashing.key(sums),
-        counts,
-        square.cpu().numpy(),
-        active_per_feature.cpu().numpy(),
-        low.cpu().numpy(),
-        high.cpu().numpy(),
-    )
+    active_per_feature = torch.bincount(column, minlength=n_features)
+    values = values.float()
+    there = values.isfinite()
+    if not bool(there.all()):
+        column, values = column[there], values[there]
+    low, high = (torch.full((n_features,), end, device=sums.device) for end in (torch.inf, -torch.inf))
+    low.scatter_reduce_(0, column, values, "amin")
+    high.scatter_reduce_(0, column, values, "amax")
+    has_zero = active_per_feature < len(counts)
+    low, high = torch.where(has_zero, low.clamp_max(0), low), torch.where(has_zero, high.clamp_min(0), high)
+    return Described(keys, counts, *(found.cpu().numpy() for found in (square, active_per_feature, low, high)))
+
+
+def _describe_dense(rows: Tensor, mask: Tensor, counts: np.ndarray, sums: _Sums) -> Described:
+    keys = sums.of_rows(rows, mask)
+    values = rows.float()
+    there = values.isfinite()
+    low, high = torch.where(there, values, torch.inf).amin(0), torch.where(there, values, -torch.inf).amax(0)
+    square = (values.double() ** 2).sum(1)
+    return Described(keys, counts, *(found.cpu().numpy() for found in (square, mask.sum(0), low, high)))
 
 
 def _stored(column, values, n_features, dtype):
@@ -97,17 +189,6 @@ def _stored(column, values, n_features, dtype):
     if dtype == "bfloat16":
         values = values.view(torch.int16)
     return column.cpu().numpy().view(index_dtype(n_features)), values.cpu().numpy().view(stored_dtype(dtype))
-
-
-def _extremes(rows, finite):
-    """The least and the largest finite value of each column, float32."""
-    if rows.dtype == torch.bool:
-        rows = rows.to(torch.uint8)
-    if finite:
-        return rows.amin(0).float(), rows.amax(0).float()
-    values = rows.float()
-    there = torch.isfinite(values)
-    return torch.where(there, values, torch.inf).amin(0), torch.where(there, values, -torch.inf).amax(0)
 
 
 def _first_equal(keys: Tensor) -> np.ndarray:

@@ -31,7 +31,7 @@ TORCH_READING_BYTES = 700 * 10**6
 TORCH_WORKING_BYTES = 1_250 * 10**6
 """The same with Triton, cuBLAS and cuSOLVER, and what `LIBRARIES_BYTES` is in a CPU run."""
 
-CONTEXT_BYTES = 1_100 * 2**20
+CONTEXT_BYTES = 1_050 * 10**6
 """Device memory of a process with torch's modules, cuBLAS and its workspaces, and Triton, before any array."""
 
 POOL_SHARE = 0.05

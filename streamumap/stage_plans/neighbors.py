@@ -133,10 +133,8 @@ def _cuda(f: Fitting) -> StagePlan:
         for query in powers(min(job.n_rows, 131_072) if f.packs else job.n_rows, least)
         for other in (65_536, 16_384, 4_096, 1_024)
     ]
-    if (
-        approximate and f.packs
-    ):  # pairs need no query rows but for all with all, and no more of them than fit where the way around does
-        shapes = [s for s in shapes if s["query_rows"] == least or exact(s) <= way(s)]
+    if approximate and f.packs:  # all with all, should it come to that, gets no more than the way around it takes
+        shapes = [s for s in shapes if exact(s) <= way(s)] or shapes[-1:]
 
     def host(shape: Shape) -> int:
         staged = 0 if f.packs else shape["other_rows"]

@@ -8,18 +8,19 @@ from streamumap.stage_plans.fixed import READING_BYTES, TORCH_HOST_BYTES, TORCH_
 
 
 def read(f: Fitting) -> StagePlan:
-    from streamumap.source.scan import device_scan_footprint
+    from streamumap.source.scan import device_pairs_footprint, device_scan_footprint
 
     job, working = f.job, f.host_base
-    on_device = f.gpu is not None and job.dtype in DEVICE_DTYPES and not job.sparse
+    on_device = f.gpu is not None and job.dtype in DEVICE_DTYPES
     block_bytes = (64 if on_device else 32) * 2**20
     sizes = powers(max(1, min(job.n_rows, block_bytes // max(job.n_features * job.itemsize, 1))), 1)
     encodes = f.gpu is not None and bool(job.raw_features)
 
     def scanning(block_rows: int) -> tuple[int, int]:
+        if on_device and job.sparse:
+            return device_pairs_footprint(job.n_rows, job.n_features, job.n_nonzero or 0)
         if on_device:
-            sizes = job.n_rows, job.n_features, job.dtype, job.n_nonzero
-            return device_scan_footprint(*sizes, block_rows)
+            return device_scan_footprint(job.n_rows, job.n_features, job.dtype, block_rows)
         return _scanning(f, block_rows), encoding.cuda(job.raw_features, job.n_features) if encodes else 0
 
     packed_bytes = _packed_bytes(f)

@@ -29,6 +29,9 @@ TOGETHER = 16
 COUNTED_TOGETHER = 64
 """Where these are rows in a row, whose pairs lie side by side."""
 
+PROJECTED_TOGETHER = 8
+"""Pairs of a row whose projections are added up together."""
+
 PARTS = 4
 """Pieces of work for each program, where queries are too few to share out."""
 
@@ -64,6 +67,19 @@ class PackedOnDevice:
         """(first, rows, scale) of every chunk."""
         for first in range(0, self.n_rows, chunk_rows):
             yield first, *self.chunk(first, min(first + chunk_rows, self.n_rows))
+
+    def projected(self, centre: Tensor, along: Tensor, chunk_rows: int) -> Iterator[tuple[int, Tensor]]:
+        """(first, rows (of length 1 for cosine) less `centre` float32 (D,), times `along` float32 (D, w), float32 (n, w)) of every
+        chunk; w: a power of two. Without their zeros: sums in float64, since centre and rows are multiplied apart."""
+        offset = centre.double() @ along.double()
+        for first in range(0, self.n_rows, chunk_rows):
+            stop = min(first + chunk_rows, self.n_rows)
+            out = torch.empty((stop - first, along.shape[1]), device=self.device)
+            _project[(stop - first,)](
+                self.indptr, self.features, self.values, self._scale(first, stop), along, offset, out, first,
+                WIDTH=along.shape[1], MASK=self.feature_mask, PAIRS=PROJECTED_TOGETHER,
+            )  # fmt: skip
+            yield first, out
 
     def take(self, numbers: np.ndarray) -> Tensor:
         """The rows with these numbers, (n, D) as kept."""
@@ -133,6 +149,24 @@ class PackedOnDevice:
             at = torch.arange(len(row), device=self.device) + (low[here] - before)[row]
             out[here][row, self.features[at].to(torch.int64) & self.feature_mask] = self.values[at]
         return out
+
+
+@triton.jit(do_not_specialize=["start"])
+def _project(
+    indptr, features, values, scale, along, offset, out, start, WIDTH: tl.constexpr, MASK: tl.constexpr, PAIRS: tl.constexpr
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    number = tl.arange(0, WIDTH)
+    low = tl.load(indptr + start + row)
+    high = tl.load(indptr + start + row + 1)
+    total = tl.zeros([WIDTH], tl.float64)
+    for first in range(low, high, PAIRS):
+        at = first + tl.arange(0, PAIRS)
+        feature = tl.load(features + at, mask=at < high, other=0).to(tl.int32) & MASK
+        value = tl.load(values + at, mask=at < high, other=0.0).to(tl.float64)
+        total += tl.sum(value[:, None] * tl.load(along + feature.to(tl.int64)[:, None] * WIDTH + number[None, :]), 0)
+    total = total * tl.load(scale + row) - tl.load(offset + number)
+    tl.store(out + row * WIDTH + number, total.to(tl.float32))
 
 
 @triton.jit

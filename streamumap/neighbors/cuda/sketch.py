@@ -55,10 +55,9 @@ def make_sketches(rows, seed: int, chunk_rows: int, tick: Tick) -> Tensor:
     projection *= 127 / (CLIP * spread) / unit
     del sample
     codes = torch.empty((n, projection.shape[1]), dtype=torch.int8, device=device)
-    for first, block, scale in rows.stream(chunk_rows):
-        part = block.float().mul_(scale[:, None]).sub_(centre) @ projection
-        codes[first : first + len(block)] = part.round_().clamp_(-127, 127).nan_to_num_().to(torch.int8)
-        tick(len(block))
+    for first, part in rows.projected(centre, projection, chunk_rows):
+        codes[first : first + len(part)] = part.round_().clamp_(-127, 127).nan_to_num_().to(torch.int8)
+        tick(len(part))
     return codes
 
 

@@ -38,6 +38,12 @@ class StreamedRows:
             rows = rows.to(self.kept)
             yield first, rows, self._scale(rows)
 
+    def projected(self, centre: Tensor, along: Tensor, chunk_rows: int) -> Iterator[tuple[int, Tensor]]:
+        """(first, rows (of length 1 for cosine) less `centre` float32 (D,), times `along` float32 (D, w), float32 (n, w)) of every
+        chunk."""
+        for first, block, scale in self.stream(chunk_rows):
+            yield first, block.float().mul_(scale[:, None]).sub_(centre) @ along
+
     def take(self, numbers: np.ndarray) -> Tensor:
         """The rows with these numbers (int64, ascending), (n, D) as kept."""
         return self.feed.take(numbers).to(self.kept)
