@@ -255,6 +255,15 @@ def test_a_given_graph_is_no_search(machine, active):
     assert least <= smallest(replace(job, knn_columns=0), Params(), machine)
 
 
+def test_a_map_of_some_rows_has_their_graph_on_disk_once_more():
+    some = Job(100_000, 3072, "float16")
+    disk = [
+        make_plan(job, Params(), caps(CPU, 20 * GB), CPU)["graph"].predicted.disk_bytes
+        for job in (some, replace(some, n_left_out=1))
+    ]
+    assert 100_000 * 15 * 8 <= disk[1] - disk[0] < 100_000 * 15 * 8 + 10_000
+
+
 @pytest.mark.sizes
 def test_reduced_rows_are_what_the_later_stages_see():
     job, params = Job(100_000, 3072, "float16"), Params(reduce="pca", reduce_dims=64, init="pca")

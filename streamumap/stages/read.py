@@ -28,6 +28,7 @@ def read(run: Run) -> Scan:
         found, packed = _look_at_rows(run, block_rows, tick)
         source = run.source
         job = replace(run.plan.job, n_rows=found.n_rows, dtype=source.dtype, n_nonzero=found.n_nonzero)
+        job = replace(job, n_left_out=run.given.n_rows - found.n_rows)
         run.plan = make_plan(job, run.params, run.plan.budget, run.plan.machine)
         run.work.reserve(run.plan.peak.disk_bytes)
         run.packed = _packed(run, found, packed, block_rows, tick)
