@@ -16,6 +16,7 @@ from streamumap.plans import Job
 from streamumap.source.base import DEVICE_DTYPES
 from streamumap.source.packed import pays
 from streamumap.stage_plans import powers
+from streamumap.stage_plans.fixed import READING_CONTEXT_BYTES
 
 GB = 10**9
 CPU = Machine(n_cores=2, host_free_bytes=16 * GB)
@@ -351,7 +352,7 @@ def test_the_way_around_leaves_room_for_all_with_all():
 def test_a_gpu_reads_what_it_takes_as_it_is(dtype):
     stage = make_plan(Job(100_000, 3072, dtype), Params(), caps(GPU, 8 * GB), GPU)["read"]
     assert stage.backend == ("cuda" if dtype in DEVICE_DTYPES else "numpy")
-    assert (stage.predicted.device_bytes > stage_plans.CONTEXT_BYTES) == (dtype in DEVICE_DTYPES)
+    assert (stage.predicted.device_bytes > READING_CONTEXT_BYTES) == (dtype in DEVICE_DTYPES)
 
 
 @given(
