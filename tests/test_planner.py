@@ -16,6 +16,7 @@ from streamumap.plans import Job
 from streamumap.source.base import DEVICE_DTYPES
 from streamumap.source.packed import pays
 from streamumap.stage_plans import powers
+from streamumap.stage_plans.fixed import READING_CONTEXT_BYTES
 
 GB = 10**9
 CPU = Machine(n_cores=2, host_free_bytes=16 * GB)
@@ -110,9 +111,9 @@ def named(refused, option):
 def test_a_larger_budget_never_makes_a_block_smaller(job, params, machine, share, more):
     n_bytes = int(smallest(job, params, machine) * share)
     small, large = (make_plan(job, params, caps(machine, int(n)), machine) for n in (n_bytes, n_bytes * more))
+    if small.packs != large.packs:
+        return  # another way altogether
     for a, b in zip(small.stages, large.stages, strict=True):
-        if (small.packs, small.packed_on_disk) != (large.packs, large.packed_on_disk) and a.name != "neighbors":
-            continue  # rows that move from disk into memory may take other stages' room, but not the search's
         if a.backend == b.backend and a.name != "neighbors":
             assert all(a.blocks[name] <= b.blocks[name] for name in a.blocks), (a, b)
         elif a.backend == b.backend:
@@ -215,10 +216,11 @@ def test_an_impossible_backend_is_refused(machine, active, params, message):
         (63_666, 0.95, GB, False, False),
         (1_000_000, 0.95, 2 * GB, True, False),
         (1_000_000, 0.95, GB, True, True),
-        (1_000_000, 1.0, GB, False, False),
+        (1_000_000, 1.0, GB, False, True),
+        (1_000_000, 1.0, 2 * GB, False, False),
         (1_000_000, 0.95, GB * 55 // 100, False, True),
     ],
-    ids=["few rows", "many", "on disk", "exact", "too many for the budget"],
+    ids=["few rows", "many", "on disk", "exact, on disk", "exact", "too many for the budget"],
 )
 def test_packed_rows_are_searched_by_cells_where_they_are_many(n_rows, recall, budget, by_cells, on_disk):
     job = Job(n_rows, 3072, "float16", n_rows * 32)
@@ -360,7 +362,7 @@ def test_the_way_around_leaves_room_for_all_with_all():
 def test_a_gpu_reads_what_it_takes_as_it_is(dtype):
     stage = make_plan(Job(100_000, 3072, dtype), Params(), caps(GPU, 8 * GB), GPU)["read"]
     assert stage.backend == ("cuda" if dtype in DEVICE_DTYPES else "numpy")
-    assert (stage.predicted.device_bytes > stage_plans.CONTEXT_BYTES) == (dtype in DEVICE_DTYPES)
+    assert (stage.predicted.device_bytes > READING_CONTEXT_BYTES) == (dtype in DEVICE_DTYPES)
 
 
 @given(

@@ -4,7 +4,13 @@ from streamumap.plans import Job, StagePlan
 from streamumap.sae import footprint as encoding
 from streamumap.source.base import DEVICE_DTYPES
 from streamumap.stage_plans.fitting import Fitting, powers
-from streamumap.stage_plans.fixed import READING_BYTES, TORCH_HOST_BYTES, TORCH_READING_BYTES
+from streamumap.stage_plans.fixed import (
+    CONTEXT_BYTES,
+    READING_BYTES,
+    READING_CONTEXT_BYTES,
+    TORCH_HOST_BYTES,
+    TORCH_READING_BYTES,
+)
 
 
 def read(f: Fitting) -> StagePlan:
@@ -27,12 +33,13 @@ def read(f: Fitting) -> StagePlan:
     f.host_base = READING_BYTES
     if f.gpu:
         f.host_base = TORCH_READING_BYTES if on_device or encodes else TORCH_HOST_BYTES
+    f.context_bytes = CONTEXT_BYTES if encodes else READING_CONTEXT_BYTES
     stage = f.solve(
         "read", "cuda" if on_device else "numpy", "block_rows", sizes,
         lambda b: max(scanning(b)[0] + packed_bytes + (0 if job.sparse else b * job.n_features * job.itemsize), _encoding(f)),
         (lambda b: scanning(b)[1]) if on_device or encodes else None,
     )  # fmt: skip
-    f.host_base = working + job.n_rows * 9 + packed_bytes
+    f.host_base, f.context_bytes = working + job.n_rows * 9 + packed_bytes, CONTEXT_BYTES
     return stage
 
 
