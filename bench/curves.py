@@ -63,9 +63,12 @@ def lines(found: list[Group], pairs: bool, plot: Plot) -> dict[str, Points]:
 
 
 def panels(found: list[Group], plot: Plot) -> dict[str, dict[str, Points]]:
-    """Form of the rows -> lines, of those forms that have a line of LEAST_POINTS."""
-    of_form = {form: lines(found, form == "TopK pairs", plot) for form in ("dense float16", "TopK pairs")}
-    return {form: own for form, own in of_form.items() if any(len(points) >= LEAST_POINTS for points in own.values())}
+    """Form of the rows -> lines of LEAST_POINTS and more, where there are any."""
+    out = {}
+    for form in ("dense float16", "TopK pairs"):
+        own = lines(found, form == "TopK pairs", plot)
+        out[form] = {label: steps for label, steps in own.items() if len(steps) >= LEAST_POINTS}
+    return {form: own for form, own in out.items() if own}
 
 
 def draw(found: list[Group], folder: Path) -> dict[Path, str]:

@@ -7,6 +7,7 @@ import io
 import os
 import weakref
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +16,9 @@ import numpy as np
 from streamumap.errors import OutputError
 
 READ_BYTES = 4 << 20
+
+PART_BYTES, READERS = 16 << 20, 8
+"""Large blocks are read in such parts by so many threads."""
 
 
 class Checksum:
@@ -91,12 +95,20 @@ class BlockFile:
         """Rows start..stop, a new array."""
         out = np.empty((stop - start, *self.shape[1:]), self.dtype)
         view, at = bytes_of(out), self._offset + start * self.row_bytes
+        if len(view) <= 2 * PART_BYTES:
+            self._fill(view, at)
+            return out
+        with ThreadPoolExecutor(READERS) as readers:  # one alone copies slower than memory can
+            parts = range(0, len(view), PART_BYTES)
+            list(readers.map(lambda part: self._fill(view[part : part + PART_BYTES], at + part), parts))
+        return out
+
+    def _fill(self, view: memoryview, at: int) -> None:
         while len(view):
             n = os.preadv(self._fd, [view], at)
             if n == 0:
                 raise OutputError(f"{self.path}: ends early; remove this folder and run again.")
             view, at = view[n:], at + n
-        return out
 
     def write(self, start: int, block: np.ndarray) -> None:
         """Puts a block of rows at row `start`."""

@@ -208,10 +208,12 @@ def plan(
     device: DeviceOption = "auto",
     n_neighbors: Neighbors = Params.n_neighbors,
     n_components: Components = Params.n_components,
+    metric: Metric = Params.metric,
     reduce: Reduce = Params.reduce,
     reduce_dims: ReduceDims = Params.reduce_dims,
     neighbors: NeighborsBackend = Params.neighbors,
     knn: Knn = None,
+    recall: Annotated[float, knob("recall")] = Params.recall,
     sample: Sample = None,
     place_rest: PlaceRest = False,
     json_: Json = False,
@@ -221,8 +223,8 @@ def plan(
 
     planned = plan_for(
         input, rows, features, dtype, active, budget, host_budget, device, reading_of(dtype, features, key, shape, sae, of),
-        knn=knn, sample=sample, place_rest=place_rest, n_neighbors=n_neighbors, n_components=n_components, reduce=reduce,
-        reduce_dims=reduce_dims, neighbors=neighbors,
+        knn=knn, sample=sample, place_rest=place_rest, n_neighbors=n_neighbors, n_components=n_components, metric=metric,
+        reduce=reduce, reduce_dims=reduce_dims, neighbors=neighbors, recall=recall,
     )  # fmt: skip
     if json_:
         from streamumap.levers import as_json

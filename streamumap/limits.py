@@ -10,6 +10,13 @@ CGROUPS = {
     "v2": ("/sys/fs/cgroup", "memory.max", "memory.current"),
     "v1": ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
 }
+CACHE = (
+    ("total_inactive_file", "inactive_file"),
+    ("total_active_file", "active_file"),
+    ("total_mapped_file", "file_mapped"),
+)
+"""Lines of memory.stat that count the groups below as well, as v1 and v2 name them."""
+
 SLURM_UNITS = {"": 2**20, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -53,14 +60,19 @@ def _memory() -> Limit:
 
 
 def _control_groups() -> Iterator[Limit]:
-    """Of the group of this process and those above it. Page cache that nobody uses is free."""
+    """Of the group of this process and those above it. Page cache is free, but for what is mapped, such as libraries."""
     for folder, limit, used in _folders():
         numbers = [int(text) for name in (limit, used) for text in lines_of(f"{folder}/{name}") if text.isdigit()]
         if len(numbers) < 2:
             continue
-        stat = lines_of(f"{folder}/memory.stat")
-        cache = next((int(line.split()[1]) for line in stat if line.startswith("inactive_file ")), 0)
-        yield Limit(f"{folder}/{limit}", numbers[0], max(0, numbers[0] - numbers[1] + cache))
+        stat = dict(line.split() for line in lines_of(f"{folder}/memory.stat"))
+        inactive, active, mapped = (_first(stat, names) for names in CACHE)
+        cache_bytes = max(0, inactive + active - mapped)
+        yield Limit(f"{folder}/{limit}", numbers[0], max(0, numbers[0] - numbers[1] + cache_bytes))
+
+
+def _first(stat: dict[str, str], names: tuple[str, ...]) -> int:
+    return next((int(stat[name]) for name in names if name in stat), 0)
 
 
 def _folders() -> Iterator[tuple[str, str, str]]:

@@ -53,7 +53,11 @@ class Params:
         source=OURS,
     )
     reduce: str = knob(
-        "none", "Reduce the features before the neighbours are searched.", choices=("none", "pca"), source=OURS
+        "none",
+        "Reduce the features before the neighbours are searched; pca: along principal components; ica: along independent ones "
+        "(FastICA), which all count the same.",
+        choices=("none", "pca", "ica"),
+        source=OURS,
     )
     reduce_dims: int = knob(512, "Dimensions kept by --reduce.", low=1, high=1_000_000, unit="features", source=OURS)
     recall: float = knob(

@@ -41,7 +41,7 @@ def smallest_budget(job: Job, params: Params, machine: Machine) -> Budget:
 def _ways(job: Job, params: Params, budget: Budget, machine: Machine) -> list[tuple[Fitting, Stages]]:
     """Ways through, the fastest first, whether they fit or not.
 
-    Rows that are mostly zeros are packed: in memory where that makes no block of the search smaller, else on disk.
+    Rows that are mostly zeros are packed: in memory where that makes no block of any stage smaller, else on disk.
     Where even that does not fit they are searched as they are.
     """
     params = replace(params, n_neighbors=min(params.n_neighbors, job.n_rows))
@@ -52,9 +52,7 @@ def _ways(job: Job, params: Params, budget: Budget, machine: Machine) -> list[tu
     ways = [attempt(replace(job, n_nonzero=None))]
     if _packs(job, params):
         memory, disk = attempt(job), attempt(job, packed_on_disk=True)
-        search = "place" if job.mapped else "neighbors"
-        searched = [next(s for s in stages if s.name == search).blocks for _, stages in (memory, disk)]
-        in_memory = not tiny() and searched[0] == searched[1]
+        in_memory = not tiny() and [s.blocks for s in memory[1]] == [s.blocks for s in disk[1]]
         dense = [] if params.neighbors == "packed" else ways
         ways = [*([memory] if in_memory else []), disk, *dense]
     return ways

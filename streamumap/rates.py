@@ -36,14 +36,15 @@ def expected_seconds(plan: Plan, params: Params) -> dict[str, Expected]:
 
 def _seconds(name: str, stage: StagePlan, packed: bool, job: Job, params: Params) -> float | None:
     """In proportion to the work of the run nearest in size; never less than the shortest measured, which is start-up."""
-    way = _way(stage.name, stage.backend, stage.blocks, packed)
+    n_pairs = job.n_nonzero if job.sparse else None
+    way = _way(stage.name, stage.backend, stage.blocks, packed, n_pairs)
     runs = [
         r
         for r in _measured()
-        if r["device"] == name and _way(r["stage"], r["backend"], r["blocks"], r["packed"]) == way
+        if r["device"] == name and _way(r["stage"], r["backend"], r["blocks"], r["packed"], r["n_pairs"]) == way
     ]
     dims = params.reduce_dims if params.reduce != "none" else None
-    work = _work(stage, job.n_rows, job.n_features, job.itemsize, dims, params.n_neighbors, params.n_epochs)
+    work = _work(stage, job.n_rows, job.n_features, job.itemsize, n_pairs, dims, params.n_neighbors, params.n_epochs)
     by_work: dict[float, list[float]] = {}
     for run in runs:
         of_run = Job(run["n_rows"], run["n_features"], run["dtype"])
@@ -51,6 +52,7 @@ def _seconds(name: str, stage: StagePlan, packed: bool, job: Job, params: Params
             of_run.n_rows,
             of_run.n_features,
             of_run.itemsize,
+            run["n_pairs"],
             run["reduce_dims"],
             run["n_neighbors"],
             run["n_epochs"],
@@ -62,18 +64,20 @@ def _seconds(name: str, stage: StagePlan, packed: bool, job: Job, params: Params
     return max(median(by_work[nearest]) * work / nearest, min(map(median, by_work.values())))
 
 
-def _way(name: str, backend: str, blocks: dict[str, int], packed: bool) -> tuple:
+def _way(name: str, backend: str, blocks: dict[str, int], packed: bool, n_pairs: int | None) -> tuple:
     """What makes a stage another one: who does it, with pairs or rows, and whether all rows meet all."""
-    by_rows = name in ("neighbors", "start", "quality")
-    return name, backend, by_rows and packed, name == "neighbors" and blocks.get("chunk_rows", 0) > 0
+    as_pairs = n_pairs is not None if name == "read" else packed and name in ("neighbors", "start", "quality")
+    return name, backend, as_pairs, name == "neighbors" and blocks.get("chunk_rows", 0) > 0
 
 
-def _work(stage: StagePlan, n: int, d: int, itemsize: int, dims: int | None, k: int, epochs: int | None) -> float:
+def _work(
+    stage: StagePlan, n: int, d: int, itemsize: int, n_pairs: int | None, dims: int | None, k: int, epochs: int | None
+) -> float:
     """What a stage's time goes with."""
     width = dims or d
     all_with_all = stage.backend == "packed" or (stage.backend == "cuda" and not stage.blocks.get("chunk_rows", 0))
     return {
-        "read": n * d * itemsize,
+        "read": (n_pairs or n * d) * itemsize,
         "reduce": n * d * (d + width),
         "neighbors": n * n * width if all_with_all else n * width,
         "graph": n * k,

@@ -33,13 +33,16 @@ class Components:
     explained_variance_ratio: np.ndarray  # (n_components,) float64, of the variance of all features
 
 
-def footprint(n_features: int, n_components: int, block_rows: int) -> int:
-    """Host bytes that a StreamedPCA without a device takes at its peak, the caller's own block of rows not counted."""
+def footprint(n_features: int, n_components: int, block_rows: int, between_bytes: int = 0) -> int:
+    """Host bytes that a StreamedPCA without a device takes at its peak, the caller's own block of rows not counted.
+    `between_bytes`: of what the caller does once the components are found, to project the rows along other directions."""
     moment_bytes, vectors_bytes = 8 * n_features**2, 8 * n_features * n_components
     piece_bytes = 4 * n_features * min(block_rows, PIECE_ROWS)
     adding_bytes = max(moment_bytes, moment_bytes // 2 + piece_bytes)
     finishing_bytes = moment_bytes + 2 * vectors_bytes + 64 * 8 * n_features
     transforming_bytes = vectors_bytes + piece_bytes + 2 * 4 * n_components * block_rows
+    if between_bytes:
+        transforming_bytes += vectors_bytes // 2 + between_bytes
     return moment_bytes + max(adding_bytes, finishing_bytes, transforming_bytes) + BLAS_BYTES
 
 
@@ -233,14 +236,17 @@ class StreamedPCA:
 
     def transform(self, X) -> np.ndarray:
         """The rows' coordinates along the components, (rows, n_components) float32."""
-        components = self._decomposed().components
+        return self.project(X, self._decomposed().components)
+
+    def project(self, X, directions: np.ndarray) -> np.ndarray:
+        """The same along other directions, float32 (any number, n_features): (rows, that number) float32."""
         X = _checked(X, len(self._mean))
-        out = np.empty((len(X), self.n_components), np.float32)
+        out = np.empty((len(X), len(directions)), np.float32)
         with _library(self.device) as library:
-            directions = _placed(library, components, "float32", self.device).T
+            along = _placed(library, directions, "float32", self.device).T
             for start in range(0, len(X), PIECE_ROWS):
                 piece = slice(start, start + PIECE_ROWS)
-                out[piece] = self._projected(library, X[piece], directions)
+                out[piece] = self._projected(library, X[piece], along)
         return out
 
     def _projected(self, library: Any, piece: np.ndarray, directions: Any) -> np.ndarray:

@@ -33,6 +33,19 @@ def test_what_is_written_is_read_and_is_a_npy_file(tmp_path, shape, dtype):
     assert loaded.dtype == dtype and loaded.shape == shape and loaded.tobytes() == array.tobytes()
 
 
+def test_large_blocks_are_read_in_parts(tmp_path, monkeypatch):
+    monkeypatch.setattr("streamumap.blockfile.PART_BYTES", 100)
+    array = np.arange(999, dtype=np.int32).reshape(333, 3)
+    file = BlockFile.create(tmp_path / "a.npy", array.shape, array.dtype)
+    file.write(0, array)
+    for start, stop in ((0, 333), (1, 332), (7, 24), (7, 23)):
+        assert np.array_equal(file.read(start, stop), array[start:stop])
+    os.truncate(file.path, file.path.stat().st_size - 1)
+    with pytest.raises(OutputError, match="ends early"):
+        file.read(0, 333)
+    file.close()
+
+
 def test_blocks_are_written_in_any_order_and_cast(tmp_path):
     file = BlockFile.create(tmp_path / "a.npy", (5, 2), np.int32)
     wide = np.arange(20.0).reshape(5, 4)[:, ::2]

@@ -307,7 +307,7 @@ WRONG_OPTIONS = [
     (["--min-dist", "2"], r"min_dist: expected at most spread \(1\), found 2"),
     (["--min-dist", "nan"], "min_dist: expected a number from 0 to 100, found nan"),
     (["--n-neighbors", "1"], "n_neighbors: expected a whole number from 2 to 1000, found 1"),
-    (["--reduce", "umap"], "reduce: expected one of none, pca, found 'umap'"),
+    (["--reduce", "umap"], "reduce: expected one of none, pca, ica, found 'umap'"),
     (["--recall", "1.1"], "recall: expected a number from 0 to 1, found 1.1"),
     (["--budget", "lots"], "--budget: expected a size such as 40GB, .*, found 'lots'"),
     (["--host-budget", "-1"], "--host-budget: expected a size"),

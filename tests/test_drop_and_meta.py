@@ -1,6 +1,8 @@
 """Rows that are left out of the map but keep their place, and what the user knows of each row."""
 
 import json
+import tracemalloc
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +19,8 @@ from streamumap.params import Params
 from streamumap.source import SparseSource, open_source
 from streamumap.source.kept import Kept, all_but
 from streamumap.source.scan import scan
+from streamumap.stages.run import Run
+from streamumap.workdir import Workdir
 
 BOUNDS = dict(budget="1GB", device="cpu")
 SHORT = Params(n_neighbors=5, n_epochs=4)
@@ -117,6 +121,42 @@ def test_numbers_go_there_and_back():
     np.testing.assert_array_equal(kept.numbers_of(back), numbers)
     everything = Kept(60)
     assert everything.numbers_of(numbers) is numbers and everything.of(numbers) is numbers
+
+
+@pytest.mark.parametrize("rows", [None, np.array([1, 2, 30, 31, 58]), np.arange(60)], ids=["all", "some", "each"])
+def test_results_go_there_and_back_by_blocks(rows, as_file, monkeypatch):
+    monkeypatch.setattr("streamumap.source.kept.BLOCK_VALUES", 20)
+    kept, whole = Kept(60, rows), np.random.default_rng(0).random((60, 3)).astype(np.float32)
+    parts = list(kept.blocks_of(as_file(whole)))
+    found = np.concatenate([part for _, part in parts])
+    np.testing.assert_array_equal(found, kept.of(whole))
+    assert [n for n, _ in parts] == [sum(len(part) for _, part in parts[:i]) for i in range(len(parts))]
+    back = list(kept.blocks_back(found, -1, lambda block: block + 1))
+    assert len(back) > 1 and [start for start, _ in back] == list(np.cumsum([0, *(len(part) for _, part in back)]))[:-1]
+    np.testing.assert_array_equal(np.concatenate([part for _, part in back]), kept.back(found + 1, -1))
+
+
+def test_the_graph_of_some_rows_is_never_in_memory_as_a_whole(tmp_path):
+    n, k = 200_000, 15
+    run = object.__new__(Run)
+    run.kept_files = set()
+    run.kept, run.exponent, run.params = all_but(n, np.arange(0, n, 7)), 3, Params(n_neighbors=k)
+    run.source, run.work = SimpleNamespace(n_rows=len(run.kept.rows)), Workdir(tmp_path / "run", {})
+    numbers = np.random.default_rng(0).integers(0, n, (n, k)).astype(np.int32)
+    numbers[numbers % 7 == 0] = -1
+    for name, array in (("knn_indices", numbers), ("knn_distances", np.abs(numbers).astype(np.float32))):
+        run.work.save(name, array)
+    tracemalloc.start()
+    try:
+        files = run.knn()
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 10 * 10**6 < numbers.nbytes
+    np.testing.assert_array_equal(files[0].read(0, run.source.n_rows), run.kept.numbers_of(run.kept.of(numbers)))
+    np.testing.assert_array_equal(files[1].read(0, run.source.n_rows), run.kept.of(np.abs(numbers)) / np.float32(8))
+    assert [file.checksum() for file in run.knn()] == [file.checksum() for file in files]
+    run.work.close()
 
 
 # meta

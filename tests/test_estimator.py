@@ -268,12 +268,16 @@ def test_transform_goes_by_a_path_and_through_a_pickle(codes, file, fitted, tmp_
     with pytest.raises(InputError, match="transform: expected the rows that the model was fitted on, found none"):
         pickle.loads(pickle.dumps(fitted)).transform(new)
     assert fitted.transform(new) is not None, "the model that was pickled still has them"
-    with pytest.raises(InputError, match="expected the rows that the model was fitted on"):
-        StreamUMAP(**FAST).fit(iter([codes[:300]])).transform(new)
     with pytest.raises(NotFittedError):
         StreamUMAP().transform(new)
     with pytest.raises(InputError, match="features: expected 3072"):
         fitted.transform(new[:, :5])
+
+
+@pytest.mark.one_process
+def test_blocks_that_passed_once_are_not_there_for_new_rows(codes):
+    with pytest.raises(InputError, match="expected the rows that the model was fitted on"):
+        StreamUMAP(**FAST).fit(iter([codes[:300]])).transform(codes[300:340])
 
 
 def test_transform_of_reduced_rows_needs_the_folder(codes, tmp_path):

@@ -17,7 +17,7 @@ LAYERS = [
     | {"source", "sae", "workdir", "quality", "blockfile", "writer", "npy_writer", "demo", "meta"}
     | {"publish", "palette", "columns", "coding", "raster", "render", "animate", "clusters"}
     | {"runs", "look", "viewer", "export", "output", "sampling"},
-    {"reduce", "neighbors", "graph", "initial", "layout"},
+    {"reduce", "ica", "neighbors", "graph", "initial", "layout"},
     {"plans", "stage_plans", "planner", "rates", "levers"},
     {"engine", "stages", "intake", "backends", "recorder", "report", "place", "transform", "finished"},
     {"streamumap", "cli", "options", "estimator", "doctor", "terminal"},

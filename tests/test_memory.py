@@ -273,6 +273,26 @@ def test_a_control_group_above_limits_as_well(group, folder, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    "lines",
+    [
+        ["file 900000", "active_file 500000", "inactive_file 200000", "file_mapped 100000", "pgfault 7"],
+        ["active_file 1", "inactive_file 1", "mapped_file 1"]
+        + ["total_active_file 500000", "total_inactive_file 200000", "total_mapped_file 100000"],
+    ],
+    ids=["v2", "v1"],
+)
+def test_page_cache_of_a_control_group_is_free_but_for_what_is_mapped(lines, monkeypatch):
+    files = {
+        "/proc/meminfo": ["MemAvailable: 8192 kB"],
+        "/sys/fs/cgroup/memory.max": ["6000000"],
+        "/sys/fs/cgroup/memory.current": ["5900000"],
+        "/sys/fs/cgroup/memory.stat": lines,
+    }
+    monkeypatch.setattr(limits, "lines_of", lambda path: files.get(path, []))
+    assert host_free_bytes() == 100_000 + 600_000
+
+
+@pytest.mark.parametrize(
     ("variables", "name", "n_bytes"),
     [
         ({"SLURM_MEM_PER_NODE": "2048"}, "SLURM_MEM_PER_NODE", 2 * GIB),

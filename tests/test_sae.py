@@ -237,7 +237,7 @@ def test_torch_encodes_as_the_reference_does(layout, device, tmp_path):
     for counts, indices, values in cuda.codes(np.split(x.numpy(), 4), encoder, device):
         found[np.repeat(np.arange(row, row + len(counts)), counts), indices] = values
         row += len(counts)
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)  # sums in another order
 
 
 @settings(max_examples=100)

@@ -173,9 +173,10 @@ def test_rows_of_extreme_size(factor, density, tmp_path):
     np.testing.assert_allclose(*maps, atol=1e-3)
 
 
-def test_reduced_rows(made):
+@pytest.mark.parametrize("reduce", ["pca", "ica"])
+def test_reduced_rows(reduce, made):
     old = rows(0.6)
-    run = made(old, Params(n_neighbors=5, n_epochs=12, reduce="pca", reduce_dims=20))
+    run = made(old, Params(n_neighbors=5, n_epochs=12, reduce=reduce, reduce_dims=20))
     mapped, found = np.load(run / "embedding.npy"), placed(run, np.concatenate([old, rows(0.6, 30, seed=2)]))
     moved = np.abs(found[:90] - mapped).max(1)
     assert np.isfinite(found).all() and np.median(moved) < 0.5 and moved.max() < 2, (

@@ -34,6 +34,7 @@ def _of(run: dict) -> list[dict]:
         "n_features": shape["features"],
         "dtype": shape["dtype"],
         "packed": _packed(run),
+        "n_pairs": _n_nonzero(shape) if shape["name"].endswith("_indices.npy") else None,
         "reduce_dims": params["reduce_dims"] if params["reduce"] != "none" else None,
         "n_neighbors": params["n_neighbors"],
         "n_epochs": params["n_epochs"],
@@ -43,12 +44,17 @@ def _of(run: dict) -> list[dict]:
     ]
 
 
+def _n_nonzero(shape: dict) -> int:
+    return round(shape["rows"] * shape["features"] * shape["density"])
+
+
 def _packed(run: dict) -> bool:
     """Whether pairs were searched. Runs on a GPU before it took pairs know no chunk_rows."""
     shape = run["input"]
-    n_nonzero = round(shape["rows"] * shape["features"] * shape["density"])
     takes_pairs = run["device"].startswith("cpu") or any("chunk_rows" in stage["blocks"] for stage in run["stages"])
-    return takes_pairs and run["params"]["reduce"] == "none" and pays(shape["rows"], shape["features"], n_nonzero)
+    return (
+        takes_pairs and run["params"]["reduce"] == "none" and pays(shape["rows"], shape["features"], _n_nonzero(shape))
+    )
 
 
 if __name__ == "__main__":

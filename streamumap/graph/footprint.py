@@ -17,7 +17,7 @@ def cuda(n_rows: int, k: int, block_edges: int) -> int:
     """Device bytes of `cuda.build`: the k-NN graph, three numbers a row, and the edges of a block while they are sorted or
     picked out. All rows may send to one."""
     block_edges = max(block_edges, n_rows + k)
-    return n_rows * (k * 8 + 24) + max(block_edges * 60, block_edges * 40 + n_rows * k * 2)
+    return n_rows * (k * 8 + 24) + max(block_edges * 72, block_edges * 40 + n_rows * k * 2)
 
 
 def cuda_host(n_rows: int, k: int, block_edges: int) -> int:

@@ -1,6 +1,9 @@
 """A file read with `pread` into reused buffers: never mapped, opened read-only, and known again when it changes.
 
 Several threads may read. A file that is cut off meanwhile is an error (`InputChanged`), not a signal.
+
+Where the open files are larger than the page cache can be, what streams past leaves it again, but for their first bytes:
+the next pass finds these, where the system, which forgets what is oldest, would have kept nothing of use.
 """
 
 import hashlib
@@ -9,14 +12,23 @@ import stat
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cache
+from threading import Lock
 
 from streamumap.errors import InputChanged, InputError
+from streamumap.memory import host_free_bytes
 from streamumap.source.checks import wrong
 
 SAMPLE_BYTES = 64 << 10
 N_SAMPLES = 16
 N_THREADS = 8
+
+CACHED_SHARE = 0.5
+"""Of the free memory, what the page cache may hold of the files that are open; the rest is for the run."""
+
+FOLIO_BYTES = 4 << 20
+"""The page cache lets go of whole folios only, and one may lie across two reads: it goes with the second."""
 
 
 class OpenFile:
@@ -58,6 +70,13 @@ class OpenFile:
                 raise self._changed("size", self.n_bytes, os.fstat(self._fd).st_size)
             done += got
 
+    def release(self, start: int, stop: int) -> None:
+        """Bytes start..stop streamed past: those that have no room in the page cache leave it."""
+        start = max(start - FOLIO_BYTES, _cached_bytes(self))
+        if start < stop:
+            with suppress(OSError):  # it is only advice
+                os.posix_fadvise(self._fd, start, stop - start, os.POSIX_FADV_DONTNEED)
+
     def read(self, n_bytes: int, offset: int) -> bytes:
         """Exactly `n_bytes` bytes from `offset`."""
         buffer = bytearray(n_bytes)
@@ -98,6 +117,7 @@ class OpenFile:
             raise self._changed("sampled bytes", "the same", "others")
 
     def close(self) -> None:
+        _cached.pop(self, None)
         self._close_fd()
 
     def _changed(self, field: str, expected: object, found: object) -> InputChanged:
@@ -105,6 +125,19 @@ class OpenFile:
             f"{self.name}: {field}: expected {expected} as on opening, found {found}; "
             "the file changed while it was read: start again when nothing writes to it."
         )
+
+
+_cached: weakref.WeakKeyDictionary[OpenFile, int] = weakref.WeakKeyDictionary()
+_claiming = Lock()
+
+
+def _cached_bytes(file: OpenFile) -> int:
+    """How many of its first bytes may stay in the page cache: all, while the files that came before left room."""
+    with _claiming:
+        if file not in _cached:
+            room_bytes = int(host_free_bytes() * CACHED_SHARE) - sum(_cached.values())
+            _cached[file] = max(0, min(file.n_bytes, room_bytes))
+        return _cached[file]
 
 
 @cache

@@ -1,12 +1,16 @@
 """The rows that are left when some are left out, and their way back to where they were."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from streamumap.blockfile import BlockFile
 from streamumap.source.base import Pairs, RowSource, SparseSource
+
+BLOCK_VALUES = 1 << 18
+"""Of results that go to their rows or come from there, at a time; numbers of rows take 8 bytes each on the way."""
 
 
 class KeptRows:
@@ -93,14 +97,27 @@ class Kept:
         return out
 
     def blocks_back(
-        self, array: np.ndarray, missing: Any, block_rows: int = 65_536
+        self, array: np.ndarray, missing: Any, of_block: Callable[[np.ndarray], np.ndarray] = lambda block: block
     ) -> Iterator[tuple[int, np.ndarray]]:
-        """(first row, rows) of what `back` gives, without all of it at once."""
-        rows = np.arange(self.n_rows) if self.rows is None else self.rows
+        """(first row, rows) of what `back` gives of `of_block` of the array, without all of it at once."""
+        block_rows = max(1, BLOCK_VALUES * len(array) // max(1, array.size))
         for start in range(0, self.n_rows, block_rows):
             stop = min(start + block_rows, self.n_rows)
-            low, high = np.searchsorted(rows, [start, stop])
-            yield start, Kept(stop - start, rows[low:high] - start).back(array[low:high], missing)
+            if self.rows is None:
+                yield start, of_block(array[start:stop])
+                continue
+            low, high = np.searchsorted(self.rows, [start, stop])
+            yield start, Kept(stop - start, self.rows[low:high] - start).back(of_block(array[low:high]), missing)
+
+    def blocks_of(self, file: BlockFile) -> Iterator[tuple[int, np.ndarray]]:
+        """(how many came before, rows) of the rows that are kept, of a file with a row for each of all."""
+        values, n_before = int(np.prod(file.shape[1:], dtype=np.int64)), 0
+        for start, block in file.blocks(max(1, BLOCK_VALUES // max(1, values))):
+            if self.rows is not None:
+                low, high = np.searchsorted(self.rows, [start, start + len(block)])
+                block = block[self.rows[low:high] - start]
+            yield n_before, block
+            n_before += len(block)
 
     def numbers_of(self, rows: np.ndarray) -> np.ndarray:
         """Numbers of given rows -> their numbers among those that are kept; -1 stays."""

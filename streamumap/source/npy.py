@@ -42,6 +42,7 @@ class FileRows:
         offset = self._offset + start * self.row_bytes
         pieces = range(0, len(body), PIECE_BYTES)
         self.file.run(lambda at: self.file.fill(body[at : at + PIECE_BYTES], offset + at), pieces)
+        self.file.release(offset, offset + len(body))
         return self._native(rows)
 
     def take(self, rows: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 The numbers are those of `scan.py`, the keys to the bit; norms to the last bits.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from functools import partial
 
@@ -16,7 +16,7 @@ from streamumap.source.base import Pairs, RowSource, SparseSource, index_dtype, 
 from streamumap.source.describe import SPARSE_FROM, Described, Hashing
 from streamumap.source.feed import Feed
 from streamumap.source.packed import Filling, PackedRows, pays
-from streamumap.source.pieces import DEVICE_VALUES, over_rows
+from streamumap.source.pieces import DEVICE_VALUES, Piece, over_rows
 from streamumap.source.scan import Scan, Totals
 from streamumap.units import ALONE, Arrays, Units
 
@@ -53,7 +53,7 @@ def _state(totals: Totals, filling: Filling) -> tuple[Arrays, Arrays]:
     return whole, rows | filling.state()
 
 
-def _of_blocks(source, block_rows, device, hashing: Hashing, filling: Filling, first: int) -> Iterator[Described]:
+def _of_blocks(source, block_rows, device, hashing: Hashing, filling: Filling, first: int) -> Generator[Described]:
     """What is known of one part of the rows after the other, from row `first` on; fills in their pairs."""
     sums, n_features = _Sums(hashing, device), source.n_features
     feed = Feed(source, block_rows, device)
@@ -93,7 +93,7 @@ def _parts(counts: np.ndarray) -> Iterator[slice]:
         start = stop
 
 
-def _of_pairs(source, block_rows, device, hashing: Hashing, filling: Filling, first: int) -> Iterator[Described]:
+def _of_pairs(source, block_rows, device, hashing: Hashing, filling: Filling, first: int) -> Generator[Described]:
     """The same of rows that come as pairs, DEVICE_VALUES and a piece more at a time."""
     sums = _Sums(hashing, device)
     waiting: list[Pairs] = []
@@ -108,12 +108,17 @@ def _of_pairs(source, block_rows, device, hashing: Hashing, filling: Filling, fi
         waiting.clear()
         return _describe(*_sent(indices, values, source.dtype, device), counts, sums)
 
-    for piece in over_rows(source, block_rows, lambda pairs: pairs, no_tick, first):
-        waiting.append(piece)
+    for pairs in over_rows(source, block_rows, _as_pairs, no_tick, first):
+        waiting.append(pairs)
         if sum(len(pairs.values) for pairs in waiting) >= DEVICE_VALUES:
             yield described()
     if waiting:
         yield described()
+
+
+def _as_pairs(piece: Piece) -> Pairs:
+    assert isinstance(piece, Pairs)
+    return piece
 
 
 def _sent(indices: np.ndarray, values: np.ndarray, dtype: str, device: str) -> tuple[Tensor, Tensor]:

@@ -18,6 +18,8 @@ def graph(f: Fitting) -> StagePlan:
     if not f.gpu:
         f.compile(DRAWING)
     f.disk += graph_footprint.disk_bytes(n, k)
+    if f.job.n_left_out:  # the k-NN graph once more, of those rows only
+        f.disk += n * k * 8
     if f.gpu:
         return f.solve(
             "graph", "cuda", "block_edges", powers(min(2 * n * k, graph_footprint.MOST_EDGES), min(2 * n * k, n)),

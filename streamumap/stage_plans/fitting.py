@@ -42,7 +42,8 @@ def powers(largest: int, smallest: int) -> list[int]:
 
 class Fitting:
     """Adds up stage after stage; `missing` collects what does not fit. `job` becomes that of reduced rows once they are;
-    `original` stays. `host_base`: of libraries and of what stays in memory from stage to stage."""
+    `original` stays. `host_base`: of libraries and of what stays in memory from stage to stage. `context_bytes`: what the
+    device keeps for the process beside its arrays."""
 
     def __init__(self, job: Job, params: Params, budget: Budget, machine: Machine, packed_on_disk: bool):
         self.job, self.params, self.budget, self.machine = job, params, budget, machine
@@ -50,7 +51,7 @@ class Fitting:
         self.gpu: Device | None = machine.device
         self.missing: list[tuple[str, int]] = []
         self.packs, self.packed_on_disk = job.n_nonzero is not None, packed_on_disk
-        self.device_base = self.spared_bytes = 0
+        self.context_bytes, self.device_base, self.spared_bytes = CONTEXT_BYTES, 0, 0
         self.host_base = TORCH_WORKING_BYTES if self.gpu else LIBRARIES_BYTES
         point_bytes = params.n_components * 4
         row_bytes = params.n_neighbors * 8 + 3 * point_bytes + PARQUET_BYTES  # the graph; map, checkpoint, table
@@ -93,7 +94,7 @@ class Fitting:
         for shape in shapes[-1:] if tiny() else shapes:
             need_host = self.host_base + host(shape)
             arrays = device(shape) if device is not None else 0
-            need_device = max(self.device_base, CONTEXT_BYTES + int(arrays * (1 + POOL_SHARE)) if arrays else 0)
+            need_device = max(self.device_base, self.context_bytes + int(arrays * (1 + POOL_SHARE)) if arrays else 0)
             host_fits = need_host <= self.budget.host_bytes
             device_fits = self.budget.device_bytes is None or need_device <= self.budget.device_bytes
             if host_fits and device_fits:
@@ -104,5 +105,5 @@ class Fitting:
             if not device_fits:
                 self.missing.append(("device", need_device))
         if need_device:
-            self.device_base = CONTEXT_BYTES
+            self.device_base = self.context_bytes
         return StagePlan(name, backend, shape, Footprint(need_host - self.spared_bytes, need_device, self.disk))

@@ -29,11 +29,17 @@ TORCH_HOST_BYTES = 250 * 10**6
 TORCH_READING_BYTES = 700 * 10**6
 """The same once rows have been on the device."""
 
-TORCH_WORKING_BYTES = 1_250 * 10**6
+TORCH_WORKING_BYTES = 1_290 * 10**6
 """The same with Triton, cuBLAS and cuSOLVER, and what `LIBRARIES_BYTES` is in a CPU run."""
 
+TORCH_EXACT_BYTES = 950 * 10**6
+"""The same before cuSOLVER, which only an approximate search needs."""
+
+READING_CONTEXT_BYTES = 720 * 10**6
+"""Device memory of a process with torch's modules while rows are read, before any array."""
+
 CONTEXT_BYTES = 1_050 * 10**6
-"""Device memory of a process with torch's modules, cuBLAS and its workspaces, and Triton, before any array."""
+"""The same once cuBLAS with its workspaces, cuSOLVER and Triton have worked."""
 
 POOL_SHARE = 0.05
 """What torch's pool loses to rounding, as a share of the arrays."""

@@ -8,7 +8,14 @@ from streamumap.neighbors import packed_footprint as packed
 from streamumap.plans import QUALITY_ROWS, StagePlan
 from streamumap.source.base import pinned_bytes
 from streamumap.stage_plans.fitting import Fitting, Shape, powers
-from streamumap.stage_plans.fixed import APPROXIMATE, COMPILING_BYTES, DENSE, PACKED
+from streamumap.stage_plans.fixed import (
+    APPROXIMATE,
+    COMPILING_BYTES,
+    DENSE,
+    PACKED,
+    TORCH_EXACT_BYTES,
+    TORCH_WORKING_BYTES,
+)
 
 
 def neighbors(f: Fitting) -> StagePlan:
@@ -138,7 +145,8 @@ def _cuda(f: Fitting) -> StagePlan:
 
     def host(shape: Shape) -> int:
         staged = 0 if f.packs else shape["other_rows"]
-        return knn.cuda_host(job.n_rows, job.n_features, job.dtype, k, staged)
+        spared = 0 if approximate else TORCH_WORKING_BYTES - TORCH_EXACT_BYTES
+        return knn.cuda_host(job.n_rows, job.n_features, job.dtype, k, staged) - spared
 
     def device(shape: Shape) -> int:
         search = max(exact(shape), way(shape) if approximate else 0)

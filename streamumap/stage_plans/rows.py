@@ -6,7 +6,13 @@ from streamumap.plans import Job, StagePlan
 from streamumap.sae import footprint as encoding
 from streamumap.source.base import DEVICE_DTYPES
 from streamumap.stage_plans.fitting import Fitting, powers
-from streamumap.stage_plans.fixed import READING_BYTES, TORCH_HOST_BYTES, TORCH_READING_BYTES
+from streamumap.stage_plans.fixed import (
+    CONTEXT_BYTES,
+    READING_BYTES,
+    READING_CONTEXT_BYTES,
+    TORCH_HOST_BYTES,
+    TORCH_READING_BYTES,
+)
 
 
 def read(f: Fitting) -> StagePlan:
@@ -34,11 +40,13 @@ def read(f: Fitting) -> StagePlan:
     f.host_base = READING_BYTES
     if f.gpu:
         f.host_base = TORCH_READING_BYTES if on_device or encodes else TORCH_HOST_BYTES
+    f.context_bytes = CONTEXT_BYTES if encodes else READING_CONTEXT_BYTES
     stage = f.solve(
         "read", "cuda" if on_device else "numpy", "block_rows", sizes,
         host, (lambda b: first(b)[1]) if on_device or encodes else None,
     )  # fmt: skip
     f.host_base = working + job.n_rows * 9 + packed + (0 if job.placed is None else job.placed.n_rows * 18)
+    f.context_bytes = CONTEXT_BYTES
     return stage
 
 
@@ -71,14 +79,20 @@ def packed_bytes(f: Fitting) -> int:
 
 
 def reduce(f: Fitting) -> StagePlan:
-    from streamumap import reduce
+    from streamumap import ica, reduce
 
     job, dims = f.job, min(f.params.reduce_dims, f.job.n_features, f.job.n_rows)
     sizes = powers(max(1, min(job.n_rows, 8192)), 16)
+    independent = f.params.reduce == "ica"
     f.disk += job.n_rows * dims * 4 + (1 + dims) * job.n_features * 8
+
+    def host(block_rows: int) -> int:
+        block_bytes = block_rows * job.n_features * 8
+        searching = ica.footprint(job.n_rows, dims, f.machine.n_cores) if independent else 0
+        return reduce.footprint(job.n_features, dims, block_rows, searching) + block_bytes
+
     stage = f.solve(
-        "reduce", "cuda" if f.gpu else "numpy", "block_rows", sizes,
-        lambda b: reduce.footprint(job.n_features, dims, b) + b * job.n_features * 8,
+        "reduce", ("cuda" if f.gpu else "numpy") + (" + fastica" if independent else ""), "block_rows", sizes, host,
         (lambda b: reduce.device_footprint(job.n_features, dims, b, 4)) if f.gpu else None,
     )  # fmt: skip
     f.job = replace(job, n_features=dims, dtype="float32", n_nonzero=None, sparse=False, copied_bytes=0, raw_features=0)

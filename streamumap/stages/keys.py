@@ -26,7 +26,7 @@ class Keys:
 def keys_of(run: Run) -> Keys:
     """Those of reduced rows, k-NN graph, fuzzy graph, map and rows placed on it, once the rows are read."""
     p = run.params
-    reduced = (p.reduce, p.reduce_dims) if p.reduce != "none" else ()
+    reduced = {"none": (), "pca": (p.reduce, p.reduce_dims), "ica": (p.reduce, p.reduce_dims, p.seed)}[p.reduce]
     how = run.given_knn.fingerprint if run.given_knn else run.plan["neighbors"].backend
     rows = rows_key(run)
     by = run.plan["reduce"].backend if reduced else ""

@@ -57,8 +57,8 @@ def _search(run: Run, rows: Rows, key: str, there: bool) -> None:
             search = partial(backends.search, rows, run.plan, p, sample, enough, tick, units)
             indices, distances = run.fitting("neighbors", search)
             run.work.forget("neighbors", "graph", "embedding")
-            run.publish("knn_indices", run.kept.numbers_back(indices), -1)
-            run.publish("knn_distances", sized(distances, run.exponent, p.metric), np.nan)
+            run.publish("knn_indices", indices, -1, run.kept.numbers_back)
+            run.publish("knn_distances", distances, np.nan, lambda block: sized(block, run.exponent, p.metric))
             run.work.done("neighbors", key)
             units.forget()
         if not reached:  # not measured yet, or not since all were compared with all

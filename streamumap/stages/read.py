@@ -27,9 +27,10 @@ def read(run: Run) -> Scan:
     n_passes = 2 if isinstance(run.given, ToConvert) else 1
     block_rows = run.plan["read"].blocks["block_rows"]
     with run.stage("read", n_passes * run.given.n_rows, "rows", patient=True) as (tick, result):
-        found, packed = _look_at_rows(run, block_rows, tick)
+        found, packed = _look_at_rows(run, tick)
         source = run.source
         job = replace(run.plan.job, n_rows=found.n_rows, dtype=source.dtype, n_nonzero=found.n_nonzero)
+        job = replace(job, n_left_out=run.given.n_rows - found.n_rows)
         job = replace(job, placed=None if run.new is None else new_job(run.new))
         run.plan = make_plan(job, run.params, run.plan.budget, run.plan.machine)
         run.work.reserve(run.plan.peak.disk_bytes)
@@ -40,7 +41,7 @@ def read(run: Run) -> Scan:
     return found
 
 
-def _look_at_rows(run: Run, block_rows: int, tick: Meter) -> tuple[Scan, PackedRows | None]:
+def _look_at_rows(run: Run, tick: Meter) -> tuple[Scan, PackedRows | None]:
     """Sets the source; packed rows are those that a GPU packs in the same pass."""
     given = run.given
     if isinstance(given, ToConvert):
@@ -49,19 +50,24 @@ def _look_at_rows(run: Run, block_rows: int, tick: Meter) -> tuple[Scan, PackedR
     run.source = source = run.kept.source(given)
     units = run.units("scan", input_key(run), "reading", tick)
     found, packed = run.fitting("read", lambda: backends.read(source, run.plan, tick, units))
+
+    def again() -> tuple[Scan, PackedRows | None]:
+        return run.fitting("read", lambda: backends.read(run.source, run.plan, lambda n: tick(0)))
+
     if isinstance(run.given, ToConvert) and run.given.drop_zero_rows and found.n_zero_rows:
         _leave_out(run, np.flatnonzero(found.is_zero), "features are dead, active in no row")
-        found, packed = scan(run.source, block_rows), None
+        found, packed = again()
     if run.drop_nonfinite and found.n_nonfinite_rows:
         _leave_out(run, found.nonfinite_rows, "rows have NaN or infinite values")
-        found, packed = scan(run.source, block_rows), None
+        found, packed = again()
     check_finite(run.source.name, found)
     run.exponent = extreme_exponent(found.norm_max)
     if run.exponent:
         run.source = scaled(run.source, run.exponent)
-        found, packed = scan(run.source, block_rows), None
+        found, packed = again()
     if run.places_rest and run.sample is not None:
-        run.new = look_at_new(run, given, all_but(given.n_rows, run.sample), block_rows, tick)
+        rest = all_but(given.n_rows, run.sample)
+        run.new = look_at_new(run, given, rest, run.plan["read"].blocks["block_rows"], tick)
     return found, packed
 
 

@@ -69,6 +69,7 @@ class Run(Recorder):
         self.exponent = 0
         self.places_rest, self.origin = places_rest, origin or {}
         self.new: New | None = None
+        self.kept_files: set[str] = set()  # of the k-NN graph, made by `knn`
         self.given_start = open_rows(params.init).fingerprint if params.init.endswith(".npy") else None
         self.started = time.monotonic()
         work.warn = self.warn
@@ -119,10 +120,16 @@ class Run(Recorder):
             self.warn(f"n_neighbors: {self.params.n_neighbors} is more than the {n_rows} rows; {n_rows} are used.")
             self.params = replace(self.params, n_neighbors=n_rows)
 
-    def publish(self, name: str, array: np.ndarray, missing: float) -> None:
-        """Results of the rows that are in the map, as a file with a row for each that was given."""
+    def publish(
+        self,
+        name: str,
+        array: np.ndarray,
+        missing: float,
+        of_block: Callable[[np.ndarray], np.ndarray] = lambda block: block,
+    ) -> None:
+        """Results of the rows that are in the map, as a file with a row for each that was given; `of_block`: of a part of them."""
         file = self.work.create(name, (self.kept.n_rows, *array.shape[1:]), array.dtype)
-        for start, block in self.kept.blocks_back(array, missing):
+        for start, block in self.kept.blocks_back(array, missing, of_block):
             file.write(start, block)
         file.sync()
         file.close()
@@ -130,22 +137,32 @@ class Run(Recorder):
 
     def of_kept(self, name: str) -> np.ndarray:
         """Of a file with a row for each that was given, those in the map."""
-        file, rows = self.work.open(name), self.kept.rows
-        out = [
-            block if rows is None else block[rows[slice(*np.searchsorted(rows, [start, start + len(block)]))] - start]
-            for start, block in file.blocks(65_536)
-        ]
+        file = self.work.open(name)
+        out = np.empty((self.source.n_rows, *file.shape[1:]), file.dtype)
+        for start, block in self.kept.blocks_of(file):
+            out[start : start + len(block)] = block
         file.close()
-        return np.concatenate(out)
+        return out
 
     def knn(self) -> tuple[BlockFile, BlockFile]:
         """Indices and distances of the k-NN graph of the rows that are in the map, as these were searched."""
-        if self.kept.rows is not None or self.exponent:
-            distances = self.of_kept("knn_distances")
-            self.work.save("kept_indices", self.kept.numbers_of(self.of_kept("knn_indices")))
-            self.work.save("kept_distances", sized(distances, -self.exponent, self.params.metric))
-            return self.work.open("kept_indices"), self.work.open("kept_distances")
-        return self.work.open("knn_indices"), self.work.open("knn_distances")
+        if self.kept.rows is None and not self.exponent:
+            return self.work.open("knn_indices"), self.work.open("knn_distances")
+        return (
+            self._of_kept("indices", self.kept.numbers_of),
+            self._of_kept("distances", lambda block: sized(block, -self.exponent, self.params.metric)),
+        )
+
+    def _of_kept(self, name: str, of_block: Callable[[np.ndarray], np.ndarray]) -> BlockFile:
+        if name in self.kept_files:
+            return self.work.open(f"kept_{name}")
+        given = self.work.open(f"knn_{name}")
+        file = self.work.create(f"kept_{name}", (self.source.n_rows, *given.shape[1:]), given.dtype)
+        for start, block in self.kept.blocks_of(given):
+            file.write(start, of_block(block))
+        given.close()
+        self.kept_files.add(name)
+        return file
 
     def neighbors_of(self, sample: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Neighbours of these rows, (S, k - 1) without themselves, and the distances."""

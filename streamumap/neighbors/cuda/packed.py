@@ -71,6 +71,7 @@ class PackedOnDevice:
     def projected(self, centre: Tensor, along: Tensor, chunk_rows: int) -> Iterator[tuple[int, Tensor]]:
         """(first, rows (of length 1 for cosine) less `centre` float32 (D,), times `along` float32 (D, w), float32 (n, w)) of every
         chunk; w: a power of two. Without their zeros: sums in float64, since centre and rows are multiplied apart."""
+        along = along.contiguous()
         offset = centre.double() @ along.double()
         for first in range(0, self.n_rows, chunk_rows):
             stop = min(first + chunk_rows, self.n_rows)
