@@ -171,10 +171,10 @@ def transform(
 ) -> None:
     """Places new rows on a finished map, which stays as it is.
 
-    Each row lies where its nearest rows of the map pull it: a row of the map itself lies where it lies there (after --reduce:
-    beside it), one that shares nothing with any of them is NaN. A place depends on the row and the map alone. NEW is read as
-    RUN's input was, where no option says otherwise. The folder gets embedding.npy, embedding.parquet (row_id, x, y, is_zero)
-    and run.json, in which the quality is that of RUN's map.
+    Each row lies where its nearest rows of the map pull it: a row of the map itself lies where it lies there, one that shares
+    nothing with any of them is NaN. A place depends on the row and the map alone. NEW is read as RUN's input was, where no
+    option says otherwise. The folder gets embedding.npy, embedding.parquet (row_id, x, y, is_zero) and run.json, in which
+    the quality is that of RUN's map.
     """
     folder = out or default_out(new)
     with stop_signals(Stopped.exit_code) as asked:

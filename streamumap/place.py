@@ -23,18 +23,28 @@ from streamumap.units import ALONE, Units
 READ_BYTES = 8 << 20
 """Of rows that ask, read at a time while they are packed."""
 
+ROUNDING = 1e-4
+"""Of reduced rows: sums of float32 products over all features, by blocks of other sizes; ICA brings components of little variance
+to the size of the others."""
+
 Nearest = Callable[[int, int], tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
 class Mapped:
     """The rows of a map, as their neighbours were searched, and where they lie: float32 (N, C). `packed` None: not mostly
-    zeros. `non_negative`: no value is below 0."""
+    zeros. `non_negative`: no value is below 0. `reduced`: the same row may be reduced to another one by roundings."""
 
     rows: RowSource
     packed: PackedRows | None
     positions: np.ndarray
     non_negative: bool
+    reduced: bool = False
+
+    @property
+    def rounding(self) -> float:
+        """What rows may be apart and be the same, as a part of their length."""
+        return ROUNDING if self.reduced else 0.0
 
 
 def place(there: Mapped, new: RowSource, plan: Plan, p: Params, tick: Tick, units: Units = ALONE) -> np.ndarray:
@@ -82,7 +92,7 @@ def _by_products(there: Mapped, new: RowSource, plan: Plan, metric: str, k: int,
                 queries[first - start : last - start] = asking.block(first, last) - centre
             return nearest.nearest(
                 queries[: stop - start], others, k, centre=centre, other_rows=other_rows, non_negative=there.non_negative,
-                each=lambda work, items: list(pool.map(work, items)), tick=tick,
+                each=lambda work, items: list(pool.map(work, items)), rounding=there.rounding, tick=tick,
             )  # fmt: skip
 
         yield search
@@ -114,7 +124,7 @@ def _on_device(there: Mapped, new: RowSource, plan: Plan, metric: str, k: int, t
     else:
         others = cuda.StreamedRows(there.rows, metric, other_rows, plan.device)
     asking = cuda.StreamedRows(new, metric, other_rows, plan.device)
-    options: dict = dict(other_rows=other_rows, non_negative=there.non_negative, tick=tick)
+    options: dict = dict(other_rows=other_rows, non_negative=there.non_negative, rounding=there.rounding, tick=tick)
     with closing(others), closing(asking):
         yield lambda start, stop: nearest(*asking.chunk(start, stop), others, k, **options)
 

@@ -84,11 +84,7 @@ def _stages(run: Run, there: Finished) -> dict:
         run.reuse("the map")
         positions = run.work.read("embedding")
     else:
-        positions = new.kept.back(place_new(run, mapped, new.source, key), np.nan)
-        run.work.retract()
-        run.work.save("embedding", positions)
-        run.work.publish_saved("embedding")
-        run.work.done("embedding", key)
+        positions = place_new(run, mapped, new.source, key, lambda places: new.kept.back(places, np.nan))
     for source in (new.source, mapped.rows):
         source.check_unchanged()
     return _write(run, there, new, positions)
@@ -112,7 +108,7 @@ def _read(run: Run, there: Finished) -> tuple[New, Mapped]:
         if reduced:
             rows, components = there.reduced()
             new = replace(new, source=along_components(components, new.source, run.params.metric))
-            mapped = Mapped(rows, None, there.positions, False)
+            mapped = Mapped(rows, None, there.positions, non_negative=False, reduced=True)
         else:
             rows = there.rows(_in_place(run, there.given, "map", tick))
             run.packed = _packed(run, rows, there.n_nonzero, block_rows, tick)

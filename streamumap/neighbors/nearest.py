@@ -41,6 +41,7 @@ def nearest(
     other_rows: int,
     non_negative: bool,
     each: Callable,
+    rounding: float = 0.0,
     tick: Tick = no_tick,
 ) -> tuple[np.ndarray, np.ndarray]:
     """As `reference.nearest` of `queries` float32 (Q, D), rows as a DenseRows gives them less `centre`, among `others`, a
@@ -67,6 +68,7 @@ def nearest(
             each(merge, slices(len(queries), TILE_ROWS))
             tick(len(queries) * stop // n - len(queries) * start // n)
             del block, merge  # before the next is read
+    squares[squares <= rounding**2 * norms[:, None]] = 0
     with np.errstate(over="ignore"):
         return indices, (squares / 2 if cosine else np.sqrt(squares)).astype(np.float32)
 

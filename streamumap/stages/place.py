@@ -1,5 +1,7 @@
 """The rows beside a sample, placed on its map."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from streamumap.backends import Rows
@@ -16,24 +18,33 @@ def place_rest(run: Run, rows: Rows, embedding: np.ndarray, key: str) -> None:
         return
     reduced = rows.searched is not rows.original
     non_negative = rows.found.non_negative and not reduced
-    there = Mapped(rows.searched, rows.packed, embedding, non_negative)
+    there = Mapped(rows.searched, rows.packed, embedding, non_negative, reduced)
     new = reduced_like(run, run.new.source) if reduced else run.new.source
-    positions = place_new(run, there, new, key)
-    everything = run.kept.back(embedding, np.nan)
-    everything[run.new.kept.rows] = positions
-    run.work.retract()
-    run.work.save("embedding", everything)
-    run.work.publish_saved("embedding")
-    run.work.done("embedding", key)
+    rest = run.new.kept.rows
+
+    def everything(positions: np.ndarray) -> np.ndarray:
+        out = run.kept.back(embedding, np.nan)
+        out[rest] = positions
+        return out
+
+    place_new(run, there, new, key, everything)
 
 
-def place_new(run: Run, there: Mapped, new: RowSource, key: str) -> np.ndarray:
-    """float32 (M, C): the places of the rows of `new`. Says how many have none."""
+def place_new(
+    run: Run, there: Mapped, new: RowSource, key: str, everything: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
+    """Leaves embedding.npy, `everything` of the places float32 (M, C) of the rows of `new`, made from what `key` stands for; and
+    returns it."""
     with run.stage("place", new.n_rows, "rows", patient=True) as (tick, result):
         units = run.units("place", key, "the placing", tick)
-        positions = run.fitting("place", lambda: place(there, new, run.plan, run.params, tick, units))
+        out = everything(run.fitting("place", lambda: place(there, new, run.plan, run.params, tick, units)))
+        run.work.retract()
+        run.work.save("embedding", out)
+        run.work.publish_saved("embedding")
+        run.work.done("embedding", key)
+        units.forget()
         result.append(f"on the map of {len(there.positions):,} rows, backend {run.plan['place'].backend}")
-    return positions
+    return out
 
 
 def say_who_has_no_place(run: Run, new: New, positions: np.ndarray) -> None:

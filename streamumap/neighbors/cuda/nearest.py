@@ -18,10 +18,18 @@ from streamumap.neighbors.nearest_footprint import MEASURED_VALUES
 
 
 def nearest(
-    queries: Tensor, scale: Tensor, others, k: int, *, other_rows: int, non_negative: bool, tick: Tick = no_tick
+    queries: Tensor,
+    scale: Tensor,
+    others,
+    k: int,
+    *,
+    other_rows: int,
+    non_negative: bool,
+    rounding: float = 0.0,
+    tick: Tick = no_tick,
 ) -> tuple[np.ndarray, np.ndarray]:
     """As `reference.nearest` of `queries` (Q, D) with their `scale` (Q,), a chunk of StreamedRows, among `others`, rows on
-    the same device that pass by `other_rows` at a time. Ticks Q rows."""
+    the same device that pass by `other_rows` at a time. `rounding`: as of `neighbors.nearest`. Ticks Q rows."""
     n, n_queries, cosine = others.n_rows, len(queries), others.metric == "cosine"
     found = torch.full((n_queries, k), -1, dtype=torch.int32, device=queries.device)
     squares = torch.full((n_queries, k), torch.inf, device=queries.device)
@@ -35,6 +43,8 @@ def nearest(
                 )  # fmt: skip
             stop = first + len(chunk)
             tick(n_queries * stop // n - n_queries * first // n)
+        norms = row_squares(queries) * scale**2
+    squares[squares <= rounding**2 * norms[:, None]] = 0
     distances = squares / 2 if cosine else squares.sqrt()
     return found.cpu().numpy(), distances.cpu().numpy()
 
