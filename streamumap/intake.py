@@ -81,6 +81,9 @@ def plan_for(
         raise InputError("--place-rest: expected --sample, found none; say how many rows the others are placed beside.")
     job = sampled_job(job, sample)
     job = placing_job(job) if place_rest else job
+    if active is not None:  # of every row, also of those of a sample
+        placed = job.placed and replace(job.placed, n_nonzero=job.placed.n_rows * active)
+        job = replace(job, n_nonzero=job.n_rows * active, placed=placed)
     machine = memory.machine(device)
     if x is None:  # a job to be run anywhere
         machine = replace(machine, host_limits=())

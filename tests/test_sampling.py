@@ -157,3 +157,11 @@ def test_a_sample_is_planned_as_the_rows_it_has():
     assert part["write"].predicted.host_bytes - alone["write"].predicted.host_bytes == table_bytes
     with pytest.raises(InputError, match="--sample: expected 3 to 9, .* found 10"):
         streamumap.plan(rows=9, features=5, sample=10, device="cpu")
+
+
+@pytest.mark.parametrize("place_rest", [False, True])
+def test_a_plan_counts_the_values_of_the_sampled_rows(place_rest):
+    bounds = dict(rows=300_000, features=3072, active=32, sample=60_000, budget="4GB", device="cpu")
+    planned = streamumap.plan(**bounds, place_rest=place_rest)
+    assert planned.job.n_nonzero == 60_000 * 32 and planned["neighbors"].backend == "packed"
+    assert planned.job.placed is None or planned.job.placed.n_nonzero == 240_000 * 32
