@@ -88,5 +88,6 @@ def reduce(f: Fitting) -> StagePlan:
         "reduce", ("cuda" if f.gpu else "numpy") + (" + fastica" if independent else ""), "block_rows", sizes, host,
         (lambda b: reduce.device_footprint(job.n_features, dims, b, 4)) if f.gpu else None,
     )  # fmt: skip
+    f.host_base += reduce.LEFT_BYTES
     f.job = Job(job.n_rows, dims, "float32", n_edges=job.n_edges, n_left_out=job.n_left_out)
     return stage
