@@ -27,18 +27,22 @@ def plan(
     host_budget=None,
     device="auto",
     sample=None,
+    place_rest=False,
     **params,
 ):
     """What a run would do and need, what it would need elsewhere, the smallest budget and what makes the job smaller: a
     `levers.Outlook`, from headers alone.
 
     Of `x` (a path or an array), or of `rows` x `features` values of `dtype` ("float16"), `active` of them non-zero in a
-    row; `sample`: how many rows are mapped. Budgets are sizes such as "40GB"; `params` are fields of `params.Params`.
+    row; `sample`: how many rows are mapped, `place_rest`: the others are placed on their map. Budgets are sizes such as
+    "40GB"; `params` are fields of `params.Params`.
     Raises DoesNotFit where the budget cannot hold the job, InputError where something is wrong.
     """
     from streamumap.intake import plan_for
 
-    return plan_for(x, rows, features, dtype, active, budget, host_budget, device, sample=sample, **params)
+    return plan_for(
+        x, rows, features, dtype, active, budget, host_budget, device, sample=sample, place_rest=place_rest, **params
+    )
 
 
 def __getattr__(name: str):

@@ -19,8 +19,10 @@ from streamumap.options import (
     Colors,
     Components,
     DeviceOption,
+    DropNonfinite,
     Dtype,
     Features,
+    Fresh,
     HostBudget,
     Input,
     InputFile,
@@ -34,6 +36,7 @@ from streamumap.options import (
     NeighborsBackend,
     Of,
     Out,
+    PlaceRest,
     Quiet,
     Reduce,
     ReduceDims,
@@ -96,9 +99,7 @@ def embed(
             help="What is known of each row, for embedding.parquet: a .csv, .tsv or Parquet file, or an id a line."
         ),
     ] = None,
-    drop_nonfinite: Annotated[
-        bool, typer.Option("--drop-nonfinite", help="Leave rows with NaN or Inf out: they are NaN in the map.")
-    ] = False,
+    drop_nonfinite: DropNonfinite = False,
     sample: Sample = None,
     stratify: Annotated[
         Path | None,
@@ -106,12 +107,11 @@ def embed(
             help="What --sample keeps the shares of: a text file with a label a row, each kept; or the numbers of the rows to map."
         ),
     ] = None,
+    place_rest: PlaceRest = False,
     snapshots: Annotated[
         int, typer.Option(help="Positions kept on the way, evenly spaced over the epochs, in RUN/snapshots.", min=0)
     ] = 0,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Start again: remove what an earlier run left in the folder.")
-    ] = False,
+    fresh: Fresh = False,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -137,11 +137,56 @@ def embed(
         drop_nonfinite=drop_nonfinite,
         sample=sample,
         stratify=stratify,
+        place_rest=place_rest,
         knn=knn,
         snapshots=snapshots,
         fresh=fresh,
     )
     print(json.dumps(run, indent=2) if json_ else folder)
+
+
+@app.command()
+def transform(
+    run: RunFolder,
+    new: Annotated[str, typer.Argument(help="Rows of the same features, in any form that embed takes.", metavar="NEW")],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--out", help="Folder of the places. (default: NEW's name + .umap beside it)", show_default=False
+        ),
+    ] = None,
+    input: InputFile = None,
+    budget: BudgetOption = None,
+    host_budget: HostBudget = None,
+    device: DeviceOption = "auto",
+    dtype: Dtype = None,
+    features: Features = None,
+    key: Key = None,
+    shape: Shape = None,
+    sae: Sae = None,
+    drop_nonfinite: DropNonfinite = False,
+    fresh: Fresh = False,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Places new rows on a finished map, which stays as it is.
+
+    Each row lies where its nearest rows of the map pull it: a row of the map itself lies where it lies there, one that shares
+    nothing with any of them is NaN. A place depends on the row and the map alone. NEW is read as RUN's input was, where no
+    option says otherwise. The folder gets embedding.npy, embedding.parquet (row_id, x, y, is_zero) and run.json, in which
+    the quality is that of RUN's map.
+    """
+    folder = out or default_out(new)
+    with stop_signals(Stopped.exit_code) as asked:
+        from streamumap.transform import transform
+
+        with _listener(quiet) as listener:
+            done = transform(
+                run, new, out=folder, input=input, budget=budget, host_budget=host_budget, device=device,
+                reading=reading_of(dtype, features, key, shape, sae, "rows"), drop_nonfinite=drop_nonfinite,
+                listener=listener, fresh=fresh, stopping=asked.is_set,
+            )  # fmt: skip
+    print(json.dumps(done, indent=2) if json_ else folder)
 
 
 @app.command()
@@ -170,6 +215,7 @@ def plan(
     knn: Knn = None,
     recall: Annotated[float, knob("recall")] = Params.recall,
     sample: Sample = None,
+    place_rest: PlaceRest = False,
     json_: Json = False,
 ) -> None:
     """What embed would do and need; reads no more than headers and changes nothing."""
@@ -177,8 +223,8 @@ def plan(
 
     planned = plan_for(
         input, rows, features, dtype, active, budget, host_budget, device, reading_of(dtype, features, key, shape, sae, of),
-        knn=knn, sample=sample, n_neighbors=n_neighbors, n_components=n_components, metric=metric, reduce=reduce,
-        reduce_dims=reduce_dims, neighbors=neighbors, recall=recall,
+        knn=knn, sample=sample, place_rest=place_rest, n_neighbors=n_neighbors, n_components=n_components, metric=metric,
+        reduce=reduce, reduce_dims=reduce_dims, neighbors=neighbors, recall=recall,
     )  # fmt: skip
     if json_:
         from streamumap.levers import as_json

@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from streamumap import backends, memory
 from streamumap.backends import Rows
 from streamumap.errors import InputError
@@ -15,13 +17,14 @@ from streamumap.events import Listener, ignore
 from streamumap.intake import budget_for, first_plan, given_graph
 from streamumap.meta import Meta
 from streamumap.params import Params
-from streamumap.plans import job_of, sampled_job
+from streamumap.plans import job_of, placing_job, sampled_job
 from streamumap.sampling import sampled
 from streamumap.source import Reading, open_source
 from streamumap.stages.graph import graph
-from streamumap.stages.keys import keys_of
+from streamumap.stages.keys import Keys, keys_of
 from streamumap.stages.layout import layout
 from streamumap.stages.neighbors import neighbors
+from streamumap.stages.place import place_rest
 from streamumap.stages.quality import quality
 from streamumap.stages.read import read
 from streamumap.stages.reduce import reduce
@@ -43,6 +46,7 @@ def embed(
     drop_nonfinite: bool = False,
     sample: int | None = None,
     stratify: str | os.PathLike | None = None,
+    place_rest: bool = False,
     knn: Any = None,
     listener: Listener = ignore,
     snapshots: int = 0,
@@ -54,7 +58,8 @@ def embed(
 
     `meta`: a file whose columns go into embedding.parquet, row for row. `drop_nonfinite`: rows with NaN or Inf are left
     out and are NaN in the map, as are those that are not among `sample` rows, drawn with the seed. `stratify`: a file of
-    labels whose shares the sample keeps, or of row numbers that are the sample. `knn`: a k-NN graph of the rows, (indices,
+    labels whose shares the sample keeps, or of row numbers that are the sample. `place_rest`: the other rows get a place on the
+    map of the sample, which they do not change. `knn`: a k-NN graph of the rows, (indices,
     distances), each a .npy file or an array; see `neighbors.given`. `snapshots` positions on the way, evenly spaced over
     the epochs, are kept in out/snapshots. `fresh`: what an earlier run left in `out` is removed first. `stopping()` is asked
     between units of work; when it is true the run raises Stopped, and the same call continues it.
@@ -77,12 +82,32 @@ def embed(
                 "--knn: expected a graph of the rows on the map, found one of all rows beside a sample; leave one out."
             )
         job = replace(job_of(source), knn_columns=given.n_columns if given else 0)
+        if place_rest and rows is None:
+            raise InputError(
+                "--place-rest: expected --sample or --stratify, found neither; say which rows the others are placed beside."
+            )
         job = sampled_job(job, None if rows is None else len(rows))
+        job = placing_job(job) if place_rest else job
         plan = first_plan(source, job, params, budget_for(machine, budget, host_budget), machine)
         check_space(out, plan.peak.disk_bytes - used_bytes(out))
         named = os.path.abspath(os.fsdecode(x)) if isinstance(x, (str, bytes, os.PathLike)) else ""
         work = opened.enter_context(closing(Workdir(out, source.fingerprint, named, fresh)))
-        run = Run(source, params, plan, work, listener, stopping, rows, given, columns, drop_nonfinite, snapshots)
+        origin = {"path": named, "reading": (reading or Reading()).to_json()}
+        run = Run(
+            source,
+            params,
+            plan,
+            work,
+            listener,
+            stopping,
+            rows,
+            given,
+            columns,
+            drop_nonfinite,
+            snapshots,
+            place_rest,
+            origin,
+        )
         opened.callback(run.close)
         with run.logged():
             return stages(run)
@@ -96,11 +121,20 @@ def stages(run: Run) -> dict:
     neighbors(run, rows, keys.knn)
     if run.plan.device:
         get_ready()
-    if run.work.has("embedding", keys.map):
+    if run.work.has("embedding", keys.placed):
         run.reuse("the map")
         embedding = run.of_kept("embedding")
     else:
-        embedding = layout(run, rows, graph(run, keys.graph), keys.map)
+        embedding = mapped(run, rows, keys)
+        place_rest(run, rows, embedding, keys.placed)
     run.source.check_unchanged()
     quality(run, rows, embedding)
     return write(run, found, embedding)
+
+
+def mapped(run: Run, rows: Rows, keys: Keys) -> np.ndarray:
+    """The places of the rows that are mapped, float32 (N, n_components)."""
+    if run.new is not None and run.work.has("embedding", keys.map):
+        run.reuse("the map of the sample")
+        return run.of_kept("embedding")
+    return layout(run, rows, graph(run, keys.graph), keys.map)

@@ -1,15 +1,22 @@
 """The scikit-learn face of the engine."""
 
+import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils.validation import check_is_fitted
 
 from streamumap.engine import embed
 from streamumap.errors import InputError
+from streamumap.finished import finished_map
 from streamumap.params import Params
-from streamumap.source import Reading
+from streamumap.source import Reading, open_source
+from streamumap.source.kept import Kept
+from streamumap.transform import transform
 
 
 class StreamUMAP(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -93,11 +100,43 @@ class StreamUMAP(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         """The map of X's rows: float32 (N, n_components)."""
         return self.fit(X, y).embedding_
 
+    def transform(self, X):
+        """Places of new rows on the map, which stays as it is: float32 (M, n_components), NaN for a row that has no neighbour
+        there. X: as of `fit`, of the same features; its rows do not act on one another.
+
+        The rows of `fit` are read again: a path must lead to them, and an array be in memory, so a model from a pickle that was
+        fitted on an array has none. With `reduce`, `out` must be given. Raises the errors of `streamumap.errors`."""
+        check_is_fitted(self)
+        budget = dict(budget=self.budget, host_budget=self.host_budget, device=self.device)
+        with tempfile.TemporaryDirectory(prefix="streamumap-") as folder, closing(self._finished()) as there:
+            out = Path(folder) / "placed"
+            transform(there, X, out=out, reading=Reading(self.dtype), **budget)
+            return np.load(out / "embedding.npy")
+
+    def __getstate__(self):
+        state = dict(super().__getstate__())
+        given = state.pop("_given", None)
+        return state | ({"_given": given} if isinstance(given, (str, os.PathLike)) else {})
+
+    def _finished(self):
+        """The map, on which rows are placed."""
+        given = getattr(self, "_given", None)
+        if given is None:
+            raise InputError(
+                "transform: expected the rows that the model was fitted on, found none: a pickle holds no data, and blocks pass "
+                "once; fit it on a path."
+            )
+        folder = None if self.out is None else Path(self.out)
+        kept = Kept(len(self.embedding_))
+        source = open_source(given, Reading(self.dtype))
+        return finished_map("the fitted map", source, kept, self.embedding_, self.run_, folder)
+
     def _fit(self, X, out):
         budget = dict(budget=self.budget, host_budget=self.host_budget, device=self.device)
         self.run_ = embed(X, self._params(), out=out, reading=Reading(self.dtype), knn=self._knn(), **budget)
         self.embedding_ = np.load(out / "embedding.npy")
         self.n_features_in_ = self.run_["input"]["features"]
+        self._given = None if _passes_once(X) else X
         return self
 
     def _knn(self):
@@ -125,3 +164,8 @@ class StreamUMAP(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         tags.input_tags.string = True
         tags.input_tags.sparse = True
         return tags
+
+
+def _passes_once(x) -> bool:
+    """Whether these are blocks that are gone when they were read."""
+    return isinstance(x, Iterator)

@@ -12,7 +12,7 @@ from streamumap.memory import Budget, Machine
 from streamumap.neighbors.given import GivenGraph, open_graph
 from streamumap.params import Params
 from streamumap.planner import make_plan, resolve_name
-from streamumap.plans import Job, Plan, job_of, sampled_job
+from streamumap.plans import Job, Plan, job_of, placing_job, sampled_job
 from streamumap.source import Reading, RowSource, ToConvert, check_shape, open_source
 from streamumap.source.pairs import nonzero_mask
 
@@ -37,7 +37,19 @@ def budget_for(machine: Machine, budget: str | int | None, host_budget: str | in
 
 
 def plan_for(
-    x, rows, features, dtype, active, budget, host_budget, device, reading=None, knn=None, sample=None, **params
+    x,
+    rows,
+    features,
+    dtype,
+    active,
+    budget,
+    host_budget,
+    device,
+    reading=None,
+    knn=None,
+    sample=None,
+    place_rest=False,
+    **params,
 ) -> Outlook:
     """`streamumap.plan`; `reading` instead of `dtype` and `features` of an input."""
     if (x is None) == (rows is None) or (x is None and features is None):
@@ -65,7 +77,10 @@ def plan_for(
     if graph is not None:
         job = replace(job, knn_columns=graph.n_columns)
         graph.close()
+    if place_rest and sample is None:
+        raise InputError("--place-rest: expected --sample, found none; say how many rows the others are placed beside.")
     job = sampled_job(job, sample)
+    job = placing_job(job) if place_rest else job
     machine = memory.machine(device)
     if x is None:  # a job to be run anywhere
         machine = replace(machine, host_limits=())

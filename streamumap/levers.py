@@ -168,7 +168,9 @@ def _levers(job: Job, params: Params, machine: Machine) -> Iterable[Lever]:
     if n >= 1000:
         fewer = n // SAMPLE_SHARE
         part = replace(sampled_job(job, fewer), n_nonzero=job.n_nonzero and job.n_nonzero // SAMPLE_SHARE)
-        left_out = "rows left out have no place; those on the map are ordered by neighbours ten times as sparse"
+        left_out = (
+            "neighbours are of rows ten times as sparse; the others have no place, with --place-rest one among these"
+        )
         yield lever("sampling", f"--sample {fewer}", part, params, left_out)
     if not job.sparse and d >= 4 * ACTIVE:
         yield _pairs(job, params, machine)

@@ -58,17 +58,21 @@ def check_input(manifest: dict, fingerprint: dict, name: str, folder: Path) -> N
     was = manifest.get("input")
     if was == fingerprint:
         return
-    changed = _changed(was, fingerprint) if name and manifest.get("name") == name else {}
-    for field, text in IDENTITY.items():
-        if field in changed:
-            before, now = (_said(field, value) for value in changed[field])
-            raise InputChanged(
-                f"{name}: {text}: expected {before} as when the run in {folder} began, found {now}; "
-                "--fresh starts again with the input as it is, another --out keeps this run."
-            )
+    if name and manifest.get("name") == name:
+        remedy = "--fresh starts again with the input as it is, another --out keeps this run"
+        check_identity(was, fingerprint, name, f"as when the run in {folder} began", remedy)
     raise InputError(
         f"--out: {folder}: holds a run of another input, or of this one read otherwise; choose another --out, or --fresh to start again."
     )
+
+
+def check_identity(was: Any, now: Any, name: str, when: str, remedy: str) -> None:
+    """Raises InputChanged where two fingerprints are of the same input before and after a change."""
+    changed = _changed(was, now)
+    for field, text in IDENTITY.items():
+        if field in changed:
+            before, after = (_said(field, value) for value in changed[field])
+            raise InputChanged(f"{name}: {text}: expected {before} {when}, found {after}; {remedy}.")
 
 
 def _said(field: str, value: Any) -> str:

@@ -94,6 +94,17 @@ ReduceDims = Annotated[int, knob("reduce_dims")]
 Sample = Annotated[
     int | None, typer.Option(help="Map so many rows, drawn with the seed; the others are NaN in the map.", min=3)
 ]
+PlaceRest = Annotated[
+    bool,
+    typer.Option(
+        "--place-rest",
+        help="With --sample: the other rows get a place as well, each among its nearest sampled rows; quality stays that of the sample.",
+    ),
+]
+DropNonfinite = Annotated[
+    bool, typer.Option("--drop-nonfinite", help="Leave rows with NaN or Inf out: they are NaN in the map.")
+]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Start again: remove what an earlier run left in the folder.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress.")]
 

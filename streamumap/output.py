@@ -20,10 +20,16 @@ NOTHING = Wanted()
 
 
 def write_parquet(
-    file: BinaryIO, embedding: np.ndarray, is_zero: np.ndarray, duplicate_of: np.ndarray, meta: Meta | None = None
+    file: BinaryIO,
+    embedding: np.ndarray,
+    is_zero: np.ndarray,
+    duplicate_of: np.ndarray | None,
+    meta: Meta | None = None,
+    placed: np.ndarray | None = None,
 ) -> None:
     """row_id, x, y, z (as many as there are; further ones are dim3, dim4, ...), is_zero, duplicate_of (null where the
-    row is the first), and the columns of `meta`. Raises InputChanged where that has another number of rows by now."""
+    row is the first), placed (whether on the map of others), and the columns of `meta`; None: no such column. Raises
+    InputChanged where `meta` has another number of rows by now."""
     import pyarrow as pa
     import pyarrow.parquet
 
@@ -31,7 +37,10 @@ def write_parquet(
     columns = {"row_id": pa.array(np.arange(len(embedding), dtype=np.int64))}
     columns |= {name: pa.array(np.ascontiguousarray(embedding[:, i])) for i, name in enumerate(names)}
     columns["is_zero"] = pa.array(is_zero)
-    columns["duplicate_of"] = pa.array(duplicate_of, mask=duplicate_of < 0)
+    if duplicate_of is not None:
+        columns["duplicate_of"] = pa.array(duplicate_of, mask=duplicate_of < 0)
+    if placed is not None:
+        columns["placed"] = pa.array(placed)
     table = pa.table(columns)
     if meta is None:
         pyarrow.parquet.write_table(table, file, use_dictionary=False, column_encoding=NUMBERS)

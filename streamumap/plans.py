@@ -30,6 +30,8 @@ class Job:
     knn_columns: int = 0
     n_left_out: int = 0  # rows of the input beside these
     n_edges: int = 0  # of the fuzzy graph, each in both directions; 0: it is not there yet
+    placed: "Job | None" = None  # rows that are placed on the map of these
+    mapped: bool = False  # that map is there already
 
     @property
     def itemsize(self) -> int:
@@ -61,6 +63,14 @@ def sampled_job(job: Job, size: int | None) -> Job:
         return job
     n_nonzero = job.n_nonzero and min(job.n_nonzero, size * job.n_features)
     return replace(job, n_rows=size, n_nonzero=n_nonzero, n_left_out=job.n_rows - size)
+
+
+def placing_job(job: Job) -> Job:
+    """The job of a sample on whose map the other rows are placed."""
+    size = job.n_left_out
+    n_nonzero = job.n_nonzero and min(job.n_nonzero, size * job.n_features)
+    placed = Job(size, job.n_features, job.dtype, n_nonzero, job.sparse)
+    return replace(job, placed=placed if size else None)
 
 
 @dataclass(frozen=True)

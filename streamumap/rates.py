@@ -83,6 +83,7 @@ def _work(
         "graph": n * k,
         "start": n * width,
         "layout": n * k * (epochs or EPOCHS),
+        "place": n * n * width,
         "quality": n * d,
         "write": n,
     }[stage.name]

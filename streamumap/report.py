@@ -23,9 +23,11 @@ def report(
     plan: Plan,
     seconds: float,
     measured: dict,
+    origin: dict,
 ) -> dict:
     """JSON-able. `n_rows`: of the input; `source` has fewer where rows are left out. `measured`: stages (each with
-    seconds, predicted and measured bytes), quality, warnings, reused."""
+    seconds, predicted and measured bytes), quality, warnings, reused. `origin`: what else is to be known to read the rows
+    again as they were mapped."""
     machine = plan.machine
     return {
         "schema": 1,
@@ -44,6 +46,7 @@ def report(
             "duplicate_rows": found.n_duplicate_rows,
             "dead_features": found.n_dead_features,
             "fingerprint": source.fingerprint,
+            **origin,
         },
         "params": params.to_json(),
         "device": machine.device.name if machine.device else f"cpu, {machine.n_cores} cores, {platform.machine()}",

@@ -45,7 +45,11 @@ def describe(report: dict) -> tuple[str, str]:
     """Title and subtitle of a run's picture, from its run.json."""
     source, quality = report["input"], report["quality"]
     facts = f"{source['rows']:,} x {source['features']:,} {source['dtype']}, {report['params']['metric']}, k {report['params']['n_neighbors']}"
+    if "map" in report:
+        return Path(source["name"]).name, f"{facts}; placed on the map of {report['map']['rows']:,} rows"
     measured = f"recall {quality['knn_recall']['value']:.3f}, trustworthiness {quality['trustworthiness']['value']:.3f}"
+    if "placed" in report:
+        facts += f"; {report['placed']['rows']:,} of them placed on the map of the others"
     return Path(source["name"]).name, f"{facts}; {measured}"
 
 

@@ -32,7 +32,7 @@ SCRATCH = "scratch"
 SNAPSHOTS = "snapshots"
 RESERVED = "reserved"
 FILES = {
-    "reduced": ("reduced",),
+    "reduced": ("reduced", "components"),
     "neighbors": ("knn_indices", "knn_distances"),
     "graph": ("indptr", "targets", "weights"),
     "embedding": ("embedding",),
@@ -235,7 +235,8 @@ class Workdir:
         if "reduced" not in self._manifest["stages"]:
             shutil.rmtree(self.scratch, ignore_errors=True)
             return
-        self.remove(*(self.scratch / name for name in os.listdir(self.scratch) if name != "reduced.npy"))
+        kept = {f"{name}.npy" for name in FILES["reduced"]}
+        self.remove(*(self.scratch / name for name in os.listdir(self.scratch) if name not in kept))
 
     def close(self) -> None:
         if self._lock >= 0:

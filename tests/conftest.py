@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from streamumap import demo, engine, memory, saving
+from streamumap import demo, engine, memory, saving, transform
 from streamumap.blockfile import BlockFile
 from streamumap.errors import Stopped
 from streamumap.neighbors import reference
@@ -30,7 +30,7 @@ FORCE_RESTART = "STREAMUMAP_FORCE_RESTART"
 
 def restart_after_every_unit():
     """What a run leaves and returns is then that of its last process, which had next to nothing to do."""
-    embed, done, stage_done = engine.embed, SavedUnits.done, Workdir.done
+    done, stage_done = SavedUnits.done, Workdir.done
 
     def ended(*args, **kwargs):
         done(*args, **kwargs)
@@ -40,14 +40,19 @@ def restart_after_every_unit():
         stage_done(*args, **kwargs)
         raise Ended
 
-    def again_and_again(*args, **kwargs):
-        for _ in range(10_000):
-            with suppress(Ended):
-                return embed(*args, **kwargs)
-        raise AssertionError("it does not come to an end")
+    def until_it_ends(work):
+        def again_and_again(*args, **kwargs):
+            for _ in range(10_000):
+                with suppress(Ended):
+                    return work(*args, **kwargs)
+                kwargs.pop("fresh", None)
+            raise AssertionError("it does not come to an end")
+
+        return again_and_again
 
     memory.Watch = lambda device: SimpleNamespace(lap=lambda: (1, 0), close=lambda: None)  # half of the time
-    saving.SAVE_SECONDS, SavedUnits.done, Workdir.done, engine.embed = 0, ended, stage_ended, again_and_again
+    saving.SAVE_SECONDS, SavedUnits.done, Workdir.done = 0, ended, stage_ended
+    engine.embed, transform.transform = until_it_ends(engine.embed), until_it_ends(transform.transform)
 
 
 class Ended(Exception):

@@ -247,3 +247,60 @@ def test_a_plan(codes, file):
 def test_a_plan_of_nothing_is_refused(options):
     with pytest.raises(InputError):
         streamumap.plan(**options, budget="2GB", device="cpu")
+
+
+# New rows
+
+
+def test_new_rows_get_a_place_and_those_of_the_fit_have_theirs(codes, fitted):
+    new = fitted.transform(codes[300:340])
+    assert new.dtype == np.float32 and new.shape == (40, 2) and np.isfinite(new).all()
+    assert np.array_equal(fitted.transform(codes[:300]), fitted.embedding_)
+    assert np.array_equal(fitted.transform(codes[310:311]), new[10:11])
+    assert np.array_equal(fitted.transform(codes[300:340].astype(np.float64)), new)
+
+
+def test_transform_goes_by_a_path_and_through_a_pickle(codes, file, fitted, tmp_path):
+    new, model = codes[300:340], StreamUMAP(**FAST).fit(str(file))
+    expected = fitted.transform(new)
+    assert np.array_equal(model.transform(new), expected)
+    assert np.array_equal(pickle.loads(pickle.dumps(model)).transform(new), expected)
+    with pytest.raises(InputError, match="transform: expected the rows that the model was fitted on, found none"):
+        pickle.loads(pickle.dumps(fitted)).transform(new)
+    assert fitted.transform(new) is not None, "the model that was pickled still has them"
+    with pytest.raises(NotFittedError):
+        StreamUMAP().transform(new)
+    with pytest.raises(InputError, match="features: expected 3072"):
+        fitted.transform(new[:, :5])
+
+
+@pytest.mark.one_process
+def test_blocks_that_passed_once_are_not_there_for_new_rows(codes):
+    with pytest.raises(InputError, match="expected the rows that the model was fitted on"):
+        StreamUMAP(**FAST).fit(iter([codes[:300]])).transform(codes[300:340])
+
+
+def test_transform_of_reduced_rows_needs_the_folder(codes, tmp_path):
+    reduced = FAST | dict(reduce="pca", reduce_dims=20)
+    model = StreamUMAP(**reduced, out=tmp_path / "run").fit(codes[:300])
+    assert np.isfinite(model.transform(codes[300:310])).all()
+    with pytest.raises(InputError, match="--reduce: expected the reduced rows of the map in its folder"):
+        StreamUMAP(**reduced).fit(codes[:300]).transform(codes[300:310])
+
+
+def test_an_array_that_changed_since_the_fit_is_noticed(codes):
+    array = codes[:100].copy()
+    model = StreamUMAP(**FAST).fit(array)
+    array[:] = 1
+    with pytest.raises(
+        InputChanged, match="content: expected .* as when the fitted map was made, .* make the map again.$"
+    ):
+        model.transform(codes[:3])
+
+
+def test_a_pipeline_places_new_rows_with_names(codes, fitted):
+    pipeline = make_pipeline(FunctionTransformer(), StreamUMAP(**FAST)).fit(codes[:300])
+    assert np.array_equal(pipeline.transform(codes[300:310]), fitted.transform(codes[300:310]))
+    frame = pd.DataFrame(codes[300:303], index=["a", "b", "c"])
+    model = StreamUMAP(**FAST).set_output(transform="pandas").fit(codes[:300])
+    assert list(model.transform(frame).index) == ["a", "b", "c"]

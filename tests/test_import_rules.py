@@ -19,16 +19,19 @@ LAYERS = [
     | {"runs", "look", "viewer", "export", "output", "sampling"},
     {"reduce", "ica", "neighbors", "graph", "initial", "layout"},
     {"plans", "stage_plans", "planner", "rates", "levers"},
-    {"engine", "stages", "intake", "backends", "recorder", "report"},
+    {"engine", "stages", "intake", "backends", "recorder", "report", "place", "transform", "finished"},
     {"streamumap", "cli", "options", "estimator", "doctor", "terminal"},
 ]
 LAYER_OF = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
 STAGES = LAYERS[2]
 
-DENSE = {f"neighbors.{name}" for name in ("dense", "sketch", "cells", "propose", "work", "table", "join", "exhaustive")}
-PACKED_PARTS = "approximate cells count exhaustive join lists measure probe"
+DENSE = {
+    f"neighbors.{name}"
+    for name in ("dense", "sketch", "cells", "propose", "work", "table", "join", "exhaustive", "nearest")
+}
+PACKED_PARTS = "approximate cells count exhaustive join lists measure nearest probe"
 PACKED = {"neighbors.packed"} | {f"neighbors.packed.{name}" for name in PACKED_PARTS.split()}
-CUDA_PARTS = "approximate count decide exhaustive join packed probe sketch streamed tiles"
+CUDA_PARTS = "approximate count decide exhaustive join nearest packed probe sketch streamed tiles"
 CUDA = {"neighbors.cuda"} | {f"neighbors.cuda.{name}" for name in CUDA_PARTS.split()}
 BACKENDS = (
     DENSE
@@ -42,6 +45,7 @@ BACKENDS = (
         "layout.cpu",
         "layout.cuda",
         "layout.cuml",
+        "layout.placing",
         "layout.levels_cpu",
         "layout.levels_cuda",
         "graph.cpu",

@@ -40,12 +40,12 @@ def smallest(job, params, machine):
 def jobs(draw):
     n_rows, n_features = draw(st.integers(3, 10_000_000)), draw(st.integers(1, 12_288))
     active = draw(st.none() | st.integers(1, n_features))
-    return Job(
-        n_rows,
-        n_features,
-        draw(st.sampled_from(["float16", "bfloat16", "float32", "float64", "int8", "bool"])),
-        active and n_rows * active,
-    )
+    dtypes = st.sampled_from(["float16", "bfloat16", "float32", "float64", "int8", "bool"])
+    job = Job(n_rows, n_features, draw(dtypes), active and n_rows * active)
+    n_placed = draw(st.just(0) | st.integers(1, 10_000_000))
+    if n_placed:
+        job = replace(job, placed=Job(n_placed, n_features, draw(dtypes)), mapped=draw(st.booleans()))
+    return job
 
 
 some_params = st.builds(
@@ -114,7 +114,7 @@ def test_a_larger_budget_never_makes_a_block_smaller(job, params, machine, share
     if small.packs != large.packs:
         return  # another way altogether
     for a, b in zip(small.stages, large.stages, strict=True):
-        if a.backend == b.backend and a.name != "neighbors":
+        if a.backend == b.backend and a.name not in ("neighbors", "place"):
             assert all(a.blocks[name] <= b.blocks[name] for name in a.blocks), (a, b)
         elif a.backend == b.backend:
             assert list(a.blocks.values()) <= list(b.blocks.values()), (a, b)  # query rows first, then other rows
@@ -272,7 +272,7 @@ def test_reduced_rows_are_what_the_later_stages_see():
     plan, whole = (make_plan(job, p, Budget(2 * GB), CPU) for p in (params, Params(init="pca")))
     assert plan["reduce"].blocks["block_rows"] >= 16
     assert plan["start"].blocks["block_rows"] > whole["start"].blocks["block_rows"]
-    assert plan.peak.disk_bytes - whole.peak.disk_bytes == 100_000 * 64 * 4
+    assert plan.peak.disk_bytes - whole.peak.disk_bytes == 100_000 * 64 * 4 + 65 * 3072 * 8
 
 
 def test_neighbours_are_no_more_than_rows():

@@ -75,6 +75,23 @@ def _weight(distance, rho, sigma):
     return np.float32(np.exp(-excess / sigma)) if excess > 0 else np.float32(1.0)
 
 
+def strengths(distances: np.ndarray, local_connectivity: float) -> np.ndarray:
+    """As `reference.strengths`."""
+    weights = np.empty(distances.shape, np.float32)
+    rho, sigma = np.empty(len(distances), np.float32), np.empty(len(distances), np.float32)
+    smooth_knn(distances, 0.0, max(0.0, local_connectivity - 1.0), rho, sigma)
+    _strengths(distances, rho, sigma, weights)
+    return weights
+
+
+@njit(parallel=True, cache=True)
+def _strengths(distances, rho, sigma, weights):
+    for i in prange(len(distances)):
+        for j in range(distances.shape[1]):
+            there = distances[i, j] < np.inf
+            weights[i, j] = _weight(distances[i, j], rho[i], sigma[i]) if there else np.float32(0)
+
+
 @njit(cache=True)
 def count_incoming(indices, first_row, counts):
     """Adds to `counts` (int64 (N,)) the edges that rows first_row.. send: indices int32 (n, k), -1 and the row itself

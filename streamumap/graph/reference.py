@@ -64,6 +64,17 @@ def memberships(indices: np.ndarray, distances: np.ndarray, rho: np.ndarray, sig
     return np.where(itself | (indices < 0), 0.0, weights).astype(np.float32)
 
 
+def strengths(distances: np.ndarray, local_connectivity: float = 1.0) -> np.ndarray:
+    """float32 (M, k): of rows that are in no graph to their nearest rows of one, nearest first, inf where there is none.
+
+    The nearest is not connected fully, whatever its distance, but by as many neighbours as are asked for beyond one
+    (umap-learn's `transform`): how near it is says how much it weighs.
+    """
+    rho, sigma = smooth_knn(distances, 0.0, max(0.0, local_connectivity - 1.0))
+    nowhere = np.where(np.isfinite(distances), len(distances), -1)
+    return memberships(nowhere, distances, rho, sigma)
+
+
 def fuzzy_graph(indices, distances, local_connectivity=1.0, set_op_mix_ratio=1.0) -> np.ndarray:
     """The symmetric weights as a dense float64 (N, N) matrix: mix * (a + b - a*b) + (1 - mix) * a*b."""
     n = len(indices)

@@ -2,7 +2,15 @@
 
 import numpy as np
 
-from streamumap.layout.schedule import ATTRACTION, CLIP, PUSH_SOFTENING, STEP_LIMIT, Settings, mix32
+from streamumap.layout.schedule import (
+    ATTRACTION,
+    CLIP,
+    PUSH_SOFTENING,
+    STEP_LIMIT,
+    Settings,
+    mix32,
+    rates_of,
+)
 
 GOLDEN = 0x9E3779B9
 
@@ -41,6 +49,43 @@ def epoch(
         length = np.sqrt((move**2).sum())
         new[i] += move * min(1.0, STEP_LIMIT / length) if length > 0 else 0.0
     return new.astype(np.float32)
+
+
+def place(
+    mapped: np.ndarray, indices: np.ndarray, distances: np.ndarray, weights: np.ndarray, s: Settings
+) -> np.ndarray:
+    """float32 (M, C): places of rows on the map `mapped` float32 (N, C), by neighbours int32 (-1: none), distances and
+    strengths float32 (M, k), nearest first. The rows of the map do not move, nor does a row at distance 0 from one; a row
+    without neighbours is NaN."""
+    rates, out = rates_of(weights), np.full((len(indices), mapped.shape[1]), np.nan, np.float32)
+    for i in np.flatnonzero(indices[:, 0] >= 0):
+        here = mapped[indices[i, 0] if distances[i, 0] == 0 else likeliest(mapped, indices[i], weights[i], s)]
+        name = 0
+        for j in indices[i].tolist():
+            name = mix32(name ^ (j & 0xFFFFFFFF))
+        for number in range(s.n_epochs if distances[i, 0] > 0 else 0):
+            here = here + _step(here.astype(np.float64), mapped, indices[i], rates[i], name, number, s)
+        out[i] = here
+    return out
+
+
+def likeliest(mapped: np.ndarray, indices: np.ndarray, weights: np.ndarray, s: Settings) -> int:
+    """The neighbour in whose place a row's edges are most like their strengths: their mean may lie where none of them is."""
+    near = indices[indices >= 0]
+    d2 = ((mapped[near][:, None].astype(np.float64) - mapped[near]) ** 2).sum(2)
+    return near[(weights[indices >= 0] / (1 + s.a * d2**s.b)).sum(1).argmax()]
+
+
+def _step(here, mapped, near, rates, name, number, s):
+    edges = [j for j in range(len(near)) if near[j] >= 0 and fires(name + j, int(rates[j]), number, s)]
+    move = np.zeros(len(here))
+    for j in edges:
+        move += _pull(here - mapped[near[j]], s)
+    for i in pushers(name, len(edges) * s.negative_sample_rate, number, s):
+        move += _push(here - mapped[i], s)
+    move *= s.step_size(number)
+    length = np.sqrt((move**2).sum())
+    return move * min(1.0, STEP_LIMIT / length) if length > 0 else move
 
 
 def _pull(difference, s):

@@ -85,6 +85,21 @@ def on_graph(s: Settings, n_vertices: int, max_weight: int, n_epochs: int) -> Se
     )  # fmt: skip
 
 
+def placing_settings(n_mapped: int, *, n_epochs, learning_rate, **others) -> Settings:
+    """Of rows that are placed on a map: a third of its epochs, and a quarter of its steps (umap-learn)."""
+    n_epochs = default_epochs(n_mapped) if n_epochs is None else n_epochs
+    return settings(n_mapped, RATE_ONE, n_epochs=max(1, n_epochs // 3), learning_rate=learning_rate / 4, **others)
+
+
+RATE_ONE = 65535
+"""The rate of an edge that fires in every epoch: the strongest of a row that is placed."""
+
+
+def rates_of(weights: np.ndarray) -> np.ndarray:
+    """float32 (M, k) strengths, the strongest first -> uint16 rates."""
+    return np.rint(weights / np.maximum(weights[:, :1], 1e-30) * RATE_ONE).astype(np.uint16)
+
+
 SETTINGS = ("n_epochs", "min_dist", "spread", "learning_rate", "repulsion_strength", "negative_sample_rate", "seed")
 """The parameters that `settings` takes, by their names in Params."""
 

@@ -38,3 +38,25 @@ def search(rows: np.ndarray, k: int, metric: str) -> tuple[np.ndarray, np.ndarra
     indices = np.where(np.isfinite(distances), order, -1).astype(np.int32)
     assert (indices[:, 0] == np.arange(n)).all()
     return indices, distances.astype(np.float32)
+
+
+def nearest(
+    rows: np.ndarray, others: np.ndarray, k: int, metric: str, non_negative: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """For each of `rows` the k nearest of `others`, which it is none of: indices int32, distances float32 (M, k), ties by
+    number, -1 and inf where there are no more.
+
+    For cosine, a row without a direction (all zeros) and one with a direction are no neighbours of each other, nor, with
+    `non_negative`, are rows at distance 1 or more.
+    """
+    d = distance_matrix(rows, others, metric)
+    if metric == "cosine":
+        d[np.not_equal.outer(rows.any(1), others.any(1))] = np.inf
+        if non_negative:
+            d[(rows.astype(np.float64) @ others.astype(np.float64).T <= 0) & (d > 0)] = np.inf
+    order = np.argsort(d, axis=1, kind="stable")[:, :k]
+    indices, distances = np.full((len(rows), k), -1, np.int32), np.full((len(rows), k), np.inf, np.float32)
+    width = order.shape[1]
+    distances[:, :width] = np.take_along_axis(d, order, 1)
+    indices[:, :width] = np.where(np.isfinite(distances[:, :width]), order, -1)
+    return indices, distances

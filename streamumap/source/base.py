@@ -123,11 +123,10 @@ def blocks(source: RowSource, block_rows: int, first: int = 0) -> Iterator[tuple
         yield start, source.read(start, min(start + block_rows, source.n_rows), buffer)
 
 
-def check_shape(name: str, n_rows: int, n_features: int) -> None:
+def check_shape(name: str, n_rows: int, n_features: int, least_rows: int = 3) -> None:
     """Raises InputError where the matrix is too small for a map."""
     if n_features < 1:
         raise InputError(f"{name}: shape: expected at least 1 feature, found {n_features}; give rows with features.")
-    if n_rows < 3:
-        raise InputError(
-            f"{name}: shape: expected at least 3 rows, found {n_rows}; a map of fewer rows has no meaning."
-        )
+    if n_rows < least_rows:
+        why = "a map of fewer rows has no meaning" if least_rows > 1 else "give some"
+        raise InputError(f"{name}: shape: expected at least {least_rows} rows, found {n_rows}; {why}.")

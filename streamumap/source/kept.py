@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from streamumap.blockfile import BlockFile
-from streamumap.source.base import Pairs, RowSource, SparseSource, stored_dtype
+from streamumap.source.base import Pairs, RowSource, SparseSource
 
 BLOCK_VALUES = 1 << 18
 """Of results that go to their rows or come from there, at a time; numbers of rows take 8 bytes each on the way."""
@@ -24,10 +24,10 @@ class KeptRows:
     def read(self, start: int, stop: int, out: np.ndarray | None = None) -> np.ndarray:
         """Rows start..stop as stored, (stop - start, n_features); `out` as in `RowSource.read`."""
         assert 0 <= start <= stop <= self.n_rows
-        if out is None:
-            out = np.empty((stop - start, self.n_features), stored_dtype(self.dtype))
         if stop > start and self.kept[stop - 1] - self.kept[start] == stop - 1 - start:
             return self.source.read(int(self.kept[start]), int(self.kept[stop - 1]) + 1, out)
+        if out is None:
+            return self.source.take(self.kept[start:stop])
         out[: stop - start] = self.source.take(self.kept[start:stop])
         return out[: stop - start]
 

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from streamumap.source.archive import Archive
@@ -42,20 +42,31 @@ class Reading:
     sae: str | os.PathLike | None = None
     of: str = "rows"
 
+    def to_json(self) -> dict:
+        """What was said, with whole paths."""
+        said = {name: value for name, value in asdict(self).items() if value is not None}
+        return said | ({} if self.sae is None else {"sae": os.path.abspath(os.fsdecode(self.sae))})
 
-def open_source(x: Any, reading: Reading | None = None) -> RowSource | ToConvert:
+    @classmethod
+    def from_json(cls, said: dict) -> "Reading":
+        shape = said.get("shape")
+        return cls(**said | {"shape": None if shape is None else tuple(shape)})
+
+
+def open_source(x: Any, reading: Reading | None = None, least_rows: int = 3) -> RowSource | ToConvert:
     """The rows of `x`: a path; a 2-D array, memmap, CPU tensor or list of rows; a `scipy.sparse` matrix in CSR form; the
     TopK pairs (indices, values, n_features), each of the first two a path or an array; an iterable of blocks of rows; or
     a source that is open already.
 
     A path is that of a file of rows, a folder or a glob of shards, a `.txt` that lists them, or TopK pairs: a folder with
     `X_indices.npy` and `X_values.npy`, or either of these. Their width is `reading.n_features`, or what a JSON file
-    beside them says. What cannot be read in place is a ToConvert. Raises InputError.
+    beside them says. What cannot be read in place is a ToConvert. Raises InputError, also where there are fewer than
+    `least_rows` rows.
     """
     reading = reading or Reading()
     source = _open_as(x, reading)
     try:
-        check_shape(source.name, source.n_rows, source.n_features)
+        check_shape(source.name, source.n_rows, source.n_features, least_rows)
     except BaseException:
         source.close()
         raise

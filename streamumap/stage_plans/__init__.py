@@ -1,13 +1,13 @@
 """Block sizes and bytes of each stage: its own formula, added to what stays in memory meanwhile.
 
-`fitting.py` adds up and finds the largest blocks that fit; `rows.py`, `neighbors.py`, `drawing.py` and `results.py` have the
-stages, `fixed.py` the bytes that do not depend on the job.
+`fitting.py` adds up and finds the largest blocks that fit; `rows.py`, `neighbors.py`, `drawing.py`, `place.py` and `results.py`
+have the stages, `fixed.py` the bytes that do not depend on the job.
 """
 
 from streamumap.memory import Budget, Machine
 from streamumap.params import Params
 from streamumap.plans import Job, StagePlan
-from streamumap.stage_plans import drawing, neighbors, results, rows
+from streamumap.stage_plans import drawing, neighbors, place, results, rows
 from streamumap.stage_plans.fitting import TINY, Fitting, powers, tiny
 from streamumap.stage_plans.fixed import CONTEXT_BYTES
 
@@ -19,6 +19,8 @@ def plan_stages(
 ) -> tuple[Fitting, tuple[StagePlan, ...]]:
     """The stages in order; `missing` of the Fitting says what does not fit."""
     fitting = Fitting(job, params, budget, machine, packed_on_disk)
+    if job.mapped:
+        return fitting, (place.read(fitting), place.place(fitting), results.write(fitting))
     stages = [rows.read(fitting)]
     if params.reduce != "none":
         stages.append(rows.reduce(fitting))
@@ -28,6 +30,7 @@ def plan_stages(
         drawing.graph(fitting),
         drawing.start(fitting),
         drawing.layout(fitting),
+        *([place.place(fitting)] if job.placed else []),
         results.quality(fitting, searched.blocks.get("cell_rows", min(job.n_rows, 4096))),
         results.write(fitting),
     ]

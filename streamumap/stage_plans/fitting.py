@@ -55,7 +55,10 @@ class Fitting:
         self.host_base = TORCH_WORKING_BYTES if self.gpu else LIBRARIES_BYTES
         point_bytes = params.n_components * 4
         row_bytes = params.n_neighbors * 8 + 3 * point_bytes + PARQUET_BYTES  # the graph; map, checkpoint, table
-        self.disk = self.kept_bytes = job.copied_bytes + (job.n_rows + job.n_left_out) * row_bytes + PICTURE_BYTES
+        n_rows, copied_bytes = job.n_rows + job.n_left_out, job.copied_bytes
+        if job.mapped and job.placed:
+            n_rows, copied_bytes = job.placed.n_rows, job.copied_bytes + job.placed.copied_bytes
+        self.disk = self.kept_bytes = copied_bytes + n_rows * row_bytes + PICTURE_BYTES
 
     def compile(self, modules: tuple[str, ...], n_bytes: int = COMPILING_BYTES) -> None:
         """From now on what numba keeps of compiling these modules' kernels counts. What fits is decided as if all had to be

@@ -20,6 +20,7 @@ WRITING_BYTES = 40 * 10**6
 DRAWING = ("graph.cpu", "layout.cpu", "layout.levels_cpu")
 PACKED = tuple(f"neighbors.packed.{name}" for name in ("count", "measure"))
 APPROXIMATE = tuple(f"neighbors.packed.{name}" for name in ("cells", "join", "probe"))
+PLACING = ("layout.placing", "neighbors.nearest", "neighbors.packed.nearest")
 DENSE = tuple(f"neighbors.{name}" for name in ("dense", "work"))
 
 TORCH_HOST_BYTES = 250 * 10**6

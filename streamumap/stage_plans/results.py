@@ -26,6 +26,7 @@ def quality(f: Fitting, cell_rows: int) -> StagePlan:
 
 
 def write(f: Fitting) -> StagePlan:
-    n, c = f.original.n_rows + f.original.n_left_out, f.params.n_components
+    job, c = f.original, f.params.n_components
+    n = job.placed.n_rows if job.mapped and job.placed else job.n_rows + job.n_left_out
     libraries = 0 if f.gpu else WRITING_BYTES
     return f.solve("write", "pyarrow", "size_px", [1600, 800, 400], lambda b: libraries + n * (c * 4 + 52) + 60 * b * b)

@@ -1,5 +1,7 @@
 """Reading the rows, and reducing them."""
 
+from dataclasses import replace
+
 from streamumap.plans import Job, StagePlan
 from streamumap.sae import footprint as encoding
 from streamumap.source.base import DEVICE_DTYPES
@@ -22,31 +24,36 @@ def read(f: Fitting) -> StagePlan:
     sizes = powers(max(1, min(job.n_rows, block_bytes // max(job.n_features * job.itemsize, 1))), 1)
     encodes = f.gpu is not None and bool(job.raw_features)
 
-    def scanning(block_rows: int) -> tuple[int, int]:
+    def first(block_rows: int) -> tuple[int, int]:
         if on_device and job.sparse:
             return device_pairs_footprint(job.n_rows, job.n_features, job.n_nonzero or 0)
         if on_device:
             return device_scan_footprint(job.n_rows, job.n_features, job.dtype, block_rows)
-        return _scanning(f, block_rows), encoding.cuda(job.raw_features, job.n_features) if encodes else 0
+        return scanning(job, block_rows), encoding.cuda(job.raw_features, job.n_features) if encodes else 0
 
-    packed_bytes = _packed_bytes(f)
+    def host(block_rows: int) -> int:
+        block_bytes = 0 if job.sparse else block_rows * job.n_features * job.itemsize
+        others = 0 if job.placed is None else job.n_rows * 9 + scanning(job.placed, block_rows)
+        return max(max(first(block_rows)[0], others) + packed + block_bytes, _encoding(f))
+
+    packed = packed_bytes(f)
     f.host_base = READING_BYTES
     if f.gpu:
         f.host_base = TORCH_READING_BYTES if on_device or encodes else TORCH_HOST_BYTES
     f.context_bytes = CONTEXT_BYTES if encodes else READING_CONTEXT_BYTES
     stage = f.solve(
         "read", "cuda" if on_device else "numpy", "block_rows", sizes,
-        lambda b: max(scanning(b)[0] + packed_bytes + (0 if job.sparse else b * job.n_features * job.itemsize), _encoding(f)),
-        (lambda b: scanning(b)[1]) if on_device or encodes else None,
+        host, (lambda b: first(b)[1]) if on_device or encodes else None,
     )  # fmt: skip
-    f.host_base, f.context_bytes = working + job.n_rows * 9 + packed_bytes, CONTEXT_BYTES
+    f.host_base = working + job.n_rows * 9 + packed + (0 if job.placed is None else job.placed.n_rows * 18)
+    f.context_bytes = CONTEXT_BYTES
     return stage
 
 
-def _scanning(f: Fitting, block_rows: int) -> int:
+def scanning(job: Job, block_rows: int) -> int:
+    """Host bytes of a pass over the rows on the CPU."""
     from streamumap.source.scan import pairs_scan_footprint, scan_footprint
 
-    job = f.job
     if job.sparse:
         return pairs_scan_footprint(job.n_rows, job.n_features)
     return scan_footprint(job.n_rows, job.n_features, job.itemsize, block_rows)
@@ -59,7 +66,7 @@ def _encoding(f: Fitting) -> int:
     return (encoding.cuda_host if f.gpu else encoding.cpu)(job.n_rows, job.raw_features, job.n_features)
 
 
-def _packed_bytes(f: Fitting) -> int:
+def packed_bytes(f: Fitting) -> int:
     """Of the packed rows that stay in memory."""
     job = f.job
     if job.n_nonzero is None:
@@ -77,7 +84,7 @@ def reduce(f: Fitting) -> StagePlan:
     job, dims = f.job, min(f.params.reduce_dims, f.job.n_features, f.job.n_rows)
     sizes = powers(max(1, min(job.n_rows, 8192)), 16)
     independent = f.params.reduce == "ica"
-    f.disk += job.n_rows * dims * 4
+    f.disk += job.n_rows * dims * 4 + (1 + dims) * job.n_features * 8
 
     def host(block_rows: int) -> int:
         block_bytes = block_rows * job.n_features * 8
@@ -89,5 +96,5 @@ def reduce(f: Fitting) -> StagePlan:
         (lambda b: reduce.device_footprint(job.n_features, dims, b, 4)) if f.gpu else None,
     )  # fmt: skip
     f.host_base += reduce.LEFT_BYTES
-    f.job = Job(job.n_rows, dims, "float32", n_edges=job.n_edges, n_left_out=job.n_left_out)
+    f.job = replace(job, n_features=dims, dtype="float32", n_nonzero=None, sparse=False, copied_bytes=0, raw_features=0)
     return stage

@@ -20,10 +20,11 @@ class Keys:
     knn: str
     graph: str
     map: str
+    placed: str  # the map with the rows that are placed on it
 
 
 def keys_of(run: Run) -> Keys:
-    """Those of reduced rows, k-NN graph, fuzzy graph and map, once the rows are read."""
+    """Those of reduced rows, k-NN graph, fuzzy graph, map and rows placed on it, once the rows are read."""
     p = run.params
     reduced = {"none": (), "pca": (p.reduce, p.reduce_dims), "ica": (p.reduce, p.reduce_dims, p.seed)}[p.reduce]
     how = run.given_knn.fingerprint if run.given_knn else run.plan["neighbors"].backend
@@ -32,23 +33,25 @@ def keys_of(run: Run) -> Keys:
     knn = key_of(__version__, p.n_neighbors, p.metric, reduced, p.recall, p.seed, how, rows)
     graph = key_of(knn, p.local_connectivity, p.set_op_mix_ratio)
     settings = [getattr(p, name) for name in LAYOUT_PARAMS]
+    drawn = key_of(graph, run.plan["layout"].backend, settings, run.given_start)
     return Keys(
         reduced=key_of(__version__, reduced, p.metric, by, rows),
         knn=knn,
         graph=graph,
-        map=key_of(graph, run.plan["layout"].backend, settings, run.given_start),
+        map=drawn,
+        placed=drawn if run.new is None else key_of(drawn, run.plan["place"].backend, hash_of(run.new.kept.rows)),
     )
 
 
 def input_key(run: Run) -> str:
     """Of what is read of the input, before anything is known of it."""
-    return key_of(__version__, run.plan["read"].backend, _hash(run.sample))
+    return key_of(__version__, run.plan["read"].backend, hash_of(run.sample))
 
 
 def rows_key(run: Run) -> str:
     """Of the rows that are in the map."""
-    return _hash(run.kept.rows)
+    return hash_of(run.kept.rows)
 
 
-def _hash(rows: np.ndarray | None) -> str:
+def hash_of(rows: np.ndarray | None) -> str:
     return "" if rows is None else hashlib.blake2b(rows.tobytes(), digest_size=16).hexdigest()

@@ -8,14 +8,16 @@ import numpy as np
 from streamumap import backends
 from streamumap.events import Note
 from streamumap.planner import make_plan
+from streamumap.plans import Job
 from streamumap.recorder import Meter
 from streamumap.source import RowSource, ToConvert, check_shape
-from streamumap.source.kept import all_but
+from streamumap.source.base import SparseSource
+from streamumap.source.kept import Kept, all_but
 from streamumap.source.packed import PackedRows, pack
 from streamumap.source.scaled import extreme_exponent, scaled
-from streamumap.source.scan import Scan, check_finite, wild_features
+from streamumap.source.scan import Scan, check_finite, scan, wild_features
 from streamumap.stages.keys import input_key, rows_key
-from streamumap.stages.run import Run
+from streamumap.stages.run import New, Run
 from streamumap.workdir import key_of
 
 
@@ -29,6 +31,7 @@ def read(run: Run) -> Scan:
         source = run.source
         job = replace(run.plan.job, n_rows=found.n_rows, dtype=source.dtype, n_nonzero=found.n_nonzero)
         job = replace(job, n_left_out=run.given.n_rows - found.n_rows)
+        job = replace(job, placed=None if run.new is None else new_job(run.new))
         run.plan = make_plan(job, run.params, run.plan.budget, run.plan.machine)
         run.work.reserve(run.plan.peak.disk_bytes)
         run.packed = _packed(run, found, packed, block_rows, tick)
@@ -62,19 +65,54 @@ def _look_at_rows(run: Run, tick: Meter) -> tuple[Scan, PackedRows | None]:
     if run.exponent:
         run.source = scaled(run.source, run.exponent)
         found, packed = again()
+    if run.places_rest and run.sample is not None:
+        rest = all_but(given.n_rows, run.sample)
+        run.new = look_at_new(run, given, rest, run.plan["read"].blocks["block_rows"], tick)
     return found, packed
+
+
+def look_at_new(run: Run, given: RowSource, kept: Kept, block_rows: int, tick: Meter) -> New | None:
+    """Of the rows that are to be placed those that can be; None where there are none. Divided as those of the map are."""
+    source = kept.source(given)
+    if not source.n_rows:
+        return None
+    found = scan(source, block_rows, tick)
+    lost, why = np.empty(0, np.int64), "rows to be placed have NaN or infinite values"
+    if isinstance(run.given, ToConvert) and run.given.drop_zero_rows:
+        lost, why = np.flatnonzero(found.is_zero), "features to be placed are dead, active in no row"
+    elif run.drop_nonfinite:
+        lost = found.nonfinite_rows
+    if len(lost):
+        run.warn(_left_out(source.name, len(lost), source.n_rows, why))
+        kept = kept.only(all_but(source.n_rows, lost))
+        source = kept.source(given)
+        if not source.n_rows:
+            return None
+        found = scan(source, block_rows)
+    check_finite(source.name, replace(found, nonfinite_rows=kept.numbers_back(found.nonfinite_rows)))
+    return New(kept, scaled(source, run.exponent) if run.exponent else source, found)
+
+
+def new_job(new: New) -> Job:
+    """Of rows that were looked at."""
+    source, found = new.source, new.found
+    return Job(source.n_rows, source.n_features, source.dtype, found.n_nonzero, isinstance(source, SparseSource))
 
 
 def _leave_out(run: Run, rows: np.ndarray, why: str) -> None:
     """The source without these rows; there must be enough others."""
     source: RowSource = run.source
     n, name = source.n_rows, source.name
-    run.warn(f"{name}: {len(rows):,} of {n:,} {why}; they are left out and NaN in the map.")
+    run.warn(_left_out(name, len(rows), n, why))
     check_shape(f"{name} without the rows left out", n - len(rows), source.n_features)
     left = all_but(n, rows)
     run.kept = run.kept.only(left)
     run.clip_to(n - len(rows))
     run.source = left.source(source)
+
+
+def _left_out(name: str, n_rows: int, n: int, why: str) -> str:
+    return f"{name}: {n_rows:,} of {n:,} {why}; they are left out and NaN in the map."
 
 
 def _packed(run: Run, found: Scan, packed: PackedRows | None, block_rows: int, tick: Meter) -> PackedRows | None:
@@ -92,13 +130,19 @@ def _say_what_is_given(run: Run) -> None:
     run.clip_to(run.plan.job.n_rows)
     if run.given_knn is not None:
         run.measured["given_knn"] = run.given_knn.facts()
+    say_what_is_special(run)
+    if run.sample is not None:
+        sizes = f"{len(run.sample):,} of {run.given.n_rows:,} rows"
+        others = "placed on their map" if run.places_rest else "NaN in the map"
+        run.listener(Note("info", f"{sizes} are sampled; the others are {others}"))
+
+
+def say_what_is_special(run: Run) -> None:
+    """What opening the input has shown."""
     for text in getattr(run.given, "warnings", ()):
         run.warn(text)
     for text in getattr(run.given, "notes", ()):
         run.listener(Note("info", text))
-    if run.sample is not None:
-        sizes = f"{len(run.sample):,} of {run.given.n_rows:,} rows"
-        run.listener(Note("info", f"{sizes} are sampled; the others are NaN in the map"))
 
 
 def _say_what_was_found(run: Run, found: Scan) -> None:

@@ -3,10 +3,11 @@
 import numpy as np
 
 from streamumap import ica, initial
+from streamumap.blockfile import BlockFile
 from streamumap.memory import format_bytes
 from streamumap.quality import sample_rows
 from streamumap.recorder import Meter
-from streamumap.reduce import StreamedPCA
+from streamumap.reduce import ReducedRows, StreamedPCA
 from streamumap.saving import SavedUnits
 from streamumap.source import RowSource, open_rows
 from streamumap.source.rows import DenseRows
@@ -63,6 +64,7 @@ def _reduce(run: Run, key: str) -> None:
             units.done(lambda: (pca.state() | kept, {}), added=n, written=start + len(block), **so_far)
         file.sync()
         file.close()
+        _keep_components(run, pca.mean_, along)
         run.work.done("reduced", key, **found)
         units.forget()
 
@@ -102,3 +104,24 @@ def _said(found: dict) -> str:
     how = "converged in" if found["converged"] else "did not converge in"
     sample = f"{found['sample_rows']:,} sampled rows ({format_bytes(found['sample_bytes'])})"
     return f"{how} {found['iterations']} iterations on {sample}"
+
+
+def reduced_like(run: Run, source: RowSource) -> RowSource:
+    """Other rows along the components of those that were reduced."""
+    return along_components(run.work.open("components"), source, run.params.metric)
+
+
+def along_components(components: BlockFile, source: RowSource, metric: str) -> RowSource:
+    """The rows of `source` along the components in a file of `_keep_components`."""
+    kept = components.read(0, len(components))
+    components.close()
+    return ReducedRows(source, metric, kept[0], kept[1:].astype(np.float32))
+
+
+def _keep_components(run: Run, mean: np.ndarray, along: np.ndarray) -> None:
+    """The mean, then the components, as float64: for rows that are placed on the map."""
+    file = run.work.create("components", (1 + len(along), along.shape[1]), np.float64)
+    file.write(0, mean)
+    file.write(1, along)
+    file.sync()
+    file.close()

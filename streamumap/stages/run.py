@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -26,9 +26,19 @@ from streamumap.stage_plans import CONTEXT_BYTES
 from streamumap.workdir import Workdir
 
 
+@dataclass(frozen=True)
+class New:
+    """Rows that are placed on the map of others: which of those that were given, and what a pass found in them."""
+
+    kept: Kept
+    source: RowSource
+    found: Scan
+
+
 class Run(Recorder):
-    """`given` is the input as it was opened. `source`, once it is read: its rows that are in the map, `kept` says which,
-    `packed` without their zeros where these are many, divided by 2^`exponent` where they are extreme."""
+    """`given` is the input as it was opened, `origin` where and how, for run.json. `source`, once it is read: its rows that are in
+    the map, `kept` says which, `packed` without their zeros where these are many, divided by 2^`exponent` where they are extreme.
+    `new`: with `places_rest`, the rows beside a sample."""
 
     source: RowSource
 
@@ -45,6 +55,8 @@ class Run(Recorder):
         meta: Meta | None,
         drop_nonfinite: bool,
         n_snapshots: int,
+        places_rest: bool = False,
+        origin: dict | None = None,
     ):
         super().__init__(plan, listener, stopping)
         if plan.device:
@@ -55,6 +67,8 @@ class Run(Recorder):
         self.kept = Kept(given.n_rows, sample)
         self.packed: PackedRows | None = None
         self.exponent = 0
+        self.places_rest, self.origin = places_rest, origin or {}
+        self.new: New | None = None
         self.kept_files: set[str] = set()  # of the k-NN graph, made by `knn`
         self.given_start = open_rows(params.init).fingerprint if params.init.endswith(".npy") else None
         self.started = time.monotonic()
@@ -162,4 +176,7 @@ class Run(Recorder):
         """The content of run.json so far."""
         n_sampled = None if self.sample is None else len(self.sample)
         seconds = time.monotonic() - self.started
-        return report(self.source, self.given.n_rows, n_sampled, found, self.params, self.plan, seconds, self.measured)
+        origin = self.origin | {"exponent": self.exponent, "non_negative": found.non_negative}
+        return report(
+            self.source, self.given.n_rows, n_sampled, found, self.params, self.plan, seconds, self.measured, origin
+        )

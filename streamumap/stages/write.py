@@ -7,6 +7,7 @@ from typing import BinaryIO
 import numpy as np
 
 from streamumap.source.scan import Scan
+from streamumap.stages.place import say_who_has_no_place
 from streamumap.stages.run import Run
 
 
@@ -19,6 +20,9 @@ def get_ready() -> None:
 
 def write(run: Run, found: Scan, embedding: np.ndarray) -> dict:
     """The content of run.json."""
+    if run.new is not None:
+        embedding = run.work.read("embedding")
+        say_who_has_no_place(run, run.new, embedding[run.new.kept.rows])
     with run.stage("write", 2, "files") as (tick, result), ThreadPoolExecutor(1) as beside:
         table = beside.submit(
             run.work.publish, "embedding.parquet", lambda file: _write_table(run, file, embedding, found)
@@ -36,12 +40,17 @@ def write(run: Run, found: Scan, embedding: np.ndarray) -> dict:
 
 
 def _write_table(run: Run, file: BinaryIO, embedding: np.ndarray, found: Scan) -> None:
+    """`embedding`: with a row for each that was given where some of them were placed."""
     from streamumap import output
 
-    kept, first = run.kept, run.kept.numbers_back(found.duplicate_of)
-    output.write_parquet(
-        file, kept.back(embedding, np.nan), kept.back(found.is_zero, False), kept.back(first, -1), run.meta
-    )
+    kept, first, placed = run.kept, run.kept.numbers_back(found.duplicate_of), None
+    is_zero = kept.back(found.is_zero, False)
+    if run.new is None:
+        embedding = kept.back(embedding, np.nan)
+    else:
+        placed = run.new.kept.back(np.ones(run.new.found.n_rows, bool), False)
+        is_zero |= run.new.kept.back(run.new.found.is_zero, False)
+    output.write_parquet(file, embedding, is_zero, kept.back(first, -1), run.meta, placed)
 
 
 def _draw(run: Run, file: BinaryIO, embedding: np.ndarray, found: Scan) -> None:

@@ -1,0 +1,73 @@
+"""The nearest of some rows for each of others on a GPU, or by torch on the CPU where there is none."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from devices import DEVICE, FORMS, METRICS, as_source, on_device, part
+from neighbor_checks import hard_rows
+
+from streamumap.events import no_tick
+from streamumap.memory import Budget, Footprint, Machine
+from streamumap.neighbors import reference
+from streamumap.params import Params
+from streamumap.place import Mapped, place
+from streamumap.plans import Job, Plan, StagePlan
+from streamumap.source.packed import pack
+
+PLAN = Plan(Job(150, 3072, "float32"), Budget(10**9), Machine(2, 10**9), ())
+
+
+def by_torch(rows, others, k, metric, form, dtype="float32", other_dtype="float32", other_rows=64, query_rows=1000):
+    from streamumap.neighbors import cuda
+
+    there = on_device(others, metric, form, other_dtype)
+    asking = cuda.StreamedRows(as_source(rows, dtype), metric, query_rows, DEVICE)
+    found = []
+    for at in range(0, len(rows), query_rows):
+        queries = asking.chunk(at, min(at + query_rows, len(rows)))
+        found.append(
+            part("nearest").nearest(*queries, there, k, other_rows=other_rows, non_negative=(others >= 0).all())
+        )
+    asking.close()
+    there.close()
+    return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize(
+    ("dtype", "other_dtype"), [("float32", "float32"), ("float16", "float16"), ("float32", "float16")]
+)
+@pytest.mark.parametrize("negative", [False, True])
+def test_right_distances_to_right_rows(form, metric, dtype, other_dtype, negative):
+    rows = hard_rows(190, negative=negative)
+    new, others = rows[::3], np.delete(rows, np.s_[::3], axis=0)
+    indices, distances = by_torch(new, others, 15, metric, form, dtype, other_dtype)
+    true_indices, true_distances = reference.nearest(new, others, 15, metric, not negative)
+    assert (indices.shape, indices.dtype, distances.dtype) == ((len(new), 15), np.int32, np.float32)
+    assert np.array_equal(indices < 0, true_indices < 0) and np.array_equal(np.isinf(distances), indices < 0)
+    there = indices >= 0
+    np.testing.assert_allclose(distances[there], true_distances[there], rtol=1e-5, atol=1e-5)
+    true = np.take_along_axis(reference.distance_matrix(new, others, metric), np.maximum(indices, 0), 1)
+    np.testing.assert_allclose(distances[there], true[there], rtol=1e-5, atol=1e-5)
+    again = by_torch(new, others, 15, metric, form, dtype, other_dtype, 32, 10)
+    np.testing.assert_allclose(again[1][there], distances[there], rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("metric", METRICS)
+def test_places_are_those_that_the_cpu_finds(form, metric, codes):
+    others, new = codes[:150], codes[150:220]
+    packed = pack(as_source(others), 100, int(np.count_nonzero(others))) if form == "packed" else None
+    positions = np.random.default_rng(0).normal(size=(150, 2)).astype(np.float32)
+    there = Mapped(as_source(others), packed, positions, True)
+    found = []
+    for device, backend in ((DEVICE, "cuda"), (None, "packed" if packed else "dense")):
+        blocks = {"query_rows": 32, "other_rows": 64}
+        stage = StagePlan("place", backend, blocks, Footprint())
+        plan = replace(PLAN, stages=(stage,), machine=Machine(2, 10**9, device and SimpleNamespace(label=device)))
+        found.append(place(there, as_source(new), plan, Params(metric=metric, n_epochs=30), no_tick))
+    np.testing.assert_allclose(*found, atol=1e-3)
+    assert np.isfinite(found[0]).all()
