@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from streamumap import initial, quality
+from streamumap import initial, memory, quality
 from streamumap.blockfile import BlockFile
 from streamumap.errors import InputError
 from streamumap.events import Tick
@@ -87,6 +87,7 @@ def search(
     from streamumap.neighbors import dense
 
     def reached(neighbors: np.ndarray) -> bool:
+        memory.trim()  # threads that search leave as much behind as counting takes
         return enough(neighbors[sample], count_closer(rows, plan, p.metric, sample, neighbors[sample]))
 
     wanted: dict = dict(seed=p.seed, n_threads=plan.machine.n_cores, reached=reached, exhaustive=p.recall >= 1.0)

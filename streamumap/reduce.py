@@ -22,6 +22,7 @@ from streamumap.source.rows import DenseRows
 
 PIECE_ROWS = 8192  # rows in one float32 product: bounds its rounding error and the memory of the widened rows
 BLAS_BYTES = 32 << 20  # what the BLAS libraries of numpy and scipy keep for themselves
+LEFT_BYTES = 24 << 20  # of that and of scipy.linalg, what stays for the rest of the run
 POOL = 1.6  # torch's pool keeps freed blocks of other sizes
 CUBLAS_BYTES = 64 << 20
 

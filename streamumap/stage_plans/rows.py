@@ -95,5 +95,6 @@ def reduce(f: Fitting) -> StagePlan:
         "reduce", ("cuda" if f.gpu else "numpy") + (" + fastica" if independent else ""), "block_rows", sizes, host,
         (lambda b: reduce.device_footprint(job.n_features, dims, b, 4)) if f.gpu else None,
     )  # fmt: skip
+    f.host_base += reduce.LEFT_BYTES
     f.job = replace(job, n_features=dims, dtype="float32", n_nonzero=None, sparse=False, copied_bytes=0, raw_features=0)
     return stage
