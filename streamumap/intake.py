@@ -61,12 +61,10 @@ def plan_for(
     else:
         check_shape("plan", rows, features)
         job = Job(rows, features, resolve_name(dtype or "float16"))
-    if active is not None:
-        if not 1 <= active <= job.n_features:
-            raise InputError(
-                f"--active: expected 1 to {job.n_features}, the features of a row, found {active}; give one in this range."
-            )
-        job = replace(job, n_nonzero=job.n_rows * active)
+    if active is not None and not 1 <= active <= job.n_features:
+        raise InputError(
+            f"--active: expected 1 to {job.n_features}, the features of a row, found {active}; give one in this range."
+        )
     if sample is not None and not 3 <= sample <= job.n_rows:
         raise InputError(
             f"--sample: expected 3 to {job.n_rows}, the rows of the input, found {sample}; give one in this range."

@@ -6,19 +6,12 @@ import pytest
 from streamumap.graph import cpu as graph
 from streamumap.graph import reference as plain_graph
 from streamumap.layout import placing, reference
-from streamumap.layout.schedule import placing_settings
+from streamumap.layout.schedule import SETTINGS, placing_settings
+from streamumap.params import Params
 
 
 def settings(n_mapped, **changed):
-    given = dict(
-        n_epochs=None,
-        min_dist=0.1,
-        spread=1.0,
-        learning_rate=1.0,
-        repulsion_strength=1.0,
-        negative_sample_rate=5,
-        seed=42,
-    )
+    given = {name: getattr(Params, name) for name in SETTINGS}
     return placing_settings(n_mapped, **(given | changed))
 
 

@@ -2,8 +2,10 @@
 
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -50,11 +52,17 @@ def default_out(input: str) -> Path:
 
 
 def run_embed(input, params: Params, folder: Path, quiet: bool, **options) -> dict:
-    with stop_signals(Stopped.exit_code) as asked:
+    with running(quiet) as ways:
         from streamumap import engine
 
-        with progress_of(quiet) as listener:
-            return engine.embed(input, params, out=folder, listener=listener, stopping=asked.is_set, **options)
+        return engine.embed(input, params, out=folder, **ways, **options)
+
+
+@contextmanager
+def running(quiet: bool) -> Iterator[dict[str, Any]]:
+    """The `listener` and the `stopping` of a run: its progress is told, and signals stop it."""
+    with stop_signals(Stopped.exit_code) as asked, progress_of(quiet) as listener:
+        yield dict(listener=listener, stopping=asked.is_set)
 
 
 def progress_of(quiet: bool):

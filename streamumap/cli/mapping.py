@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from streamumap.cli.app import app, default_out, progress_of, run_embed
+from streamumap.cli.app import app, default_out, run_embed, running
 from streamumap.cli.options import (
     BudgetOption,
     Components,
@@ -37,9 +37,7 @@ from streamumap.cli.options import (
     knob,
     reading_of,
 )
-from streamumap.errors import Stopped
 from streamumap.params import Params
-from streamumap.stopping import stop_signals
 
 
 @app.command()
@@ -158,15 +156,13 @@ def transform(
     the quality is that of RUN's map.
     """
     folder = out or default_out(new)
-    with stop_signals(Stopped.exit_code) as asked:
+    with running(quiet) as ways:
         from streamumap.transform import transform
 
-        with progress_of(quiet) as listener:
-            done = transform(
-                run, new, out=folder, input=input, budget=budget, host_budget=host_budget, device=device,
-                reading=reading_of(dtype, features, key, shape, sae, "rows"), drop_nonfinite=drop_nonfinite,
-                listener=listener, fresh=fresh, stopping=asked.is_set,
-            )  # fmt: skip
+        done = transform(
+            run, new, out=folder, input=input, budget=budget, host_budget=host_budget, device=device,
+            reading=reading_of(dtype, features, key, shape, sae, "rows"), drop_nonfinite=drop_nonfinite, fresh=fresh, **ways,
+        )  # fmt: skip
     print(json.dumps(done, indent=2) if json_ else folder)
 
 

@@ -56,6 +56,7 @@ def _state(totals: Totals, filling: Filling) -> tuple[Arrays, Arrays]:
 def _of_blocks(source, block_rows, device, hashing: Hashing, filling: Filling, first: int) -> Generator[Described]:
     """What is known of one part of the rows after the other, from row `first` on; fills in their pairs."""
     sums, n_features = _Sums(hashing, device), source.n_features
+    step = max(1, DEVICE_VALUES // n_features)
     feed = Feed(source, block_rows, device)
     try:
         for _, block in feed.blocks(block_rows, first):
@@ -65,8 +66,8 @@ def _of_blocks(source, block_rows, device, hashing: Hashing, filling: Filling, f
             counts = np.concatenate([_row_sums(part) for part in mask.split(max(1, 4 * DEVICE_VALUES // n_features))])
             if counts.sum() * SPARSE_FROM > mask.numel():
                 filling.give_up()
-                for part in range(0, len(rows), max(1, DEVICE_VALUES // n_features)):
-                    here = slice(part, part + max(1, DEVICE_VALUES // n_features))
+                for part in range(0, len(rows), step):
+                    here = slice(part, part + step)
                     yield _describe_dense(rows[here], mask[here], counts[here], sums)
                 continue
             for here in _parts(counts):

@@ -29,9 +29,14 @@ def read(run: Run) -> Scan:
     with run.stage("read", n_passes * run.given.n_rows, "rows", patient=True) as (tick, result):
         found, packed = _look_at_rows(run, tick)
         source = run.source
-        job = replace(run.plan.job, n_rows=found.n_rows, dtype=source.dtype, n_nonzero=found.n_nonzero)
-        job = replace(job, n_left_out=run.given.n_rows - found.n_rows)
-        job = replace(job, placed=None if run.new is None else new_job(run.new))
+        job = replace(
+            run.plan.job,
+            n_rows=found.n_rows,
+            dtype=source.dtype,
+            n_nonzero=found.n_nonzero,
+            n_left_out=run.given.n_rows - found.n_rows,
+            placed=None if run.new is None else new_job(run.new),
+        )
         run.plan = make_plan(job, run.params, run.plan.budget, run.plan.machine)
         run.work.reserve(run.plan.peak.disk_bytes)
         run.packed = _packed(run, found, packed, block_rows, tick)
