@@ -16,11 +16,13 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
-import streamumap
+from tree import ROOT
+
 from streamumap.events import StageDone, StageStarted
 from streamumap.params import Params
+from streamumap.source import Reading
 
-PACKAGE = str(Path(streamumap.__file__).parent)
+PACKAGE = str(ROOT / "streamumap")
 BETWEEN = "between stages"
 
 
@@ -40,10 +42,13 @@ class Profiles:
             self.turn(BETWEEN)
 
     def turn(self, name: str) -> None:
-        self.of[self.now].disable()
-        self.seconds[self.now] += time.perf_counter() - self.since
+        self.stop()
         self.now, self.since = name, time.perf_counter()
         self.of[name].enable()
+
+    def stop(self) -> None:
+        self.of[self.now].disable()
+        self.seconds[self.now] += time.perf_counter() - self.since
 
     def show(self, n_lines: int) -> None:
         for name, profile in self.of.items():
@@ -65,10 +70,9 @@ def run(options: argparse.Namespace, folder: Path) -> Profiles:
     began = time.perf_counter()
     profiles = Profiles()
     chosen = Params(metric=options.metric)
-    report = engine.embed(
-        options.input, chosen, out=folder, budget=options.budget, device=options.device, listener=profiles.listen
-    )
-    profiles.turn("")
+    where = dict(out=folder, budget=options.budget, device=options.device, reading=Reading(n_features=options.features))
+    report = engine.embed(options.input, chosen, listener=profiles.listen, **where)
+    profiles.stop()
     print(f"{time.perf_counter() - began:.2f} s in all, {report['seconds']:.2f} s as the run says")
     return profiles
 
@@ -76,6 +80,7 @@ def run(options: argparse.Namespace, folder: Path) -> Profiles:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("input")
+    parser.add_argument("--features", type=int, help="the width of pairs")
     parser.add_argument("--budget")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--metric", default="cosine", choices=["cosine", "euclidean"])

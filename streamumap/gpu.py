@@ -10,12 +10,14 @@ import numpy as np
 _shrunk: list[str] = []
 
 
-def cap(device: str, n_bytes: int) -> None:
-    """From now on torch's pool holds at most `n_bytes` on this device ("cuda:N").
-
-    It grows by pages, so that blocks of ever different sizes leave no holes that count against the cap.
-    """
+def load() -> None:
+    """Imports torch. Its pool is to grow by pages, so that blocks of ever different sizes leave no holes that count against a cap."""
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+    import torch  # noqa: F401
+
+
+def cap(device: str, n_bytes: int) -> None:
+    """From now on torch's pool holds at most `n_bytes` on this device ("cuda:N")."""
     import torch
 
     total_bytes = torch.cuda.get_device_properties(device).total_memory

@@ -190,7 +190,7 @@ class Watch:
     them.
 
     `lap()` gives the peaks since the lap before: (RssAnon bytes, device bytes as the driver counts them for this
-    process).
+    process). The first one waits until the other process has started, and comes before this one uses the device.
     """
 
     def __init__(self, device: Device | None = None):
@@ -200,7 +200,6 @@ class Watch:
             [sys.executable, "-P", "-m", "streamumap.watch", str(os.getpid()), "-1" if device is None else str(device.number)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, start_new_session=True, env={**os.environ, "PYTHONPATH": path},
         )  # fmt: skip
-        self.lap()
 
     def lap(self) -> tuple[int, int]:
         assert self._child.stdin and self._child.stdout

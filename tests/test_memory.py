@@ -356,6 +356,7 @@ def test_a_refusal_names_what_limits():
 @pytest.fixture
 def watched():
     watched = Watch()
+    watched.lap()
     yield watched
     watched.close()
 

@@ -60,6 +60,8 @@ class Run(Recorder):
     ):
         super().__init__(plan, listener, stopping)
         if plan.device:
+            gpu.load()  # takes seconds, in which the watching process starts
+            self.watch.lap()
             gpu.cap(plan.device, (plan.budget.device_bytes or 0) - CONTEXT_BYTES)
         self.given, self.params, self.work = given, params, work
         self.sample, self.given_knn, self.meta = sample, given_knn, meta
