@@ -56,18 +56,30 @@ def test_right_distances_to_right_rows(form, metric, dtype, other_dtype, negativ
     np.testing.assert_allclose(again[1][there], distances[there], rtol=1e-6, atol=1e-7)
 
 
+def placed_by(backend, others, new, metric, form, dtype="float32"):
+    """Places of `new` on a map of `others`, and that map."""
+    source, positions = as_source(others, dtype), np.random.default_rng(0).normal(size=(len(others), 2)).astype(np.float32)
+    packed = pack(source, 100, int(np.count_nonzero(others))) if form == "packed" else None
+    stage = StagePlan("place", backend, {"query_rows": 32, "other_rows": 64}, Footprint())
+    device = SimpleNamespace(label=DEVICE) if backend == "cuda" else None
+    plan = replace(PLAN, stages=(stage,), machine=Machine(2, 10**9, device))
+    there, asked = Mapped(source, packed, positions, True), Params(metric=metric, n_epochs=30)
+    return place(there, as_source(new, dtype), plan, asked, no_tick), positions
+
+
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("metric", METRICS)
 def test_places_are_those_that_the_cpu_finds(form, metric, codes):
     others, new = codes[:150], codes[150:220]
-    packed = pack(as_source(others), 100, int(np.count_nonzero(others))) if form == "packed" else None
-    positions = np.random.default_rng(0).normal(size=(150, 2)).astype(np.float32)
-    there = Mapped(as_source(others), packed, positions, True)
-    found = []
-    for device, backend in ((DEVICE, "cuda"), (None, "packed" if packed else "dense")):
-        blocks = {"query_rows": 32, "other_rows": 64}
-        stage = StagePlan("place", backend, blocks, Footprint())
-        plan = replace(PLAN, stages=(stage,), machine=Machine(2, 10**9, device and SimpleNamespace(label=device)))
-        found.append(place(there, as_source(new), plan, Params(metric=metric, n_epochs=30), no_tick))
+    backends = ("cuda", "packed" if form == "packed" else "dense")
+    found = [placed_by(backend, others, new, metric, form)[0] for backend in backends]
     np.testing.assert_allclose(*found, atol=1e-3)
     assert np.isfinite(found[0]).all()
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_rows_of_the_map_stay_where_they_are(form, metric, dtype, codes):
+    found, positions = placed_by("cuda", codes, codes, metric, form, dtype)
+    assert np.array_equal(found, positions)

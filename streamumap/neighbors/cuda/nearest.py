@@ -16,6 +16,10 @@ from streamumap.neighbors.cuda.streamed import row_squares
 from streamumap.neighbors.nearest_footprint import CUDA_TILE_ROWS as TILE_ROWS
 from streamumap.neighbors.nearest_footprint import MEASURED_VALUES
 
+SCALING = 1e-6
+"""What a row may be apart from itself, as a part of its length, once both sides have made that 1: they add up its squares in other
+orders."""
+
 
 def nearest(
     queries: Tensor,
@@ -44,6 +48,7 @@ def nearest(
             stop = first + len(chunk)
             tick(n_queries * stop // n - n_queries * first // n)
         norms = row_squares(queries) * scale**2
+    rounding = max(rounding, SCALING) if cosine else rounding
     squares[squares <= rounding**2 * norms[:, None]] = 0
     distances = squares / 2 if cosine else squares.sqrt()
     return found.cpu().numpy(), distances.cpu().numpy()
