@@ -58,7 +58,10 @@ def test_right_distances_to_right_rows(form, metric, dtype, other_dtype, negativ
 
 def placed_by(backend, others, new, metric, form, dtype="float32"):
     """Places of `new` on a map of `others`, and that map."""
-    source, positions = as_source(others, dtype), np.random.default_rng(0).normal(size=(len(others), 2)).astype(np.float32)
+    source, positions = (
+        as_source(others, dtype),
+        np.random.default_rng(0).normal(size=(len(others), 2)).astype(np.float32),
+    )
     packed = pack(source, 100, int(np.count_nonzero(others))) if form == "packed" else None
     stage = StagePlan("place", backend, {"query_rows": 32, "other_rows": 64}, Footprint())
     device = SimpleNamespace(label=DEVICE) if backend == "cuda" else None

@@ -247,7 +247,7 @@ def test_duplicates_by_the_thousand_fill_tiles(n_other, monkeypatch):
     codes = codes[np.random.default_rng(0).permutation(len(codes))]
     tiles = make_tiles(placed(codes), nobody(len(codes)), 0)
     check_tiles(tiles, codes, np.zeros(len(codes), bool))
-    for here, listed, lengths in lists(tiles, 1 / 16, 1000):
+    for here, listed, lengths in lists(tiles, 1 / 16, 1000, 1000):
         assert (lengths >= min(len(tiles), 16)).all() and listed.shape[1] <= len(tiles) and len(here) == len(tiles)
 
 
@@ -261,7 +261,7 @@ def test_lists_are_the_nearest_tiles_in_order(share, chunk_tiles):
     wanted = (
         np.clip(np.ceil(n * share * spread**4), min(n, 4 * part("tiles").SPLITS), n) if share < 1 else np.full(n, n)
     )
-    for here, listed, lengths in lists(tiles, share, chunk_tiles):
+    for here, listed, lengths in lists(tiles, share, n, chunk_tiles):
         here, listed, lengths = (x.cpu().numpy() for x in (here, listed, lengths))
         assert len(here) <= chunk_tiles and listed.dtype == lengths.dtype == np.int32
         assert listed.shape == (len(here), lengths.max())
@@ -277,4 +277,16 @@ def test_lists_are_the_nearest_tiles_in_order(share, chunk_tiles):
 def test_lists_need_no_more_than_their_bytes(monkeypatch):
     tiles = make_tiles(placed(some_codes(N, 32)), nobody(N), 0)
     monkeypatch.setattr(part("tiles"), "LIST_BYTES", 2 * 4 * len(tiles))
-    assert max(len(here) for here, _, _ in lists(tiles, 0.5, 1000)) == 2
+    assert max(len(here) for here, _, _ in lists(tiles, 0.5, 1000, 1000)) == 2
+
+
+@pytest.mark.parametrize("outlier", [1.0, 1e4])
+def test_long_lists_are_all_as_much_shorter(outlier):
+    """Whatever one tile that is far wider than all others wants."""
+    spread = placed(np.linspace(0.5, 2.0, 4000, dtype=np.float32))
+    spread[-1] = outlier
+    free, bound = (part("tiles")._wanted(spread, 1 / 4, most).cpu().numpy() for most in (4000, 500))
+    assert free.mean() > 1000 and 490 < bound.mean() < 520
+    least = 4 * part("tiles").SPLITS
+    np.testing.assert_allclose(bound, np.maximum(free * 500 / free.mean(), least), rtol=0.02)
+    assert (part("tiles")._wanted(spread, 1.0, 500) == 4000).all()

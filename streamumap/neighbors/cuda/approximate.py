@@ -1,6 +1,6 @@
 """Neighbours without looking at all pairs: sketches propose, rows decide, and the recall is measured until it is enough.
 
-A round makes sketches and tiles of its own, looks through a share of all tiles for each tile (`tiles.py`, `probe.py`), measures the
+A round makes sketches and tiles of its own, looks through some of all tiles for each tile (`tiles.py`, `probe.py`), measures the
 nearest by sketches with the rows themselves, and lets neighbours of neighbours join (`join.py`). While sampled rows miss too many
 of their true neighbours, the next round looks through four times as many tiles. Its sketches are new ones since they err elsewhere:
 where many rows are about as near as the 15th, more tiles alone find no more.
@@ -26,7 +26,13 @@ from streamumap.units import ALONE, Units
 Reached = Callable[[Tensor], bool]
 
 SHARES = (1 / 64, 1 / 16, 1 / 4, 1.0)
-"""Of all tiles, looked through for a tile of median spread."""
+"""Of all tiles, looked through for a tile of median spread; the last one: all, for every tile."""
+
+LOOKED = 4096
+"""Tiles that are looked through for a tile in the first round, on average, at most; in each one after it four times as many. As rows
+grow in number the tiles around a row shrink with its neighbourhood: how many must be seen does not grow. Measured on rows like real
+codes, recall after two joins, by tiles seen on average: of 3,000,000 rows 1,520, 3,030, 5,770 and 10,050 give 0.982, 0.989, 0.991
+and 0.992; of 10,000,000 rows 9,930, 17,990 and 30,410 give 0.991, 0.992 and 0.992 (1,000 rows)."""
 
 JOINS = 2
 
@@ -72,7 +78,8 @@ def approximate(
             if step == end - STEPS:
                 if not packed:
                     _begin(near, best, ahead)
-                _look_through(near, tiles, share, PROPOSED * width, chunk_rows, **ahead, tick=tick)
+                listed = lists(tiles, share, LOOKED << 2 * number, max(1, chunk_rows // TILE))
+                _look_through(near, tiles, listed, PROPOSED * width, **ahead, tick=tick)
             elif step < end - 1:
                 ahead["found"] = _join(near, chunk_rows, **ahead, tick=tick)
             elif not packed:
@@ -103,11 +110,11 @@ def _begin(near, best, ahead):
     merge(everyone, best["found"], near.measure(everyone, best["found"]), *ahead.values(), *ahead.values())
 
 
-def _look_through(near, tiles: Tiles, share, n_proposed, chunk_rows, found, distances, tick):
+def _look_through(near, tiles: Tiles, listed_by_chunks, n_proposed, found, distances, tick):
     """Merges the nearest by sketches among the listed tiles into the lists."""
     by_tile = tiles.order.view(-1, TILE)
     codes = tiles.codes.view(len(tiles), TILE, -1)
-    for here, listed, lengths in lists(tiles, share, max(1, chunk_rows // TILE)):
+    for here, listed, lengths in listed_by_chunks:
         minima, bits = nearest_columns(codes[here].flatten(0, 1), tiles.codes, tiles.norms, listed, lengths)
         least, column = minima.topk(min(n_proposed, minima.shape[1]), dim=1, largest=False)
         place, row, there = unpack(least, column, bits)

@@ -69,18 +69,14 @@ def make_tiles(codes: Tensor, is_zero: Tensor, seed: int) -> Tiles:
     return Tiles(order, sorted_codes, norms, centres, spread / spread.median().clamp_min(1.0))
 
 
-def lists(tiles: Tiles, share: float, chunk_tiles: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def lists(tiles: Tiles, share: float, most: int, chunk_tiles: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """For chunks of tiles, int64 (t,): the tiles to look through int32 (t, l), nearest first, and how many of them, int32 (t,).
 
-    `share`: of all tiles, for a tile of median spread; 1: all for every tile.
+    `share`: of all tiles, for a tile of median spread; 1: all for every tile. Where that is more than `most` tiles on average, all
+    lists are as much shorter.
     """
     n = len(tiles)
-    wanted = (
-        (n * share * tiles.spread**POWER).clamp(min(n, SPLITS * 4), n)
-        if share < 1
-        else torch.full_like(tiles.spread, n)
-    )
-    lengths, by_length = wanted.ceil().int().sort(stable=True)
+    lengths, by_length = _wanted(tiles.spread, share, most).ceil().int().sort(stable=True)
     squares = (tiles.centres**2).sum(1)
     step = max(1, min(chunk_tiles, LIST_BYTES // (4 * n)))
     for at in range(0, n, step):
@@ -88,6 +84,16 @@ def lists(tiles: Tiles, share: float, chunk_tiles: int) -> Iterator[tuple[Tensor
         apart = squares - 2 * (tiles.centres[here] @ tiles.centres.T)
         longest = int(lengths[at : at + step].max())
         yield here, apart.topk(longest, dim=1, largest=False).indices.int(), lengths[at : at + step]
+
+
+def _wanted(spread: Tensor, share: float, most: int) -> Tensor:
+    """float32 (T,): how many tiles each one is to look through."""
+    n = len(spread)
+    if share >= 1:
+        return torch.full_like(spread, n)
+    wanted = (n * share * spread**POWER).clamp_max(n)
+    wanted *= (most / wanted.mean()).clamp_max(1.0)
+    return wanted.clamp(min(n, SPLITS * 4), n)
 
 
 def _order(codes, seed):
