@@ -35,14 +35,25 @@ PLOTS = {
 }
 
 
+def along(found: list[Group], curve: str) -> list[Group]:
+    """Ours along one of the CURVES, on the machine and under the budget that have most of it; of as many, those measured last."""
+    own = [g for g in found if g.case in CURVES[curve] and g.system == "streamumap" and g.runs and g.budget != ALL]
+    alike: dict[tuple, list[Group]] = defaultdict(list)
+    for g in own:
+        alike[g.machine, g.budget].append(g)
+    most = max(alike.values(), key=lambda of: (len(of), max(r["date"] for g in of for r in g.runs)), default=[])
+    return sorted(most, key=lambda g: CURVES[curve].index(g.case))
+
+
 def points(found: list[Group], curve: str, value: str = "wall_seconds") -> Points:
-    """(rows or features, median) of ours along one of the CURVES, under the budget that it has most of."""
-    along = "features" if curve == "curve-d" else "rows"
-    by_budget: dict[str | None, Points] = defaultdict(list)
-    for g in found:
-        if g.case in CURVES[curve] and g.system == "streamumap" and g.runs:
-            by_budget[g.budget].append((g.runs[0]["parameters"][along], g.median(value) or 0.0))
-    return sorted(max(by_budget.values(), key=len, default=[]))
+    """(rows or features, median) of `along`."""
+    of = "features" if curve == "curve-d" else "rows"
+    return [(g.runs[0]["parameters"][of], g.median(value) or 0.0) for g in along(found, curve)]
+
+
+def card(machine: str) -> str:
+    """ "NVIDIA H100 80GB HBM3" -> "H100"."""
+    return next((word for word in machine.split() if word[:1].isalpha() and word[-1:].isdigit()), machine)
 
 
 def exponent(found: Points) -> float:
@@ -58,7 +69,7 @@ def lines(found: list[Group], pairs: bool, plot: Plot) -> dict[str, Points]:
         case = CASES[g.case]
         if case.kind == "like" and case.n_features == 3072 and case.pairs == pairs and g.runs and g.budget != ALL:
             amount = g.median(plot.value) if plot.value == "wall_seconds" else g.most(plot.value)
-            out[g.label].append((g.runs[0]["parameters"]["rows"], (amount or 0.0) / plot.unit))
+            out[f"{g.label}, {card(g.machine)}"].append((g.runs[0]["parameters"]["rows"], (amount or 0.0) / plot.unit))
     return {label: sorted(own) for label, own in out.items()}
 
 

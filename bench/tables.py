@@ -4,8 +4,8 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from cases import CASES, CURVES
-from curves import PLOTS, exponent, panels, points
+from cases import CASES
+from curves import PLOTS, along, card, exponent, panels, points
 from summary import ALL, MEASURES, Group, difference, groups, number, ratio
 
 RESULTS = Path(__file__).parent / "results"
@@ -93,10 +93,11 @@ def gpu(cases: Iterable[str], phases: tuple[str, ...] = ()) -> str:
         apart = [number(g.seconds(phase), 1) for phase in phases]
         used = [gigabytes(g.most(name)) for name in ("device_bytes", "host_bytes")]
         quality = [number(g.median(m), 3) for m in names]
-        lines.append([f"{g.case}: {sizes(g)}", g.label, epochs(g), spread(g, "wall_seconds"), *apart, *used, *quality])
+        name = [f"{g.case}: {sizes(g)}", card(g.machine), g.label]
+        lines.append([*name, epochs(g), spread(g, "wall_seconds"), *apart, *used, *quality])
     said = [f"of these {phase}" for phase in phases]
     return table(
-        ["rows", "system", "epochs", "seconds", *said, "device GB", "host GB", *(HEAD[m] for m in names)], lines
+        ["rows", "GPU", "system", "epochs", "seconds", *said, "device GB", "host GB", *(HEAD[m] for m in names)], lines
     )
 
 
@@ -109,8 +110,11 @@ def ratios() -> str:
                 f"{r[0]:.2f}" if (r := ratio(theirs, ours, c)) else ""
                 for c in ("wall_seconds", "host_bytes", "device_bytes")
             ]
-            lines.append([ours.case, theirs.label, ours.label, *costs, *(more(theirs, ours, m) for m in MEASURES)])
-    header = ["case", "other", "ours", "times our seconds", "host bytes", "device bytes"]
+            where = card(ours.machine) if ours.runs[0]["device"] else "2 cores"
+            lines.append(
+                [ours.case, where, theirs.label, ours.label, *costs, *(more(theirs, ours, m) for m in MEASURES)]
+            )
+    header = ["case", "machine", "other", "ours", "times our seconds", "host bytes", "device bytes"]
     return table([*header, *(f"its {HEAD[m]} less ours" for m in MEASURES)], lines)
 
 
@@ -170,29 +174,20 @@ def stages() -> str:
 
 def curve(name: str) -> str:
     """Ours along one of the CURVES."""
-    found = {g.case: g for g in measured(True) if g.system == "streamumap" and g.runs and g.budget != ALL}
-    lines = []
-    for case in CURVES[name]:
-        if g := found.get(case):
-            used = [gigabytes(g.most(name)) for name in ("device_bytes", "host_bytes")]
-            lines.append(
-                [
-                    sizes(g),
-                    g.label.partition(", ")[2],
-                    spread(g, "wall_seconds"),
-                    *used,
-                    number(g.median("knn_recall"), 3),
-                ]
-            )
-    steps, said = points(measured(True), name), ""
+    steps, lines = along(measured(True), name), []
+    for g in steps:
+        used = [gigabytes(g.most(cost)) for cost in ("device_bytes", "host_bytes")]
+        own = [spread(g, "wall_seconds"), number(g.seconds("neighbors"), 1), *used, number(g.median("knn_recall"), 3)]
+        lines.append([sizes(g), card(g.machine), g.label.partition(", ")[2], *own])
+    said = ""
     if len(steps) > 2:
-        found = exponent(steps), exponent(steps[-2:])
-        said = (
-            "\n\nExponent of the seconds, least squares on logarithms: {:.2f}; of the last two alone: {:.2f}.".format(
-                *found
-            )
-        )
-    return table(["rows", "budget", "seconds", "device GB", "host GB", "recall@15"], lines) + said
+        found = points(measured(True), name)
+        powers = exponent(found), exponent(found[-2:])
+        said = "\n\nExponent of the seconds, least squares on logarithms: {:.2f}; of the last two alone: {:.2f}."
+        said = said.format(*powers)
+    return (
+        table(["rows", "GPU", "budget", "seconds", "of these k-NN", "device GB", "host GB", "recall@15"], lines) + said
+    )
 
 
 def plots() -> str:
@@ -245,16 +240,39 @@ def knn() -> str:
 
 
 def layouts() -> str:
-    """Start and layout alone on a GPU, of layout_at_scale.py: defaults of ours, and cuML."""
-    last = {}
-    for r in lines_of("layout"):
-        if "layout_seconds" in r and (r["system"] == "streamumap, default" or r["system"].startswith("cuML")):
+    """Start and layout alone on a GPU, of layout_at_scale.py: defaults of ours, and cuML, of the commit that was measured last."""
+    last: dict[tuple[str, int], dict] = {}
+    found = [r for r in lines_of("layout") if "layout_seconds" in r]
+    for r in (r for r in found if r["commit"] == found[-1]["commit"]):
+        if r["system"] == "streamumap, default" or r["system"].startswith("cuML"):
             last[r["system"], r["epochs"]] = r
     lines = []
     for (system, epochs), r in sorted(last.items(), key=lambda item: (item[0][0].startswith("cuML"), item[0][1])):
         seconds = r.get("start_seconds", 0.0) + r["layout_seconds"]
-        lines.append([system, str(epochs), f"{seconds:.1f}", *(number(r[m], 3) for m in MEASURES[:3])])
-    return table(["", "epochs", "seconds", *(HEAD[m] for m in MEASURES[:3])], lines)
+        where = card(r["machine"]["gpu"][0])
+        lines.append([system, where, str(epochs), f"{seconds:.2f}", *(number(r[m], 3) for m in MEASURES[:3])])
+    return table(["", "GPU", "epochs", "seconds", *(HEAD[m] for m in MEASURES[:3])], lines)
+
+
+def floors() -> str:
+    """The last profile of floors.py: what each stage moves, and what of its seconds the machine needs for that."""
+    found = lines_of("floors")
+    if not found:
+        return table([], [])
+    last, ways, lines = found[-1], ("file", "to_device", "memory", "to_file"), []
+    for s in last["stages"]:
+        moved = [f"{s[way] / 1e9:.1f}" if s[way] else "" for way in ways]
+        products = f"{s['products'] / 1e12:.0f}" if s["products"] else ""
+        needed = [f"{s['floor']:.2f}", s["way"].replace("_", " "), f"{s['seconds'] / s['floor']:.1f}"]
+        lines.append([s["stage"], f"{s['seconds']:.2f}", *moved, products, *needed])
+    rates = {way: rate / 1e9 for way, rate in last["rates"].items()}
+    said = (
+        f"\n\n{last['parameters']['data']} on an {card(last['machine']['gpu'][0])}: {rates['file']:.0f} GB/s from the page cache, "
+        f"{rates['to_device']:.0f} to the device, {rates['memory']:,.0f} in its memory, {rates['to_file']:.1f} to files, "
+        f"{rates['products'] / 1e3:.0f} x 10^12 operations of bytes a second, measured in the same process."
+    )
+    header = ["stage", "seconds", *(f"{way.replace('_', ' ')}, GB" for way in ways), "10^12 products"]
+    return table([*header, "floor", "by", "seconds / floor"], lines) + said
 
 
 TABLES = {
@@ -271,4 +289,5 @@ TABLES = {
     "failures": failures,
     "knn": knn,
     "layout": layouts,
+    "floors": floors,
 }

@@ -11,8 +11,9 @@ import pytest
 
 BENCH = Path(__file__).parent.parent / "bench"
 sys.path.insert(0, str(BENCH))
-cases, curves, peers, report, run, summary, watching = (
-    importlib.import_module(name) for name in ("cases", "curves", "peers", "report", "run", "summary", "watching")
+cases, curves, floors, peers, report, run, summary, watching = (
+    importlib.import_module(name)
+    for name in ("cases", "curves", "floors", "peers", "report", "run", "summary", "watching")
 )
 sys.path.remove(str(BENCH))
 
@@ -175,7 +176,7 @@ def line(system, number, seconds, commit="a", budget=None, **more):
     machine = {"cpu": "x", "cores": 2, "gpu": []}
     values = dict.fromkeys(summary.COSTS, seconds) | dict.fromkeys(summary.MEASURES, 0.5) | {"phases": {"fit": 1.0}}
     key = {"case": "debian", "system": system, "budget": budget, "run": number, "device": None}
-    return key | values | {"commit": commit, "machine": machine} | more
+    return key | values | {"commit": commit, "machine": machine, "date": "2026-01-01"} | more
 
 
 def test_runs_of_the_last_commit_count_and_run_0_does_not():
@@ -208,6 +209,37 @@ def test_a_system_that_failed_says_why():
 @pytest.mark.parametrize("power", [1.0, 1.2])
 def test_the_exponent_of_a_power_law(power):
     assert curves.exponent([(n, 3 * n**power) for n in (1e5, 3e5, 1e6, 1e7)]) == pytest.approx(power)
+
+
+def test_a_curve_is_of_the_machine_that_has_most_of_it():
+    def of(size, device, date):
+        parameters = {"rows": cases.SIZES[size]}
+        more = dict(case=f"like-{size}-pairs", device=device, parameters=parameters)
+        return line("streamumap", 1, 9.0, budget="8GB", **more) | {"date": date}
+
+    old, one = (
+        [of(size, "NVIDIA H200", "2026-01-01") for size in ("0.1M", "1M", "3M")],
+        of("3M", "NVIDIA H100", "2026-02-01"),
+    )
+    assert [g.machine for g in curves.along(summary.groups([*old, one]), "curve-n")] == ["NVIDIA H200"] * 3
+    new = [of(size, "NVIDIA H100", "2026-02-01") for size in ("10M", "0.1M")]
+    found = curves.along(summary.groups([*old, one, *new]), "curve-n")
+    assert [(g.case, curves.card(g.machine)) for g in found] == [
+        (f"like-{n}-pairs", "H100") for n in ("0.1M", "3M", "10M")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "short"), [("NVIDIA H100 80GB HBM3", "H100"), ("NVIDIA H200", "H200"), ("x y", "x y")]
+)
+def test_the_short_name_of_a_card(name, short):
+    assert curves.card(name) == short
+
+
+def test_a_floor_is_that_of_the_slowest_way():
+    rates = dict(file=10.0, to_device=50.0, memory=1000.0, to_file=1.0, products=100.0)
+    assert floors.floor(floors.Work(file=100, to_device=100, memory=500), rates) == (10.0, "file")
+    assert floors.floor(floors.Work(file=100, products=2000), rates) == (20.0, "products")
 
 
 def test_only_what_stands_between_the_marks_is_written(monkeypatch):
