@@ -172,7 +172,7 @@ def torchdr(job: Job, rows) -> tuple[np.ndarray, np.ndarray | None]:
     given = {"max_iter": job.n_epochs} if job.n_epochs else {}
     backend = "faiss" if find_spec("faiss") else None
     model = UMAP(n_neighbors=job.n_neighbors, min_dist=job.min_dist, device="cuda", backend=backend, **given)
-    return model.fit_transform(torch.from_numpy(rows)).cpu().numpy(), None
+    return model.fit_transform(torch.from_numpy(rows)).detach().cpu().numpy(), None
 
 
 def fastumap(job: Job, rows) -> tuple[np.ndarray, np.ndarray | None]:

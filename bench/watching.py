@@ -1,6 +1,7 @@
 """A command run to its end and watched from outside: seconds, and peaks of its memory on the host and on a GPU."""
 
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -108,8 +109,9 @@ def watched(
 
 
 def why(code: int, seconds: float, limit_seconds: float, log: Path) -> str:
-    """The exit status, and the last thing that was said."""
+    """The exit status, and the last thing that was said, frames of a stack apart."""
     if code == -signal.SIGKILL and seconds >= limit_seconds:
         return f"stopped after {limit_seconds:.0f} s"
     said = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    said = [line for line in said if not re.match(r"#\d+ in ", line)]
     return f"ended with {code}: {said[-1][:500] if said else 'it said nothing'}"

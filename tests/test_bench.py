@@ -105,6 +105,7 @@ def test_what_a_process_costs_and_why_it_failed(tmp_path):
     costs, failed = watched("import time; kept = bytearray(200_000_000); time.sleep(0.5)")
     assert failed is None and 200e6 < costs.host_bytes < 260e6 and costs.wall_seconds > 0.5
     assert watched("import sys; print('first'); sys.exit('the last thing')")[1] == "ended with 1: the last thing"
+    assert watched("import sys; sys.exit('no memory\\n#31 in libc\\n#32 in python3')")[1] == "ended with 1: no memory"
     assert watched("import time; time.sleep(60)", limit_seconds=0.3)[1] == "stopped after 0 s"
 
 

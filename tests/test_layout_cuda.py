@@ -80,6 +80,13 @@ def test_weights_keep_their_bits():
     assert placed.dtype == torch.int16 and placed.cpu().numpy().view(np.uint16).tolist() == weights.tolist()
 
 
+@pytest.mark.parametrize("x", [0, 1, 2**31 - 1, 2**31, 2**32 - 1, 2**33 + 5])
+def test_keys_are_32_bits_with_a_sign(x):
+    """So that all of them have one type, and a kernel is compiled once."""
+    found = cuda._signed(x)
+    assert -(2**31) <= found < 2**31 and (found - x) % 2**32 == 0
+
+
 def test_a_run_in_pieces_and_blocks_is_the_run():
     n = 9
     indptr, targets, weights = make_graph(n, (2, 5, 33))

@@ -20,10 +20,16 @@ def epoch(old, new, first_row: int, indptr, targets, weights, first_edge: int, n
     int16 (uint16 bits)."""
     n_rows, n_components = len(indptr) - 1, old.shape[1]
     _epoch[(triton.cdiv(n_rows, ROWS),)](
-        old, new, indptr, targets, weights, n_rows, first_row, first_edge & 0xFFFFFFFF, number, s.epoch_key(number), s.phase_key(),
-        s.rate_scale, s.least_weight, s.n_vertices, s.negative_sample_rate, s.step_size(number), s.a, s.b, s.repulsion_strength,
-        n_components, triton.next_power_of_2(n_components), ROWS, LANES, ATTRACTION, CLIP, PUSH_SOFTENING, STEP_LIMIT, num_warps=WARPS,
+        old, new, indptr, targets, weights, n_rows, first_row, _signed(first_edge), number, _signed(s.epoch_key(number)),
+        _signed(s.phase_key()), _signed(s.rate_scale), s.least_weight, s.n_vertices, s.negative_sample_rate, s.step_size(number), s.a,
+        s.b, s.repulsion_strength, n_components, triton.next_power_of_2(n_components), ROWS, LANES, ATTRACTION, CLIP, PUSH_SOFTENING,
+        STEP_LIMIT, num_warps=WARPS,
     )  # fmt: skip
+
+
+def _signed(x: int) -> int:
+    """The low 32 bits as an int32. Triton compiles a kernel anew where an argument needs more, which half of all seeds would."""
+    return ((x + 0x80000000) & 0xFFFFFFFF) - 0x80000000
 
 
 def place(array: np.ndarray | torch.Tensor, device) -> torch.Tensor:
