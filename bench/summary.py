@@ -21,14 +21,15 @@ ALL = "all"
 
 @dataclass(frozen=True)
 class Group:
-    """The counted runs of one system under one budget, by number; `failed`: what it said instead."""
+    """The counted runs of one system under one budget, by number; `failed`: the line of one that ended without a map, where
+    all did."""
 
     case: str
     machine: str
     system: str
     budget: str | None
     runs: tuple[dict, ...]
-    failed: str | None
+    failed: dict | None
 
     @property
     def label(self) -> str:
@@ -83,7 +84,7 @@ def groups(records: list[dict]) -> list[Group]:
     for key, own in lines.items():
         last = [r for r in own if r["commit"] == own[-1]["commit"]]
         runs = {r["run"]: r for r in last if r["run"] > 0 and not r.get("failed")}
-        failed = next((r["failed"] for r in reversed(last) if r.get("failed")), None)
+        failed = next((r for r in reversed(last) if r.get("failed")), None)
         if runs or failed:
             out.append(Group(*key, tuple(runs[n] for n in sorted(runs)), None if runs else failed))
     return sorted(out, key=lambda g: (g.case, g.machine, g.system != "streamumap", g.budget_bytes, g.system))
@@ -123,7 +124,7 @@ def print_summary(records: list[dict]) -> None:
     lines = []
     for g in found:
         if g.failed:
-            lines.append([g.label, f"failed: {g.failed}", *[""] * (len(header) - 1)])
+            lines.append([g.label, f"failed: {g.failed['failed']}", *[""] * (len(header) - 1)])
             continue
         values = [
             g.median("wall_seconds"),

@@ -202,8 +202,11 @@ def plots() -> str:
 
 def failures() -> str:
     """What was said by those that did not end with a map."""
-    lines = [[g.case, g.label, g.failed] for g in measured(True) + measured(False) if g.failed]
-    return table(["case", "system", "what it said"], lines)
+    lines = []
+    for g in (g for g in measured(True) + measured(False) if g.failed):
+        used = [gigabytes(g.failed.get(name, 0)) for name in ("device_bytes", "host_bytes")]
+        lines.append([g.case, card(g.machine), g.label, f"{g.failed['wall_seconds']:.0f}", *used, g.failed["failed"]])
+    return table(["case", "machine", "system", "after seconds", "device GB", "host GB", "what it said last"], lines)
 
 
 def knn() -> str:

@@ -204,7 +204,7 @@ def test_ratios_are_of_runs_in_alternation_and_differences_the_most():
 
 def test_a_system_that_failed_says_why():
     (found,) = summary.groups([line("cuml", 1, 0.0, failed="ended with 1: no")])
-    assert found.failed == "ended with 1: no" and found.runs == ()
+    assert found.failed["failed"] == "ended with 1: no" and found.runs == ()
 
 
 @pytest.mark.parametrize("power", [1.0, 1.2])
