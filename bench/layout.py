@@ -34,6 +34,7 @@ from streamumap.graph.files import WEIGHT_ONE, Graph
 from streamumap.layout import run, schedule
 from streamumap.params import Params
 from streamumap.source import open_source
+from streamumap.starting import GraphBlocks, first_positions, layout_backend
 from streamumap.units import ALONE, Alone
 
 EDGE_ROWS = 65_536
@@ -202,8 +203,8 @@ def compare(setup: Setup, options: argparse.Namespace, cuml_umap) -> list[dict]:
                 p = dataclasses.replace(data.params, n_components=dims, seed=seed, init=options.init)
                 s = settings(setup, seed, system.n_epochs)
                 wall, cpu = time.perf_counter(), time.process_time()
-                blocks = backends.GraphBlocks(setup.graph, backends.layout_backend(data.plan))
-                start, _ = backends.first_positions(data.rows, data.plan, p, blocks, s, no_tick)
+                blocks = GraphBlocks(setup.graph, layout_backend(data.plan))
+                start, _ = first_positions(data.rows, data.plan, p, blocks, s, no_tick)
                 before = {
                     "start_wall_seconds": time.perf_counter() - wall,
                     "start_cpu_seconds": time.process_time() - cpu,

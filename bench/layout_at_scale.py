@@ -23,13 +23,14 @@ from unittest import mock
 import numpy as np
 from measures import Data, append, facts, measure, open_data, print_table, sizes
 
-from streamumap import backends, memory
+from streamumap import memory
 from streamumap.blockfile import BlockFile
 from streamumap.events import no_tick
 from streamumap.graph.files import Graph
 from streamumap.layout import levels, run, schedule
 from streamumap.params import Params
 from streamumap.planner import with_edges
+from streamumap.starting import GraphBlocks, first_positions, layout_backend
 
 RUNS = 3
 STOPS = (50, 101, 150)
@@ -60,11 +61,11 @@ def lay_out(
     data: Data, graph: Graph, n_epochs: int, stops: tuple[int, ...] = ()
 ) -> tuple[np.ndarray, dict[str, float]]:
     """The map, and seconds of start and layout, from the graph's files on."""
-    p, backend = replace(data.params, n_epochs=n_epochs), backends.layout_backend(data.plan)
+    p, backend = replace(data.params, n_epochs=n_epochs), layout_backend(data.plan)
     s = schedule.settings(graph.n_rows, graph.heaviest(), **{name: getattr(p, name) for name in schedule.SETTINGS})
     began = time.perf_counter()
-    blocks = backends.GraphBlocks(graph, backend)
-    positions, _ = backends.first_positions(data.rows, data.plan, p, blocks, s, no_tick)
+    blocks = GraphBlocks(graph, backend)
+    positions, _ = first_positions(data.rows, data.plan, p, blocks, s, no_tick)
     between = time.perf_counter()
     state, in_blocks = run.LayoutState(positions), blocks.of(data.plan["layout"].blocks["block_rows"])
     for until in (*stops, n_epochs):

@@ -19,7 +19,7 @@ LAYERS = [
     | {"runs", "look", "viewer", "export", "output", "sampling"},
     {"reduce", "ica", "neighbors", "graph", "initial", "layout"},
     {"plans", "stage_plans", "planner", "rates", "levers"},
-    {"engine", "stages", "intake", "backends", "recorder", "report", "place", "transform", "finished"},
+    {"engine", "stages", "intake", "backends", "starting", "recorder", "report", "place", "transform", "finished"},
     {"streamumap", "cli", "estimator", "doctor", "terminal"},
 ]
 LAYER_OF = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}

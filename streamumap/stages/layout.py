@@ -4,8 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from streamumap import backends
-from streamumap.backends import GraphBlocks, Rows
+from streamumap.backends import Rows
 from streamumap.graph.files import Graph
 from streamumap.layout import run as epochs
 from streamumap.layout import schedule
@@ -15,6 +14,7 @@ from streamumap.planner import with_edges
 from streamumap.recorder import Meter
 from streamumap.saving import SavedUnits
 from streamumap.stages.run import Run
+from streamumap.starting import GraphBlocks, first_positions, layout_backend
 
 
 def layout(run: Run, rows: Rows, graph: Graph, key: str) -> np.ndarray:
@@ -25,7 +25,7 @@ def layout(run: Run, rows: Rows, graph: Graph, key: str) -> np.ndarray:
         run.source.n_rows, graph.heaviest(), **{name: getattr(p, name) for name in schedule.SETTINGS}
     )
     units = run.units("layout", key, "the layout", run.meter("layout", settings.n_epochs, "epochs"))
-    blocks = backends.GraphBlocks(graph, backends.layout_backend(run.plan))
+    blocks = GraphBlocks(graph, layout_backend(run.plan))
     state = _begun(run, rows, blocks, settings, units)
     with run.stage("layout", settings.n_epochs, "epochs", patient=True) as (tick, result):
         units.counted, tick.done = tick, state.epoch
@@ -48,7 +48,7 @@ def _begun(run: Run, rows: Rows, blocks: GraphBlocks, settings: Settings, units:
         return LayoutState(positions, facts["epoch"])
     with run.stage("start", run.source.n_rows, "rows") as (tick, result):
         positions, how = run.fitting(
-            "start", lambda: backends.first_positions(rows, run.plan, run.params, blocks, settings, tick)
+            "start", lambda: first_positions(rows, run.plan, run.params, blocks, settings, tick)
         )
         result.append(how)
         units.done(lambda: (dict(positions=positions), {}), epoch=0)
