@@ -94,8 +94,7 @@ def embed(
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """The main job: a map of every row of INPUT, under a memory budget. The same command continues a run that was
-    stopped."""
+    """The main job: a map of every row of INPUT, under a memory budget. The same command continues a run that was stopped."""
     params = Params(
         n_neighbors=n_neighbors, min_dist=min_dist, spread=spread, n_components=n_components, metric=metric, n_epochs=n_epochs, init=init,
         learning_rate=learning_rate, repulsion_strength=repulsion_strength, negative_sample_rate=negative_sample_rate,
