@@ -117,21 +117,22 @@ def _taking(n_pairs):
 
 
 def _approximate(n_rows, n_features, n_nonzero, k, batch_rows, n_sample, n_threads):
-    """Rows in the order of their cells throughout; then the step that needs most beyond."""
+    """Rows in the order of their cells, with the centres of these, throughout; then the step that needs most beyond. What a
+    thread probes with stays: glibc does not give back the end of a thread's heap."""
     n, width, index_bytes = n_rows, list_width(k), 2 if n_features <= 1 << 16 else 4
     share = n_nonzero / n * UNEVEN
     block_rows, cell_rows = min(n, BLOCK_ROWS), mean_cell_rows(n)
     n_cells = 2 * max(1, n // cell_rows)
-    arranged = n_nonzero * (index_bytes + 4) + n * 20
     centres = n_cells * STRONGEST * (index_bytes + 4)
+    arranged = n_nonzero * (index_bytes + 4) + n * 20 + centres
     learning = int(min(n, PER_CELL * n_cells // 2) * (share * (index_bytes + 12) + 20)) + centres * 6
     arranging = n * 28 + centres * 4 + int(block_rows * share * 18) + n_threads * n_features * (9 + index_bytes)
     table = n * width * 9
     chosen = max(batch_rows * CHOICES, 256 * CHOICES * 16)
     listed = int(2 * cell_rows * share * 6) + n_features * 4
-    probing = n_threads * (chosen * 8 + n_cells * 20 + listed) + centres * 4
+    threads = n_threads * (chosen * 8 + n_cells * 20 + listed)
     joining = n * (FORWARD + 2 * REVERSE) * 4 + n_threads * (n_features * 4 + 24 * 1024)
     counted = count_closer(n, n_features, n_nonzero, n_sample, k - 1, min(n, CORPUS_ROWS), n_threads) + n * 4
     measuring = n * (width * 4 + k * 8) + block_rows * (width * 12 + k * 8)
-    steps = learning, arranged + max(arranging, table + max(probing, joining, counted), measuring)
-    return max(steps)
+    rounds = table + max(centres * 4, joining, counted)
+    return max(learning, arranged + max(arranging, threads + max(rounds, measuring)))
