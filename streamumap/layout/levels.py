@@ -16,11 +16,8 @@ import numpy as np
 
 from streamumap.events import Tick, no_tick
 from streamumap.layout import run
-from streamumap.layout.footprint import KEPT, TOP
+from streamumap.layout.footprint import KEPT, RATIO, TOP
 from streamumap.layout.schedule import Settings, on_graph
-
-RATIO = 10
-"""Vertices of a cell, on average."""
 
 MOST_CELLS = 1 << 23
 """So that two cells and a weight fit in an int64."""
@@ -86,6 +83,7 @@ def start(
         step = n_rows // 3 if len(sizes) == 1 else 0
         n_cells = min(max(TOP, n // RATIO), MOST_CELLS)
         seeds = choose_seeds(n, n_cells, settings.seed, len(sizes))
+        chosen = chosen[seeds]  # of all vertices, which go here
         place = run.placer(blocks, backend)
         cells, n_lost = _cells(place, seeds, n, backend, tick)
         tick(step)
@@ -93,7 +91,7 @@ def start(
         level = _coarse(place, cells, n, n_cells, backend)
         tick(step)
         coarse = [lambda: level]
-        begin = first(coarse, n_cells, chosen[seeds])
+        begin = first(coarse, n_cells, chosen)
         n_epochs = LEVEL_EPOCHS if n_cells > 2 * TOP else TOP_EPOCHS
         state = run.run(
             run.LayoutState(begin), n_epochs, coarse, on_graph(settings, n_cells, WEIGHT_ONE, n_epochs), backend, lambda _: tick(0)

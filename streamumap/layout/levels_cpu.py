@@ -74,36 +74,70 @@ def heaviest(cells, pairs, first_row, indptr, targets, weights):
 
 
 def coarse_graph(pairs: np.ndarray, n_cells: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """indptr int64, targets int32, weights uint16 of the graph of cells from what `heaviest` filled."""
+    """indptr int64, targets int32, weights uint16 of the graph of cells from what `heaviest` filled, which is written
+    over."""
     keys = pairs.reshape(-1)
-    keys = keys[keys >= 0]
     keys.sort()
-    pair = keys >> WEIGHT_BITS
-    keys &= _WEIGHT
-    at = np.flatnonzero(np.diff(pair, prepend=-1))
-    total, pair = np.add.reduceat(keys, at) if len(at) else keys, pair[at]
-    del keys, at
-    weight = _weights(total, pair >> CELL_BITS, pair & _CELL, n_cells)
-    back = ((pair & _CELL) << CELL_BITS) | (pair >> CELL_BITS)
-    keys = np.concatenate([pair, back])
-    keys <<= WEIGHT_BITS
-    keys |= np.tile(weight, 2)
-    del total, pair, back, weight
-    keys.sort()
-    indptr = np.searchsorted(keys, np.arange(n_cells + 1, dtype=np.int64) << (CELL_BITS + WEIGHT_BITS))
-    targets = ((keys >> WEIGHT_BITS) & _CELL).astype(np.int32)
-    return indptr.astype(np.int64), targets, (keys & _WEIGHT).astype(np.uint16)
+    keys = keys[np.searchsorted(keys, 0) :]
+    keys = keys[: _add_up(keys, n_cells)]
+    indptr = np.empty(n_cells + 2, np.int64)
+    targets, weights = np.empty(2 * len(keys), np.int32), np.empty(2 * len(keys), np.uint16)
+    _both_ways(keys, indptr, targets, weights)
+    return indptr[:-1], targets, weights
 
 
-def _weights(total, one, other, n_cells):
-    """int64 (pairs,), 1 to 65535, from the sums of pairs (one, other) of cells."""
-    size = np.bincount(one, total, n_cells) + np.bincount(other, total, n_cells)
-    share = total / np.sqrt(size[one] * size[other])
-    most = np.zeros(n_cells)
-    np.maximum.at(most, one, share)
-    np.maximum.at(most, other, share)
-    share /= np.minimum(most[one], most[other])
-    return np.clip(np.rint(share * 65535), 1, 65535).astype(np.int64)
+@njit(cache=True)
+def _add_up(keys, n_cells):
+    """Puts each pair of cells to the front once, with its weight, 1 to 65535, from the sums of all; how many there are.
+    `keys`: sorted. Sums are made anew each time that they are wanted: they would take as much as what is sorted."""
+    size, most = np.zeros(n_cells), np.zeros(n_cells)
+    start = 0
+    while start < len(keys):
+        one, other, total, start = _sum(keys, start)
+        size[one] += total
+        size[other] += total
+    start = 0
+    while start < len(keys):
+        one, other, total, start = _sum(keys, start)
+        share = total / np.sqrt(size[one] * size[other])
+        most[one], most[other] = max(most[one], share), max(most[other], share)
+    start, n_pairs = 0, 0
+    while start < len(keys):
+        pair = keys[start] >> WEIGHT_BITS
+        one, other, total, start = _sum(keys, start)
+        share = total / np.sqrt(size[one] * size[other]) / min(most[one], most[other])
+        weight = np.int64(min(max(np.rint(share * 65535), 1), 65535))
+        keys[n_pairs] = (pair << WEIGHT_BITS) | weight
+        n_pairs += 1
+    return n_pairs
+
+
+@njit(inline="always")
+def _sum(keys, start):
+    """Of the pair that begins at `start`: its cells, the sum of its weights, and where the next one begins."""
+    pair, total, stop = keys[start] >> WEIGHT_BITS, np.int64(0), start
+    while stop < len(keys) and keys[stop] >> WEIGHT_BITS == pair:
+        total += keys[stop] & _WEIGHT
+        stop += 1
+    return pair >> CELL_BITS, pair & _CELL, total, stop
+
+
+@njit(cache=True)
+def _both_ways(keys, indptr, targets, weights):
+    """Sorted pairs, the smaller cell first -> rows of both, sorted: a cell's smaller neighbours come before its larger
+    ones. indptr (M + 2,)."""
+    indptr[:] = 0
+    for key in keys:
+        indptr[(key >> (CELL_BITS + WEIGHT_BITS)) + 2] += 1
+        indptr[((key >> WEIGHT_BITS) & _CELL) + 2] += 1
+    for cell in range(2, len(indptr)):
+        indptr[cell] += indptr[cell - 1]
+    for key in keys:
+        one, other = key >> (CELL_BITS + WEIGHT_BITS), (key >> WEIGHT_BITS) & _CELL
+        for cell, target in ((one, other), (other, one)):
+            place = indptr[cell + 1]
+            targets[place], weights[place] = target, key & _WEIGHT
+            indptr[cell + 1] = place + 1
 
 
 @njit(parallel=True, cache=True)

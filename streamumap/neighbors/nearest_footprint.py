@@ -7,6 +7,7 @@ from streamumap.neighbors.footprint import (
     UNEVEN,
     cuda_itemsize,
 )
+from streamumap.neighbors.packed_footprint import LISTED_BYTES, pair_bytes
 
 TILE_ROWS = 256
 """Rows that ask, in one matrix product on a CPU."""
@@ -35,9 +36,9 @@ def packed(
     n_features: int, row_pairs: float, query_pairs: float, k: int, query_rows: int, other_rows: int, n_threads: int
 ) -> int:
     """Host bytes of `packed.nearest` with its queries: `row_pairs` and `query_pairs` non-zeros of a row on either side, on
-    average. Lists are made (as of `packed_footprint`), then gone through beside sums of each thread."""
+    average. A block stays beside its lists; of its rows squares, bias twice and scale are there, and sums of each thread."""
     pairs = int(other_rows * row_pairs * UNEVEN)
-    lists = pairs * 34 + n_features * 16 + other_rows * 24
+    lists = pairs * (pair_bytes(n_features) + LISTED_BYTES) + n_features * 8 + other_rows * 24
     asking = int(query_rows * query_pairs * UNEVEN) * 40
     return asking + lists + n_threads * other_rows * 4 + table(query_rows, k)
 

@@ -25,7 +25,7 @@ a time; meanwhile a dense product does about 16 multiply-adds: two vectors of 8 
 GAP_VALUES = 4096
 """Packed values between two wanted rows that are rather read than jumped over."""
 
-SPAN_VALUES = 1 << 20
+SPAN_VALUES = 1 << 18
 """Packed values that `take` looks at together: bounds its temporaries."""
 
 
@@ -59,8 +59,9 @@ class PackedRows:
 
         Indices and values may be views of what is kept: they are not to be written to.
         """
-        indptr, indices, values = self.stored(start, stop)
-        return indptr, indices, widen(values, self.dtype)
+        low, high = int(self._indptr[start]), int(self._indptr[stop])
+        values = widen(self._values.read(low, high), self.dtype)  # what was stored goes before indices come
+        return self._indptr[start : stop + 1] - low, self._indices.read(low, high), values
 
     def stored(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The same with the values as stored."""

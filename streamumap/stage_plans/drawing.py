@@ -1,5 +1,7 @@
 """The fuzzy graph, first positions and the layout."""
 
+from collections.abc import Callable
+
 from streamumap.errors import InputError
 from streamumap.graph import footprint as graph_footprint
 from streamumap.initial import OVERSAMPLING, SAMPLE_ROWS
@@ -70,14 +72,14 @@ def _start_levels(f: Fitting) -> StagePlan:
         for block_rows in powers(job.n_rows, min(job.n_rows, 1024))
     ]
 
-    def levels(shape: Shape) -> int:
-        return drawn.start_bytes(job.n_rows, c, shape["block_rows"], f.n_edges)
+    def levels(shape: Shape, n_bytes: Callable[[int, int, int, int], int]) -> int:
+        return n_bytes(job.n_rows, c, shape["block_rows"], f.n_edges)
 
     def host(shape: Shape) -> int:
         top = int(shape["sample_rows"] * per_row * 2.5) + (job.n_features * 40 + 2 * TOP * c * 3) * 8
-        return top + (drawn.start_host(job.n_rows, c, shape["block_rows"], f.n_edges) if on_device else levels(shape))
+        return top + levels(shape, drawn.start_host if on_device else drawn.start_bytes)
 
-    device = levels if on_device else None
+    device = (lambda shape: levels(shape, drawn.start_device)) if on_device else None
     return f.fit("start", "cuda" if on_device else "numba", shapes, host, device)
 
 

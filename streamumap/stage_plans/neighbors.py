@@ -110,7 +110,8 @@ def ranking(f: Fitting, n_others, block_rows) -> int:
         return 0 if f.packs else pinned_bytes(min(block_rows, rows.n_rows), rows.n_features, rows.dtype)
     if job.n_nonzero is None:
         return _counting_dense(f, n_others, block_rows)
-    return packed.count_closer(job.n_rows, job.n_nonzero, QUALITY_ROWS, n_others, block_rows, f.machine.n_cores)
+    sizes = job.n_rows, job.n_features, job.n_nonzero, QUALITY_ROWS, n_others, block_rows
+    return packed.count_closer(*sizes, f.machine.n_cores)
 
 
 def counting(f: Fitting, n_others, block_rows) -> int:

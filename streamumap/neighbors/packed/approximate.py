@@ -10,6 +10,7 @@ from functools import partial
 
 import numpy as np
 
+from streamumap import memory
 from streamumap.events import Tick
 from streamumap.neighbors.packed.cells import Cells, make_cells
 from streamumap.neighbors.packed.join import join
@@ -44,6 +45,7 @@ def search(
     facts = units.resume(whole)
     steps = _steps(len(cells.centre_half))
     for number in range(facts.get("step", 0), len(steps)):
+        memory.trim()  # what the step before has freed, in each thread's own heap, is no room for this one
         match steps[number]:
             case "probe", first, last:
                 after = partial(units.done, lambda: (whole, {}), step=number)

@@ -23,21 +23,17 @@ def count_closer(
     counts = np.zeros(others.shape, np.int64)
     for start in range(0, rows.n_rows, block_rows):
         stop = min(start + block_rows, rows.n_rows)
-        indptr, features, values = rows.block(start, stop)
-        lists = invert(indptr, features, values, rows.n_features)
-        _count(
-            *ours,
-            own,
-            sample - start,
-            *lists,
-            squared_norms(indptr, values),
-            metric == "cosine",
-            thresholds,
-            order,
-            counts,
-        )
+        lists = _lists(rows, start, stop)
+        _count(*ours, own, sample - start, *lists, metric == "cosine", thresholds, order, counts)
+        del lists  # before the next are made
         tick(stop - start)
     return counts
+
+
+def _lists(rows, start, stop):
+    """Inverted lists of these rows, and their squared norms."""
+    indptr, features, values = rows.block(start, stop)
+    return *invert(indptr, features, values, rows.n_features), squared_norms(indptr, values)
 
 
 def _thresholds(rows, ours, others, metric):

@@ -37,14 +37,15 @@ def _best(rows, k, metric, non_negative, query_rows, tick, units):
     facts = units.resume(whole)
     corpus, query = facts.get("corpus", 0), facts.get("query", 0)
     for start in range(corpus, n, CORPUS_ROWS):
-        stop = min(start + CORPUS_ROWS, n)
-        lists, bias = _invert(rows, start, stop, scale), _bias(rows, start, stop, metric)
+        lists = _lists(rows, start, min(start + CORPUS_ROWS, n), scale, metric)
         for first in range(query if start == corpus else 0, n, query_rows):
             part = slice(first, min(first + query_rows, n))
-            block = rows.block(part.start, part.stop)
-            _score(*block, scale[part], first, start, bias, *lists, least, best[part], scores[part])
+            _score(
+                *rows.block(part.start, part.stop), scale[part], first, start, *lists, least, best[part], scores[part]
+            )
             tick(part.stop - first)
             units.done(lambda: (whole, {}), corpus=start, query=part.stop)
+        del lists  # before the next are made
     return best
 
 
@@ -56,17 +57,14 @@ def _inverse_norms(rows, block_rows):
     return out
 
 
-def _bias(rows, start, stop, metric):
-    """What a row's score starts from: nearest is then largest. euclidean: 2 x.y - y.y, halved."""
-    if metric == "cosine":
-        return np.zeros(stop - start, np.float32)
-    indptr, _, values = rows.block(start, stop)
-    return np.maximum(-0.5 * squared_norms(indptr, values), np.finfo(np.float32).min).astype(np.float32)
-
-
-def _invert(rows, start, stop, scale):
+def _lists(rows, start, stop, scale, metric):
+    """What the score of each of these rows starts from, so that nearest is then largest (euclidean: 2 x.y - y.y, halved),
+    and their inverted lists."""
     indptr, features, values = rows.block(start, stop)
-    return invert(indptr, features, values * np.repeat(scale[start:stop], np.diff(indptr)), rows.n_features)
+    bias = np.zeros(stop - start, np.float32)
+    if metric != "cosine":
+        bias[:] = np.maximum(-0.5 * squared_norms(indptr, values), np.finfo(np.float32).min)
+    return bias, *invert(indptr, features, values, rows.n_features, scale[start:stop])
 
 
 @njit(parallel=True, fastmath=FAST, cache=True)
@@ -106,11 +104,16 @@ def _measure_all(rows, best, k, metric, query_rows, tick):
     indices, out = np.full((n, k), -1, np.int32), np.full((n, k), np.inf, np.float32)
     for start in range(0, n, query_rows):
         part = slice(start, min(start + query_rows, n))
-        needed = np.unique(best[part])
-        needed = needed[needed >= 0]
-        theirs = rows.take(needed.astype(np.int64))
-        local = np.searchsorted(needed, best[part]).astype(np.int32)
-        names, block = np.arange(part.start, part.stop), rows.block(part.start, part.stop)
-        measure(names, *block, *theirs, best[part], local, metric == "cosine", indices[part], out[part])
+        measure(*_with_theirs(rows, best[part], start), metric == "cosine", indices[part], out[part])
         tick(part.stop - start)
     return indices, out
+
+
+def _with_theirs(rows, best, start):
+    """Rows from `start` on with the rows that are their candidates, as `measure` wants them."""
+    needed = np.unique(best)
+    needed = needed[needed >= 0]
+    theirs = rows.take(needed.astype(np.int64))
+    names = np.arange(start, start + len(best))
+    local = np.searchsorted(needed, best).astype(np.int32)
+    return names, *rows.block(start, start + len(best)), *theirs, best, local

@@ -9,26 +9,49 @@ from streamumap.neighbors.packed_footprint import CORPUS_ROWS
 CHUNK = 64
 """Sums looked at together: most are passed over."""
 
+NORM_ROWS = 256
+"""Rows of which the squares, 16 bytes a value, are there at a time."""
+
 
 def invert(
-    indptr: np.ndarray, features: np.ndarray, values: np.ndarray, n_features: int
+    indptr: np.ndarray, features: np.ndarray, values: np.ndarray, n_features: int, scale: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """CSR -> for each feature the rows that have it, ascending: (bounds int64 (D + 1,), row uint16 or int32, value
-    float32)."""
-    order = np.argsort(features, kind="stable")
-    bounds = np.zeros(n_features + 1, np.int64)
-    np.cumsum(np.bincount(features, minlength=n_features), out=bounds[1:])
+    float32). `scale` float32 (n,): by what the values of each row are multiplied."""
     n = len(indptr) - 1
-    owner = np.repeat(np.arange(n, dtype=np.uint16 if n <= CORPUS_ROWS else np.int32), np.diff(indptr))
-    return bounds, owner[order], values[order]
+    bounds = np.empty(n_features + 2, np.int64)
+    owner = np.empty(len(features), np.uint16 if n <= CORPUS_ROWS else np.int32)
+    amount = np.empty(len(features), np.float32)
+    scale = np.ones(n, np.float32) if scale is None else scale
+    put_in_lists(indptr, features, values, scale, 0, n, bounds, owner, amount)
+    return bounds[:-1], owner, amount
+
+
+@njit(cache=True)
+def put_in_lists(indptr, features, values, scale, a, b, bounds, owner, amount):
+    """Fills `owner`, from 0 on, and `amount` with the lists of rows a..b: that of feature f is at bounds[f]..bounds[f + 1].
+    bounds (D + 2,)."""
+    bounds[:] = 0
+    for at in range(indptr[a], indptr[b]):
+        bounds[features[at] + 2] += 1
+    for f in range(2, len(bounds)):
+        bounds[f] += bounds[f - 1]
+    for j in range(a, b):
+        for at in range(indptr[j], indptr[j + 1]):
+            place = bounds[features[at] + 1]
+            owner[place], amount[place] = j - a, values[at] * scale[j]
+            bounds[features[at] + 1] = place + 1
 
 
 def squared_norms(indptr: np.ndarray, values: np.ndarray) -> np.ndarray:
     """float64 (n,)."""
     out = np.zeros(len(indptr) - 1)
-    filled = np.diff(indptr) > 0
-    if filled.any():
-        out[filled] = np.add.reduceat(values.astype(np.float64) ** 2, indptr[:-1][filled])
+    for start in range(0, len(out), NORM_ROWS):
+        bounds = indptr[start : start + NORM_ROWS + 1]
+        filled = np.diff(bounds) > 0
+        if filled.any():
+            squares = values[bounds[0] : bounds[-1]].astype(np.float64) ** 2
+            out[start : start + NORM_ROWS][filled] = np.add.reduceat(squares, bounds[:-1][filled] - bounds[0])
     return out
 
 

@@ -31,12 +31,9 @@ def nearest(
         stop = min(start + other_rows, n)
         block = others.block(start, stop)
         squares = squared_norms(block[0], block[2])
-        amounts = block[2]
-        if cosine:
-            amounts = amounts * np.repeat(inverse_norms(squares), np.diff(block[0]))
         bias = np.zeros(stop - start) if cosine else np.maximum(-0.5 * squares, np.finfo(np.float32).min)
-        lists = invert(block[0], block[1], amounts, others.n_features)
-        del amounts
+        scales = inverse_norms(squares) if cosine else None
+        lists = invert(block[0], block[1], block[2], others.n_features, scales)
         _merge(
             *queries, own, scale, *block, squares, bias.astype(np.float32), *lists, start, cosine, non_negative, indices, distances
         )  # fmt: skip

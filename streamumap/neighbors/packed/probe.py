@@ -12,7 +12,7 @@ from numba import njit, prange
 
 from streamumap.events import Tick
 from streamumap.neighbors.packed.cells import Cells
-from streamumap.neighbors.packed.lists import CHUNK, add_products, highest, invert
+from streamumap.neighbors.packed.lists import CHUNK, add_products, highest, invert, put_in_lists
 from streamumap.neighbors.packed_footprint import CHOICES
 from streamumap.neighbors.table import insert_fresh
 
@@ -75,7 +75,7 @@ def _probe(
         for c in range(n_cells):
             if begins[c] < begins[c + 1]:
                 a, b = starts[c], starts[c + 1]
-                _invert_cell(indptr, features, values, scale, a, b, ends, place, value)
+                put_in_lists(indptr, features, values, scale, a, b, ends, place, value)
                 for i in guests[begins[c] : begins[c + 1]]:
                     sums[: b - a] = 0
                     add_products(sums, features, values, indptr[i], indptr[i + 1], scale[i], ends, place, value)
@@ -96,21 +96,6 @@ def _guests(chosen, low, n_cells):
             guests[begins[c + 1]] = low + i
             begins[c + 1] += 1
     return begins[: n_cells + 1], guests
-
-
-@njit(cache=True)
-def _invert_cell(indptr, features, values, scale, a, b, bounds, owner, amount):
-    """Lists of rows a..b: those of feature f are at bounds[f]..bounds[f + 1]."""
-    bounds[:] = 0
-    for at in range(indptr[a], indptr[b]):
-        bounds[features[at] + 2] += 1
-    for f in range(2, len(bounds)):
-        bounds[f] += bounds[f - 1]
-    for j in range(a, b):
-        for at in range(indptr[j], indptr[j + 1]):
-            place = bounds[features[at] + 1]
-            owner[place], amount[place] = j - a, values[at] * scale[j]
-            bounds[features[at] + 1] = place + 1
 
 
 @njit(fastmath={"contract"}, cache=True)
