@@ -257,27 +257,6 @@ def layouts() -> str:
     return table(["", "GPU", "epochs", "seconds", *(HEAD[m] for m in MEASURES[:3])], lines)
 
 
-def floors() -> str:
-    """The last profile of floors.py: what each stage moves, and what of its seconds the machine needs for that."""
-    found = lines_of("floors")
-    if not found:
-        return table([], [])
-    last, ways, lines = found[-1], ("file", "to_device", "memory", "to_file"), []
-    for s in last["stages"]:
-        moved = [f"{s[way] / 1e9:.1f}" if s[way] else "" for way in ways]
-        products = f"{s['products'] / 1e12:.0f}" if s["products"] else ""
-        needed = [f"{s['floor']:.2f}", s["way"].replace("_", " "), f"{s['seconds'] / s['floor']:.1f}"]
-        lines.append([s["stage"], f"{s['seconds']:.2f}", *moved, products, *needed])
-    rates = {way: rate / 1e9 for way, rate in last["rates"].items()}
-    said = (
-        f"\n\n{last['parameters']['data']} on an {card(last['machine']['gpu'][0])}: {rates['file']:.0f} GB/s from the page cache, "
-        f"{rates['to_device']:.0f} to the device, {rates['memory']:,.0f} in its memory, {rates['to_file']:.1f} to files, "
-        f"{rates['products'] / 1e3:.0f} x 10^12 operations of bytes a second, measured in the same process."
-    )
-    header = ["stage", "seconds", *(f"{way.replace('_', ' ')}, GB" for way in ways), "10^12 products"]
-    return table([*header, "floor", "by", "seconds / floor"], lines) + said
-
-
 TABLES = {
     "cpu": cpu,
     "cpu-all": cpu_all,
@@ -287,10 +266,8 @@ TABLES = {
     "budgets": budgets,
     "stages": stages,
     "curve-n": lambda: curve("curve-n"),
-    "curve-d": lambda: curve("curve-d"),
     "plots": plots,
     "failures": failures,
     "knn": knn,
     "layout": layouts,
-    "floors": floors,
 }

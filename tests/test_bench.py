@@ -243,6 +243,23 @@ def test_a_floor_is_that_of_the_slowest_way():
     assert floors.floor(floors.Work(file=100, products=2000), rates) == (20.0, "products")
 
 
+def test_what_the_stages_of_a_run_must_move():
+    shape = {"rows": 1000, "features": 3072, "density": 0.01}
+    params = {"n_neighbors": 15, "n_components": 2, "n_epochs": None}
+    report = {
+        "input": shape,
+        "params": params,
+        "graph": {"edges": 20_000},
+        "quality": {"trustworthiness": {"sample_size": 100}},
+    }
+    found = floors.work_of(report, {"pairs_of_tiles": 50, "measured": 7000}, 6_144_000)
+    assert list(found) == ["read", "neighbors", "graph", "start", "layout", "quality", "write"]
+    assert found["read"].file == found["read"].to_device == 6_144_000
+    assert found["start"].file == found["graph"].to_file == 20_000 * 6 + 1000 * 8
+    assert found["neighbors"].products > 2 * 256 * 50 * 64**2 and found["neighbors"].to_file == 1000 * 15 * 8
+    assert found["layout"].memory > 200 * 20_000 * 2
+
+
 def test_only_what_stands_between_the_marks_is_written(monkeypatch):
     monkeypatch.setitem(report.TABLES, "cpu", lambda: "NEW")
     page = "before\n<!-- table: cpu -->\nOLD\n<!-- end -->\nafter"
