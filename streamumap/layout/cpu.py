@@ -36,8 +36,8 @@ def epoch(
     kernel = _epoch_2d if old.shape[1] == 2 else _epoch_nd
     kernel(
         old, new, first_row, indptr, targets, weights, np.uint32(first_edge & 0xFFFFFFFF), np.uint32(number), np.uint32(s.epoch_key(number)),
-        np.uint32(s.phase_key()), np.uint32(s.rate_scale), s.least_weight, s.negative_sample_rate, np.float32(step), np.float32(s.a),
-        np.float32(s.b), np.float32(-2 * s.a * s.b), np.float32(2 * s.b * s.repulsion_strength),
+        np.uint32(s.phase_key()), np.uint32(s.rate_scale), s.least_weight, s.n_pushes(number), np.float32(step), np.float32(s.a),
+        np.float32(s.b), np.float32(-2 * s.a * s.b), np.float32(2 * s.b * s.push_strength(number)),
     )  # fmt: skip
 
 

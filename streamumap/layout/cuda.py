@@ -21,8 +21,8 @@ def epoch(old, new, first_row: int, indptr, targets, weights, first_edge: int, n
     n_rows, n_components = len(indptr) - 1, old.shape[1]
     _epoch[(triton.cdiv(n_rows, ROWS),)](
         old, new, indptr, targets, weights, n_rows, first_row, _signed(first_edge), number, _signed(s.epoch_key(number)),
-        _signed(s.phase_key()), _signed(s.rate_scale), s.least_weight, s.n_vertices, s.negative_sample_rate, s.step_size(number), s.a,
-        s.b, s.repulsion_strength, n_components, triton.next_power_of_2(n_components), ROWS, LANES, ATTRACTION, CLIP, PUSH_SOFTENING,
+        _signed(s.phase_key()), _signed(s.rate_scale), s.least_weight, s.n_vertices, s.n_pushes(number), s.step_size(number), s.a,
+        s.b, s.push_strength(number), n_components, triton.next_power_of_2(n_components), ROWS, LANES, ATTRACTION, CLIP, PUSH_SOFTENING,
         STEP_LIMIT, num_warps=WARPS,
     )  # fmt: skip
 
@@ -69,7 +69,7 @@ def _moves(old, i, j, live, factor, component, C: tl.constexpr, CLIP: tl.constex
     return moves
 
 
-@triton.jit(do_not_specialize=["first_row", "first_edge", "number", "key", "phase", "n_vertices", "n_rows"])
+@triton.jit(do_not_specialize=["first_row", "first_edge", "number", "key", "phase", "n_vertices", "n_rows", "n_negative"])
 def _epoch(
     old, new, indptr, targets, weights, n_rows, first_row, first_edge, number, key, phase, scale, least, n_vertices, n_negative, step, a, b,
     repulsion, C: tl.constexpr, C_PADDED: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr, ATTRACTION: tl.constexpr,

@@ -1,5 +1,6 @@
 """What all backends share: constants, the curve, the step size, and the integers that decide which edge fires when."""
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -31,6 +32,12 @@ the map."""
 STEP_POWER = 2
 """Steps that end small keep what random pushes would shake apart: bench/LOG.md has 1 to 6."""
 
+FIRST_REPULSION = 0.02
+"""Share of `repulsion_strength` in the first epoch. It grows to 1 geometrically."""
+
+REPULSION_POWER = 2
+"""How early repulsion reaches its strength."""
+
 PUSH_SOFTENING = 1e-3
 """Added to the squared distance in a push (umap-learn)."""
 
@@ -54,6 +61,19 @@ class Settings:
     def step_size(self, epoch: int) -> float:
         """Falls from `learning_rate` to 0 with the square of what is left (umap-learn: linearly)."""
         return self.learning_rate * (1.0 - epoch / self.n_epochs) ** STEP_POWER
+
+    def repulsion_share(self, epoch: int) -> float:
+        """Share of `repulsion_strength` in this epoch: rises geometrically from FIRST_REPULSION to 1."""
+        return FIRST_REPULSION ** ((1.0 - epoch / self.n_epochs) ** REPULSION_POWER)
+
+    def n_pushes(self, epoch: int) -> int:
+        """Random vertices that push for each pull of this epoch: fewer while repulsion is weak."""
+        return math.ceil(self.negative_sample_rate * self.repulsion_share(epoch))
+
+    def push_strength(self, epoch: int) -> float:
+        """Weight of one push, so that all pushes of the epoch together have its share of the repulsion."""
+        share = self.negative_sample_rate * self.repulsion_share(epoch) / max(self.n_pushes(epoch), 1)
+        return self.repulsion_strength * share
 
     def epoch_key(self, epoch: int) -> int:
         """uint32 that seeds everything random in this epoch."""
