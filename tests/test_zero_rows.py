@@ -6,6 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamumap import engine
+from streamumap.neighbors import reference
+from streamumap.neighbors.copies import join_copies
 from streamumap.neighbors.zero import next_zero_rows, offsets
 from streamumap.params import Params
 
@@ -64,3 +66,54 @@ def test_rows_that_are_alike_lie_in_a_blob(alike, metric, form, tmp_path):
     engine.embed(x, Params(metric=metric, n_epochs=200), out=tmp_path, **BOUNDS)
     width, aspect = blob(np.load(tmp_path / "embedding.npy"), rows)
     assert width < 0.4 and aspect < 1.3  # zero rows in a ring: 0.6, 1.4
+
+
+def searched(x, k):
+    """Exact neighbours, Euclidean, and which row each row repeats."""
+    _, first, inverse = np.unique(x, axis=0, return_index=True, return_inverse=True)
+    first = first[inverse.ravel()]
+    return *reference.search(x, k, "euclidean"), np.where(first == np.arange(len(x)), -1, first)
+
+
+def test_copies_by_the_dozen_name_one_another():
+    x = np.random.default_rng(0).normal(size=(120, 3)).astype(np.float32)
+    many, few, more = np.arange(5, 90, 2), np.array([0, 50, 100]), np.arange(101, 113)
+    for rows in (many, few, more):
+        x[rows] = x[rows[0]]
+    indices, distances, duplicate_of = searched(x, 8)
+    before = indices.copy(), distances.copy()
+    join_copies(indices, distances, duplicate_of)
+    for rows in (many, more):
+        assert np.isin(indices[rows], rows).all() and (distances[rows] == 0).all()
+        assert np.array_equal(indices[rows, 0], rows) and all(len(set(row.tolist())) == 8 for row in indices[rows])
+        assert (np.bincount(indices[rows].ravel())[rows] == 8).all()
+    others = np.setdiff1d(np.arange(120), np.concatenate([many, more]))
+    assert all(np.array_equal(a[others], b[others]) for a, b in zip((indices, distances), before, strict=True))
+
+
+def test_what_was_searched_as_different_rows_stays():
+    x = np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32)
+    indices, distances, _ = searched(x, 8)
+    before = indices.copy()
+    join_copies(indices, distances, np.where(np.arange(60) > 0, 0, -1))
+    assert np.array_equal(indices, before)
+
+
+def test_without_copies_nothing_is_done():
+    for n in (3, 60):
+        indices, distances, duplicate_of = searched(np.random.default_rng(0).normal(size=(n, 3)), 3)
+        before = indices.copy()
+        join_copies(indices, distances, duplicate_of)
+        assert np.array_equal(indices, before)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+@pytest.mark.parametrize("form", ["dense", "packed"])
+def test_copies_found_by_an_approximate_search_lie_in_a_blob(form, metric, tmp_path, monkeypatch):
+    monkeypatch.setattr("streamumap.neighbors.dense.all_with_all_is_cheaper", lambda n_rows, n_features: False)
+    monkeypatch.setenv("STREAMUMAP_FORCE_TINY_BUDGET", "1")
+    x, rows = some_rows(form, n=3000)
+    x[rows] = x[rows[0]]
+    engine.embed(x, Params(metric=metric, n_epochs=200), out=tmp_path, **BOUNDS)
+    width, aspect = blob(np.load(tmp_path / "embedding.npy"), rows)
+    assert width < 0.4 and aspect < 1.3

@@ -6,6 +6,8 @@ ring, which is drawn as a string in the order of the rows. Here the graph is a c
 about log N such offsets nearly all choices mix fast (Alon and Roichman 1994), and what mixes fast is drawn as a blob.
 """
 
+from functools import lru_cache
+
 import numpy as np
 
 TOGETHER = 1 << 16
@@ -34,6 +36,7 @@ def next_zero_rows(zero_rows: np.ndarray, rows: np.ndarray, n: int) -> np.ndarra
     return found
 
 
+@lru_cache
 def offsets(n_rows: int, n: int) -> np.ndarray:
     """int64 (min(n, n_rows - 1),): different steps around a ring of `n_rows`, each from 1 to n_rows - 1. A step and the
     one back name the same pairs of rows, so both are taken only where there are too few others."""
