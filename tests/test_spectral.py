@@ -13,7 +13,10 @@ from streamumap import demo, engine, initial, starting
 from streamumap.graph.files import Graph
 from streamumap.graph.parts import roots_and_degrees
 from streamumap.layout import run, spectral, spectral_footprint
+from streamumap.memory import Budget, Device, Machine
 from streamumap.params import Params
+from streamumap.planner import make_plan
+from streamumap.plans import Job
 
 CPU = run.cpu_backend()
 
@@ -156,6 +159,20 @@ def test_memory_is_what_the_footprint_says(monkeypatch):
         tracemalloc.stop()
     predicted = spectral_footprint.host(n, 2, n, 0)  # the graph was there before
     assert 0.6 * predicted < peak < predicted
+
+
+@pytest.mark.parametrize("gpu", [False, True], ids=["cpu", "gpu"])
+@pytest.mark.parametrize("n_rows", [5_000, 3_000_000])
+def test_the_plan_of_a_spectral_start_has_its_bytes_and_the_default_ones(n_rows, gpu):
+    job, device = Job(n_rows, 512, "float16"), Device(0, "Fake", 80 * 10**9, 79 * 10**9) if gpu else None
+    machine = Machine(16, 128 * 10**9, device)
+    budget = Budget(100 * 10**9, 70 * 10**9 if gpu else None)
+    plans = [make_plan(job, Params(init=init), budget, machine)["start"] for init in ("auto", "spectral")]
+    auto, ours = (plan.predicted for plan in plans)
+    sizes = n_rows, 2, n_rows, 2 * n_rows * 14
+    footprint = spectral_footprint.host_beside_gpu if gpu else spectral_footprint.host
+    assert ours.host_bytes >= max(auto.host_bytes, footprint(*sizes))
+    assert not gpu or ours.device_bytes >= max(auto.device_bytes, spectral_footprint.device(*sizes))
 
 
 # The start of a run
