@@ -204,7 +204,7 @@ def compare(setup: Setup, options: argparse.Namespace, cuml_umap) -> list[dict]:
                 s = settings(setup, seed, system.n_epochs)
                 wall, cpu = time.perf_counter(), time.process_time()
                 blocks = GraphBlocks(setup.graph, layout_backend(data.plan))
-                start, _ = first_positions(data.rows, data.plan, p, blocks, s, no_tick)
+                start, _ = first_positions(data.rows, data.plan, p, blocks, s, no_tick, print)
                 before = {
                     "start_wall_seconds": time.perf_counter() - wall,
                     "start_cpu_seconds": time.process_time() - cpu,

@@ -65,7 +65,7 @@ def lay_out(
     s = schedule.settings(graph.n_rows, graph.heaviest(), **{name: getattr(p, name) for name in schedule.SETTINGS})
     began = time.perf_counter()
     blocks = GraphBlocks(graph, backend)
-    positions, _ = first_positions(data.rows, data.plan, p, blocks, s, no_tick)
+    positions, _ = first_positions(data.rows, data.plan, p, blocks, s, no_tick, print)
     between = time.perf_counter()
     state, in_blocks = run.LayoutState(positions), blocks.of(data.plan["layout"].blocks["block_rows"])
     for until in (*stops, n_epochs):

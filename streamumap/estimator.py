@@ -27,6 +27,7 @@ class StreamUMAP(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
     budget, host_budget : sizes such as "40GB", or None for 80% of what is free. Hard caps, see the README.
     device : "auto", "cpu", "cuda" or "cuda:N".
     out : folder of the run, kept and continued; None: a temporary one, removed.
+    init : as of `params.Params`, or float (N, n_components), a position for each row, scaled and shaken as umap-learn does.
     dtype : "bfloat16" where the input keeps it as V2 or uint16.
     precomputed_knn : a k-NN graph to use instead of searching for one: (indices, distances), each the path of a .npy
         file, an array or a memory map with a row for each row of X.
@@ -133,7 +134,9 @@ class StreamUMAP(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
 
     def _fit(self, X, out):
         budget = dict(budget=self.budget, host_budget=self.host_budget, device=self.device)
-        self.run_ = embed(X, self._params(), out=out, reading=Reading(self.dtype), knn=self._knn(), **budget)
+        with tempfile.TemporaryDirectory(prefix="streamumap-") as folder:
+            params = self._params(_as_path(self.init, Path(folder)))
+            self.run_ = embed(X, params, out=out, reading=Reading(self.dtype), knn=self._knn(), **budget)
         self.embedding_ = np.load(out / "embedding.npy")
         self.n_features_in_ = self.run_["input"]["features"]
         self._given = None if _passes_once(X) else X
@@ -144,13 +147,13 @@ class StreamUMAP(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         given = self.precomputed_knn
         return None if isinstance(given, tuple) and all(part is None for part in given) else given
 
-    def _params(self) -> Params:
+    def _params(self, init: str) -> Params:
         own = {"budget", "host_budget", "device", "out", "dtype", "random_state", "precomputed_knn"}
         if not isinstance(self.random_state, (int, np.integer)):
             raise InputError(
                 f"random_state: expected an integer, found {self.random_state!r}; give one, the map is then the same every time."
             )
-        values = {name: value for name, value in self.get_params().items() if name not in own}
+        values = {name: value for name, value in self.get_params().items() if name not in own} | {"init": init}
         return Params(
             seed=int(self.random_state), **{n: v.item() if isinstance(v, np.generic) else v for n, v in values.items()}
         )
@@ -164,6 +167,14 @@ class StreamUMAP(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         tags.input_tags.string = True
         tags.input_tags.sparse = True
         return tags
+
+
+def _as_path(init, folder: Path) -> str:
+    """`init` as `Params` takes it; positions become a file in the folder."""
+    if isinstance(init, (str, os.PathLike)):
+        return os.fspath(init)
+    np.save(folder / "init.npy", np.asarray(init, np.float64))
+    return str(folder / "init.npy")
 
 
 def _passes_once(x) -> bool:

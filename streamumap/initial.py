@@ -1,4 +1,4 @@
-"""First positions. PCA and spectral starts take a fixed number of matrix products, so they cannot hang."""
+"""First positions that need no graph. PCA takes a fixed number of matrix products, so it cannot hang."""
 
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -51,31 +51,6 @@ def directions(sample, n_features: int, n_components: int, seed: int) -> tuple[n
     return along.astype(np.float32), mean @ along
 
 
-def spectral(graph_blocks, n_rows: int, n_components: int, seed: int, n_products: int = 120) -> np.ndarray:
-    """float32 (N, n_components): the leading non-trivial eigenvectors of the normalised graph, by subspace iteration on
-    (I + A) / 2.
-
-    `graph_blocks()` yields (start, scipy.sparse.csr rows of the symmetric weights) over all rows and is called
-    `n_products` + 1 times.
-    """
-    random = np.random.Generator(np.random.Philox(key=[seed, 0x1B]))
-    degree = np.concatenate([np.asarray(rows.sum(1, dtype=np.float64)).ravel() for _, rows in graph_blocks()])
-    scale = 1.0 / np.sqrt(np.where(degree > 0, degree, 1.0))
-    vectors = random.standard_normal((n_rows, n_components + OVERSAMPLING))
-    trivial = np.sqrt(degree / max(degree.sum(), 1e-300))[:, None]
-    for step in range(n_products):
-        scaled = scale[:, None] * vectors
-        product = np.concatenate([np.asarray(rows @ scaled) for _, rows in graph_blocks()])
-        vectors = 0.5 * (vectors + scale[:, None] * product)
-        vectors -= trivial @ (trivial.T @ vectors)
-        if step % 5 == 4 or step == n_products - 1:
-            vectors = np.linalg.qr(vectors)[0]
-    scaled = scale[:, None] * vectors
-    product = scale[:, None] * np.concatenate([np.asarray(rows @ scaled) for _, rows in graph_blocks()])
-    values, rotation = np.linalg.eigh(vectors.T @ product)
-    return placed(vectors @ rotation[:, ::-1][:, :n_components], n_components, seed)
-
-
 def random(n_rows: int, n_components: int, seed: int) -> np.ndarray:
     """float32 (N, n_components): uniform in [-WIDTH, WIDTH]."""
     generator = np.random.Generator(np.random.Philox(key=[seed, 0x1C]))
@@ -89,6 +64,24 @@ def placed(positions, n_components, seed):
     largest = np.abs(positions).max()
     noise = np.random.Generator(np.random.Philox(key=[seed, 0x1D])).standard_normal(positions.shape)
     return (positions * (WIDTH / largest if largest > 0 else 0.0) + NOISE * noise).astype(np.float32)
+
+
+def given(positions: np.ndarray, seed: int) -> np.ndarray:
+    """float32 (N, n_components): positions float64 that a user gives, each axis from 0 to WIDTH, as umap-learn scales them.
+    Where two rows coincide all are shaken, by NOISE; umap-learn takes a thousandth of the mean distance to the nearest, which
+    is less. An axis on which all are alike is shaken only; umap-learn divides by 0."""
+    out = positions / np.maximum(np.abs(positions).max(0), np.finfo(np.float64).tiny)  # so that no difference overflows
+    out -= out.min(0)
+    extent = out.max(0)
+    out *= WIDTH / np.where(extent > 0, extent, 1.0)
+    if (extent == 0).any() or _coincide(out):
+        out += NOISE * np.random.Generator(np.random.Philox(key=[seed, 0x1D])).standard_normal(out.shape)
+    return out.astype(np.float32)
+
+
+def _coincide(positions: np.ndarray) -> bool:
+    ordered = positions[np.lexsort(positions.T)]
+    return bool((ordered[1:] == ordered[:-1]).all(1).any())
 
 
 def sample_numbers(n_rows: int, size: int) -> np.ndarray:

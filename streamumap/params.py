@@ -30,7 +30,7 @@ class Params:
     )
     init: str = knob(
         "auto",
-        "First positions, or the path of a .npy file of them; auto: multilevel on the graph, pca up to 8,192 rows.",
+        "First positions, or the path of a .npy file of them, which are scaled; auto: multilevel on the graph, pca up to 8,192 rows.",
         choices=("auto", "pca", "spectral", "random"),
     )
     learning_rate: float = knob(1.0, "First step size of the layout.", low=1e-6, high=1e3)

@@ -61,10 +61,31 @@ def place(there: Mapped, new: RowSource, plan: Plan, p: Params, tick: Tick, unit
         for start in range(begin, new.n_rows, query_rows):
             stop = min(start + query_rows, new.n_rows)
             indices, distances = nearest(start, stop)
+            if p.metric == "cosine":
+                put_itself_first(there.rows, new, start, indices, distances)
             weights = graph.strengths(distances, p.local_connectivity)
             out[start:stop] = placing.place(there.positions, indices, distances, weights, settings)
             units.done(lambda: ({}, {"positions": out[:stop]}), row=stop)  # noqa: B023, it is called at once
     return out
+
+
+def put_itself_first(rows: RowSource, new: RowSource, start: int, indices: np.ndarray, distances: np.ndarray) -> None:
+    """Where several rows of the map have the direction of a new one, brings the one with its length to the front, in place:
+    a copy of a row of the map lies where that one lies, not where its multiples do. `indices` int32, `distances` float32
+    (Q, k): the neighbours of the rows of `new` from row `start`."""
+    for query in np.flatnonzero((distances[:, 1:2] == 0).any(1)).tolist():
+        row, best, least = _one(new, start + query), 0, np.inf
+        for column in np.flatnonzero(distances[query] == 0).tolist():
+            apart = float(((_one(rows, indices[query, column]) - row) ** 2).sum())
+            if apart < least:
+                best, least = column, apart
+            if not apart:
+                break
+        indices[query, [0, best]] = indices[query, [best, 0]]
+
+
+def _one(rows: RowSource, number: int) -> np.ndarray:
+    return widen(rows.take(np.array([number], np.int64)), rows.dtype)[0].astype(np.float64)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from streamumap.errors import InputError
 from streamumap.events import Tick
 from streamumap.graph.files import Graph, GraphBlock
 from streamumap.layout.footprint import TOP
+from streamumap.layout.spectral_footprint import PART_ROWS
 from streamumap.params import Params
 from streamumap.plans import Plan
 from streamumap.source import open_rows, widen
@@ -56,34 +57,73 @@ class GraphBlocks:
 
 
 def first_positions(
-    rows: Rows, plan: Plan, p: Params, blocks: GraphBlocks, settings, tick: Tick
+    rows: Rows, plan: Plan, p: Params, blocks: GraphBlocks, settings, tick: Tick, warn: Callable[[str], None]
 ) -> tuple[np.ndarray, str]:
     """float32 (N, n_components), and in a few words how they were found. `settings`: the layout's."""
     n = rows.original.n_rows
-    if p.init.endswith(".npy"):
-        return _given_positions(p.init, n, p.n_components), p.init
     if p.init == "random":
         return initial.random(n, p.n_components, p.seed), "random"
-    if p.init == "spectral":
-        return initial.spectral(lambda: iter([(0, _graph_matrix(blocks.graph))]), n, p.n_components, p.seed), "spectral"
+    if p.init.endswith(".npy"):
+        positions = _given_positions(p.init, n, p.n_components)
+        if np.ptp(positions, axis=0).any():
+            return initial.given(positions, p.seed), f"{p.init}, scaled to {initial.WIDTH:g}"
+        warn(
+            f"--init: {p.init}: all rows have the same position, which says nothing; the default start is used instead."
+        )
     with threadpool_limits(1):  # the same sums for any number of threads
-        if p.init == "pca" or n <= 2 * TOP:
+        if p.init == "pca":
             return _pca(rows, plan, p, tick), "pca"
-        from streamumap.layout import levels
+        if p.init == "spectral":
+            return _spectral(rows, plan, p, blocks, settings, tick, warn)
+        return _default(rows, plan, p, blocks, settings, tick)
 
-        def place_top(numbers: np.ndarray) -> np.ndarray:
-            size = plan["start"].blocks["sample_rows"]
-            read = _reader(rows, p.metric)
-            sample = read(numbers[initial.sample_numbers(len(numbers), size)])
-            parts = initial.blocks(lambda a, b: read(numbers[a:b]), len(numbers), size)
-            return initial.pca(parts, sample, rows.searched.n_features, p.n_components, p.seed)
 
-        in_blocks = blocks.of(plan["start"].blocks["block_rows"])
-        begun = levels.start(in_blocks, settings, blocks.backend, place_top, tick)
+def _default(rows: Rows, plan: Plan, p: Params, blocks: GraphBlocks, settings, tick: Tick) -> tuple[np.ndarray, str]:
+    """Multilevel; PCA of few rows."""
+    if rows.original.n_rows <= 2 * TOP:
+        return _pca(rows, plan, p, tick), "pca"
+    from streamumap.layout import levels
+
+    def place_top(numbers: np.ndarray) -> np.ndarray:
+        size = plan["start"].blocks["sample_rows"]
+        read = _reader(rows, p.metric)
+        sample = read(numbers[initial.sample_numbers(len(numbers), size)])
+        parts = initial.blocks(lambda a, b: read(numbers[a:b]), len(numbers), size)
+        return initial.pca(parts, sample, rows.searched.n_features, p.n_components, p.seed)
+
+    in_blocks = blocks.of(plan["start"].blocks["block_rows"])
+    begun = levels.start(in_blocks, settings, blocks.backend, place_top, tick)
     said = f"multilevel, {' -> '.join(f'{size:,}' for size in begun.level_sizes)} vertices, the last by pca"
     if begun.n_unreached:
         said += f"; {begun.n_unreached:,} rows in small pieces of the graph start at random places"
     return begun.positions, said
+
+
+def _spectral(
+    rows: Rows, plan: Plan, p: Params, blocks: GraphBlocks, settings, tick: Tick, warn: Callable[[str], None]
+) -> tuple[np.ndarray, str]:
+    """Along the graph's eigenvectors; where it is in pieces, each along its own at the place where the default start has it."""
+    from streamumap.graph.parts import roots_and_degrees
+    from streamumap.layout import spectral
+    from streamumap.layout.run import placer
+
+    n, graph = rows.original.n_rows, blocks.graph
+    parts = spectral.split(*roots_and_degrees(graph, PART_ROWS), p.n_components)
+    place = placer(blocks.of(n if n <= 2 * TOP else plan["start"].blocks["block_rows"]), blocks.backend)
+    found = spectral.solve(place, parts, p.n_components, graph.n_edges, p.seed, blocks.backend, tick)
+    said = f"spectral, {found.n_products:,} products"
+    if found.converged and len(parts.order) == n and parts.n_parts == 1:
+        tick(n)
+        return initial.placed(found.vectors, p.n_components, p.seed), said
+    if not found.converged:
+        warn(
+            f"--init spectral: no eigenvectors after {found.n_products:,} products with the graph, whose smallest eigenvalues lie "
+            "too close together (long chains of rows have such); the default start is used instead."
+        )
+        return _default(rows, plan, p, blocks, settings, tick)
+    positions, how = _default(rows, plan, p, blocks, settings, tick)
+    positions = initial.placed(spectral.apart(found, parts, positions), p.n_components, p.seed)
+    return positions, f"{said}; {parts.n_parts:,} pieces of the graph lie where they start by {how}"
 
 
 def _pca(rows: Rows, plan: Plan, p: Params, tick: Tick) -> np.ndarray:
@@ -101,13 +141,15 @@ def _pca(rows: Rows, plan: Plan, p: Params, tick: Tick) -> np.ndarray:
 
 
 def _given_positions(path: str, n_rows: int, n_components: int) -> np.ndarray:
+    """float64 (N, n_components)."""
     source = open_rows(path)
     if (source.n_rows, source.n_features) != (n_rows, n_components):
         found = f"{source.n_rows} x {source.n_features}"
         raise InputError(
             f"--init: {path}: expected {n_rows} x {n_components} positions, found {found}; give one position for each row."
         )
-    positions = widen(source.read(0, n_rows), source.dtype)
+    stored = source.read(0, n_rows)
+    positions = (stored if source.dtype == "float64" else widen(stored, source.dtype)).astype(np.float64)
     source.close()
     if not np.isfinite(positions).all():
         raise InputError(f"--init: {path}: expected finite positions, found NaN or Inf; replace them.")
@@ -158,12 +200,3 @@ def _sparse(rows, n_features: int, metric: str):
         norms = np.sqrt(np.asarray(matrix.multiply(matrix).sum(1), np.float64)).ravel()
         matrix = scipy.sparse.diags(1.0 / np.where(norms > 0, norms, 1.0)).astype(np.float32) @ matrix
     return matrix.tocsr()
-
-
-def _graph_matrix(graph):
-    import scipy.sparse
-
-    block = graph.block(0, graph.n_rows)
-    return scipy.sparse.csr_matrix(
-        (block.weights.astype(np.float32), block.targets, block.indptr), shape=(graph.n_rows, graph.n_rows)
-    )

@@ -48,6 +48,8 @@ BACKENDS = (
         "layout.placing",
         "layout.levels_cpu",
         "layout.levels_cuda",
+        "layout.spectral_cpu",
+        "layout.spectral_cuda",
         "graph.cpu",
         "graph.cuda",
         "sae.cuda",

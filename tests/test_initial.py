@@ -66,65 +66,50 @@ def test_pca_of_equal_rows_parts_them_a_little(rows):
         assert np.isfinite(start).all() and len(np.unique(start, axis=0)) == 20
 
 
-def knn_graph(rows, k=6):
-    """Symmetric weights 1 between each row and its k nearest."""
-    distance = ((rows[:, None] - rows[None]) ** 2).sum(2)
-    nearest = np.argsort(distance, axis=1)[:, 1 : k + 1]
-    dense = np.zeros((len(rows), len(rows)), np.float32)
-    np.put_along_axis(dense, nearest, 1, axis=1)
-    return sparse.csr_matrix(np.maximum(dense, dense.T))
+# Positions that are given
 
 
-def start_of(graph, n_components=2, seed=0, block_rows=70, **more):
-    return initial.spectral(lambda: in_blocks(graph, block_rows), graph.shape[0], n_components, seed, **more)
+def scaled_by_umap_learn(umap_, positions):
+    """What umap-learn's layout starts from: none of its epochs, on a graph of one edge a row."""
+    n = len(positions)
+    graph = sparse.coo_matrix((np.ones(n, np.float32), (np.arange(n), (np.arange(n) + 1) % n)), shape=(n, n))
+    return umap_.simplicial_set_embedding(
+        None, graph, positions.shape[1], 1.0, 1.6, 0.9, 1.0, 5, 0, positions, np.random.RandomState(0), "euclidean",
+        {}, False, {}, False,
+    )[0]  # fmt: skip
 
 
-def test_spectral_parts_two_clusters():
-    rows = np.random.default_rng(2).normal(size=(120, 2))
-    rows[60:, 0] += 12
-    graph = knn_graph(rows).tolil()
-    graph[0, 60] = graph[60, 0] = 1
-    start = start_of(graph.tocsr())
-    assert start.dtype == np.float32 and start.shape == (120, 2)
-    first = start[:, 0] * np.sign(start[0, 0])
-    assert (first[:60] > 0).all() and (first[60:] < 0).all()
-    assert np.abs(start).max() == pytest.approx(initial.WIDTH, rel=1e-3)
+@pytest.mark.parametrize(("scale", "offset"), [(1, 0), (100, -3), (1e-6, 0), (1, 1e5), (1e30, 0)])
+def test_given_positions_are_scaled_as_umap_learn_scales_them(scale, offset, umap_learn):
+    positions = np.random.default_rng(0).normal(size=(60, 2)) * [3, 1] * scale + offset
+    ours = initial.given(positions, 0)
+    assert ours.dtype == np.float32
+    np.testing.assert_allclose(ours, scaled_by_umap_learn(umap_learn, positions), rtol=0, atol=1e-5)
 
 
-def test_spectral_is_the_leading_eigenvectors():
-    graph = knn_graph(np.random.default_rng(3).normal(size=(150, 2)) * [5, 1])
-    degree = np.asarray(graph.sum(1)).ravel()
-    normalised = graph.toarray() / np.sqrt(degree[:, None] * degree[None])
-    true = unplaced(np.linalg.eigh(normalised)[1][:, [-2]])
-    ours = unplaced(start_of(graph, 1, n_products=600))
-    assert np.abs(ours * np.sign((ours * true).sum()) - true).max() < 0.01
+def test_given_positions_that_coincide_are_shaken_as_umap_learn_shakes_them(umap_learn):
+    positions = np.random.default_rng(0).normal(size=(60, 2))
+    positions[1:20:2] = positions[:20:2]
+    ours, theirs = initial.given(positions, 0), scaled_by_umap_learn(umap_learn, positions)
+    assert len(np.unique(ours, axis=0)) == 60 and np.abs(ours - theirs).max() < 0.01
+    apart = [np.linalg.norm(start[:20:2] - start[1:20:2], axis=1).mean() for start in (ours, theirs)]
+    assert 0.1 < apart[0] / apart[1] < 10
+    assert np.array_equal(ours, initial.given(positions, 0)) and not np.array_equal(ours, initial.given(positions, 1))
 
 
-def test_spectral_blocks_change_nothing():
-    graph = knn_graph(np.random.default_rng(4).normal(size=(90, 2)))
-    starts = [start_of(graph, block_rows=n) for n in (1, 90, 95)]
-    assert all(np.allclose(starts[0], other, atol=1e-3) for other in starts[1:])
-    assert np.array_equal(starts[0], start_of(graph, block_rows=1))
+def test_an_axis_that_says_nothing_is_shaken_only():
+    start = initial.given(np.stack([np.arange(50.0), np.full(50, 7.0)], 1), 0)
+    assert np.ptp(start[:, 0]) == pytest.approx(10, abs=1e-3) and 0 < np.ptp(start[:, 1]) < 1e-3
 
 
-def test_spectral_of_a_graph_in_many_pieces_is_finite():
-    pieces = [knn_graph(np.random.default_rng(5).normal(size=(n, 2)), 2) for n in (3, 4, 5, 30)]
-    graph = sparse.block_diag([*pieces, sparse.csr_matrix((6, 6), dtype=np.float32)], format="csr")
-    start = start_of(graph)
-    assert np.isfinite(start).all() and np.ptp(start) > 1
+@given(st.floats(1e-300, 1e300), st.floats(-1, 1), st.integers(0, 2**32 - 1))
+def test_given_positions_of_any_size_span_the_width(scale, offset, seed):
+    positions = (np.random.default_rng(seed).uniform(-1, 1, (20, 3)) + offset) * scale
+    start = initial.given(positions, 0)
+    np.testing.assert_allclose(np.ptp(start, axis=0), initial.WIDTH, rtol=1e-5)
 
 
-@pytest.mark.parametrize("n_components", [1, 2, 10])
-@pytest.mark.parametrize("n_rows", [3, 4, 12])
-def test_spectral_of_a_tiny_graph_has_its_shape(n_rows, n_components):
-    graph = sparse.csr_matrix(1 - np.eye(n_rows, dtype=np.float32))
-    start = start_of(graph, n_components)
-    assert start.shape == (n_rows, n_components) and np.isfinite(start).all()
-
-
-def test_spectral_without_any_edge_is_finite():
-    start = start_of(sparse.csr_matrix((20, 20), dtype=np.float32))
-    assert start.shape == (20, 2) and np.isfinite(start).all()
+# Random ones
 
 
 def test_random_fills_the_square_and_repeats():

@@ -86,3 +86,15 @@ def test_places_are_those_that_the_cpu_finds(form, metric, codes):
 def test_rows_of_the_map_stay_where_they_are(form, metric, dtype, codes):
     found, positions = placed_by("cuda", codes, codes, metric, form, dtype)
     assert np.array_equal(found, positions)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("metric", METRICS)
+def test_copies_multiples_and_zero_rows_lie_where_the_map_has_them(form, metric):
+    random = np.random.default_rng(0)
+    rows = (random.random((90, 30)) * (random.random((90, 30)) < 0.3)).astype(np.float32)
+    rows[20:30], rows[40:46] = 0, rows[3]
+    rows[50:54] = rows[4] * np.array([[2], [3], [5], [7]], np.float32)
+    found, positions = placed_by("cuda", rows, rows[::-1].copy(), metric, form)
+    for row, lies in zip(rows, found[::-1], strict=True):  # of copies, any of them
+        assert (positions[(rows == row).all(1)] == lies).all(1).any()

@@ -23,8 +23,9 @@ CARDS = [Machine(16, 128 * GB, Device(0, "Fake", size * GB, size * GB - GB)) for
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(streamumap.__file__).parent.parent)}
 
 
-def embed(path, budget_mb):
-    command = ["embed", path, "--budget", f"{budget_mb}MB", "--device", "cpu", "--n-epochs", "3", "--json", "-q"]
+def embed(path, budget_mb, init="auto"):
+    command = ["embed", path, "--budget", f"{budget_mb}MB", "--init", init]
+    command += ["--device", "cpu", "--n-epochs", "3", "--json", "-q"]
     return subprocess.run(
         [sys.executable, "-m", "streamumap.cli", *command], env=ENVIRONMENT, capture_output=True, text=True
     )
@@ -60,6 +61,17 @@ def test_on_a_cpu(n_rows, n_features, active, tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     run = json.loads(done.stdout)
     assert run["measured_peak"]["host_bytes"] <= smallest_mb * 10**6 and run["input"]["rows"] == n_rows
+
+
+def test_of_a_spectral_start(tmp_path):
+    path = stored(tmp_path / "rows.npy", 12_000, 32, None)
+    smallest_mb = named(embed(path, 1, "spectral").stderr)
+    done = embed(path, smallest_mb, "spectral")
+    assert (done.returncode, done.stderr) == (0, "")
+    run = json.loads(done.stdout)
+    start = next(stage for stage in run["stages"] if stage["stage"] == "start")
+    assert start["measured"]["host_bytes"] <= start["predicted"]["host_bytes"]
+    assert run["measured_peak"]["host_bytes"] <= smallest_mb * 10**6
 
 
 @pytest.mark.parametrize("machine", CARDS, ids=lambda machine: f"{machine.device.total_bytes // GB} GB")

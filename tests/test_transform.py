@@ -196,6 +196,33 @@ def test_maps_of_other_dimensions(n_components, made):
     assert placed(run, rows(n=7, seed=2)).shape == (7, n_components)
 
 
+# Rows of the map that come again
+
+
+def with_some_alike(density, negative, seed=3):
+    """Rows of which 20 are zeros, 12 are copies of one, and 12 multiples of another; at 0.004 many have one value."""
+    random = np.random.default_rng(seed)
+    x = rows(density, 150, seed) * np.where(negative & (random.random((150, 200)) < 0.5), -1, 1)
+    x[20:40] = 0
+    x[60:72] = x[5]
+    x[80:92] = x[6] * np.arange(2, 14)[:, None]
+    return x.astype(np.float32)
+
+
+@pytest.mark.parametrize("negative", [False, True])
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+@pytest.mark.parametrize("density", [0.004, 0.05, 0.6])
+def test_rows_that_come_again_lie_where_the_map_has_them(density, metric, negative, made):
+    """A copy of several that are alike, as all rows of zeros are: where the first of them is."""
+    old = with_some_alike(density, negative)
+    run = made(old, Params(n_neighbors=16, n_epochs=12, metric=metric))
+    mapped, order = np.load(run / "embedding.npy"), np.random.default_rng(0).permutation(150)
+    _, first, alike = np.unique(old, axis=0, return_index=True, return_inverse=True)
+    found = placed(run, old[order])
+    np.testing.assert_array_equal(found, mapped[first[alike.ravel()]][order])
+    assert np.isfinite(found).all()
+
+
 # What is refused
 
 

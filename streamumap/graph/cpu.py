@@ -222,6 +222,13 @@ def join_components(degree, targets, first_row, parent):
             e += 1
 
 
+@njit(cache=True)
+def flatten(parent):
+    """Each row's root in place of the row that it was joined to, in place."""
+    for i in range(len(parent)):
+        parent[i] = root_of(parent, i)
+
+
 def component_sizes(parent: np.ndarray) -> np.ndarray:
     """Rows of each component, int64, largest first."""
     sizes = np.zeros(len(parent), np.int64)

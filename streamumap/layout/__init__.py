@@ -6,5 +6,6 @@ epochs; each time, its vertex moves towards the neighbour and away from `negativ
 Healy, Melville 2018, arXiv:1802.03426).
 
 `reference.py` says what one epoch is; `cpu.py` (numba) and `cuda.py` (Triton) do it fast; `run.py` holds the state and
-the loop. `levels.py` makes the first positions from the graph, level by level.
+the loop. `levels.py` makes the first positions from the graph, level by level,
+`spectral.py` along its eigenvectors.
 """

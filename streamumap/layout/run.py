@@ -26,7 +26,7 @@ class LayoutState:
 @dataclass(frozen=True)
 class Backend:
     """Where an epoch runs: `place` brings an array there, `fetch` back, `wait` until it is done; `epoch` has
-    `cpu.epoch`'s signature, and `levels` has the functions of `levels_cpu`."""
+    `cpu.epoch`'s signature, `product` that of `spectral_cpu.product`, and `levels` has the functions of `levels_cpu`."""
 
     place: Callable
     fetch: Callable
@@ -34,18 +34,19 @@ class Backend:
     epoch: Callable
     wait: Callable[[], object]
     levels: ModuleType
+    product: Callable
 
 
 def cpu_backend() -> Backend:
-    from streamumap.layout import cpu, levels_cpu
+    from streamumap.layout import cpu, levels_cpu, spectral_cpu
 
-    return Backend(np.asarray, np.asarray, np.empty_like, cpu.epoch, lambda: None, levels_cpu)
+    return Backend(np.asarray, np.asarray, np.empty_like, cpu.epoch, lambda: None, levels_cpu, spectral_cpu.product)
 
 
 def cuda_backend(device: str) -> Backend:
     import torch
 
-    from streamumap.layout import cuda, levels_cuda
+    from streamumap.layout import cuda, levels_cuda, spectral_cuda
 
     return Backend(
         place=lambda array: cuda.place(array, device),
@@ -54,6 +55,7 @@ def cuda_backend(device: str) -> Backend:
         epoch=cuda.epoch,
         wait=torch.cuda.synchronize if device.startswith("cuda") else lambda: None,
         levels=levels_cuda,
+        product=spectral_cuda.product,
     )
 
 

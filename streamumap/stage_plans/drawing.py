@@ -4,14 +4,15 @@ from collections.abc import Callable
 
 from streamumap.errors import InputError
 from streamumap.graph import footprint as graph_footprint
-from streamumap.initial import OVERSAMPLING, SAMPLE_ROWS
+from streamumap.initial import SAMPLE_ROWS
 from streamumap.layout import footprint as drawn
+from streamumap.layout import spectral_footprint as eigen
 from streamumap.layout.footprint import TOP
 from streamumap.neighbors import footprint as knn
 from streamumap.plans import StagePlan
 from streamumap.source.base import pinned_bytes
 from streamumap.stage_plans.fitting import TINY_ROWS, Fitting, Shape, powers, tiny
-from streamumap.stage_plans.fixed import DRAWING
+from streamumap.stage_plans.fixed import DRAWING, SPECTRAL
 from streamumap.stage_plans.neighbors import device_rows
 
 
@@ -33,12 +34,15 @@ def graph(f: Fitting) -> StagePlan:
 def start(f: Fitting) -> StagePlan:
     """PCA: the sample and its centred copy; while all rows are projected, a block for each core."""
     job = f.job
-    if f.params.init == "auto" and job.n_rows > 2 * TOP:
+    if f.params.init == "random":
+        return f.solve("start", "numpy", "block_rows", [job.n_rows], lambda b: job.n_rows * f.params.n_components * 24)
+    if f.params.init == "spectral":
+        f.compile(SPECTRAL)
+    if f.params.init != "pca" and job.n_rows > 2 * TOP:
         return _start_levels(f)
-    if f.params.init not in ("auto", "pca"):
-        return _start_without_rows(f)
     per_row = job.n_features * 4 if job.n_nonzero is None else int(job.n_nonzero / job.n_rows * 8 * knn.UNEVEN) + 8
-    fixed = job.n_features * 40 * 8 + job.n_rows * f.params.n_components * 24
+    first, kept, multiplied = _before(f, job.n_rows)
+    fixed = kept + job.n_features * 40 * 8 + job.n_rows * f.params.n_components * 24
     dense_row = job.n_features * 4
     block_rows = max(1, min(job.n_rows, 128 * 2**20 // dense_row if f.gpu else 16 * 2**20 // per_row))
     if tiny():
@@ -52,19 +56,21 @@ def start(f: Fitting) -> StagePlan:
             "cuda",
             "sample_rows",
             sizes,
-            lambda b: fixed + int(b * per_row * 2.5) + pinned,
-            lambda b: device_rows(f) + on_device,
+            lambda b: max(first, fixed + int(b * per_row * 2.5) + pinned),
+            lambda b: device_rows(f) + on_device + multiplied,
         )
     else:
         blocks = f.machine.n_cores * block_rows * per_row * 3
-        stage = f.solve("start", "numpy", "sample_rows", sizes, lambda b: fixed + max(int(b * per_row * 2.5), blocks))
+        stage = f.solve(
+            "start", "numpy", "sample_rows", sizes, lambda b: max(first, fixed + max(int(b * per_row * 2.5), blocks))
+        )
     stage.blocks["block_rows"] = block_rows
     return stage
 
 
 def _start_levels(f: Fitting) -> StagePlan:
     """Multilevel; `sample_rows` at a time, the rows that the coarsest level stands for come for their PCA."""
-    job, c, on_device = f.job, f.params.n_components, f.gpu and f.params.layout != "cpu"
+    job, c, on_device = f.job, f.params.n_components, _draws_on_device(f)
     per_row = job.n_features * 4 if job.n_nonzero is None else int(job.n_nonzero / job.n_rows * 8 * knn.UNEVEN) + 8
     shapes = [
         {"block_rows": block_rows, "sample_rows": sample_rows}
@@ -77,19 +83,31 @@ def _start_levels(f: Fitting) -> StagePlan:
 
     def host(shape: Shape) -> int:
         top = int(shape["sample_rows"] * per_row * 2.5) + (job.n_features * 40 + 2 * TOP * c * 3) * 8
-        return top + levels(shape, drawn.start_host if on_device else drawn.start_bytes)
+        first, kept, _ = _before(f, shape["block_rows"])
+        return max(first, kept + top + levels(shape, drawn.start_host if on_device else drawn.start_bytes))
 
-    device = (lambda shape: levels(shape, drawn.start_device)) if on_device else None
-    return f.fit("start", "cuda" if on_device else "numba", shapes, host, device)
+    def device(shape: Shape) -> int:
+        return max(_before(f, shape["block_rows"])[2], levels(shape, drawn.start_device))
+
+    return f.fit("start", "cuda" if on_device else "numba", shapes, host, device if on_device else None)
 
 
-def _start_without_rows(f: Fitting) -> StagePlan:
-    """Random or given positions; spectral: the whole graph as a scipy matrix, and five sets of float64 vectors."""
+def _draws_on_device(f: Fitting) -> bool:
+    return f.gpu is not None and f.params.layout != "cpu"
+
+
+def _before(f: Fitting, block_rows: int) -> tuple[int, int, int]:
+    """What comes before the default start, which gives the places of a graph's pieces, and stands in for what fails: bytes
+    of the host, those that stay beside it, and bytes of the device."""
     n, c = f.job.n_rows, f.params.n_components
-    positions = n * c * 24
     if f.params.init == "spectral":
-        positions += 2 * n * (f.params.n_neighbors - 1) * (4 + 2 + 4 + 4) + n * (c + OVERSAMPLING) * 8 * 5
-    return f.solve("start", "numpy", "block_rows", [n], lambda b: positions)
+        sizes = n, c, block_rows, f.n_edges
+        if _draws_on_device(f):
+            return eigen.host_beside_gpu(*sizes), eigen.kept(n, c), eigen.device(*sizes)
+        return eigen.host(*sizes), eigen.kept(n, c), 0
+    if f.params.init.endswith(".npy"):  # as stored, as float64, scaled, ordered to find those that coincide
+        return n * (c * 8 * 4 + 8), 0, 0
+    return 0, 0, 0
 
 
 def layout(f: Fitting) -> StagePlan:

@@ -18,6 +18,7 @@ WRITING_BYTES = 40 * 10**6
 """RssAnon of pyarrow and matplotlib."""
 
 DRAWING = ("graph.cpu", "layout.cpu", "layout.levels_cpu")
+SPECTRAL = ("layout.spectral_cpu",)
 PACKED = tuple(f"neighbors.packed.{name}" for name in ("count", "measure"))
 APPROXIMATE = tuple(f"neighbors.packed.{name}" for name in ("cells", "join", "probe"))
 PLACING = ("layout.placing", "neighbors.nearest", "neighbors.packed.nearest")

@@ -31,6 +31,8 @@ def place(f: Fitting) -> StagePlan:
         for other in others
     ]
     held = (2 * job.n_rows + 3 * new.n_rows) * p.n_components * 4 + _projecting(f, new)
+    if p.metric == "cosine":  # two rows of one direction, as stored and as float64, and what they differ by
+        held += job.n_features * 40
     k = p.n_neighbors
 
     def host(shape: Shape) -> int:

@@ -48,7 +48,7 @@ def _begun(run: Run, rows: Rows, blocks: GraphBlocks, settings: Settings, units:
         return LayoutState(positions, facts["epoch"])
     with run.stage("start", run.source.n_rows, "rows") as (tick, result):
         positions, how = run.fitting(
-            "start", lambda: first_positions(rows, run.plan, run.params, blocks, settings, tick)
+            "start", lambda: first_positions(rows, run.plan, run.params, blocks, settings, tick, run.warn)
         )
         result.append(how)
         units.done(lambda: (dict(positions=positions), {}), epoch=0)

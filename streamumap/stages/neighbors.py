@@ -8,6 +8,7 @@ from streamumap import backends
 from streamumap import quality as measures
 from streamumap.backends import Rows
 from streamumap.events import Note, Tick
+from streamumap.neighbors.copies import join_copies
 from streamumap.neighbors.given import GivenGraph, look_at_distances
 from streamumap.plans import QUALITY_ROWS
 from streamumap.source.rows import DenseRows
@@ -56,6 +57,7 @@ def _search(run: Run, rows: Rows, key: str, there: bool) -> None:
             units = run.units("neighbors", key_of(key, blocks), "the k-NN search", tick)
             search = partial(backends.search, rows, run.plan, p, sample, enough, tick, units)
             indices, distances = run.fitting("neighbors", search)
+            join_copies(indices, distances, rows.found.duplicate_of)
             run.work.forget("neighbors", "graph", "embedding")
             run.publish("knn_indices", indices, -1, run.kept.numbers_back)
             run.publish("knn_distances", distances, np.nan, lambda block: sized(block, run.exponent, p.metric))

@@ -1,0 +1,71 @@
+"""Graphs, their true eigenvectors, and what every backend's product must do."""
+
+import numpy as np
+from layout_checks import make_graph
+from levels_checks import graph_blocks
+from scipy import sparse
+
+
+def csr(dense):
+    """A symmetric matrix of uint16 weights -> indptr int64, targets int32, weights uint16."""
+    matrix = sparse.csr_matrix(dense)
+    return matrix.indptr.astype(np.int64), matrix.indices.astype(np.int32), matrix.data.astype(np.uint16)
+
+
+def path(n, reach=1):
+    """Each vertex is tied to the next ones."""
+    return _tied(np.abs(np.subtract.outer(np.arange(n), np.arange(n))), reach)
+
+
+def ring(n, reach=2):
+    apart = np.abs(np.subtract.outer(np.arange(n), np.arange(n)))
+    return _tied(np.minimum(apart, n - apart), reach)
+
+
+def _tied(apart, reach):
+    return np.where((apart > 0) & (apart <= reach), 65535 // np.maximum(apart, 1), 0)
+
+
+def blobs(sizes, seed=0, k=6):
+    """Each blob a component: points tied to their nearest, the nearer the more."""
+    random = np.random.default_rng(seed)
+    pieces = []
+    for size in sizes:
+        points = random.normal(size=(size, 3)) * [4, 2, 1]
+        d = np.linalg.norm(points[:, None] - points[None], axis=2)
+        near = np.argsort(d, axis=1)[:, 1 : k + 1]
+        weights = np.zeros((size, size))
+        np.put_along_axis(weights, near, np.exp(-np.take_along_axis(d, near, 1)) * 65534 + 1, 1)
+        pieces.append(np.maximum(weights, weights.T).astype(np.uint16))
+    return sparse.block_diag(pieces).toarray()
+
+
+def true_eigenvectors(dense, n_components):
+    """Of the symmetric normalised Laplacian of one component, by NumPy: float64 (n, n_components), and all eigenvalues."""
+    degrees = dense.sum(1, dtype=np.float64)
+    values, vectors = np.linalg.eigh(np.eye(len(dense)) - dense / np.sqrt(degrees[:, None] * degrees[None]))
+    return vectors[:, 1 : n_components + 1], values
+
+
+def share(ours, true):
+    """Of the space of the true vectors in that of ours: up to the number of vectors."""
+    return np.linalg.norm(np.linalg.qr(ours)[0].T @ true) ** 2
+
+
+def check_product(backend, n=40, width=8):
+    """Against dense matrices, in any blocks; rows of no component stay."""
+    indptr, targets, weights = graph = make_graph(n, (1, 2, 5, 31, 33, 65))
+    dense = np.zeros((n, n))
+    np.add.at(dense, (np.repeat(np.arange(n), np.diff(indptr)), targets), weights)
+    random = np.random.default_rng(0)
+    old, new, factors = random.normal(size=(n, width)), random.normal(size=(n, width)), random.normal(size=(3, 3))
+    part = random.integers(-1, 3, n).astype(np.int32)
+    f = factors[part]
+    true = f[:, :1] * (dense @ old) / dense.sum(1, keepdims=True) + f[:, 1:2] * old + f[:, 2:] * new
+    true[part < 0] = new[part < 0]
+    for cuts in ((0, n), (0, 1, n // 2, n // 2, n)):
+        out = backend.place(new.copy())
+        for first_row, *block in graph_blocks(graph, cuts):
+            placed = [backend.place(a) for a in (old, part, factors, *block)]
+            backend.product(placed[0], out, *placed[1:3], first_row, *placed[3:])
+        np.testing.assert_allclose(np.array(backend.fetch(out)), true, atol=1e-12)
