@@ -14,7 +14,7 @@ from streamumap.backends import Rows, on_device
 from streamumap.errors import InputError
 from streamumap.events import Tick
 from streamumap.graph.files import Graph, GraphBlock
-from streamumap.layout.footprint import TOP
+from streamumap.layout.footprint import FEW
 from streamumap.layout.spectral_footprint import PART_ROWS
 from streamumap.params import Params
 from streamumap.plans import Plan
@@ -61,8 +61,6 @@ def first_positions(
 ) -> tuple[np.ndarray, str]:
     """float32 (N, n_components), and in a few words how they were found. `settings`: the layout's."""
     n = rows.original.n_rows
-    if p.init == "random":
-        return initial.random(n, p.n_components, p.seed), "random"
     if p.init.endswith(".npy"):
         positions = _given_positions(p.init, n, p.n_components)
         if np.ptp(positions, axis=0).any():
@@ -79,12 +77,18 @@ def first_positions(
 
 
 def _default(rows: Rows, plan: Plan, p: Params, blocks: GraphBlocks, settings, tick: Tick) -> tuple[np.ndarray, str]:
-    """Multilevel; PCA of few rows."""
-    if rows.original.n_rows <= 2 * TOP:
+    """Multilevel, from the PCA of some rows, or with `--init random` from random positions; few rows lie there themselves."""
+    is_random = p.init == "random"
+    if rows.original.n_rows < FEW:
+        if is_random:
+            return initial.random(rows.original.n_rows, p.n_components, p.seed), "random"
         return _pca(rows, plan, p, tick), "pca"
     from streamumap.layout import levels
 
-    def place_top(numbers: np.ndarray) -> np.ndarray:
+    def by_chance(numbers: np.ndarray) -> np.ndarray:
+        return initial.random(len(numbers), p.n_components, p.seed)
+
+    def by_pca(numbers: np.ndarray) -> np.ndarray:
         size = plan["start"].blocks["sample_rows"]
         read = _reader(rows, p.metric)
         sample = read(numbers[initial.sample_numbers(len(numbers), size)])
@@ -92,8 +96,9 @@ def _default(rows: Rows, plan: Plan, p: Params, blocks: GraphBlocks, settings, t
         return initial.pca(parts, sample, rows.searched.n_features, p.n_components, p.seed)
 
     in_blocks = blocks.of(plan["start"].blocks["block_rows"])
-    begun = levels.start(in_blocks, settings, blocks.backend, place_top, tick)
-    said = f"multilevel, {' -> '.join(f'{size:,}' for size in begun.level_sizes)} vertices, the last by pca"
+    top, place_top, how = (levels.RANDOM_TOP, by_chance, "at random") if is_random else (levels.TOP, by_pca, "by pca")
+    begun = levels.start(in_blocks, settings, blocks.backend, place_top, tick, top)
+    said = f"multilevel, {' -> '.join(f'{size:,}' for size in begun.level_sizes)} vertices, the last {how}"
     if begun.n_unreached:
         said += f"; {begun.n_unreached:,} rows in small pieces of the graph start at random places"
     return begun.positions, said
@@ -109,7 +114,7 @@ def _spectral(
 
     n, graph = rows.original.n_rows, blocks.graph
     parts = spectral.split(*roots_and_degrees(graph, PART_ROWS), p.n_components)
-    place = placer(blocks.of(n if n <= 2 * TOP else plan["start"].blocks["block_rows"]), blocks.backend)
+    place = placer(blocks.of(n if n < FEW else plan["start"].blocks["block_rows"]), blocks.backend)
     found = spectral.solve(place, parts, p.n_components, graph.n_edges, p.seed, blocks.backend, tick)
     said = f"spectral, {found.n_products:,} products"
     if found.converged and len(parts.order) == n and parts.n_parts == 1:

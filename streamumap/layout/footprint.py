@@ -1,7 +1,10 @@
 """Bytes of first positions and of the layout, importable without numba or torch."""
 
 TOP = 4096
-"""Vertices of the coarsest level of a start; a graph of up to twice as many is not coarsened."""
+"""Vertices of the coarsest level of a start, at most twice as many."""
+
+FEW = 512
+"""A graph of fewer vertices is not coarsened; one with more is, at least once."""
 
 RATIO = 10
 """Vertices of a cell, on average."""

@@ -10,13 +10,13 @@ Force-Directed Graph Drawing". A bounded number of passes over the graph: it can
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from streamumap.events import Tick, no_tick
 from streamumap.layout import run
-from streamumap.layout.footprint import KEPT, RATIO, TOP
+from streamumap.layout.footprint import FEW, KEPT, RATIO, TOP
 from streamumap.layout.schedule import Settings, on_graph
 
 MOST_CELLS = 1 << 23
@@ -25,8 +25,19 @@ MOST_CELLS = 1 << 23
 ROUNDS = 32
 """Most passes in which vertices join cells; on real graphs all have joined after about ten."""
 
-TOP_EPOCHS, LEVEL_EPOCHS = 300, 100
-"""Of the coarsest level, and of those between it and the graph itself."""
+TOP_EPOCHS, LEVEL_EPOCHS = 900, 300
+"""Epochs of levels with up to 2 TOP vertices, and of larger ones."""
+
+HEAT = 2.0
+"""Steps on a level are this many times those on the graph: positions there are to be found, not kept."""
+
+FULL_REPULSION = 2 * TOP
+"""Vertices of a level from which on repulsion has its whole strength. Pushes come from random vertices, so the fewer there are
+the more often one comes from nearby, and thin graphs tear: with n / 10 vertices a ring of 6,000 rows and a trajectory of 8,000
+had 8 and 6 breaks at whole strength, 5 and 1 at a tenth (means of 5 seeds)."""
+
+RANDOM_TOP = 64
+"""Vertices of the coarsest level where positions are random: so few find their order whatever they begin from."""
 
 WIDENING = 0.3
 """A level of r times as many vertices starts r^WIDENING times as wide as the coarser one ended. bench/LOG.md has the
@@ -66,11 +77,13 @@ def start(
     backend: run.Backend,
     place_top: Callable[[np.ndarray], np.ndarray],
     tick: Tick = no_tick,
+    top: int | None = None,
 ) -> Start:
     """First positions on the graph of `blocks` (as of `run.run`). `place_top` gives those of the coarsest level,
-    float32 (M, n_components), for the vertices of these numbers, int64 (M,) ascending, one in each of its cells. Ticks
-    N in all, and 0 often.
+    float32 (M, n_components), for the vertices of these numbers, int64 (M,) ascending, one in each of its cells; `top`: how
+    many these are, at most twice as many [TOP]. Ticks N in all, and 0 often.
     """
+    top = TOP if top is None else top
     sizes: list[int] = []
     unreached: list[int] = []
     n_rows = settings.n_vertices
@@ -78,10 +91,10 @@ def start(
     def first(blocks, n: int, chosen: np.ndarray) -> np.ndarray:
         """Where a level's epochs begin; `chosen`: its vertices, as vertices of the graph itself."""
         sizes.append(n)
-        if n <= 2 * TOP:
+        n_cells = _n_cells(n, len(sizes) == 1, top)
+        if not n_cells:
             return place_top(chosen)
         step = n_rows // 3 if len(sizes) == 1 else 0
-        n_cells = min(max(TOP, n // RATIO), MOST_CELLS)
         seeds = choose_seeds(n, n_cells, settings.seed, len(sizes))
         chosen = chosen[seeds]  # of all vertices, which go here
         place = run.placer(blocks, backend)
@@ -94,14 +107,30 @@ def start(
         begin = first(coarse, n_cells, chosen)
         n_epochs = LEVEL_EPOCHS if n_cells > 2 * TOP else TOP_EPOCHS
         state = run.run(
-            run.LayoutState(begin), n_epochs, coarse, on_graph(settings, n_cells, WEIGHT_ONE, n_epochs), backend, lambda _: tick(0)
-        )  # fmt: skip
+            run.LayoutState(begin), n_epochs, coarse, _on_level(settings, n_cells, n_epochs), backend, lambda _: tick(0)
+        )
         wide = np.float32((n / n_cells) ** WIDENING)
         return _prolonged(state.positions * wide, place, cells, backend)
 
     positions = first(blocks, n_rows, np.arange(n_rows))
     tick(n_rows - 2 * (n_rows // 3) * (len(sizes) > 1))
     return Start(positions, tuple(sizes), sum(unreached[:1]))
+
+
+def _n_cells(n: int, is_whole: bool, top: int) -> int:
+    """Vertices of the next coarser level; 0 where there is none. `is_whole`: the level is the graph itself."""
+    if n > 2 * top:
+        return min(max(top, n // RATIO), MOST_CELLS)
+    return n // RATIO if is_whole and n >= FEW else 0
+
+
+def _on_level(s: Settings, n_vertices: int, n_epochs: int) -> Settings:
+    """The layout's settings for a coarser level."""
+    share = min(1.0, n_vertices / FULL_REPULSION)
+    return replace(
+        on_graph(s, n_vertices, WEIGHT_ONE, n_epochs),
+        learning_rate=HEAT * s.learning_rate, repulsion_strength=share * s.repulsion_strength,
+    )  # fmt: skip
 
 
 def choose_seeds(n: int, n_cells: int, seed: int, level: int) -> np.ndarray:

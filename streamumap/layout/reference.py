@@ -43,8 +43,8 @@ def epoch(
         move = np.zeros(positions.shape[1])
         for e in edges:
             move += _pull(positions[i].astype(np.float64) - positions[targets[e]], settings)
-        for j in pushers(i, len(edges) * settings.negative_sample_rate, number, settings):
-            move += _push(positions[i].astype(np.float64) - positions[j], settings)
+        for j in pushers(i, len(edges) * settings.n_pushes(number), number, settings):
+            move += _push(positions[i].astype(np.float64) - positions[j], settings, settings.push_strength(number))
         move *= step
         length = np.sqrt((move**2).sum())
         new[i] += move * min(1.0, STEP_LIMIT / length) if length > 0 else 0.0
@@ -82,7 +82,7 @@ def _step(here, mapped, near, rates, name, number, s):
     for j in edges:
         move += _pull(here - mapped[near[j]], s)
     for i in pushers(name, len(edges) * s.negative_sample_rate, number, s):
-        move += _push(here - mapped[i], s)
+        move += _push(here - mapped[i], s, s.repulsion_strength)
     move *= s.step_size(number)
     length = np.sqrt((move**2).sum())
     return move * min(1.0, STEP_LIMIT / length) if length > 0 else move
@@ -94,7 +94,7 @@ def _pull(difference, s):
     return ATTRACTION * np.clip(factor * difference, -CLIP, CLIP)
 
 
-def _push(difference, s):
+def _push(difference, s, strength):
     d2 = max((difference**2).sum(), 1e-12)
-    factor = 2 * s.repulsion_strength * s.b / ((PUSH_SOFTENING + d2) * (1 + s.a * d2**s.b))
+    factor = 2 * strength * s.b / ((PUSH_SOFTENING + d2) * (1 + s.a * d2**s.b))
     return np.clip(factor * difference, -CLIP, CLIP)

@@ -7,7 +7,7 @@ from streamumap.graph import footprint as graph_footprint
 from streamumap.initial import SAMPLE_ROWS
 from streamumap.layout import footprint as drawn
 from streamumap.layout import spectral_footprint as eigen
-from streamumap.layout.footprint import TOP
+from streamumap.layout.footprint import FEW, TOP
 from streamumap.neighbors import footprint as knn
 from streamumap.plans import StagePlan
 from streamumap.source.base import pinned_bytes
@@ -34,11 +34,11 @@ def graph(f: Fitting) -> StagePlan:
 def start(f: Fitting) -> StagePlan:
     """PCA: the sample and its centred copy; while all rows are projected, a block for each core."""
     job = f.job
-    if f.params.init == "random":
+    if f.params.init == "random" and job.n_rows < FEW:
         return f.solve("start", "numpy", "block_rows", [job.n_rows], lambda b: job.n_rows * f.params.n_components * 24)
     if f.params.init == "spectral":
         f.compile(SPECTRAL)
-    if f.params.init != "pca" and job.n_rows > 2 * TOP:
+    if f.params.init != "pca" and job.n_rows >= FEW:
         return _start_levels(f)
     per_row = job.n_features * 4 if job.n_nonzero is None else int(job.n_nonzero / job.n_rows * 8 * knn.UNEVEN) + 8
     first, kept, multiplied = _before(f, job.n_rows)
@@ -74,7 +74,7 @@ def _start_levels(f: Fitting) -> StagePlan:
     per_row = job.n_features * 4 if job.n_nonzero is None else int(job.n_nonzero / job.n_rows * 8 * knn.UNEVEN) + 8
     shapes = [
         {"block_rows": block_rows, "sample_rows": sample_rows}
-        for sample_rows in powers(2 * TOP, 256)
+        for sample_rows in powers(min(2 * TOP, job.n_rows), 256)
         for block_rows in powers(job.n_rows, min(job.n_rows, 1024))
     ]
 
