@@ -62,7 +62,13 @@ def test_no_duplicates_are_a_column_of_nulls(tmp_path):
 
 
 def test_what_is_written_on_a_picture():
-    assert describe(REPORT) == ("a b.npy", "1,234 x 3,072 float16, cosine, k 15; recall 0.988, trustworthiness 0.900")
+    facts = "1,234 x 3,072 float16, cosine, k 15; "
+    assert describe(REPORT) == ("a b.npy", facts + "recall 0.988, trustworthiness 0.900")
+    figures = {name: {"value": 0.5, "standard_error": 0.002} for name in ("continuity", "torn_share")}
+    both = REPORT | {"quality": REPORT["quality"] | figures}
+    assert (
+        describe(both)[1] == facts + "recall 0.988, trustworthiness 0.900, continuity 0.500 ± 0.002, torn 0.500 ± 0.002"
+    )
 
 
 def test_a_finished_run(run):
