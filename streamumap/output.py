@@ -129,14 +129,17 @@ def page_of(path: Path, wanted: Wanted, with_features: bool, listener: Listener)
     given, names = look.labels_of(run, wanted), look.names_of(run, wanted)
     top = look.top_features_of(run, wanted, listener) if with_features else None
     cluster, found = look.clusters_of(run, names, top, listener)
+    columns = look.columns_of(run, wanted, listener, given, cluster, every=True)
+    nothing_else = not wanted.colors and columns[:1] and columns[0].name == look.DISTORTION
     return content(
         run.embedding,
         title=run.title,
         facts=run.facts,
-        columns=look.columns_of(run, wanted, listener, given, cluster, every=True),
+        columns=columns,
         names=names,
         features=TopFeatures(*top) if top else None,
         labels=[Label(c.text, c.x, c.y, c.level) for c in found],
+        first=-1 if nothing_else else 0,
     )
 
 

@@ -9,6 +9,9 @@ from streamumap.stage_plans.neighbors import counting, device_rows, ranking
 LEAST_SAMPLE_ROWS = 500
 """Sampled rows that are compared with all rows in one pass over these, at least, where there are as many."""
 
+SMALL_BLOCK_ROWS = 2_048
+"""Rows of a block below which another pass with larger ones is faster."""
+
 
 def quality(f: Fitting, cell_rows: int) -> StagePlan:
     """The map first, then the rows. `cell_rows`: of dense neighbours on a CPU."""
@@ -22,8 +25,9 @@ def quality(f: Fitting, cell_rows: int) -> StagePlan:
         blocks = powers(min(n, 65_536), 256)
     shapes = [
         {"sample_rows": sample, "block_rows": block, "query_rows": query}
+        for some in ([b for b in blocks if b >= SMALL_BLOCK_ROWS], [b for b in blocks if b < SMALL_BLOCK_ROWS])
         for sample in powers(n_sample, min(n_sample, LEAST_SAMPLE_ROWS))
-        for block in blocks
+        for block in some
         for query in _queries(n, bool(f.gpu))
     ]
 
@@ -45,7 +49,7 @@ def _queries(n_rows: int, gpu: bool) -> list[int]:
     """Rows that are looked up on the map together. On a GPU many: the further they lie from each other, the more tiles of
     points a tile of them meets."""
     most = min(n_rows, 1 << 22 if gpu else 1 << 17)
-    return powers(most, min(most, 1 << 18 if gpu else 1 << 14))
+    return powers(most, min(most, 1 << 14))
 
 
 def write(f: Fitting) -> StagePlan:
