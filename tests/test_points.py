@@ -1,11 +1,18 @@
 """Nearest points and ranks on a map, on a CPU and on a GPU, held to all distances of all pairs."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import streamumap
 from streamumap import quality
+from streamumap.neighbors import points_footprint
 from streamumap.neighbors.points import Points as OnCpu
 from streamumap.neighbors.points_footprint import TILE
 
@@ -158,3 +165,64 @@ def test_a_hundred_thousand_copies_take_no_time():
     assert np.allclose(lost[10:], 1 / 3) and quality.distances(
         positions, np.array([20]), np.array([[30, -1]])
     ).tolist() == [[0, np.inf]]
+
+
+# Bytes
+
+N, K, QUERY_ROWS = 400_000, 15, 1 << 17
+
+LOOK = f"""
+import numpy as np
+from streamumap import memory
+from streamumap.neighbors.points import Points
+
+def look(positions):
+    n, random = len(positions), np.random.default_rng(1)
+    there, block = Points(positions, 2), min(n, {QUERY_ROWS})
+    neighbors = random.integers(n, size=(block, {K - 1})).astype(np.int32)
+    there.lost(np.arange(block), neighbors)
+    sample = np.arange(min(n, 3000))
+    there.ranks(sample, there.nearest(sample, 15))
+
+random = np.random.default_rng(0)
+look(random.normal(size=(1000, 2)).astype(np.float32))
+positions = random.normal(size=({N}, 2)).astype(np.float32)
+watch = memory.Watch()
+watch.lap()
+before = memory.anonymous_bytes()
+look(positions)
+print(watch.lap()[0] - before)
+"""
+
+
+@pytest.mark.sizes
+def test_the_host_bytes_that_plans_are_made_of_are_enough():
+    environment = {**os.environ, "PYTHONPATH": str(Path(streamumap.__file__).parent.parent)}
+    done = subprocess.run([sys.executable, "-c", LOOK], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    predicted = points_footprint.tree(N, 2) + points_footprint.host(N, K, 2, QUERY_ROWS)
+    assert predicted / 2.5 <= int(done.stdout) <= predicted
+
+
+@pytest.mark.gpu
+def test_the_device_bytes_that_plans_are_made_of_are_enough():
+    from devices import DEVICE, GPU, torch
+
+    if not GPU:
+        pytest.skip("needs a GPU: its memory is measured")
+    from streamumap.neighbors.cuda.points import Points
+
+    positions, random = clumps(3_000_000), np.random.default_rng(1)
+    neighbors = random.integers(len(positions), size=(len(positions), K - 1)).astype(np.int32)
+    sample = np.arange(0, len(positions), 1000)
+    for query_rows in (1 << 20, 1 << 14):
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        there = Points(positions, DEVICE, points_footprint.values(query_rows))
+        there.lost(np.arange(query_rows), neighbors[:query_rows])
+        there.nearest(sample, 15)
+        there.ranks(sample, neighbors[sample])
+        peak = torch.cuda.max_memory_allocated() - before
+        assert peak <= points_footprint.device(len(positions), K, 2, query_rows)
+        del there
