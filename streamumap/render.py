@@ -1,6 +1,7 @@
 """A map as a PNG: the raster, a heading, a legend or a colour bar, names of places; several columns as small multiples."""
 
 import os
+import re
 import textwrap
 import warnings
 from collections.abc import Iterator, Sequence
@@ -204,10 +205,11 @@ class _Sheet:
         self.figure.text(x / self.width, y, shown, fontsize=size, color=colour, parse_math=False, **style)
 
     def write_lines(self, x: float, y: float, text: str, letter: float, colour: str, room: float) -> None:
-        """Text on two lines, broken at a blank; what is too long for them is cut."""
-        lines = textwrap.wrap(_clean(text), int(room / (LETTER_WIDTH * letter)), max_lines=2, placeholder=" …")
+        """Text on two lines, broken where there is punctuation; what is too long for them is cut."""
+        whole = re.sub(r"(?<![,;·]) ", "\u00a0", _clean(text))  # a figure and its number stay together
+        lines = textwrap.wrap(whole, int(room / (LETTER_WIDTH * letter)), max_lines=2, placeholder=" …")
         for number, line in enumerate(lines or [""]):
-            self.write(x, y - 1.5 * letter * number, line, letter, colour, room)
+            self.write(x, y - 1.5 * letter * number, line.replace("\u00a0", " "), letter, colour, room)
 
     def dot(self, x: float, y: float, radius: float, colour: str) -> None:
         from matplotlib.patches import Circle

@@ -294,6 +294,7 @@ def test_what_was_measured_takes_two_lines_where_one_is_too_short(tmp_path, monk
         render(cloud(9), tmp_path / "map.png", subtitle=subtitle, size_px=400)
     (short, _), (first, high), (second, low), (_, _), (last, _) = [line for line in seen if line[0]]
     assert short == "short" and f"{first} {second}" == ("recall 0.988 ± 0.001, " * 8).strip()
+    assert first.endswith("0.001,"), "a number and its error on one line"
     assert high > low > 0.9, "above the map"
     assert last.endswith("…")
 

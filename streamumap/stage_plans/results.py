@@ -2,7 +2,7 @@
 
 from streamumap.neighbors import points_footprint as on_map
 from streamumap.plans import QUALITY_NEIGHBORS, StagePlan, quality_rows
-from streamumap.stage_plans.fitting import Fitting, Shape, powers
+from streamumap.stage_plans.fitting import TINY_ROWS, Fitting, Shape, powers, tiny
 from streamumap.stage_plans.fixed import WRITING_BYTES
 from streamumap.stage_plans.neighbors import counting, device_rows, ranking
 
@@ -26,7 +26,7 @@ def quality(f: Fitting, cell_rows: int) -> StagePlan:
     shapes = [
         {"sample_rows": sample, "block_rows": block, "query_rows": query}
         for some in ([b for b in blocks if b >= SMALL_BLOCK_ROWS], [b for b in blocks if b < SMALL_BLOCK_ROWS])
-        for sample in powers(n_sample, min(n_sample, LEAST_SAMPLE_ROWS))
+        for sample in powers(n_sample, min(n_sample, TINY_ROWS if tiny() else LEAST_SAMPLE_ROWS))
         for block in some
         for query in _queries(n, bool(f.gpu))
     ]
@@ -49,7 +49,7 @@ def _queries(n_rows: int, gpu: bool) -> list[int]:
     """Rows that are looked up on the map together. On a GPU many: the further they lie from each other, the more tiles of
     points a tile of them meets."""
     most = min(n_rows, 1 << 22 if gpu else 1 << 17)
-    return powers(most, min(most, 1 << 14))
+    return powers(most, min(most, TINY_ROWS if tiny() else 1 << 14))
 
 
 def write(f: Fitting) -> StagePlan:
