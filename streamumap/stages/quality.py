@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from streamumap import backends
+from streamumap import backends, gpu
 from streamumap import quality as measures
 from streamumap.backends import Rows
 from streamumap.plans import QUALITY_NEIGHBORS, quality_rows
@@ -33,6 +33,7 @@ def quality(run: Run, rows: Rows, embedding: np.ndarray) -> np.ndarray:
         sample = sample[np.isfinite(embedding[sample]).all(1)]
         sampled, distortion = run.fitting("quality", lambda: _look_at_map(run, embedding, sample))
         tick(1)
+        gpu.release()  # what the map took is room for the rows
         ranks = _ranks_in_rows(run, rows, sampled)
         figures = _figures(run, sampled, ranks, measures.radius(embedding))
         tick(1)
