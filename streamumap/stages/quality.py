@@ -113,5 +113,5 @@ def _say_what_was_missed(run: Run, recall: Figure) -> None:
     elif wanted < 1:
         remedy = "--recall 1 compares all rows with all"
     else:
-        remedy = "all rows were compared with all, what is missed differs by rounding"
+        remedy = "float32, in which rows are compared, does not tell these apart"
     run.warn(f"recall: {wanted:g} was asked for, {found:.4f} was reached, {wanted - found:.4f} short; {remedy}.")
