@@ -21,7 +21,7 @@ from tree import ROOT
 
 from streamumap import backends, gpu, memory, quality
 from streamumap.params import Params
-from streamumap.plans import QUALITY_ROWS, Plan
+from streamumap.plans import Plan
 from streamumap.source.rows import DenseRows
 from streamumap.writer import ActivationWriter
 
@@ -133,8 +133,9 @@ def measure(embedding: np.ndarray, data: Data, graph: np.ndarray | None = None) 
     near = backends.nearest_on_map(data.plan, embedding, data.sample, NEIGHBORS)
     others = np.zeros((len(near), 0), np.int64) if graph is None else others_of(graph, data.sample, graph.shape[1])
     looked_at = np.concatenate([near, others], axis=1)
-    for start in range(0, len(near), QUALITY_ROWS):  # as many at a time as the plan has counted on
-        part = slice(start, start + QUALITY_ROWS)
+    size = data.plan["quality"].blocks["sample_rows"]
+    for start in range(0, len(near), size):
+        part = slice(start, start + size)
         parts.append(
             backends.count_closer(data.rows, data.plan, data.params.metric, data.sample[part], looked_at[part])
         )

@@ -20,7 +20,7 @@ from streamumap.backends import Rows
 from streamumap.events import no_tick
 from streamumap.params import Params
 from streamumap.planner import make_plan
-from streamumap.plans import QUALITY_ROWS, Plan, job_of
+from streamumap.plans import SEARCH_ROWS, Plan, job_of
 from streamumap.source import Reading, open_rows, stored_dtype
 from streamumap.source.packed import pack, packed_footprint
 from streamumap.source.rows import DenseRows
@@ -110,7 +110,7 @@ def prepare(case: str, setting: Setting, warm: bool = False) -> Search:
 def _ours(name: str, recall: float, setting: Setting, warm: bool) -> Search:
     plan, p = setting.plan(name, recall)
     n = setting.rows.original.n_rows
-    sample = quality.sample_rows(n, min(QUALITY_ROWS, n), p.seed)
+    sample = quality.sample_rows(n, min(SEARCH_ROWS, n), p.seed)
 
     def enough(others: np.ndarray, ranks: np.ndarray) -> bool:
         return not warm and quality.reaches(ranks, others, recall)

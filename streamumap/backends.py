@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from streamumap import memory, quality
+from streamumap import memory
 from streamumap.blockfile import BlockFile
 from streamumap.errors import InputError
 from streamumap.events import Tick
 from streamumap.neighbors import packed_footprint
+from streamumap.neighbors.points_footprint import values
 from streamumap.params import Params
 from streamumap.plans import Plan
 from streamumap.source import RowSource
@@ -168,15 +169,21 @@ def count_closer(
     return dense.count_closer(DenseRows(rows.original, metric), sample, others, block_rows)
 
 
+def points(plan: Plan, embedding: np.ndarray) -> Any:
+    """The positions of a map, float32 (N, c), to be asked for nearest rows, ranks and lost neighbours: a `points.Points`
+    of the device."""
+    if plan.device:
+        from streamumap.neighbors.cuda import points as cuda_points
+
+        return cuda_points.Points(embedding, plan.device, values(plan["quality"].blocks["query_rows"]))
+    from streamumap.neighbors import points as cpu_points
+
+    return cpu_points.Points(embedding, plan.machine.n_cores)
+
+
 def nearest_on_map(plan: Plan, embedding: np.ndarray, sample: np.ndarray, k: int) -> np.ndarray:
     """int64 (S, k): for each sampled row the k rows nearest on the map, itself apart."""
-    if not plan.device:
-        return quality.nearest_on_map(embedding, sample, k)
-    from streamumap.neighbors import cuda
-
-    return cuda.nearest_points(
-        embedding, sample, k, other_rows=plan["quality"].blocks["block_rows"], device=plan.device
-    )
+    return points(plan, embedding).nearest(sample, k)
 
 
 def build_graph(plan: Plan, p: Params, knn: tuple[BlockFile, BlockFile], units: Units, tick: Tick):

@@ -128,8 +128,8 @@ def stages(run: Run) -> dict:
         embedding = mapped(run, rows, keys)
         place_rest(run, rows, embedding, keys.placed)
     run.source.check_unchanged()
-    quality(run, rows, embedding)
-    return write(run, found, embedding)
+    distortion = quality(run, rows, embedding)
+    return write(run, found, embedding, distortion)
 
 
 def mapped(run: Run, rows: Rows, keys: Keys) -> np.ndarray:

@@ -1,9 +1,11 @@
 """The scikit-learn face of the engine."""
 
 import os
+import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from streamumap.engine import embed
 from streamumap.errors import InputError
+from streamumap.events import Event, Listener, Note
 from streamumap.finished import finished_map
 from streamumap.params import Params
 from streamumap.source import Reading, open_source
@@ -91,7 +94,8 @@ class StreamUMAP(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
     def fit(self, X, y=None):
         """X: a path, a 2-D array, a `scipy.sparse` matrix in CSR form, TopK pairs (indices, values, n_features), or an iterable
         of blocks of rows; see
-        `source.open_source`. Raises the errors of `streamumap.errors`."""
+        `source.open_source`. Raises the errors of `streamumap.errors`; what a run warns of (`run_["warnings"]`) is a
+        UserWarning."""
         if self.out is not None:
             return self._fit(X, Path(self.out))
         with tempfile.TemporaryDirectory(prefix="streamumap-") as folder:
@@ -111,7 +115,8 @@ class StreamUMAP(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         budget = dict(budget=self.budget, host_budget=self.host_budget, device=self.device)
         with tempfile.TemporaryDirectory(prefix="streamumap-") as folder, closing(self._finished()) as there:
             out = Path(folder) / "placed"
-            transform(there, X, out=out, reading=Reading(self.dtype), **budget)
+            with _as_warnings() as listener:
+                transform(there, X, out=out, reading=Reading(self.dtype), listener=listener, **budget)
             return np.load(out / "embedding.npy")
 
     def __getstate__(self):
@@ -134,9 +139,10 @@ class StreamUMAP(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
 
     def _fit(self, X, out):
         budget = dict(budget=self.budget, host_budget=self.host_budget, device=self.device)
-        with tempfile.TemporaryDirectory(prefix="streamumap-") as folder:
+        given: dict = dict(reading=Reading(self.dtype), knn=self._knn())
+        with tempfile.TemporaryDirectory(prefix="streamumap-") as folder, _as_warnings() as listener:
             params = self._params(_as_path(self.init, Path(folder)))
-            self.run_ = embed(X, params, out=out, reading=Reading(self.dtype), knn=self._knn(), **budget)
+            self.run_ = embed(X, params, out=out, listener=listener, **given, **budget)
         self.embedding_ = np.load(out / "embedding.npy")
         self.n_features_in_ = self.run_["input"]["features"]
         self._given = None if _passes_once(X) else X
@@ -175,6 +181,34 @@ def _as_path(init, folder: Path) -> str:
         return os.fspath(init)
     np.save(folder / "init.npy", np.asarray(init, np.float64))
     return str(folder / "init.npy")
+
+
+@contextmanager
+def _as_warnings() -> Iterator[Listener]:
+    """A listener whose warnings are Python's at the end, each once, for the line that called the model."""
+    texts: list[str] = []
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Note) and event.level == "warning":
+            texts.append(event.text)
+
+    try:
+        yield listen
+    finally:
+        for text in dict.fromkeys(texts):
+            warnings.warn(text, UserWarning, stacklevel=_callers_level())
+
+
+def _callers_level() -> int:
+    """How far up the stack, seen from who asks, the first line is that is neither ours nor scikit-learn's: it wraps methods."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in (
+        "streamumap",
+        "sklearn",
+        "contextlib",
+    ):
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def _passes_once(x) -> bool:

@@ -28,6 +28,8 @@ from streamumap.runs import Run, input_of
 from streamumap.source import RowSource
 
 TOP_FEATURES = 4
+DISTORTION = "distortion"
+"""The column of embedding.parquet that tells of the map, not of the rows: a page shows it when it is asked for."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ def _own_columns(run: Run) -> list[Column]:
             f"{path}: expected the table of a run, found something else; run streamumap embed again."
         ) from e
     names = [name for name in table.column_names if name not in POSITIONS and not name.startswith("dim")]
+    names.sort(key=lambda name: name == DISTORTION)  # what the user knows of the rows comes first
     found = [column_of(name, table[name].combine_chunks()) for name in names]
     return [c for c in found if c is not None and not (c.name == "is_zero" and len(getattr(c, "values", ())) < 2)]
 

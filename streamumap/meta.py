@@ -12,7 +12,7 @@ from streamumap.errors import InputError
 
 BLOCK_BYTES = 4 << 20
 BATCH_ROWS = 65_536
-OWN_COLUMNS = ("row_id", "x", "y", "z", "is_zero", "duplicate_of")
+OWN_COLUMNS = ("row_id", "x", "y", "z", "is_zero", "duplicate_of", "placed", "distortion")
 
 
 class Meta:

@@ -26,10 +26,12 @@ def write_parquet(
     duplicate_of: np.ndarray | None,
     meta: Meta | None = None,
     placed: np.ndarray | None = None,
+    distortion: np.ndarray | None = None,
 ) -> None:
     """row_id, x, y, z (as many as there are; further ones are dim3, dim4, ...), is_zero, duplicate_of (null where the
-    row is the first), placed (whether on the map of others), and the columns of `meta`; None: no such column. Raises
-    InputChanged where `meta` has another number of rows by now."""
+    row is the first), placed (whether on the map of others), distortion (share of the row's neighbours that the map lost,
+    null where it has none), and the columns of `meta`; None: no such column. Raises InputChanged where `meta` has another
+    number of rows by now."""
     import pyarrow as pa
     import pyarrow.parquet
 
@@ -41,6 +43,8 @@ def write_parquet(
         columns["duplicate_of"] = pa.array(duplicate_of, mask=duplicate_of < 0)
     if placed is not None:
         columns["placed"] = pa.array(placed)
+    if distortion is not None:
+        columns["distortion"] = pa.array(distortion, mask=np.isnan(distortion))
     table = pa.table(columns)
     if meta is None:
         pyarrow.parquet.write_table(table, file, use_dictionary=False, column_encoding=NUMBERS)
@@ -125,14 +129,17 @@ def page_of(path: Path, wanted: Wanted, with_features: bool, listener: Listener)
     given, names = look.labels_of(run, wanted), look.names_of(run, wanted)
     top = look.top_features_of(run, wanted, listener) if with_features else None
     cluster, found = look.clusters_of(run, names, top, listener)
+    columns = look.columns_of(run, wanted, listener, given, cluster, every=True)
+    nothing_else = not wanted.colors and columns[:1] and columns[0].name == look.DISTORTION
     return content(
         run.embedding,
         title=run.title,
         facts=run.facts,
-        columns=look.columns_of(run, wanted, listener, given, cluster, every=True),
+        columns=columns,
         names=names,
         features=TopFeatures(*top) if top else None,
         labels=[Label(c.text, c.x, c.y, c.level) for c in found],
+        first=-1 if nothing_else else 0,
     )
 
 

@@ -7,10 +7,20 @@ from streamumap.sae.rows import EncodedRows
 from streamumap.source import ToConvert
 from streamumap.source.base import RowSource, SparseSource, index_dtype, stored_dtype
 
-QUALITY_ROWS = 1_000
-"""Sampled rows on which recall, preservation and trustworthiness are measured."""
+SEARCH_ROWS = 1_000
+"""Sampled rows on which a search measures whether it has the recall that is asked for."""
+
+QUALITY_ROWS = 3_000
+"""Sampled rows on which a finished graph and map are measured; all rows where there are no more than ALL_ROWS."""
+
+ALL_ROWS = 10_000
 
 QUALITY_NEIGHBORS = 15
+
+
+def quality_rows(n_rows: int) -> int:
+    """How many rows a graph and a map are measured on."""
+    return n_rows if n_rows <= ALL_ROWS else QUALITY_ROWS
 
 
 @dataclass(frozen=True)

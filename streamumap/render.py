@@ -1,6 +1,8 @@
 """A map as a PNG: the raster, a heading, a legend or a colour bar, names of places; several columns as small multiples."""
 
 import os
+import re
+import textwrap
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -144,8 +146,8 @@ def _drawn(
         panels = _Panels(len(columns))
         width = panels.width if len(columns) > 1 else 1.25 if columns else 1
         sheet = _Sheet(width * size_px, size_px, theme)
-        sheet.write(0.045, 0.95, title, 0.025, theme.ink, 0.91 * width, weight="bold")
-        sheet.write(0.045, 0.918, " · ".join(notes), 0.0145, theme.faint_ink, width - 0.09)
+        sheet.write(0.045, 0.957, title, 0.025, theme.ink, 0.91 * width, weight="bold")
+        sheet.write_lines(0.045, 0.932, " · ".join(notes), 0.0135, theme.faint_ink, width - 0.09)
         if len(columns) > 1:
             _draw_multiples(sheet, panels, embedding, view, [code(column) for column in columns])
         else:
@@ -201,6 +203,13 @@ class _Sheet:
         style = {"va": "baseline"} | style
         size = letter * self.px * 72 / DPI
         self.figure.text(x / self.width, y, shown, fontsize=size, color=colour, parse_math=False, **style)
+
+    def write_lines(self, x: float, y: float, text: str, letter: float, colour: str, room: float) -> None:
+        """Text on two lines, broken where there is punctuation; what is too long for them is cut."""
+        whole = re.sub(r"(?<![,;·]) ", "\u00a0", _clean(text))  # a figure and its number stay together
+        lines = textwrap.wrap(whole, int(room / (LETTER_WIDTH * letter)), max_lines=2, placeholder=" …")
+        for number, line in enumerate(lines or [""]):
+            self.write(x, y - 1.5 * letter * number, line.replace("\u00a0", " "), letter, colour, room)
 
     def dot(self, x: float, y: float, radius: float, colour: str) -> None:
         from matplotlib.patches import Circle

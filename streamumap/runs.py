@@ -8,6 +8,7 @@ import numpy as np
 
 from streamumap.blockfile import BlockFile
 from streamumap.errors import InputError
+from streamumap.quality import say_all
 from streamumap.source import Reading, RowSource, open_rows
 from streamumap.statefile import Damaged, read_state
 
@@ -47,10 +48,9 @@ def describe(report: dict) -> tuple[str, str]:
     facts = f"{source['rows']:,} x {source['features']:,} {source['dtype']}, {report['params']['metric']}, k {report['params']['n_neighbors']}"
     if "map" in report:
         return Path(source["name"]).name, f"{facts}; placed on the map of {report['map']['rows']:,} rows"
-    measured = f"recall {quality['knn_recall']['value']:.3f}, trustworthiness {quality['trustworthiness']['value']:.3f}"
     if "placed" in report:
         facts += f"; {report['placed']['rows']:,} of them placed on the map of the others"
-    return Path(source["name"]).name, f"{facts}; {measured}"
+    return Path(source["name"]).name, f"{facts}; {say_all(quality)}"
 
 
 def input_of(run: Run, given: str | None = None) -> RowSource | None:

@@ -180,7 +180,7 @@ def test_columns_are_carried_row_for_row(kind, tmp_path):
         path.write_text("\n".join([f"id{mark}size", *lines]), encoding="utf-8")
     engine.embed(codes(), SHORT, out=tmp_path / "run", meta=path, **BOUNDS)
     table = table_of(tmp_path)
-    columns = ["row_id", "x", "y", "is_zero", "duplicate_of", "id", *(["size"] if kind != "txt" else [])]
+    columns = ["row_id", "x", "y", "is_zero", "duplicate_of", "distortion", "id", *(["size"] if kind != "txt" else [])]
     assert table.column_names == columns and table["id"].to_pylist() == names
     assert kind == "txt" or table["size"].to_pylist() == list(range(60))
     np.testing.assert_array_equal(table["x"].to_numpy(), np.load(tmp_path / "run" / "embedding.npy")[:, 0])

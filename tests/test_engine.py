@@ -144,8 +144,29 @@ def test_the_report(finished):
         assert stage["seconds"] >= 0 and stage["predicted"]["host_bytes"] > 0 and stage["measured"]["host_bytes"] >= 0
     assert report["predicted_peak"]["host_bytes"] <= report["budget"]["host_bytes"] == 2 * 10**9
     assert report["measured_peak"]["host_bytes"] == max(s["measured"]["host_bytes"] for s in report["stages"])
-    for name, size in [("knn_recall", 300), ("knn_preservation", 300), ("trustworthiness", 300)]:
-        assert 0 <= report["quality"][name]["value"] <= 1 and report["quality"][name]["sample_size"] == size
+    for name in ("knn_recall", "knn_preservation", "trustworthiness", "continuity", "torn_share"):
+        figure = report["quality"][name]
+        assert 0 <= figure["value"] <= 1 and figure["sample_size"] >= 298 and figure["k"] in (14, 15)
+        assert (figure["standard_error"] == 0) == (figure["sample_size"] == 300)
+
+
+def test_what_the_map_did_is_what_its_files_show(finished):
+    """Plain definitions, from the map and the k-NN graph: rows 3 and 200, which are zero, have one neighbour."""
+    out, report = finished
+    map_, neighbors = np.load(out / "embedding.npy").astype(np.float64), np.load(out / "knn_indices.npy")[:, 1:]
+    apart = np.sqrt(((map_[:, None] - map_[None]) ** 2).sum(2))
+    np.fill_diagonal(apart, np.inf)
+    radius = np.sqrt(((map_ - map_.mean(0)) ** 2).sum(1).mean())
+    lost, torn = [], []
+    for row, theirs in enumerate(neighbors):
+        theirs = theirs[theirs >= 0]
+        nearest = np.argsort(apart[row])[: len(theirs)]
+        lost.append(1 - np.isin(theirs, nearest).mean())
+        torn.append((apart[row, theirs] > radius / 4).mean())
+    column = pyarrow.parquet.read_table(out / "embedding.parquet")["distortion"].to_numpy()
+    assert column.dtype == np.float32 and np.allclose(column, lost, atol=1e-6)
+    assert report["quality"]["distortion"] == {"value": pytest.approx(np.mean(lost)), "k": 14, "sample_size": 300}
+    assert report["quality"]["torn_share"]["value"] == pytest.approx(np.mean(torn), abs=0.002)  # the graph is exact
 
 
 @pytest.mark.one_process
@@ -372,7 +393,7 @@ def test_maps_of_other_dimensions(n_components, run, tmp_path):
     run(n_components=n_components)
     assert np.load(tmp_path / "run" / "embedding.npy").shape == (300, n_components)
     names = pyarrow.parquet.read_schema(tmp_path / "run" / "embedding.parquet").names
-    assert names == ["row_id", *"xyz"[:n_components], "is_zero", "duplicate_of"]
+    assert names == ["row_id", *"xyz"[:n_components], "is_zero", "duplicate_of", "distortion"]
     assert (tmp_path / "run" / "map.png").exists() == (n_components > 1)
 
 
@@ -488,7 +509,7 @@ def test_reduced_rows_and_how_much_recall_they_cost(codes, tmp_path):
     assert recall < 0.9 and [s["stage"] for s in report["stages"]][:3] == ["read", "reduce", "neighbors"]
     expected = (
         f"recall: 0.95 was asked for, {recall:.4f} was reached, {0.95 - recall:.4f} short; "
-        "neighbours of reduced rows are not those of the rows."
+        "neighbours of reduced rows are not those of the rows, leave --reduce out."
     )
     assert report["warnings"] == [expected] and Note("warning", expected) in notes
     assert sorted(os.listdir(tmp_path / "run")) == sorted(

@@ -132,6 +132,7 @@ def test_a_folder_that_is_named_is_kept_and_continued(codes, fitted, tmp_path):
         model.fit(codes[1:301])
 
 
+@pytest.mark.filterwarnings("ignore:n_neighbors")  # 15, of nine rows
 def test_a_temporary_folder_is_removed(codes, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     StreamUMAP(**FAST).fit(codes[:100])
@@ -193,6 +194,38 @@ def test_bfloat16(codes):
         for x, dtype in ((words, "bfloat16"), (words.view("V2"), "bfloat16"), (exact, None))
     ]
     assert np.array_equal(maps[0], maps[1]) and np.allclose(maps[0], maps[2], atol=1e-3)
+
+
+# Warnings
+
+
+def test_what_a_run_warns_of_is_a_warning_of_python(codes):
+    with pytest.warns(UserWarning) as caught:
+        model = StreamUMAP(**(FAST | {"n_neighbors": 15})).fit(codes[:9])
+    texts = [str(w.message) for w in caught]
+    assert texts == model.run_["warnings"] == ["n_neighbors: 15 is more than the 9 rows; 9 are used."]
+    assert caught[0].filename == __file__
+
+
+def test_the_line_that_asked_for_the_map_is_the_one_warned_of(codes):
+    with pytest.warns(UserWarning, match="^n_neighbors: 15 is more than the 9 rows") as caught:
+        StreamUMAP(**(FAST | {"n_neighbors": 15})).set_output(transform="default").fit_transform(codes[:9])
+    assert [w.filename for w in caught] == [__file__]
+
+
+def test_a_recall_that_is_missed_is_a_warning(codes):
+    with pytest.warns(UserWarning, match="^recall: 0.95 was asked for, 0.* leave --reduce out.$") as caught:
+        StreamUMAP(**(FAST | {"reduce": "pca", "reduce_dims": 4})).fit(codes[:200])
+    assert len(caught) == 1
+
+
+def test_rows_that_share_nothing_with_the_map_are_warned_of_where_they_are_placed(codes):
+    model = StreamUMAP(**(FAST | {"metric": "cosine"})).fit(
+        np.eye(60, 80, dtype=np.float32) + np.eye(60, 80, 1, dtype=np.float32)
+    )
+    with pytest.warns(UserWarning, match="1 of 1 rows to be placed share nothing with a row of the map") as caught:
+        model.transform(np.eye(1, 80, 79, dtype=np.float32))
+    assert [w.filename for w in caught] == [__file__]
 
 
 # The package
@@ -280,6 +313,7 @@ def test_blocks_that_passed_once_are_not_there_for_new_rows(codes):
         StreamUMAP(**FAST).fit(iter([codes[:300]])).transform(codes[300:340])
 
 
+@pytest.mark.filterwarnings("ignore:recall")  # few dimensions
 def test_transform_of_reduced_rows_needs_the_folder(codes, tmp_path):
     reduced = FAST | dict(reduce="pca", reduce_dims=20)
     model = StreamUMAP(**reduced, out=tmp_path / "run").fit(codes[:300])

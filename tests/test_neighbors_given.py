@@ -106,7 +106,8 @@ def test_our_own_graph_given_back_is_the_same_graph(rows, run, tmp_path, kept, d
     }[kept]
     done, said, *found = run(tuple(graph))
     assert all(a.tobytes() == b.tobytes() for a, b in zip(found, own, strict=True)) and said == []
-    assert done["warnings"] == [] and done["quality"]["knn_recall"] == {"value": 1.0, "k": 6, "sample_size": N}
+    assert done["warnings"] == []
+    assert done["quality"]["knn_recall"] == {"value": 1.0, "standard_error": 0.0, "k": 6, "sample_size": N}
     assert [stage["backend"] for stage in done["stages"] if stage["stage"] == "neighbors"] == ["given"]
     assert (done["given_knn"]["columns"], done["given_knn"]["self_column"]) == (6, True)
     assert (tmp_path / "own" / "embedding.npy").read_bytes() == (tmp_path / "run" / "embedding.npy").read_bytes()

@@ -58,11 +58,24 @@ def test_no_duplicates_are_a_column_of_nulls(tmp_path):
     assert pyarrow.parquet.read_table(tmp_path / "e.parquet")["duplicate_of"].null_count == 3
 
 
+def test_how_much_of_each_row_the_map_lost(tmp_path):
+    lost = np.array([0, 0.5, np.nan], np.float32)
+    write_parquet(tmp_path / "e.parquet", points(3), np.zeros(3, bool), np.full(3, -1), distortion=lost)
+    column = pyarrow.parquet.read_table(tmp_path / "e.parquet")["distortion"]
+    assert str(column.type) == "float" and column.to_pylist() == [0, 0.5, None]
+
+
 # Pictures
 
 
 def test_what_is_written_on_a_picture():
-    assert describe(REPORT) == ("a b.npy", "1,234 x 3,072 float16, cosine, k 15; recall 0.988, trustworthiness 0.900")
+    facts = "1,234 x 3,072 float16, cosine, k 15; "
+    assert describe(REPORT) == ("a b.npy", facts + "recall 0.988, trustworthiness 0.900")
+    figures = {name: {"value": 0.5, "standard_error": 0.002} for name in ("continuity", "torn_share")}
+    both = REPORT | {"quality": REPORT["quality"] | figures}
+    assert (
+        describe(both)[1] == facts + "recall 0.988, trustworthiness 0.900, continuity 0.500 ± 0.002, torn 0.500 ± 0.002"
+    )
 
 
 def test_a_finished_run(run):
@@ -189,6 +202,21 @@ def test_a_page_of_a_run(real, tmp_path):
     assert bare.meta["columns"] == [] and not bare.meta["names"] and bare.meta["features"] is None
     by_feature = page_of(real.run, Wanted(), True, ignore)
     assert {label["text"] for label in by_feature.meta["labels"]} == {"#3"}
+
+
+def test_where_the_map_lies_is_shown_where_it_is_asked_for(run, tmp_path):
+    """A page shows it first only then; what the user knows of the rows comes before it."""
+    lost, parquet = np.linspace(0, 1, 50, dtype=np.float32), run / "embedding.parquet"
+    write_parquet(parquet, points(), np.zeros(50, bool), np.full(50, -1), distortion=lost)
+    plain = page_of(run, Wanted(), False, ignore).meta
+    assert [column["name"] for column in plain["columns"]] == ["distortion"] and plain["first"] == -1
+    assert page_of(run, Wanted(colors=("distortion",)), False, ignore).meta["first"] == 0
+    assert np.array_equal(columns_of(open_run(run), Wanted(colors=("distortion",)), ignore, [])[0].values, lost)
+    (tmp_path / "labels.txt").write_text("a\nb\n" * 25)
+    labelled = page_of(run, Wanted(labels=tmp_path / "labels.txt"), False, ignore).meta
+    assert [column["name"] for column in labelled["columns"]] == ["labels", "distortion"] and labelled["first"] == 0
+    pictures = {render_run(run, run / "p.png", Wanted(colors=c), 200).read_bytes() for c in ((), ("distortion",))}
+    assert len(pictures) == 2
 
 
 def test_a_run_that_cannot_be_written_to_can_be_looked_at(real, tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamumap import stage_plans
+from streamumap import plans, stage_plans
 from streamumap.errors import DoesNotFit, InputError
 from streamumap.memory import Budget, Device, Machine, parse_bytes
 from streamumap.neighbors import footprint as knn
@@ -136,6 +136,17 @@ def test_rows_mostly_of_zeros_are_packed_on_a_cpu():
     job = Job(63_666, 3072, "float16", 63_666 * 32)
     plan = make_plan(job, Params(), Budget(1 * GB), CPU)
     assert plan["neighbors"].backend == plan["quality"].backend == "packed" and not plan.packed_on_disk
+
+
+@pytest.mark.sizes
+@pytest.mark.parametrize(("n_rows", "size"), [(300, 300), (10_000, 10_000), (10_001, 3_000), (3_000_000, 3_000)])
+def test_as_many_rows_are_measured_as_errors_want_in_one_pass_where_there_is_room(n_rows, size):
+    job, machine = Job(n_rows, 512, "float32"), Machine(2, 10**11)
+    assert plans.quality_rows(n_rows) == size
+    roomy = make_plan(job, Params(), Budget(10**11), machine)["quality"]
+    assert roomy.blocks["sample_rows"] == size
+    tight = make_plan(job, Params(), smallest_budget(job, Params(), machine), machine)["quality"]
+    assert min(size, 500) <= tight.blocks["sample_rows"] <= size
 
 
 @pytest.mark.sizes

@@ -1,9 +1,12 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from sklearn.manifold import trustworthiness as sklearn_trustworthiness
 
 from streamumap import quality
 from streamumap.neighbors import reference
+from streamumap.neighbors.points import Points
 
 
 def exact_ranks(rows, found, metric="euclidean"):
@@ -72,14 +75,14 @@ def test_any_of_equally_near_rows_is_right():
 def test_trustworthiness_is_sklearns(codes, k):
     rows = codes[:200]
     embedding = np.random.default_rng(1).normal(size=(200, 2)) + rows[:, :200:100]
-    found = quality.nearest_on_map(embedding, np.arange(200), k)
+    found = Points(embedding, 1).nearest(np.arange(200), k)
     ours = quality.trustworthiness(exact_ranks(rows, found), 200)
     assert ours == pytest.approx(sklearn_trustworthiness(rows, embedding, n_neighbors=k), abs=1e-12)
 
 
 def test_trustworthiness_of_the_same_map_is_one_and_of_the_smallest_is_finite():
     rows = np.random.default_rng(2).normal(size=(50, 2))
-    found = quality.nearest_on_map(rows, np.arange(50), 10)
+    found = Points(rows, 1).nearest(np.arange(50), 10)
     assert quality.trustworthiness(exact_ranks(rows, found), 50) == 1.0
     assert np.isfinite(quality.trustworthiness(np.array([[0, 1]]), 3))
 
@@ -87,41 +90,8 @@ def test_trustworthiness_of_the_same_map_is_one_and_of_the_smallest_is_finite():
 def test_preservation_counts_ranks_below_k():
     assert quality.preservation(np.array([[0, 1, 2], [3, 9, 0]])) == pytest.approx(4 / 6)
     rows = np.random.default_rng(3).normal(size=(80, 2))
-    found = quality.nearest_on_map(rows, np.arange(80), 6)
+    found = Points(rows, 1).nearest(np.arange(80), 6)
     assert quality.preservation(exact_ranks(rows, found)) == 1.0
-
-
-@pytest.mark.parametrize("n_components", [1, 2, 3])
-def test_nearest_on_map_is_brute_force(n_components):
-    embedding = np.random.default_rng(4).normal(size=(90, n_components)).astype(np.float32)
-    sample = np.array([0, 17, 89])
-    found = quality.nearest_on_map(embedding, sample, 8)
-    assert found.dtype == np.int64
-    assert np.array_equal(found, reference.search(embedding, 9, "euclidean")[0][sample, 1:])
-
-
-@pytest.mark.parametrize("n_same", [2, 10, 500])
-def test_nearest_on_map_never_names_the_row_itself(n_same):
-    embedding = np.random.default_rng(5).normal(size=(600, 2)).astype(np.float32)
-    embedding[:n_same] = 0.25
-    sample = np.arange(0, 600, 7)
-    found = quality.nearest_on_map(embedding, sample, 5)
-    assert found.shape == (len(sample), 5) and (found != sample[:, None]).all()
-    assert all(len(set(row)) == 5 for row in found.tolist())
-    distance = np.sqrt(((embedding[found] - embedding[sample][:, None]) ** 2).sum(2))
-    true = np.sort(reference.distance_matrix(embedding[sample], embedding, "euclidean"), axis=1)[:, 1:6]
-    assert np.allclose(np.sort(distance, axis=1), true, atol=1e-6)
-
-
-def test_rows_without_a_place_are_nobodys_neighbours():
-    embedding = np.random.default_rng(6).normal(size=(40, 2)).astype(np.float32)
-    embedding[::4] = np.nan
-    sample = np.arange(1, 40, 4)
-    found = quality.nearest_on_map(embedding, sample, 5)
-    assert (found % 4 != 0).all()
-    placed = np.flatnonzero(np.arange(40) % 4)
-    true = placed[reference.search(embedding[placed], 6, "euclidean")[0]]
-    assert np.array_equal(found, true[np.isin(placed, sample), 1:])
 
 
 def test_far_share_counts_points_thrown_out():
@@ -131,3 +101,96 @@ def test_far_share_counts_points_thrown_out():
     embedding[3] = np.nan
     assert quality.far_share(embedding) == pytest.approx(3 / 199)
     assert quality.far_share(np.zeros((10, 2))) == 0.0
+
+
+# Continuity and torn neighbours
+
+
+def map_ranks(embedding, others):
+    d = reference.distance_matrix(embedding, embedding, "euclidean")
+    np.fill_diagonal(d, np.inf)
+    return (d[:, None, :] < np.take_along_axis(d, others, 1)[:, :, None]).sum(2)
+
+
+@pytest.mark.parametrize("k", [1, 5, 15])
+def test_continuity_is_trustworthiness_the_other_way_round(codes, k):
+    rows, n = codes[:200], 200
+    embedding = np.random.default_rng(1).normal(size=(n, 2)) + rows[:, :200:100]
+    true = reference.search(rows, k + 1, "euclidean")[0][:, 1:]
+    ranks = Points(embedding, 1).ranks(np.arange(n), true)
+    assert np.array_equal(ranks, map_ranks(embedding, true))
+    ours = quality.continuities(ranks, np.ones(true.shape, bool), n).mean()
+    assert ours == pytest.approx(sklearn_trustworthiness(embedding, rows, n_neighbors=k), abs=1e-12)
+
+
+def test_continuity_of_what_is_known_stands_for_what_is_missing():
+    ranks, all_true = np.array([[0, 40, 40], [0, 40, 7], [5, 5, 5]]), np.ones((3, 3), bool)
+    known = np.array([[True, True, False], [True, True, True], [False] * 3])
+    whole, part = quality.continuities(ranks, all_true, 100), quality.continuities(ranks, known, 100)
+    assert whole[0] == pytest.approx(1 - 2 * (38 + 38) / (3 * 190)) and part[1] == whole[1]
+    assert part[0] == pytest.approx(1 - 2 * 19 / 190) and np.isnan(part[2])
+
+
+@pytest.mark.parametrize("k", [1, 4, 9, 10, 18])
+def test_the_worst_map_has_none(k):
+    n = 20  # the furthest others, so that they have the last ranks
+    last = np.tile(np.arange(n - 1 - k, n - 1), (n, 1))
+    assert quality.trusts(last, n) == pytest.approx(np.zeros(n)) or k == n - 2
+    assert np.isfinite(quality.trusts(last, n)).all()
+    assert quality.continuities(last, np.ones(last.shape, bool), n) == pytest.approx(quality.trusts(last, n))
+
+
+def test_torn_neighbours_are_further_apart_than_a_quarter_of_the_radius():
+    embedding = np.random.default_rng(8).normal(size=(300, 2)).astype(np.float32) + np.float32(1e4)
+    others = np.random.default_rng(9).integers(300, size=(300, 6))
+    e = embedding.astype(np.float64)
+    radius = np.sqrt(((e - e.mean(0)) ** 2).sum(1).mean())
+    assert quality.radius(embedding) == pytest.approx(radius, rel=1e-12)
+    gaps = np.sqrt(((e[:, None] - e[others]) ** 2).sum(2))
+    is_true = np.random.default_rng(10).random(others.shape) < 0.7
+    is_true[5] = False
+    with np.errstate(invalid="ignore"):
+        true = ((gaps > radius / 4) & is_true).sum(1) / is_true.sum(1)
+    found = quality.torn_shares(
+        quality.distances(embedding, np.arange(300), others), is_true, quality.radius(embedding)
+    )
+    assert np.allclose(found, true, equal_nan=True) and np.isnan(found[5])
+    assert quality.radius(np.zeros((5, 2))) == 0.0
+
+
+# Standard errors
+
+
+def test_a_sample_says_how_far_it_may_be_off():
+    shares = np.random.default_rng(11).random(20_000)
+    means = [shares[quality.sample_rows(20_000, 2_000, seed)] for seed in range(300)]
+    figures = [quality.figure(part, 15, 20_000) for part in means]
+    errors = np.array([f.value for f in figures]) - shares.mean()
+    assert figures[0].standard_error == pytest.approx(errors.std(), rel=0.12)
+    assert figures[0].to_json() == {
+        "value": pytest.approx(means[0].mean()), "standard_error": figures[0].standard_error, "k": 15, "sample_size": 2_000,
+    }  # fmt: skip
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=50))
+def test_all_rows_leave_no_error(shares):
+    figure = quality.figure(np.array(shares), 5, len(shares))
+    assert (
+        figure.standard_error == 0
+        and figure.value == pytest.approx(np.mean(shares))
+        and figure.sample_size == len(shares)
+    )
+
+
+def test_rows_without_neighbours_are_not_counted():
+    figure = quality.figure(np.array([1.0, np.nan, 0.5]), 5, 100)
+    assert figure.value == 0.75 and figure.sample_size == 2
+    nothing = quality.figure(np.full(4, np.nan), 5, 100)
+    assert nothing.value is None and nothing.standard_error is None and nothing.sample_size == 0
+    assert quality.say("torn", nothing.to_json()) == "torn not measured"
+
+
+def test_a_figure_in_a_few_words():
+    assert quality.say("recall", {"value": 0.98765, "standard_error": 0.0042}) == "recall 0.988 ± 0.004"
+    assert quality.say("recall", {"value": 0.98765, "standard_error": 1e-5}) == "recall 0.988 ± 0.001"
+    assert quality.say("recall", {"value": 1.0, "standard_error": 0.0}) == quality.say("recall", {"value": 1.0})

@@ -287,6 +287,18 @@ def test_marks_stay_on_the_map_and_off_each_other(tmp_path, monkeypatch):
     assert seen[2:] == ["first", "apart"]
 
 
+def test_what_was_measured_takes_two_lines_where_one_is_too_short(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(_Sheet, "write", lambda sheet, x, y, text, *rest, **style: seen.append((text, y)))
+    for subtitle in ("short", "recall 0.988 ± 0.001, " * 8, "recall 0.988 ± 0.001, " * 80):
+        render(cloud(9), tmp_path / "map.png", subtitle=subtitle, size_px=400)
+    (short, _), (first, high), (second, low), (_, _), (last, _) = [line for line in seen if line[0]]
+    assert short == "short" and f"{first} {second}" == ("recall 0.988 ± 0.001, " * 8).strip()
+    assert first.endswith("0.001,"), "a number and its error on one line"
+    assert high > low > 0.9, "above the map"
+    assert last.endswith("…")
+
+
 @pytest.mark.parametrize("theme", [LIGHT, DARK])
 def test_the_palette_is_distinct(theme):
     colours = to_srgb(linear([*theme.palette, theme.other, theme.page]))

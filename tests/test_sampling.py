@@ -153,7 +153,7 @@ def test_a_sample_is_planned_as_the_rows_it_has():
     )
     assert part.peak.host_bytes < whole.peak.host_bytes / 2 and part.job.n_rows == 300_000
     assert part["neighbors"].predicted.host_bytes == alone["neighbors"].predicted.host_bytes
-    table_bytes = 2_700_000 * (2 * 4 + 52)
+    table_bytes = 2_700_000 * (2 * 4 + 64)
     assert part["write"].predicted.host_bytes - alone["write"].predicted.host_bytes == table_bytes
     with pytest.raises(InputError, match="--sample: expected 3 to 9, .* found 10"):
         streamumap.plan(rows=9, features=5, sample=10, device="cpu")

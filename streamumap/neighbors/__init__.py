@@ -15,5 +15,7 @@ A backend is a module with two functions:
              `sketch.py`, `cells.py`, `propose.py`, `join.py`, `table.py`, `work.py`.
 `cuda.py`    dense rows on a GPU: exact, chunk against chunk (torch and Triton).
 
-`footprint.py` and `packed_footprint.py` have the bytes of each, `zero.py` what all of them do with rows of zeros.
+`points.py` and `cuda/points.py` find nearest points of a map and ranks on it, by which the map is measured.
+
+`footprint.py`, `packed_footprint.py` and `points_footprint.py` have the bytes of each, `zero.py` what all of them do with rows of zeros.
 """

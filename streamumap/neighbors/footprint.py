@@ -303,8 +303,3 @@ def count_closer(n_sample: int, n_others: int, n_features: int, block_rows: int)
 def count_closer_packed(n_sample: int, n_others: int) -> int:
     """The same for rows on the device as pairs: what is compared, and counts in parts."""
     return n_sample * n_others * 128
-
-
-def nearest_points(n_sample: int, n_others: int, block_rows: int) -> int:
-    """Device bytes of `cuda.nearest_points`: squared distances to a block, which of them count, the nearest so far."""
-    return n_sample * (block_rows * 12 + n_others * 48)

@@ -109,10 +109,11 @@ class Kept:
             low, high = np.searchsorted(self.rows, [start, stop])
             yield start, Kept(stop - start, self.rows[low:high] - start).back(of_block(array[low:high]), missing)
 
-    def blocks_of(self, file: BlockFile) -> Iterator[tuple[int, np.ndarray]]:
-        """(how many came before, rows) of the rows that are kept, of a file with a row for each of all."""
+    def blocks_of(self, file: BlockFile, block_rows: int = 0) -> Iterator[tuple[int, np.ndarray]]:
+        """(how many came before, rows) of the rows that are kept, of a file with a row for each of all, `block_rows` of
+        which are read at a time; 0: as many as have BLOCK_VALUES."""
         values, n_before = int(np.prod(file.shape[1:], dtype=np.int64)), 0
-        for start, block in file.blocks(max(1, BLOCK_VALUES // max(1, values))):
+        for start, block in file.blocks(block_rows or max(1, BLOCK_VALUES // max(1, values))):
             if self.rows is not None:
                 low, high = np.searchsorted(self.rows, [start, start + len(block)])
                 block = block[self.rows[low:high] - start]

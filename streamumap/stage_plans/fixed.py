@@ -45,7 +45,7 @@ CONTEXT_BYTES = 1_050 * 10**6
 POOL_SHARE = 0.05
 """What torch's pool loses to rounding, as a share of the arrays."""
 
-PARQUET_BYTES = 8 + 1 + 8
+PARQUET_BYTES = 8 + 1 + 8 + 4
 """Of a row of embedding.parquet beside its position."""
 
 PICTURE_BYTES = 4 << 20

@@ -5,7 +5,7 @@ from dataclasses import replace
 from streamumap.errors import InputError
 from streamumap.neighbors import footprint as knn
 from streamumap.neighbors import packed_footprint as packed
-from streamumap.plans import QUALITY_ROWS, StagePlan
+from streamumap.plans import SEARCH_ROWS, StagePlan
 from streamumap.source.base import pinned_bytes
 from streamumap.stage_plans.fitting import Fitting, Shape, powers
 from streamumap.stage_plans.fixed import (
@@ -72,9 +72,7 @@ def _packed(f: Fitting) -> StagePlan:
     ]
 
     def host(shape: Shape) -> int:
-        return packed.search(
-            job.n_rows, job.n_features, n_nonzero, k, **shape, n_sample=QUALITY_ROWS, n_threads=threads
-        )
+        return packed.search(job.n_rows, job.n_features, n_nonzero, k, **shape, n_sample=SEARCH_ROWS, n_threads=threads)
 
     compiling = 2 * COMPILING_BYTES
     stage = f.fit("neighbors", "packed", shapes, lambda shape: host(shape) + (compiling if shape["batch_rows"] else 0))
@@ -97,25 +95,26 @@ def _dense(f: Fitting) -> StagePlan:
     )  # fmt: skip
 
 
-def _counting_dense(f: Fitting, n_others, block_rows) -> int:
+def _counting_dense(f: Fitting, n_others, block_rows, n_sample=SEARCH_ROWS) -> int:
     """Ranks are counted in the rows as they came, reduced or not."""
     rows = f.original
-    return knn.dense_count_closer(min(QUALITY_ROWS, rows.n_rows), n_others, rows.n_features, rows.itemsize, block_rows)
+    return knn.dense_count_closer(min(n_sample, rows.n_rows), n_others, rows.n_features, rows.itemsize, block_rows)
 
 
-def ranking(f: Fitting, n_others, block_rows) -> int:
-    """Host bytes of `backends.count_closer`."""
+def ranking(f: Fitting, n_others, block_rows, n_sample=SEARCH_ROWS) -> int:
+    """Host bytes of `backends.count_closer` for `n_sample` rows and `n_others` of each."""
     job, rows = f.job, f.original
     if f.gpu:
         return 0 if f.packs else pinned_bytes(min(block_rows, rows.n_rows), rows.n_features, rows.dtype)
     if job.n_nonzero is None:
-        return _counting_dense(f, n_others, block_rows)
-    sizes = job.n_rows, job.n_features, job.n_nonzero, QUALITY_ROWS, n_others, block_rows
+        return _counting_dense(f, n_others, block_rows, n_sample)
+    sizes = job.n_rows, job.n_features, job.n_nonzero, min(n_sample, job.n_rows), n_others, block_rows
     return packed.count_closer(*sizes, f.machine.n_cores)
 
 
-def counting(f: Fitting, n_others, block_rows) -> int:
-    size = min(QUALITY_ROWS, f.job.n_rows)
+def counting(f: Fitting, n_others, block_rows, n_sample=SEARCH_ROWS) -> int:
+    """Device bytes of the same."""
+    size = min(n_sample, f.job.n_rows)
     if f.packs:
         return knn.count_closer_packed(size, n_others)
     return knn.count_closer(size, n_others, f.original.n_features, block_rows)

@@ -1,4 +1,5 @@
-"""The k-NN graph: searched for, or given by the user; its recall is measured on sampled rows either way."""
+"""The k-NN graph: searched for, or given by the user. Its recall is measured on a few sampled rows either way, by which a
+search knows when it is done; the figure that counts is measured with those of the map (`quality.py`)."""
 
 from functools import partial
 
@@ -10,7 +11,7 @@ from streamumap.backends import Rows
 from streamumap.events import Note, Tick
 from streamumap.neighbors.copies import join_copies
 from streamumap.neighbors.given import GivenGraph, look_at_distances
-from streamumap.plans import QUALITY_ROWS
+from streamumap.plans import SEARCH_ROWS
 from streamumap.source.rows import DenseRows
 from streamumap.source.scaled import sized
 from streamumap.stages.quality import ranks_of
@@ -21,7 +22,7 @@ FILES = {"knn_indices": np.int32, "knn_distances": np.float32}
 
 
 def neighbors(run: Run, rows: Rows, key: str) -> None:
-    """Leaves knn_indices.npy and knn_distances.npy, made from what `key` stands for. A recall that is too low is said."""
+    """Leaves knn_indices.npy and knn_distances.npy, made from what `key` stands for."""
     there = run.work.has("neighbors", key)
     if there and "knn_recall" in run.work.facts("neighbors"):
         run.reuse("the k-NN graph")
@@ -29,14 +30,6 @@ def neighbors(run: Run, rows: Rows, key: str) -> None:
         _take(run, rows, key, run.given_knn)
     else:
         _search(run, rows, key, there)
-    wanted, found = run.params.recall, run.work.facts("neighbors")["knn_recall"]["value"]
-    if found < wanted:
-        remedy = "a larger --budget may help"
-        if run.given_knn is not None:
-            remedy = "check that the given graph is of these rows, in this order and metric"
-        elif run.params.reduce != "none":
-            remedy = "neighbours of reduced rows are not those of the rows"
-        run.warn(f"recall: {wanted:g} was asked for, {found:.4f} was reached, {wanted - found:.4f} short; {remedy}.")
 
 
 def _search(run: Run, rows: Rows, key: str, there: bool) -> None:
@@ -108,7 +101,7 @@ def _write_given(run: Run, given: GivenGraph, tick: Tick) -> None:
 
 def _sample(run: Run) -> np.ndarray:
     n = run.source.n_rows
-    return measures.sample_rows(n, min(QUALITY_ROWS, n), run.params.seed)
+    return measures.sample_rows(n, min(SEARCH_ROWS, n), run.params.seed)
 
 
 def _done(run: Run, key: str, recall: float, sample_size: int) -> None:

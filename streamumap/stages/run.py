@@ -174,6 +174,13 @@ class Run(Recorder):
             file.close()
         return indices, distances
 
+    def neighbor_blocks(self, block_rows: int) -> Iterator[tuple[int, np.ndarray]]:
+        """(first row, neighbours int32 (B, k - 1) without the rows themselves) of all rows that are in the map, in order."""
+        file = self.work.open("knn_indices")
+        for start, block in self.kept.blocks_of(file, block_rows):
+            yield start, self.kept.numbers_of(block)[:, 1:]
+        file.close()
+
     def report(self, found: Scan) -> dict:
         """The content of run.json so far."""
         n_sampled = None if self.sample is None else len(self.sample)

@@ -18,14 +18,14 @@ def get_ready() -> None:
     Thread(target=load).start()
 
 
-def write(run: Run, found: Scan, embedding: np.ndarray) -> dict:
-    """The content of run.json."""
+def write(run: Run, found: Scan, embedding: np.ndarray, distortion: np.ndarray) -> dict:
+    """The content of run.json. `distortion` float32 (N,): of the rows that were mapped."""
     if run.new is not None:
         embedding = run.work.read("embedding")
         say_who_has_no_place(run, run.new, embedding[run.new.kept.rows])
     with run.stage("write", 2, "files") as (tick, result), ThreadPoolExecutor(1) as beside:
         table = beside.submit(
-            run.work.publish, "embedding.parquet", lambda file: _write_table(run, file, embedding, found)
+            run.work.publish, "embedding.parquet", lambda file: _write_table(run, file, embedding, distortion, found)
         )
         if run.params.n_components >= 2:
             run.work.publish("map.png", lambda file: _draw(run, file, embedding, found))
@@ -39,7 +39,7 @@ def write(run: Run, found: Scan, embedding: np.ndarray) -> dict:
     return finished
 
 
-def _write_table(run: Run, file: BinaryIO, embedding: np.ndarray, found: Scan) -> None:
+def _write_table(run: Run, file: BinaryIO, embedding: np.ndarray, distortion: np.ndarray, found: Scan) -> None:
     """`embedding`: with a row for each that was given where some of them were placed."""
     from streamumap import output
 
@@ -50,7 +50,9 @@ def _write_table(run: Run, file: BinaryIO, embedding: np.ndarray, found: Scan) -
     else:
         placed = run.new.kept.back(np.ones(run.new.found.n_rows, bool), False)
         is_zero |= run.new.kept.back(run.new.found.is_zero, False)
-    output.write_parquet(file, embedding, is_zero, kept.back(first, -1), run.meta, placed)
+    output.write_parquet(
+        file, embedding, is_zero, kept.back(first, -1), run.meta, placed, kept.back(distortion, np.nan)
+    )
 
 
 def _draw(run: Run, file: BinaryIO, embedding: np.ndarray, found: Scan) -> None:

@@ -59,8 +59,10 @@ def content(
     names: Any = None,
     features: TopFeatures | None = None,
     labels: Sequence[Label] = (),
+    first: int = 0,
 ) -> Content:
-    """embedding: (N, 2 or more) float32. names: a pyarrow array of N strings. The first column is shown first."""
+    """embedding: (N, 2 or more) float32. names: a pyarrow array of N strings. first: the column that is shown first; -1, or
+    where there are none: how dense places are."""
     view = fit_view(embedding)
     box = _box(embedding, view)
     low, high, missing, n_far = _quantise(embedding, box)
@@ -75,6 +77,7 @@ def content(
         "pageRows": PAGE_ROWS,
         "view": {"left": view.left, "bottom": view.bottom, "side": view.side},
         "box": dict(zip(("left", "bottom", "side"), box, strict=True)),
+        "first": min(first, len(coded) - 1),
         "columns": [_column_meta(column, f"column-{i}") for i, column in enumerate(coded)],
         "names": names is not None,
         "features": None if features is None else _features_meta(features),

@@ -15,7 +15,7 @@ import torch
 
 from streamumap.events import Tick, no_tick
 from streamumap.neighbors.cuda.approximate import approximate
-from streamumap.neighbors.cuda.count import count_closer, nearest_points, project
+from streamumap.neighbors.cuda.count import count_closer, project
 from streamumap.neighbors.cuda.exhaustive import exhaustive, precision
 from streamumap.neighbors.cuda.packed import PackedOnDevice
 from streamumap.neighbors.cuda.streamed import StreamedRows
@@ -23,7 +23,7 @@ from streamumap.neighbors.footprint import CUDA_FETCHED_ROWS
 from streamumap.neighbors.zero import join_zero_rows, next_zero_rows
 from streamumap.units import ALONE, Units
 
-__all__ = ["PackedOnDevice", "StreamedRows", "count_closer", "nearest_points", "project", "search"]
+__all__ = ["PackedOnDevice", "StreamedRows", "count_closer", "project", "search"]
 
 
 def search(

@@ -72,33 +72,6 @@ def _count_packed(rows, sample, others, other_rows, tick):
     return counts.cpu().numpy()
 
 
-def nearest_points(points: np.ndarray, sample: np.ndarray, k: int, *, other_rows: int, device: str) -> np.ndarray:
-    """int64 (S, k): the k points nearest to each of the points in `sample` int64 (S,), itself apart. `points` float32 (N, c);
-    those that are not finite are nobody's neighbours."""
-    with torch.inference_mode():
-        queries = torch.from_numpy(points[sample]).to(device)
-        own = torch.from_numpy(sample).to(device)
-        best = torch.full((len(sample), k), torch.inf, device=device)
-        found = torch.zeros((len(sample), k), dtype=torch.int64, device=device)
-
-        def compare(start: int, stop: int) -> None:
-            others = torch.from_numpy(points[start:stop]).to(device)
-            squares = torch.zeros((len(sample), len(others)), device=device)
-            for axis in range(points.shape[1]):
-                squares += (queries[:, axis, None] - others[None, :, axis]) ** 2
-            numbers = torch.arange(start, start + len(others), device=device)
-            squares.masked_fill_((numbers[None, :] == own[:, None]) | ~squares.isfinite(), torch.inf)
-            near, at = squares.topk(min(k, len(others)), dim=1, largest=False)
-            near, at = torch.cat([best, near], 1), torch.cat([found, at + start], 1)
-            least, place = near.topk(k, dim=1, largest=False)
-            found.copy_(at.gather(1, place))
-            best.copy_(least)
-
-        for start in range(0, len(points), other_rows):
-            gpu.in_halves(compare, start, min(start + other_rows, len(points)))
-    return found.cpu().numpy()
-
-
 def project(rows, directions: np.ndarray, *, other_rows: int, tick: Tick = no_tick) -> np.ndarray:
     """The rows (of length 1 for cosine) times float32 (D, C): float32 (N, C). Ticks N rows."""
     out = np.empty((rows.n_rows, directions.shape[1]), np.float32)

@@ -14,7 +14,7 @@ const CSV_NAME = `${meta.title.replace(/[^\w.-]+/g, "_")}-selection.csv`;
 
 const state = {
   dark: matchMedia("(prefers-color-scheme: dark)").matches,
-  column: meta.columns[0] ?? null,
+  column: meta.columns[meta.first] ?? null,
   codes: null,
   hidden: new Set(),
   selected: null, // rows, ascending, or null
@@ -229,7 +229,7 @@ async function start() {
     },
   });
   await startDrawing();
-  await chooseColumn(state.column ? 0 : -1);
+  await chooseColumn(meta.first);
   grid = new Grid();
   listen();
   $("status").hidden = true;

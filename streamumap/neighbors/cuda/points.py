@@ -1,0 +1,175 @@
+"""Nearest points of a map and ranks on it, on a GPU (torch alone).
+
+Points lie in the order of a Morton curve (Morton 1966), in tiles of TILE with a box around each. The nearest in a window
+around a row say how near its k nearest are at most; only tiles whose boxes come nearer than that are looked at.
+
+Distances are squares of float32 differences, made by the same operations wherever they are made: those of one pair have the
+same bits, so that no row is closer than itself, and equal ones are equal. A box is never further than a point in it.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from streamumap.neighbors.points_footprint import TILE, WINDOW
+
+BITS = 62
+"""Of a place on the curve, shared by the axes."""
+
+
+class Points:
+    """The positions float32 (N, c) of a map. Rows without one (NaN) are nobody's neighbours. No more than `values`
+    distances are on the device at a time."""
+
+    def __init__(self, positions: np.ndarray, device: str, values: int):
+        self.values, self.n_components = values, positions.shape[1]
+        with torch.inference_mode():
+            there = torch.from_numpy(positions).to(device)
+            self.rows = there.isfinite().all(1).nonzero()[:, 0]
+            self.rows = self.rows[_curve(there[self.rows]).argsort(stable=True)]
+            self.n = len(self.rows)
+            self.place = torch.full((len(there),), -1, dtype=torch.int32, device=device)
+            self.place[self.rows] = torch.arange(self.n, dtype=torch.int32, device=device)
+            padding = self.rows[-1:].expand(-self.n % TILE)
+            self.tiles = there[torch.cat([self.rows, padding])].view(-1, TILE, self.n_components)
+            self.low, self.high = self.tiles.amin(1), self.tiles.amax(1)
+            self.flat = self.tiles.view(-1, self.n_components)
+            self.flat[self.n :] = torch.inf
+
+    def nearest(self, sample: np.ndarray, k: int) -> np.ndarray:
+        """int64 (S, k): the k rows nearest on the map to each of the rows `sample` (S,), itself apart, nearest first."""
+        with torch.inference_mode():
+            at = self._at(sample)
+            near, where = self._window(at, k)
+            reach = near[:, -1]
+            last = (near == reach[:, None]).nonzero(as_tuple=True)
+            found = [(last[0], where[last], near[last])]
+            ours = self.flat[at]
+            for query, tile in self._near_tiles(ours, ours, reach, TILE):
+                squares = _squares(ours[query][:, None], self.tiles[tile])
+                mine, theirs = (squares < reach[query][:, None]).nonzero(as_tuple=True)
+                points = tile[mine] * TILE + theirs
+                others = points != at[query[mine]]
+                mine, theirs, points = mine[others], theirs[others], points[others]
+                found.append((query[mine], points, squares[mine, theirs]))
+            query, points, squares = (torch.cat(parts) for parts in zip(*found, strict=True))
+            return self._first(query, points, squares, len(at), k).cpu().numpy()
+
+    def ranks(self, sample: np.ndarray, others: np.ndarray) -> np.ndarray:
+        """How many rows are closer on the map to row sample[i] than row others[i, j] is, itself apart: int64 (S, m), the
+        number of all others where others[i, j] is -1 or has no place."""
+        with torch.inference_mode():
+            at = self._at(sample)
+            limits = self._to_others(at, torch.from_numpy(others).to(at.device))
+            counts = self._count(at, limits, 1)
+            return torch.where(limits >= 0, counts, self.n - 1).cpu().numpy().astype(np.int64)
+
+    def lost(self, rows: np.ndarray, neighbors: np.ndarray) -> np.ndarray:
+        """Share of each row's neighbours, int (B, m) with -1 where there is none, that are not among its as many nearest
+        on the map: float32 (B,), NaN for a row without neighbours or without a place."""
+        with torch.inference_mode():
+            at = self._at(rows)
+            order = at.argsort(stable=True)
+            at, others = at[order], torch.from_numpy(neighbors).to(at.device)[order]
+            wanted = (others >= 0).sum(1)
+            limits = torch.empty(others.shape, device=at.device)
+            step = max(1, self.values // (4 * WINDOW))
+            for first in range(0, len(at), step):
+                part = slice(first, first + step)
+                limits[part] = self._within_reach(at[part], others[part], wanted[part])
+            kept = (limits >= 0) & (self._count(at, limits, TILE) < wanted[:, None])
+            shares = 1 - kept.sum(1) / wanted.double()
+            out = torch.empty(len(at), device=at.device)
+            out[order] = torch.where((wanted > 0) & (at >= 0), shares, torch.nan).float()
+            return out.cpu().numpy()
+
+    def _at(self, rows: np.ndarray) -> torch.Tensor:
+        """Where rows are on the curve, int64; -1 for those without a place."""
+        return self.place[torch.from_numpy(rows).to(self.place.device)].long()
+
+    def _to_others(self, at: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+        """Squared distances of the points `at` (B,) to rows `others` (B, m); -1 where there is none."""
+        theirs = self.place[others.clamp(min=0).long()].long()
+        squares = _squares(self.flat[at.clamp(min=0)][:, None], self.flat[theirs.clamp(min=0)])
+        return torch.where((others >= 0) & (theirs >= 0) & (at >= 0)[:, None], squares, -1)
+
+    def _within_reach(self, at: torch.Tensor, others: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        """As `_to_others`, and -1 for rows that are further than as many points as are wanted."""
+        limits, (near, _) = self._to_others(at, others), self._window(at.clamp(min=0), others.shape[1])
+        reach = near.gather(1, (wanted - 1).clamp(0, near.shape[1] - 1)[:, None])
+        return torch.where(limits <= reach, limits, -1)
+
+    def _window(self, at: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Squared distances to the k nearest points around each of `at` on the curve, (B, k) ascending, and where these
+        are: no nearer than its k nearest."""
+        width = min(self.n, max(WINDOW, 2 * k + 2))
+        first = (at - width // 2).clamp(0, self.n - width)
+        where = first[:, None] + torch.arange(width, device=at.device)
+        squares = _squares(self.flat[at][:, None], self.flat[where])
+        squares.masked_fill_(where == at[:, None], torch.inf)
+        near, which = squares.topk(min(k, width - 1), dim=1, largest=False)
+        return near, where.gather(1, which)
+
+    def _count(self, at: torch.Tensor, limits: torch.Tensor, together: int) -> torch.Tensor:
+        """How many points lie closer to each of `at` (B,), in the order of the curve, than `limits` (B, t), squared, say,
+        itself apart: int32 (B, t). `together` points are compared with the same tiles."""
+        n, padding = len(at), -len(at) % together
+        ours = self.flat[torch.cat([at, at[-1:].expand(padding)]).clamp(min=0)].view(-1, together, self.n_components)
+        limits = torch.cat([limits, limits.new_full((padding, limits.shape[1]), -1)]).view(len(ours), together, -1)
+        counts = torch.zeros(limits.shape, dtype=torch.int32, device=at.device)
+        for query, tile in self._near_tiles(ours.amin(1), ours.amax(1), limits.amax((1, 2)), together * TILE):
+            squares, most = _squares(ours[query][:, :, None], self.tiles[tile][:, None]), limits[query]
+            closer = [(squares < most[:, :, i, None]).sum(2, dtype=torch.int32) for i in range(limits.shape[2])]
+            counts.index_add_(0, query, torch.stack(closer, 2))
+        counts -= (limits > 0).int()  # itself
+        return counts.view(-1, limits.shape[2])[:n]
+
+    def _near_tiles(
+        self, low: torch.Tensor, high: torch.Tensor, reach: torch.Tensor, pair_values: int
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Boxes (low, high) and tiles that may have points closer than `reach`, squared, as pairs of numbers; as many pairs
+        as have `values` distances, `pair_values` each."""
+        step, pairs = max(1, self.values // len(self.low)), max(1, self.values // pair_values)
+        for first in range(0, len(low), step):
+            part = slice(first, first + step)
+            squares = torch.zeros((), device=low.device)
+            for axis in range(self.n_components):
+                below = self.low[None, :, axis] - high[part, None, axis]
+                above = low[part, None, axis] - self.high[None, :, axis]
+                squares = squares + torch.maximum(below, above).clamp_(min=0) ** 2
+            query, tile = (squares < reach[part, None]).nonzero(as_tuple=True)
+            for start in range(0, len(query), pairs):
+                yield query[start : start + pairs] + first, tile[start : start + pairs]
+
+    def _first(self, query: torch.Tensor, points: torch.Tensor, squares: torch.Tensor, n: int, k: int) -> torch.Tensor:
+        """The k nearest of what was found for each of n queries: rows int64 (n, k), by distance, then by number."""
+        rows = self.rows[points]
+        order = rows.argsort(stable=True)
+        order = order[squares[order].argsort(stable=True)]
+        order = order[query[order].argsort(stable=True)]
+        query, rows = query[order], rows[order]
+        begin = torch.searchsorted(query, torch.arange(n, device=query.device))
+        return rows[begin[:, None] + torch.arange(k, device=query.device)]
+
+
+def _squares(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
+    """Squared distances of points (..., c), axis by axis."""
+    out = (ours[..., 0] - theirs[..., 0]) ** 2
+    for axis in range(1, ours.shape[-1]):
+        out += (ours[..., axis] - theirs[..., axis]) ** 2
+    return out
+
+
+def _curve(points: torch.Tensor) -> torch.Tensor:
+    """Places of points (P, c) on the curve, int64 (P,)."""
+    n_axes = points.shape[1]
+    bits = max(1, min(31, BITS // n_axes))
+    low = points.amin(0)
+    span = (points.amax(0).double() - low.double()).max().clamp(min=torch.finfo(torch.float32).tiny)
+    out = torch.zeros(len(points), dtype=torch.int64, device=points.device)
+    for axis in range(min(n_axes, BITS)):
+        steps = ((points[:, axis].double() - low[axis].double()) / span * ((1 << bits) - 1)).long()
+        for bit in range(bits):
+            out |= ((steps >> bit) & 1) << (bit * min(n_axes, BITS) + axis)
+    return out
