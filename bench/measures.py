@@ -127,8 +127,9 @@ def open_data(
 
 
 def measure(embedding: np.ndarray, data: Data, graph: np.ndarray | None = None) -> dict[str, float]:
-    """Every measure of one map, float32 (N, C), by name, and the recall of its k-NN graph, int (N, k), where there is
-    one. Label measures are there only with labels."""
+    """Every measure of one map, float32 (N, C), by name, each mean over sampled rows followed by its standard error
+    (NAME_error). Recall, continuity and torn share only with a k-NN graph, int (N, k): a row's true neighbours are those of
+    the graph that its exact ranks confirm. Label measures only with labels."""
     n, parts = len(embedding), []
     near = backends.nearest_on_map(data.plan, embedding, data.sample, NEIGHBORS)
     others = np.zeros((len(near), 0), np.int64) if graph is None else others_of(graph, data.sample, graph.shape[1])
@@ -141,17 +142,41 @@ def measure(embedding: np.ndarray, data: Data, graph: np.ndarray | None = None) 
         )
     ranks = np.concatenate(parts)
     gpu.release()
-    out = {
-        "trustworthiness": quality.trustworthiness(ranks[:, :NEIGHBORS], n),
-        "knn_preservation": quality.preservation(ranks[:, :NEIGHBORS]),
-        "triplet_accuracy": _triplet_accuracy(embedding, data),
-        "far_share": quality.far_share(embedding),
+    shares = {
+        "trustworthiness": quality.trusts(ranks[:, :NEIGHBORS], n),
+        "knn_preservation": quality.preservations(ranks[:, :NEIGHBORS]),
     }
-    if data.labels is not None:
-        out["label_majority"], out["label_share"] = _label_agreement(data.labels[near], data.labels[data.sample])
     if graph is not None:
-        out["knn_recall"] = quality.recall(ranks[:, NEIGHBORS:], others)
-    return out
+        shares |= _kept_on_map(embedding, data, others, ranks[:, NEIGHBORS:])
+    if data.labels is not None:
+        majority, share = _label_agreement(data.labels[near], data.labels[data.sample])
+        shares |= {"label_majority": majority, "label_share": share, "silhouette": _silhouettes(embedding, data)}
+    shares["triplet_accuracy"] = _right_triplets(embedding, data)
+    out = {}
+    for name, values in shares.items():
+        values = values[np.isfinite(values)].astype(np.float64)
+        out[name], out[f"{name}_error"] = float(values.mean()), float(values.std() / len(values) ** 0.5)
+    return out | {"far_share": quality.far_share(embedding)}
+
+
+def _kept_on_map(embedding: np.ndarray, data: Data, others: np.ndarray, ranks: np.ndarray) -> dict[str, np.ndarray]:
+    """Row by row: recall of the graph, and what the map does with the true neighbours among `others` int64 (S, m), whose exact
+    ranks in the rows are `ranks`."""
+    is_true = (others >= 0) & (ranks < others.shape[1])
+    on_map = backends.points(data.plan, embedding)
+    gaps = quality.distances(embedding, data.sample, others)
+    return {
+        "knn_recall": quality.recalls(ranks, others),
+        "continuity": quality.continuities(on_map.ranks(data.sample, others), is_true, len(embedding)),
+        "torn_share": quality.torn_shares(gaps, is_true, quality.radius(embedding)),
+    }
+
+
+def curve_breaks(embedding: np.ndarray) -> dict[str, float]:
+    """For rows in order along a curve: steps between successive points longer than 20 medians, and than half the radius."""
+    steps = np.sqrt(_squares(np.diff(embedding.astype(np.float64), axis=0)))
+    half = 0.5 * quality.radius(embedding)
+    return {"breaks": float((steps > 20 * np.median(steps)).sum()), "half_radius": float((steps > half).sum())}
 
 
 def others_of(found: np.ndarray, sample: np.ndarray, k: int) -> np.ndarray:
@@ -200,12 +225,34 @@ def print_table(header: list[str], lines: list[list[str]]) -> None:
         )
 
 
-def _label_agreement(near: np.ndarray, own: np.ndarray) -> tuple[float, float]:
-    """Labels of neighbours (S, k) and rows (S,) -> share whose majority is right (of equal counts the nearer one), mean
-    share right."""
+def _label_agreement(near: np.ndarray, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Labels of neighbours (S, k) and rows (S,) -> whether the majority is right (of equal counts the nearer one), and the
+    share that is right, row by row."""
     votes = (near[:, :, None] == near[:, None, :]).sum(2)
     winner = np.take_along_axis(near, votes.argmax(1)[:, None], 1)[:, 0]
-    return float((winner == own).mean()), float((near == own[:, None]).mean())
+    return winner == own, (near == own[:, None]).mean(1)
+
+
+def _silhouettes(embedding: np.ndarray, data: Data) -> np.ndarray:
+    """Silhouette (Rousseeuw 1987) of each sampled row on the map, against all rows: float64 (S,)."""
+    labels = data.labels
+    assert labels is not None
+    order = np.argsort(labels, kind="stable")
+    found, first, count = np.unique(labels[order], return_index=True, return_counts=True)
+    points, out = embedding[order].astype(np.float64), np.empty(len(data.sample))
+    step = max(1, BLOCK_BYTES // (16 * len(points)))
+    for start in range(0, len(out), step):
+        rows = data.sample[start : start + step]
+        squares = sum((embedding[rows, c, None] - points[:, c]) ** 2 for c in range(points.shape[1]))
+        sums = np.add.reduceat(np.sqrt(squares), first, axis=1)
+        own = np.searchsorted(found, labels[rows])
+        every = np.arange(len(rows))
+        inside = sums[every, own] / np.maximum(count[own] - 1, 1)
+        means = sums / count
+        means[every, own] = np.inf
+        outside = means.min(1)
+        out[start : start + step] = np.where(count[own] > 1, (outside - inside) / np.maximum(inside, outside), 0.0)
+    return out
 
 
 def _triplets(rows: DenseRows) -> tuple[np.ndarray, np.ndarray]:
@@ -237,9 +284,10 @@ def _excess(rows: DenseRows, triplets: np.ndarray) -> np.ndarray:
     return _squares(row - first) - _squares(row - second)
 
 
-def _triplet_accuracy(embedding: np.ndarray, data: Data) -> float:
+def _right_triplets(embedding: np.ndarray, data: Data) -> np.ndarray:
+    """Whether the map has the nearer of two others nearer, bool (T,)."""
     row, first, second = (embedding[data.triplets[:, i]].astype(np.float64) for i in range(3))
-    return float(((_squares(row - first) < _squares(row - second)) == data.first_is_nearer).mean())
+    return (_squares(row - first) < _squares(row - second)) == data.first_is_nearer
 
 
 def _squares(rows: np.ndarray) -> np.ndarray:

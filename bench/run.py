@@ -39,7 +39,7 @@ from summary import print_summary
 from watching import watched
 
 from streamumap import memory
-from streamumap.layout.schedule import default_epochs
+from streamumap.layout.schedule import DEFAULT_EPOCHS
 from streamumap.params import Params
 
 BUDGETS = {"cuda": "2GB,8GB,40GB,all", "cpu": "1GB,2GB,8GB,all"}
@@ -157,7 +157,7 @@ def run(b: Bench, system: System, number: int) -> dict[str, Any]:
         folder = Path(name)
         ours = system.name == "streamumap"
         command = our_command(b, system, number, folder) if ours else their_command(b, system, folder)
-        epochs = b.options.epochs or (default_epochs if ours else PEERS[system.name].epochs)(source["rows"])
+        epochs = b.options.epochs or (DEFAULT_EPOCHS if ours else PEERS[system.name].epochs(source["rows"]))
         parameters = source | {
             "n_neighbors": 15,
             "min_dist": 0.1,

@@ -26,11 +26,11 @@ class Params:
     n_components: int = knob(2, "Dimensions of the map.", low=1, high=64)
     metric: str = knob("euclidean", "Distance between rows.", choices=("euclidean", "cosine"))
     n_epochs: int | None = knob(
-        None, "Epochs of the layout. Default: 500 up to 10,000 rows, 200 above.", low=1, high=100_000, unit="epochs"
+        None, "Epochs of the layout. Default: 500.", low=1, high=100_000, unit="epochs"
     )
     init: str = knob(
         "auto",
-        "First positions, or the path of a .npy file of them, which are scaled; auto: multilevel on the graph, pca up to 8,192 rows.",
+        "First positions, or the path of a .npy file of them, which are scaled; auto and random: multilevel on the graph from 512 rows on.",
         choices=("auto", "pca", "spectral", "random"),
     )
     learning_rate: float = knob(1.0, "First step size of the layout.", low=1e-6, high=1e3)

@@ -42,6 +42,10 @@ PUSH_SOFTENING = 1e-3
 """Added to the squared distance in a push (umap-learn)."""
 
 
+DEFAULT_EPOCHS = 500
+"""For any number of rows. umap-learn has 500 up to 10,000 rows and 200 beyond; an epoch costs half of one of its."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """Plain numbers of one layout. `rate_scale` turns a uint16 weight into a uint32 rate; edges lighter than
@@ -87,9 +91,9 @@ class Settings:
 def settings(
     n_vertices, max_weight, *, n_epochs, min_dist, spread, learning_rate, repulsion_strength, negative_sample_rate, seed
 ) -> Settings:
-    """`max_weight`: the largest uint16 weight of the graph. `n_epochs` None: `default_epochs`."""
+    """`max_weight`: the largest uint16 weight of the graph. `n_epochs` None: DEFAULT_EPOCHS."""
     a, b = fit_ab(min_dist, spread)
-    n_epochs = default_epochs(n_vertices) if n_epochs is None else n_epochs
+    n_epochs = DEFAULT_EPOCHS if n_epochs is None else n_epochs
     s = Settings(
         a=a, b=b, n_epochs=n_epochs, learning_rate=learning_rate, repulsion_strength=repulsion_strength,
         negative_sample_rate=negative_sample_rate, seed=seed, n_vertices=n_vertices, rate_scale=1, least_weight=1,
@@ -107,7 +111,7 @@ def on_graph(s: Settings, n_vertices: int, max_weight: int, n_epochs: int) -> Se
 
 def placing_settings(n_mapped: int, *, n_epochs, learning_rate, **others) -> Settings:
     """Of rows that are placed on a map: a third of its epochs, and a quarter of its steps (umap-learn)."""
-    n_epochs = default_epochs(n_mapped) if n_epochs is None else n_epochs
+    n_epochs = DEFAULT_EPOCHS if n_epochs is None else n_epochs
     return settings(n_mapped, RATE_ONE, n_epochs=max(1, n_epochs // 3), learning_rate=learning_rate / 4, **others)
 
 
@@ -122,11 +126,6 @@ def rates_of(weights: np.ndarray) -> np.ndarray:
 
 SETTINGS = ("n_epochs", "min_dist", "spread", "learning_rate", "repulsion_strength", "negative_sample_rate", "seed")
 """The parameters that `settings` takes, by their names in Params."""
-
-
-def default_epochs(n_vertices: int) -> int:
-    """umap-learn has 500 for up to 10,000 vertices, 200 for more."""
-    return 1000 if n_vertices <= 10_000 else 500
 
 
 def fit_ab(min_dist: float, spread: float) -> tuple[float, float]:
