@@ -126,7 +126,7 @@ def test_a_block_that_does_not_fit_is_done_in_halves(metric, form, monkeypatch):
     before = count(rows, sample, others, metric, form)
     owner, name, n_rows_of = {
         "packed": (cuda.PackedOnDevice, "count_closer", lambda args: args[4] - args[3]),
-        "streamed": (part("count"), "_squares", lambda args: len(args[2])),
+        "streamed": (part("count"), "count_sure", lambda args: args[0].shape[1]),
     }[form]
     inner = getattr(owner, name)
 

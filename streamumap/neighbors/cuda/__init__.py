@@ -15,8 +15,9 @@ import torch
 
 from streamumap.events import Tick, no_tick
 from streamumap.neighbors.cuda.approximate import approximate
+from streamumap.neighbors.cuda.chunk import precision
 from streamumap.neighbors.cuda.count import count_closer, nearest_points, project
-from streamumap.neighbors.cuda.exhaustive import exhaustive, precision
+from streamumap.neighbors.cuda.exhaustive import exhaustive
 from streamumap.neighbors.cuda.packed import PackedOnDevice
 from streamumap.neighbors.cuda.streamed import StreamedRows
 from streamumap.neighbors.footprint import CUDA_FETCHED_ROWS
