@@ -11,6 +11,7 @@ from streamumap.events import Tick, no_tick
 from streamumap.source.base import RowSource, SparseSource, pinned_bytes, stored_dtype
 from streamumap.source.describe import Described, Hashing, describe
 from streamumap.source.pieces import DEVICE_VALUES, PAIR_BYTES, PIECE_PAIRS, PIECE_VALUES, n_threads, over_rows
+from streamumap.source.view import sample_bytes
 from streamumap.units import ALONE, Arrays, Units
 
 DEVICE_VALUE_BYTES = 72
@@ -123,7 +124,8 @@ def pairs_scan_footprint(n_rows: int, n_features: int) -> int:
 
 
 def _scan_bytes(n_rows, n_features, reading_bytes):
-    return 9 * n_rows + 64 * n_features + max(reading_bytes, 16 * n_rows + (4 << 20))
+    looking_bytes = max(16 * n_rows + (4 << 20), sample_bytes(n_rows, n_features))
+    return 9 * n_rows + 64 * n_features + max(reading_bytes, looking_bytes)
 
 
 def device_scan_footprint(n_rows: int, n_features: int, dtype: str, block_rows: int) -> tuple[int, int]:
