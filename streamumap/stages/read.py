@@ -64,6 +64,9 @@ def _centre(run: Run, found: Scan, block_rows: int) -> Scan:
     run.view, run.source = view, view.of(given)
     if run.new is not None:
         run.new = replace(run.new, source=view.of(run.new.kept.source(run.opened)))
+    if found.n_rounded_away:  # their centre is taken in float64
+        seen = scan(run.source, block_rows)
+        found = replace(found, n_rounded_away=max(0, seen.n_duplicate_rows - found.n_duplicate_rows))
     _plan(run, found)
     what = "near one direction" if view.unit else "far from the origin"
     run.listener(Note("info", f"the rows lie {what}; they are compared less their centre"))
@@ -182,6 +185,11 @@ def _say_what_was_found(run: Run, found: Scan) -> None:
         )
     if found.n_zero_rows:
         run.listener(Note("info", f"{found.n_zero_rows:,} rows are all zeros; they are marked is_zero"))
+    if found.n_rounded_away:
+        run.warn(
+            f"{found.n_rounded_away:,} rows differ from an earlier row only below the precision of float32, in which rows are compared; "
+            "for the map they are the same."
+        )
     if found.n_duplicate_rows:
         run.listener(
             Note("info", f"{found.n_duplicate_rows:,} rows repeat an earlier row; they are marked duplicate_of")
