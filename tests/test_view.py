@@ -34,6 +34,7 @@ def view_of(rows, metric="euclidean"):
         np.maximum(unit_variance(0), 0),
         np.zeros((N, D), np.float32),
         np.where(np.arange(N)[:, None] % 3, unit_variance(0), 1e6),
+        np.where(np.arange(N)[:, None] % 3, unit_variance(1e6), unit_variance(0)),
     ],
 )
 def test_rows_near_the_origin_are_searched_as_they_are_stored(rows):
@@ -50,6 +51,8 @@ def test_what_is_left_of_rows_less_their_centre_is_what_was_stored(offset, dtype
     view = view_of(rows)
     seen = view.of(open_source(rows))
     wanted = (rows.astype(np.float64) - view.centre).astype(np.float32)
+    if dtype != "float64":
+        np.testing.assert_array_equal(wanted + view.centre, rows.astype(np.float64))
     np.testing.assert_array_equal(seen.read(0, N), wanted)
     np.testing.assert_array_equal(seen.take(np.array([3, 77])), wanted[[3, 77]])
     out = np.empty((N, D), np.float32)
@@ -114,6 +117,7 @@ CASES = {
     "float16": (unit_variance(1000, "float16"), "euclidean", 0),
     "float64": (unit_variance(1e9), "euclidean", 0),
     "integers": ((1000 * unit_variance(0)).astype(np.int64) + 10**12, "euclidean", 0),
+    "padded": (np.where(np.arange(N)[:, None] % 3, unit_variance(1e6), 0), "euclidean", 167),
     "column": (unit_variance(0) + 3e5 * (np.arange(D) == 4), "euclidean", 0),
     "csr": (scipy.sparse.csr_matrix(unit_variance(1000, "float32")), "euclidean", 0),
     "direction": (parallel(20), "cosine", 20),

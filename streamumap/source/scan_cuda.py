@@ -193,8 +193,9 @@ def _describe(column: Tensor, values: Tensor, stored: Tensor, counts: np.ndarray
     high.scatter_reduce_(0, column, values, "amax")
     has_zero = active_per_feature < len(counts)
     low, high = torch.where(has_zero, low.clamp_max(0), low), torch.where(has_zero, high.clamp_min(0), high)
-    arrays = (found.cpu().numpy() for found in (square, active_per_feature, low, high))
-    return Described(keys, counts, *arrays, rounded_keys=rounded_keys)
+    return Described(
+        keys, counts, _host(square), _host(active_per_feature), _host(low), _host(high), rounded_keys
+    )  # fmt: skip
 
 
 def _describe_dense(rows: Tensor, stored: Tensor, mask: Tensor, counts: np.ndarray, sums: _Sums) -> Described:
@@ -203,9 +204,14 @@ def _describe_dense(rows: Tensor, stored: Tensor, mask: Tensor, counts: np.ndarr
     values = rows.float()
     there = values.isfinite()
     low, high = torch.where(there, values, torch.inf).amin(0), torch.where(there, values, -torch.inf).amax(0)
-    square = (values.double() ** 2).sum(1)
-    arrays = (found.cpu().numpy() for found in (square, mask.sum(0), low, high))
-    return Described(keys, counts, *arrays, rounded_keys=rounded_keys)
+    square, active_per_feature = (values.double() ** 2).sum(1), mask.sum(0)
+    return Described(
+        keys, counts, _host(square), _host(active_per_feature), _host(low), _host(high), rounded_keys
+    )  # fmt: skip
+
+
+def _host(found: Tensor) -> np.ndarray:
+    return found.cpu().numpy()
 
 
 def _stored(column, values, n_features, dtype):

@@ -11,12 +11,16 @@ from math import frexp
 
 import numpy as np
 
-from streamumap.source.base import RowSource, widen
+from streamumap.source.base import RowSource, stored_dtype, widen
 from streamumap.source.scaled import LARGEST_EXPONENT, scaled, sized
 
 FAR = 2.0**10
 """A centre matters where its squared length is this many times the median of the rows' squared distances from it: 32 times their
 spread. Nearer ones cost a few of float32's 24 bits, and what a product cannot tell apart is measured from differences."""
+
+AROUND, AROUND_SHARE = 0.25, 0.99
+"""That share of the rows must lie within so much of the centre's length from it: a row near the origin has digits that a far centre
+would take from it."""
 
 SMALLEST_EXPONENT = -24
 """Centred rows whose largest norm is below 2 to this are brought to length 1: what tells them apart may be 2^30 times smaller still,
@@ -123,10 +127,10 @@ def centred(source: RowSource, metric: str, largest: np.ndarray) -> View | None:
     sample = _sample(source, metric)
     if len(sample) < 2:
         return None
-    centre = _median(sample)
+    centre = _median(sample, source.dtype, metric)
     sample -= centre
-    spread = float(np.median(np.einsum("ij,ij->i", sample, sample)))
-    if float(centre @ centre) <= FAR * spread:
+    squares, length = np.einsum("ij,ij->i", sample, sample), float(centre @ centre)
+    if length <= FAR * np.median(squares) or length * AROUND**2 <= np.quantile(squares, AROUND_SHARE):
         return None
     if metric == "cosine":
         return View(centre=centre, unit=True)
@@ -137,7 +141,7 @@ def centred(source: RowSource, metric: str, largest: np.ndarray) -> View | None:
 
 def like(source: RowSource, exponent: int, is_centred: bool, metric: str) -> View:
     """The view that a run had of these rows, from what it has kept of it: the centre is made anew from the same sample."""
-    return View(exponent, _median(_sample(source, metric)), metric == "cosine") if is_centred else View(exponent)
+    return View(exponent, _median(_sample(source, metric), source.dtype, metric), metric == "cosine") if is_centred else View(exponent)
 
 
 def sample_bytes(n_rows: int, n_features: int) -> int:
@@ -150,15 +154,21 @@ def _sample_size(n_rows: int, n_features: int) -> int:
 
 
 def _sample(source: RowSource, metric: str) -> np.ndarray:
-    """float64, evenly spaced rows; for cosine of length 1, those that have a direction."""
+    """float64: of evenly spaced rows those that are not zero, for cosine at length 1."""
     size = _sample_size(source.n_rows, source.n_features)
     rows = _wide(source.take(np.unique(np.linspace(0, source.n_rows - 1, size).astype(np.int64))), source.dtype)
-    return rows[~_to_unit(rows)] if metric == "cosine" else rows
+    return rows[~_to_unit(rows)] if metric == "cosine" else rows[rows.any(1)]
 
 
-def _median(sample: np.ndarray) -> np.ndarray:
+def _median(sample: np.ndarray, dtype: str, metric: str) -> np.ndarray:
+    """Of each feature. Where float32 holds the values it is a multiple of the last place of the largest: less it they are float32
+    numbers still, wherever they lie."""
     parts = range(0, sample.shape[1], 256)
-    return np.concatenate([np.median(sample[:, start : start + 256], axis=0) for start in parts])
+    centre = np.concatenate([np.median(sample[:, start : start + 256], axis=0) for start in parts])
+    if metric == "cosine" or stored_dtype(dtype).itemsize == 8:
+        return centre
+    last_place = np.frexp(np.abs(sample).max(0))[1] - 24
+    return np.ldexp(np.rint(np.ldexp(centre, -last_place)), last_place)
 
 
 def _wide(stored: np.ndarray, dtype: str) -> np.ndarray:
