@@ -53,7 +53,8 @@ class Finished:
 
     @property
     def n_nonzero(self) -> int:
-        return round(self.report["input"]["density"] * len(self.positions) * self.given.n_features)
+        """Of the rows as they were compared."""
+        return self.report["input"]["compared_nonzero"]
 
     @property
     def reading(self) -> Reading:
@@ -73,8 +74,7 @@ class Finished:
             return Job(len(self.positions), dims, "float32", mapped=True)
         job = job_of(self.given)
         dtype = "float32" if self.centred or self.report["input"]["exponent"] else job.dtype
-        job = replace(job, n_rows=len(self.positions), dtype=dtype, n_nonzero=self.n_nonzero, mapped=True)
-        return replace(job, n_nonzero=None, sparse=False) if self.centred else job
+        return replace(job, n_rows=len(self.positions), dtype=dtype, n_nonzero=self.n_nonzero, mapped=True)
 
     def view(self, given: RowSource) -> View:
         """How the rows on the map were compared; `given`: its input, where that can be read."""
@@ -154,7 +154,8 @@ def _report(folder: Path) -> dict:
         report = json.loads(path.read_text(encoding="utf-8"))
         said = report["input"]
         assert all(
-            key in said for key in ("path", "reading", "exponent", "centred", "non_negative", "density", "fingerprint")
+            key in said
+            for key in ("path", "reading", "exponent", "centred", "non_negative", "compared_nonzero", "fingerprint")
         )
         Params(**report["params"])
     except FileNotFoundError as e:

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from streamumap import engine, transform
 from streamumap.neighbors import reference
 from streamumap.params import Params
-from streamumap.source import open_source
+from streamumap.source import SparseSource, open_source
+from streamumap.source.pairs import fill_in
 from streamumap.source.scan import scan
 from streamumap.source.view import View, centred, like, sample_bytes
 
@@ -112,6 +113,14 @@ def test_the_sample_is_small(n_rows, n_features):
     assert sample_bytes(n_rows, n_features) <= 24 * max(2**18, 16 * n_features)
 
 
+def heavy():
+    """Mostly zeros, and one feature that all rows have."""
+    rows = np.zeros((N, 300), np.float32)
+    rows[:, 20:32] = unit_variance(0) * (np.random.default_rng(2).random((N, D)) < 0.5)
+    rows[:, 7] = 1e4 + np.random.default_rng(3).normal(size=N)
+    return rows
+
+
 CASES = {
     "offset": (unit_variance(3000), "euclidean", 0),
     "float16": (unit_variance(1000, "float16"), "euclidean", 0),
@@ -121,6 +130,9 @@ CASES = {
     "column": (unit_variance(0) + 3e5 * (np.arange(D) == 4), "euclidean", 0),
     "csr": (scipy.sparse.csr_matrix(unit_variance(1000, "float32")), "euclidean", 0),
     "direction": (parallel(20), "cosine", 20),
+    "heavy": (heavy(), "euclidean", 0),
+    "heavy csr": (scipy.sparse.csr_matrix(heavy()), "euclidean", 0),
+    "direction csr": (scipy.sparse.csr_matrix(np.pad(parallel(20), [(0, 0), (0, 300)])), "cosine", 20),
 }
 
 
@@ -142,7 +154,7 @@ def test_neighbors_are_those_of_the_rows_as_they_are_stored(name, tmp_path):
 
 
 @pytest.mark.parametrize("reduce", ["none", "pca"])
-@pytest.mark.parametrize("name", ["offset", "direction"])
+@pytest.mark.parametrize("name", ["offset", "direction", "heavy"])
 def test_rows_of_the_map_are_placed_where_they_are(name, reduce, tmp_path):
     rows, metric, _ = CASES[name]
     np.save(tmp_path / "rows.npy", rows)
@@ -152,6 +164,19 @@ def test_rows_of_the_map_are_placed_where_they_are(name, reduce, tmp_path):
     transform.transform(tmp_path / "run", rows[chosen], out=tmp_path / "new", device="cpu", budget="2GB")
     placed, there = (np.load(tmp_path / name / "embedding.npy") for name in ("new", "run"))
     np.testing.assert_allclose(placed, there[chosen], atol=1e-3)
+
+
+def test_pairs_of_centred_rows_are_those_of_the_filled_in():
+    rows = heavy()
+    for metric in ("euclidean", "cosine"):
+        view = view_of(rows, metric)
+        dense, sparse = view.of(open_source(rows)), view.of(open_source(scipy.sparse.csr_matrix(rows)))
+        found = sparse.pairs(3, 400)
+        assert isinstance(sparse, SparseSource) and np.count_nonzero(view.centre) < 20
+        np.testing.assert_array_equal(fill_in(found, 300, "float32"), dense.read(3, 400))
+        assert len(found.values) == np.count_nonzero(dense.read(3, 400)) and sparse.pairs(4, 4).n_rows == 0
+        spans = list(sparse.spans(1000))
+        assert spans[0][0] == 0 and spans[-1][1] == N and len(spans) > 3
 
 
 def test_rows_beside_a_sample_are_seen_as_those_of_the_map(tmp_path):

@@ -28,6 +28,10 @@ from streamumap.neighbors.zero import next_zero_rows
 from streamumap.units import ALONE, Units
 
 ROW_JOINS = 3
+MOST_JOINS = 16
+SETTLED = 0.02
+"""Joins after the first ROW_JOINS are for rows whose sketches see nothing of what is near (clusters far apart, to whose size one
+byte is relative): up to MOST_JOINS, while one changes more than this share of the lists."""
 
 SAME = 1e-12
 """Distances in float64 that differ by less than this part are the same: sums of the same squares in other orders."""
@@ -77,13 +81,14 @@ def _approximate(work, reached, units: Units) -> bool:
     facts = measured.resume(work.state()[0])
     if not facts:
         work.measure(propose(work, units))
-        measured.done(work.state, joined=0)
-    for number in range(facts.get("joined", 0), ROW_JOINS):
-        if _enough(work, reached):
-            return True
-        join_rows(work)
-        measured.done(work.state, joined=number + 1)
-    return _enough(work, reached)
+        measured.done(work.state, joined=0, changed=1.0)
+    joined, changed = facts.get("joined", 0), facts.get("changed", 1.0)
+    while not _enough(work, reached):
+        if joined >= (MOST_JOINS if changed > SETTLED else ROW_JOINS):
+            return False
+        joined, changed = joined + 1, join_rows(work) / work.indices.size
+        measured.done(work.state, joined=joined, changed=changed)
+    return True
 
 
 def _enough(work, reached) -> bool:

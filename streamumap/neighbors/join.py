@@ -15,19 +15,22 @@ from streamumap.neighbors.table import difference, insert, members_of
 from streamumap.neighbors.work import SLACK, Work, slices, squared_norms
 
 
-def join_rows(work: Work) -> None:
-    """Merges into the table what the neighbours of each row, in both directions, are to each other. Ticks N rows.
+def join_rows(work: Work) -> int:
+    """Merges into the table what the neighbours of each row, in both directions, are to each other. Returns how many places of it
+    changed. Ticks N rows.
 
     Products say which pairs may be nearer than the last neighbours, differences of the rows how far they are: what is in the table
     stays measured, and nothing in it gives way to what is further. Pairs are merged in the order of the rows, whichever thread made
     their products.
     """
+    changes = 0
     members = members_of(work.indices, work.squares, np.ones(work.indices.shape, np.uint8), work.k - 1, REVERSE)
     for pivots, needed, block in work.batches(members):
         norms = np.ones(len(needed), np.float32) if work.cosine else squared_norms(block).astype(np.float32)
         for found, local, dots in _products(work, members, pivots, needed, block):
-            _merge_pairs(found, local, norms, dots, block, work.is_zero, work.indices, work.squares)
+            changes += _merge_pairs(found, local, norms, dots, block, work.is_zero, work.indices, work.squares)
     work.tick(work.n)
+    return changes
 
 
 def _products(work: Work, members, pivots, needed, block) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
@@ -47,7 +50,8 @@ def _products(work: Work, members, pivots, needed, block) -> Iterator[tuple[np.n
 
 @njit(cache=True)
 def _merge_pairs(members, local, norms, dots, rows, is_zero, indices, squares):
-    width = members.shape[1]
+    """The number of changes."""
+    width, changes = members.shape[1], 0
     for pivot in range(len(members)):
         for a in range(width):
             i = members[pivot, a]
@@ -63,10 +67,9 @@ def _merge_pairs(members, local, norms, dots, rows, is_zero, indices, squares):
                 for_j = least <= squares[j, -1] and not _is_in(indices[j], i)
                 if (for_i or for_j) and is_zero[i] == is_zero[j]:
                     square = np.float32(difference(rows[local[pivot, a]], rows[local[pivot, b]]))
-                    if for_i:
-                        insert(indices[i], squares[i], square, j)
-                    if for_j:
-                        insert(indices[j], squares[j], square, i)
+                    changes += for_i and insert(indices[i], squares[i], square, j) >= 0
+                    changes += for_j and insert(indices[j], squares[j], square, i) >= 0
+    return changes
 
 
 @njit(inline="always")

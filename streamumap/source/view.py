@@ -11,7 +11,8 @@ from math import frexp
 
 import numpy as np
 
-from streamumap.source.base import RowSource, stored_dtype, widen
+from streamumap.source.base import Pairs, RowSource, SparseSource, index_dtype, stored_dtype, widen
+from streamumap.source.pairs import nonzero_mask, pairs_of
 from streamumap.source.scaled import LARGEST_EXPONENT, scaled, sized
 
 FAR = 2.0**10
@@ -34,6 +35,9 @@ LEAST_SAMPLE_ROWS = 16
 PIECE_VALUES = 1 << 16
 """Values that are float64 at a time."""
 
+READ_VALUES = 1 << 19
+"""Values of rows that are filled in at a time, where they come as pairs."""
+
 ZERO_ROWS_AT = 4.0
 """Where rows without a direction lie among rows of length 1, in lengths of their centre, which is nearly 1: at least 2.8 from all
 others, which are at most 2 apart."""
@@ -54,7 +58,7 @@ class View:
     def of(self, source: RowSource) -> RowSource:
         """The rows as they are compared."""
         if self.centre is not None:
-            return CentredRows(source, self)
+            return SparseCentredRows(source, self) if isinstance(source, SparseSource) else CentredRows(source, self)
         return scaled(source, self.exponent) if self.exponent else source
 
     def metric(self, asked: str) -> str:
@@ -121,6 +125,34 @@ class CentredRows:
         return out
 
 
+class SparseCentredRows(CentredRows):
+    """The same of a `SparseSource`, as a `SparseSource`. Where rows are mostly zeros so is their centre, a median."""
+
+    def __init__(self, source: SparseSource, view: View):
+        super().__init__(source, view)
+        self.sparse = source
+        assert view.centre is not None
+        self.max_nonzero = source.max_nonzero + source.n_rows * int(np.count_nonzero(view.centre))
+
+    def pairs(self, start: int, stop: int) -> Pairs:
+        """Rows start..stop without their zeros."""
+        step = max(1, READ_VALUES // self.n_features)
+        parts = [self._pairs(first, min(first + step, stop)) for first in range(start, stop, step)]
+        indptr = np.concatenate([[0], *(np.diff(part.indptr) for part in parts)]).cumsum().astype(np.int64)
+        indices = [np.empty(0, index_dtype(self.n_features)), *(part.indices for part in parts)]
+        return Pairs(
+            indptr, np.concatenate(indices), np.concatenate([np.empty(0, np.float32), *(p.values for p in parts)])
+        )
+
+    def _pairs(self, start: int, stop: int) -> Pairs:
+        rows = self.read(start, stop)
+        return pairs_of(rows, nonzero_mask(rows, self.dtype))
+
+    def spans(self, n_pairs: int) -> Iterator[tuple[int, int]]:
+        wider = max(1, self.max_nonzero) / max(1, self.sparse.max_nonzero)
+        return self.sparse.spans(max(1, int(n_pairs / wider)))
+
+
 def centred(source: RowSource, metric: str, largest: np.ndarray) -> View | None:
     """The view of rows (finite ones) that lie far from the origin or, for cosine, near one direction; None where they do not.
     `largest` float64 (2, D): the lowest and the highest value of each feature."""
@@ -141,7 +173,11 @@ def centred(source: RowSource, metric: str, largest: np.ndarray) -> View | None:
 
 def like(source: RowSource, exponent: int, is_centred: bool, metric: str) -> View:
     """The view that a run had of these rows, from what it has kept of it: the centre is made anew from the same sample."""
-    return View(exponent, _median(_sample(source, metric), source.dtype, metric), metric == "cosine") if is_centred else View(exponent)
+    return (
+        View(exponent, _median(_sample(source, metric), source.dtype, metric), metric == "cosine")
+        if is_centred
+        else View(exponent)
+    )
 
 
 def sample_bytes(n_rows: int, n_features: int) -> int:

@@ -11,7 +11,7 @@ from streamumap.planner import make_plan
 from streamumap.plans import Job
 from streamumap.recorder import Meter
 from streamumap.source import RowSource, ToConvert, check_shape
-from streamumap.source.base import SparseSource
+from streamumap.source.base import SparseSource, stored_dtype
 from streamumap.source.kept import Kept, all_but
 from streamumap.source.packed import PackedRows, pack
 from streamumap.source.scaled import extreme_exponent
@@ -29,48 +29,47 @@ def read(run: Run) -> Scan:
     block_rows = run.plan["read"].blocks["block_rows"]
     with run.stage("read", n_passes * run.given.n_rows, "rows", patient=True) as (tick, result):
         found, packed = _look_at_rows(run, tick)
-        _plan(run, found)
-        if not run.plan.packs:
-            found = _centre(run, found, block_rows)
+        _plan(run, found, found.n_nonzero)
+        found, packed = _centre(run, found, packed)
         run.work.reserve(run.plan.peak.disk_bytes)
-        run.packed = _packed(run, found, packed, block_rows, tick)
+        run.packed = _packed(run, packed, block_rows, tick)
         run.source.check_unchanged()
         result.append(f"{found.n_rows:,} x {found.n_features:,} {found.dtype}, {100 * found.density:.3g}% non-zero")
     _say_what_was_found(run, found)
     return found
 
 
-def _plan(run: Run, found: Scan) -> None:
-    """The plan of the stages to come."""
-    is_centred = run.view.centre is not None
+def _plan(run: Run, found: Scan, n_nonzero: int) -> None:
+    """The plan of the stages to come. `n_nonzero`: of the rows as they are compared."""
     job = replace(
         run.plan.job,
         n_rows=found.n_rows,
         dtype=run.source.dtype,
-        n_nonzero=None if is_centred else found.n_nonzero,
-        sparse=run.plan.job.sparse and not is_centred,
+        n_nonzero=n_nonzero,
         n_left_out=run.given.n_rows - found.n_rows,
         placed=None if run.new is None else new_job(run.new),
     )
     run.plan = make_plan(job, run.params, run.plan.budget, run.plan.machine)
 
 
-def _centre(run: Run, found: Scan, block_rows: int) -> Scan:
-    """Where the rows lie far from the origin they are compared less their centre: sets view and source anew."""
+def _centre(run: Run, found: Scan, packed: PackedRows | None) -> tuple[Scan, PackedRows | None]:
+    """Where the rows lie far from the origin they are compared less their centre: sets view, source and plan anew. A second pass finds
+    what is zero then, and what float32 tells apart."""
     given: RowSource = run.kept.source(run.opened)
     view = centred(given, run.params.metric, np.array([found.feature_low, found.feature_high], np.float64))
     if view is None:
-        return found
+        return found, packed
     run.view, run.source = view, view.of(given)
     if run.new is not None:
         run.new = replace(run.new, source=view.of(run.new.kept.source(run.opened)))
-    if found.n_rounded_away:  # their centre is taken in float64
-        seen = scan(run.source, block_rows)
+    _plan(run, found, found.n_nonzero)
+    seen, packed = run.fitting("read", lambda: backends.read(run.source, run.plan, lambda n: None))
+    if stored_dtype(found.dtype).itemsize == 8:
         found = replace(found, n_rounded_away=max(0, seen.n_duplicate_rows - found.n_duplicate_rows))
-    _plan(run, found)
+    _plan(run, found, seen.n_nonzero)
     what = "near one direction" if view.unit else "far from the origin"
     run.listener(Note("info", f"the rows lie {what}; they are compared less their centre"))
-    return found
+    return found, packed
 
 
 def _look_at_rows(run: Run, tick: Meter) -> tuple[Scan, PackedRows | None]:
@@ -148,7 +147,7 @@ def _left_out(name: str, n_rows: int, n: int, why: str) -> str:
     return f"{name}: {n_rows:,} of {n:,} {why}; they are left out and NaN in the map."
 
 
-def _packed(run: Run, found: Scan, packed: PackedRows | None, block_rows: int, tick: Meter) -> PackedRows | None:
+def _packed(run: Run, packed: PackedRows | None, block_rows: int, tick: Meter) -> PackedRows | None:
     """The rows without their zeros, where the plan wants them so; `packed` are those that there are already, in memory."""
     if not run.plan.packs:
         return None
@@ -156,7 +155,8 @@ def _packed(run: Run, found: Scan, packed: PackedRows | None, block_rows: int, t
         return packed
     folder = run.work.scratch if run.plan.packed_on_disk else None
     units = run.units("pack", key_of(input_key(run), rows_key(run), run.view.exponent), "packing", tick)
-    return pack(run.source, block_rows, found.n_nonzero, folder, lambda n: tick(0), units)
+    assert run.plan.job.n_nonzero is not None
+    return pack(run.source, block_rows, run.plan.job.n_nonzero, folder, lambda n: tick(0), units)
 
 
 def _say_what_is_given(run: Run) -> None:

@@ -179,8 +179,9 @@ class Run(Recorder):
         """The content of run.json so far."""
         n_sampled = None if self.sample is None else len(self.sample)
         seconds = time.monotonic() - self.started
-        seen = {"exponent": self.view.exponent, "centred": self.view.centre is not None}
-        origin = self.origin | seen | {"non_negative": found.non_negative}
+        seen: dict = {"exponent": self.view.exponent, "centred": self.view.centre is not None}
+        seen |= {"compared_nonzero": self.plan.job.n_nonzero, "non_negative": found.non_negative}
+        origin = self.origin | seen
         return report(
             self.source, self.given.n_rows, n_sampled, found, self.params, self.plan, seconds, self.measured, origin
         )
