@@ -135,9 +135,7 @@ def measure(embedding: np.ndarray, data: Data, graph: np.ndarray | None = None) 
     looked_at = np.concatenate([near, others], axis=1)
     for start in range(0, len(near), QUALITY_ROWS):  # as many at a time as the plan has counted on
         part = slice(start, start + QUALITY_ROWS)
-        parts.append(
-            backends.count_closer(data.rows, data.plan, data.params.metric, data.sample[part], looked_at[part])
-        )
+        parts.append(backends.count_closer(data.rows, data.plan, data.sample[part], looked_at[part]))
     ranks = np.concatenate(parts)
     gpu.release()
     out = {

@@ -73,7 +73,7 @@ def first_positions(
 
         def place_top(numbers: np.ndarray) -> np.ndarray:
             size = plan["start"].blocks["sample_rows"]
-            read = _reader(rows, p.metric)
+            read = _reader(rows, rows.metric)
             sample = read(numbers[initial.sample_numbers(len(numbers), size)])
             parts = initial.blocks(lambda a, b: read(numbers[a:b]), len(numbers), size)
             return initial.pca(parts, sample, rows.searched.n_features, p.n_components, p.seed)
@@ -88,14 +88,14 @@ def first_positions(
 
 def _pca(rows: Rows, plan: Plan, p: Params, tick: Tick) -> np.ndarray:
     n, blocks = rows.original.n_rows, plan["start"].blocks
-    sample = _reader(rows, p.metric)(initial.sample_numbers(n, blocks["sample_rows"]))
+    sample = _reader(rows, rows.metric)(initial.sample_numbers(n, blocks["sample_rows"]))
     if plan.device is None:
-        parts = _ahead(_block_reader(rows, p.metric), n, blocks["block_rows"], plan.machine.n_cores, tick)
+        parts = _ahead(_block_reader(rows, rows.metric), n, blocks["block_rows"], plan.machine.n_cores, tick)
         return initial.pca(parts, sample, rows.searched.n_features, p.n_components, p.seed)
     from streamumap.neighbors import cuda
 
     along, offset = initial.directions(sample, rows.searched.n_features, p.n_components, p.seed)
-    with on_device(rows, plan, p.metric, blocks["block_rows"]) as there:
+    with on_device(rows, plan, blocks["block_rows"]) as there:
         projected = cuda.project(there, along, other_rows=blocks["block_rows"], tick=tick)
     return initial.placed(projected - offset, p.n_components, p.seed)
 

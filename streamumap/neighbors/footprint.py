@@ -119,7 +119,7 @@ def dense(n_rows: int, n_features: int, itemsize: int, k: int, cell_rows: int, n
         sketches + n * width * 9 + max(cells, members),
         n * (width * 4 + 9) + cell * width * 12 + reading,
         n * (k - 1 + (introduced + DENSE_REVERSE) * 4 + 9) + cell * introduced * 12 + max(reading, joining),
-        n * DENSE_MARGIN * 8 + products + reading + joining,  # the allocator keeps what joins have freed
+        n * (DENSE_MARGIN * 8 + 13) + products + reading + joining,  # the allocator keeps what joins have freed
         n * k * 12,
     )
     return dense_held(n, n_features, k, cell) + max(steps) + threads * DENSE_BLAS_BYTES
