@@ -129,6 +129,36 @@ def test_one_heavy_feature(metric, heavy, form):
     assert np.array_equal(counts, true_counts(squares.copy(), sample, wrong))
 
 
+@pytest.mark.parametrize(
+    ("make", "needed"),
+    [
+        (noise, set()),
+        (FAR["offset 1e6"], {"_by_float32"}),
+        (FAR["a column that half of the rows have"], {"_by_float32"}),
+        (lambda: noise() + 1e6 * (1 + np.arange(N) % 2)[:, None], {"_by_float32", "_by_differences"}),
+    ],
+    ids=["noise", "offset", "column", "two blobs"],
+)
+def test_it_looks_again_only_where_it_must(make, needed, monkeypatch):
+    chunk, used = part("chunk"), set()
+
+    def spied(name):
+        inner = getattr(chunk, name)
+
+        def spy(*args, **kwargs):
+            used.add(name)
+            return inner(*args, **kwargs)
+
+        monkeypatch.setattr(chunk, name, spy)
+
+    spied("_by_float32")
+    spied("_by_differences")
+    there = on_device(make().astype(np.float32), "euclidean", "streamed", "float32", 32)
+    blocks = dict(query_rows=N, other_rows=32, non_negative=False, tick=lambda n: None)
+    assert len(list(part("exhaustive").exhaustive(there, K, **blocks))) == 1
+    assert used == needed
+
+
 @given(st.lists(st.floats(-4, 4, width=16), min_size=12, max_size=12), st.sampled_from([0.0, 0.5, 3000.0, 2.0**20]))
 @settings(max_examples=15, deadline=None)
 def test_ranks_of_any_numbers(values, offset):
@@ -137,6 +167,19 @@ def test_ranks_of_any_numbers(values, offset):
     sample, others = np.arange(6), (np.arange(6)[:, None] + np.arange(1, 4)) % 6
     counts = cuda.count_closer(on_device(rows, "euclidean", "streamed"), sample, others, other_rows=4)
     assert np.array_equal(counts, true_counts(true_squares(rows, rows, "euclidean"), sample, others))
+
+
+@given(st.lists(st.floats(-4, 4, width=16), min_size=80, max_size=80), st.sampled_from([0.0, 3000.0, 2.0**20]))
+@settings(max_examples=10, deadline=None)
+def test_lists_of_any_numbers(values, offset):
+    rows = (np.array(values).reshape(40, 2) + offset).astype(np.float32)
+    there = on_device(rows, "euclidean", "streamed")
+    blocks = dict(query_rows=40, other_rows=40, non_negative=False, tick=lambda n: None)
+    ((_, indices, squares),) = part("exhaustive").exhaustive(there, 3, **blocks)
+    true = true_squares(rows, rows, "euclidean")
+    np.fill_diagonal(true, np.inf)
+    np.testing.assert_allclose(squares.cpu(), np.sort(true, axis=1)[:, :2], rtol=1e-5)
+    np.testing.assert_allclose(np.take_along_axis(true, indices.cpu().numpy(), 1), squares.cpu(), rtol=1e-5)
 
 
 def test_whole_numbers_leave_no_doubt_and_others_do():

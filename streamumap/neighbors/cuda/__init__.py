@@ -3,9 +3,10 @@
 Rows on the device come in two forms with the same methods (`chunk`, `stream`, `take`): `streamed.py`, dense rows that pass
 by; `packed.py`, rows that are mostly zeros, which stay there as pairs and `measure` any two of themselves.
 
-`exhaustive.py`  all with all: exact.
+`exhaustive.py`  all with all: exact. `chunk.py`: the nearest in one chunk, whatever products of rows err.
 `approximate.py` the way around it: `sketch.py`, `tiles.py`, `probe.py` propose, the rows decide, `join.py` lets neighbours of neighbours in.
-`count.py`       exact ranks, by which recall and the map are measured; projections.
+`count.py`       exact ranks, by which recall and the map are measured (`closer.py`); projections.
+`apart.py`       distances from differences of two rows, which have the last word everywhere.
 """
 
 from collections.abc import Callable

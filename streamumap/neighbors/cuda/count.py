@@ -77,16 +77,12 @@ class _Asking:
     def _limits(self, rows, others):
         needed = np.unique(others[others >= 0]).astype(np.int64)
         out = torch.full(others.shape, 2.0 if self.cosine else torch.inf, dtype=torch.float64, device=rows.device)
-        local = np.where(others >= 0, np.searchsorted(needed, others), -1)
+        local = torch.from_numpy(np.where(others >= 0, np.searchsorted(needed, others), -1)).to(rows.device)
         for first in range(0, len(needed), TILE_ROWS):
             theirs = rows.take(needed[first : first + TILE_ROWS])
             scale = centred(theirs, self.centre, self.cosine)[2]
-            i, j = (
-                torch.from_numpy(at).to(rows.device)
-                for at in np.nonzero((local >= first) & (local < first + TILE_ROWS))
-            )
-            at = torch.from_numpy(local).to(rows.device)[i, j] - first
-            out[i, j] = exact(self.stored, self.scale, theirs, scale, i, at)
+            i, j = ((local >= first) & (local < first + TILE_ROWS)).nonzero(as_tuple=True)
+            out[i, j] = exact(self.stored, self.scale, theirs, scale, i, local[i, j] - first)
         return out * (1 - PART) - (2 * WHOLE if self.cosine else 0)
 
 

@@ -24,14 +24,15 @@ def exhaustive(
     n, rule = rows.n_rows, Rule(rows.metric == "cosine", non_negative, zero_apart=False)
     for start in range(start_row, n, query_rows):
         stop = min(start + query_rows, n)
-        queries = as_chunk(start, *rows.chunk(start, stop), rule.cosine)
+        kept, scale = rows.chunk(start, stop)
+        queries = as_chunk(start, kept, scale, rule.cosine)
         found = torch.full((stop - start, k - 1), -1, dtype=torch.int32, device=rows.device)
         squares = torch.full((stop - start, k - 1), torch.inf, device=rows.device)
         for first, others in _others(rows, queries, other_rows, rule.cosine):
             merge_chunk(queries, others, first, found, squares, rule)
             tick((stop - start) * (first + len(others)) // n - (stop - start) * first // n)
         yield start, found, squares
-        del queries, found, squares
+        del kept, scale, queries, found, squares
 
 
 def _others(rows, queries: Chunk, other_rows: int, cosine: bool) -> Iterator[tuple[int, Chunk]]:
