@@ -8,11 +8,11 @@ from streamumap.neighbors.packed.lists import invert, squared_norms
 from streamumap.neighbors.packed.measure import measure_pairs, pair
 from streamumap.neighbors.packed.settle import WIDE_SLACK
 
-SAME = 1e-9
-"""Distances that differ by less than this part are the same."""
+SAME = 2.4e-7
+"""Distances that differ by less than this part are the same: lists hold them as float32."""
 
-PARALLEL = 1e-30
-"""Cosine distances that differ by less are: multiples of a row are so far from it, by the roundings of their norms."""
+PARALLEL = 1.4e-14
+"""Cosine distances that differ by less are the same too: a multiple of a row is so far from it once its values are float32."""
 
 
 def count_closer(
