@@ -101,7 +101,7 @@ class Bench:
         key = hashlib.blake2b(others.tobytes()).hexdigest()
         if key not in self.recalls:
             s = self.setting
-            ranks = backends.count_closer(s.rows, s.plan()[0], s.metric, self.sample, others)
+            ranks = backends.count_closer(s.rows, s.plan()[0], self.sample, others)
             self.recalls[key] = quality.recall(ranks, others)
         return self.recalls[key]
 

@@ -33,8 +33,8 @@ SETTLED = 0.02
 """Joins after the first ROW_JOINS are for rows whose sketches see nothing of what is near (clusters far apart, to whose size one
 byte is relative): up to MOST_JOINS, while one changes more than this share of the lists."""
 
-SAME = 1e-12
-"""Distances in float64 that differ by less than this part are the same: sums of the same squares in other orders."""
+SAME = 4.8e-7
+"""Squared distances that differ by less than this part are the same: lists hold them as float32."""
 
 Reached = Callable[[np.ndarray], bool]
 

@@ -11,6 +11,7 @@ from streamumap.events import Note, Tick
 from streamumap.neighbors.given import GivenGraph, look_at_distances
 from streamumap.plans import QUALITY_ROWS
 from streamumap.source.rows import DenseRows
+from streamumap.stages.precision import say_what_is_not_told_apart
 from streamumap.stages.quality import ranks_of
 from streamumap.stages.run import Run
 from streamumap.workdir import key_of
@@ -27,9 +28,12 @@ def neighbors(run: Run, rows: Rows, key: str) -> None:
         _take(run, rows, key, run.given_knn)
     else:
         _search(run, rows, key, there)
+    say_what_is_not_told_apart(run, rows, _sample(run))
     wanted, found = run.params.recall, run.work.facts("neighbors")["knn_recall"]["value"]
     if found < wanted:
-        remedy = "a larger --budget may help"
+        remedy = "float32, in which rows are compared, does not tell these apart"
+        if run.params.recall < 1:
+            remedy = "--recall 1 compares all rows with all"
         if run.given_knn is not None:
             remedy = "check that the given graph is of these rows, in this order and metric"
         elif run.params.reduce != "none":

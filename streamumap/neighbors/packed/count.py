@@ -8,8 +8,11 @@ from streamumap.neighbors.packed.lists import invert, squared_norms
 from streamumap.neighbors.packed.measure import measure_pairs, pair
 from streamumap.neighbors.packed.settle import WIDE_SLACK
 
-SAME = 1e-9
-"""Distances that differ by less than this part are the same."""
+SAME = 2.4e-7
+"""Distances that differ by less than this part are the same: lists hold them as float32."""
+
+PARALLEL = 1.4e-14
+"""Cosine distances that differ by less are the same too: a multiple of a row is so far from it once its values are float32."""
 
 
 def count_closer(
@@ -40,13 +43,13 @@ def count_closer(
 
 
 def _thresholds(rows, ours, others, metric):
-    """The distances to `others`, less the SAME part of them."""
+    """The distances to `others`, less what may be the same."""
     needed = np.unique(others[others >= 0]).astype(np.int64)
     theirs = rows.take(needed)
     local = np.where(others >= 0, np.searchsorted(needed, others), -1)
     out = np.full(others.shape, 1.0 if metric == "cosine" else np.inf)
     measure_pairs(*ours, *theirs, local, metric == "cosine", out)
-    return out * (1 - SAME)
+    return out * (1 - SAME) - (PARALLEL if metric == "cosine" else 0.0)
 
 
 @njit(parallel=True, cache=True)
