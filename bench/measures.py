@@ -137,9 +137,7 @@ def measure(embedding: np.ndarray, data: Data, graph: np.ndarray | None = None) 
     size = data.plan["quality"].blocks["sample_rows"]
     for start in range(0, len(near), size):
         part = slice(start, start + size)
-        parts.append(
-            backends.count_closer(data.rows, data.plan, data.params.metric, data.sample[part], looked_at[part])
-        )
+        parts.append(backends.count_closer(data.rows, data.plan, data.sample[part], looked_at[part]))
     ranks = np.concatenate(parts)
     gpu.release()
     shares = {

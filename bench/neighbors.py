@@ -73,7 +73,7 @@ class Bench:
             prepare(name, few, warm=True)()
             print(f"{name}: warm after {time.perf_counter() - started:.1f} s", file=sys.stderr, flush=True)
         if self.setting.machine.device:  # what measures the recall compiles as well
-            backends.count_closer(few.rows, few.plan()[0], few.metric, np.arange(8), np.zeros((8, 1), int))
+            backends.count_closer(few.rows, few.plan()[0], np.arange(8), np.zeros((8, 1), int))
 
     def ready(self, name: str) -> Case:
         before, started = memory_in_use(), time.perf_counter()
@@ -101,7 +101,7 @@ class Bench:
         key = hashlib.blake2b(others.tobytes()).hexdigest()
         if key not in self.recalls:
             s = self.setting
-            ranks = backends.count_closer(s.rows, s.plan()[0], s.metric, self.sample, others)
+            ranks = backends.count_closer(s.rows, s.plan()[0], self.sample, others)
             self.recalls[key] = quality.recall(ranks, others)
         return self.recalls[key]
 

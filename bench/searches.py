@@ -25,6 +25,7 @@ from streamumap.source import Reading, open_rows, stored_dtype
 from streamumap.source.packed import pack, packed_footprint
 from streamumap.source.rows import DenseRows
 from streamumap.source.scan import check_finite
+from streamumap.source.view import View
 from streamumap.units import ALONE
 
 OURS = ("packed", "dense", "cuda", "cuvs")
@@ -64,7 +65,7 @@ def open_setting(x, width: int | None, metric: str, k: int, device: str, budget:
     plan = make_plan(replace(job_of(source), n_nonzero=found.n_nonzero), p, caps, machine)
     if plan.packs and packed is None:
         packed = pack(source, plan["read"].blocks["block_rows"], found.n_nonzero)
-    rows = Rows(source, source, packed if plan.packs else None, found)
+    rows = Rows(source, source, packed if plan.packs else None, found, View(), metric)
     return Setting(rows, machine, caps, metric, k, time.perf_counter() - started)
 
 

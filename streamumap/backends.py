@@ -15,24 +15,33 @@ from streamumap.errors import InputError
 from streamumap.events import Tick
 from streamumap.neighbors import packed_footprint
 from streamumap.neighbors.points_footprint import values
+from streamumap.neighbors.zero import join_zero_rows
 from streamumap.params import Params
 from streamumap.plans import Plan
 from streamumap.source import RowSource
 from streamumap.source.packed import PackedRows
 from streamumap.source.rows import DenseRows
 from streamumap.source.scan import Scan, scan
+from streamumap.source.view import View
 from streamumap.units import ALONE, Units
 
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows in the forms that stages want. `searched` is `original` or its reduced form; `packed` None: not mostly
-    zeros."""
+    """The rows in the forms that stages want, seen as `view` has them. `searched` is `original` or its reduced form; `packed` None: not
+    mostly zeros. `asked`: the metric of the user."""
 
     original: RowSource
     searched: RowSource
     packed: PackedRows | None
     found: Scan
+    view: View
+    asked: str
+
+    @property
+    def metric(self) -> str:
+        """The one under which these rows are compared."""
+        return self.view.metric(self.asked)
 
 
 def check_installed(p: Params) -> None:
@@ -69,8 +78,15 @@ def search(
 
     Where it is approximate, until `enough(neighbours (S, k - 1) of the rows in `sample` int64 (S,), their ranks)`.
     """
+    indices, distances = rows.view.found(*_search(rows, plan, p, sample, enough, tick, units))
+    if rows.view.unit:
+        join_zero_rows(indices, distances, np.flatnonzero(rows.found.is_zero).astype(np.int32))
+    return indices, distances
+
+
+def _search(rows: Rows, plan: Plan, p: Params, sample, enough, tick: Tick, units: Units):
     planned = plan["neighbors"]
-    non_negative = rows.found.non_negative and rows.searched is rows.original
+    non_negative = rows.found.non_negative and rows.searched is rows.original and not rows.view.unit
     given: dict = dict(is_zero=rows.found.is_zero, tick=tick, **planned.blocks)
     if planned.backend == "cuvs":
         return _search_by_cuvs(rows, plan, p, sample, enough, non_negative=non_negative, **given)
@@ -83,29 +99,29 @@ def search(
 
     def reached(neighbors: np.ndarray) -> bool:
         memory.trim()  # threads that search leave as much behind as counting takes
-        return enough(neighbors[sample], count_closer(rows, plan, p.metric, sample, neighbors[sample]))
+        return enough(neighbors[sample], count_closer(rows, plan, sample, neighbors[sample]))
 
     wanted: dict = dict(seed=p.seed, n_threads=plan.machine.n_cores, reached=reached, exhaustive=p.recall >= 1.0)
-    return dense.search(DenseRows(rows.searched, p.metric), p.n_neighbors, **wanted, **given)
+    return dense.search(DenseRows(rows.searched, rows.metric), p.n_neighbors, **wanted, **given)
 
 
 def _search_packed(rows: Rows, plan: Plan, p: Params, sample, enough, **given):
     from streamumap.neighbors import packed
 
     def reached(others: np.ndarray) -> bool:
-        return enough(others, count_closer(rows, plan, p.metric, sample, others))
+        return enough(others, count_closer(rows, plan, sample, others))
 
-    return packed.search(rows.packed, p.n_neighbors, p.metric, seed=p.seed, sample=sample, reached=reached, **given)
+    return packed.search(rows.packed, p.n_neighbors, rows.metric, seed=p.seed, sample=sample, reached=reached, **given)
 
 
 def _search_on_device(rows: Rows, plan: Plan, p: Params, sample, enough, *, other_rows: int, **given):
     from streamumap.neighbors import cuda
 
-    with on_device(rows, plan, p.metric, other_rows) as there:
+    with on_device(rows, plan, other_rows) as there:
 
         def reached(others: np.ndarray) -> bool:
             if rows.searched is not rows.original:
-                return enough(others, count_closer(rows, plan, p.metric, sample, others))
+                return enough(others, count_closer(rows, plan, sample, others))
             return enough(others, cuda.count_closer(there, sample, others, other_rows=other_rows))
 
         wanted: dict = dict(seed=p.seed, sample=sample, reached=reached, other_rows=other_rows)
@@ -116,28 +132,28 @@ def _search_by_cuvs(rows: Rows, plan: Plan, p: Params, sample, enough, *, query_
     from streamumap.neighbors import cuda, cuvs
 
     def measured(candidates: np.ndarray):
-        with on_device(rows, plan, p.metric, other_rows) as there:
+        with on_device(rows, plan, other_rows) as there:
             return cuvs.measure(there, candidates, query_rows, other_rows)
 
     def reached(neighbors: np.ndarray) -> bool:
-        with on_device(rows, plan, p.metric, other_rows, original=True) as there:
+        with on_device(rows, plan, other_rows, original=True) as there:
             others = neighbors[sample]
             return enough(others, cuda.count_closer(there, sample, others, other_rows=other_rows))
 
     wanted: dict = dict(device=plan.device, measured=measured, reached=reached)
-    return cuvs.search(DenseRows(rows.searched, p.metric), p.n_neighbors, **wanted, **given)
+    return cuvs.search(DenseRows(rows.searched, rows.metric), p.n_neighbors, **wanted, **given)
 
 
 @contextmanager
-def on_device(rows: Rows, plan: Plan, metric: str, chunk_rows: int, original: bool = False) -> Iterator[Any]:
+def on_device(rows: Rows, plan: Plan, chunk_rows: int, original: bool = False) -> Iterator[Any]:
     """The rows for a GPU backend: as pairs that stay there, else as dense rows that pass by, `chunk_rows` at a time."""
     from streamumap.neighbors import cuda
 
     assert plan.device
     if rows.packed is not None:
-        there: Any = cuda.PackedOnDevice(rows.packed, metric, plan.device)
+        there: Any = cuda.PackedOnDevice(rows.packed, rows.metric, plan.device)
     else:
-        there = cuda.StreamedRows(rows.original if original else rows.searched, metric, chunk_rows, plan.device)
+        there = cuda.StreamedRows(rows.original if original else rows.searched, rows.metric, chunk_rows, plan.device)
     with closing(there):
         yield there
 
@@ -150,23 +166,21 @@ def search_ticks(plan: Plan) -> int:
     return n
 
 
-def count_closer(
-    rows: Rows, plan: Plan, metric: str, sample: np.ndarray, others: np.ndarray, stage: str = "quality"
-) -> np.ndarray:
+def count_closer(rows: Rows, plan: Plan, sample: np.ndarray, others: np.ndarray, stage: str = "quality") -> np.ndarray:
     """Exact ranks in the ORIGINAL rows, whatever was searched: int64 (S, m). By blocks of the stage that asks."""
     block_rows = plan[stage].blocks["block_rows"]
     if plan.device:
         from streamumap.neighbors import cuda
 
-        with on_device(rows, plan, metric, block_rows, original=True) as there:
+        with on_device(rows, plan, block_rows, original=True) as there:
             return cuda.count_closer(there, sample, others, other_rows=block_rows)
     if rows.packed is not None:
         from streamumap.neighbors import packed
 
-        return packed.count_closer(rows.packed, sample, others, metric, block_rows)
+        return packed.count_closer(rows.packed, sample, others, rows.metric, block_rows)
     from streamumap.neighbors import dense
 
-    return dense.count_closer(DenseRows(rows.original, metric), sample, others, block_rows)
+    return dense.count_closer(DenseRows(rows.original, rows.metric), sample, others, block_rows)
 
 
 def points(plan: Plan, embedding: np.ndarray) -> Any:

@@ -18,7 +18,7 @@ from streamumap.params import Params
 from streamumap.plans import Job, job_of
 from streamumap.source import Reading, RowSource, ToConvert, open_rows, open_source
 from streamumap.source.kept import Kept
-from streamumap.source.scaled import scaled
+from streamumap.source.view import View, like
 
 AS_WRITTEN = {"mtime_ns", "inode"}
 """Of a fingerprint, what a copy of the same file has of its own."""
@@ -27,7 +27,7 @@ AS_WRITTEN = {"mtime_ns", "inode"}
 @dataclass(frozen=True)
 class Finished:
     """`name`: of the run, for people. `given`: its input as it was opened, of which `kept` are on the map, at `positions` float32
-    (N, n_components). `exponent`: by which power of two they were divided. `folder`: of the run, where one was kept."""
+    (N, n_components). `folder`: of the run, where one was kept."""
 
     name: str
     given: RowSource | ToConvert
@@ -43,8 +43,9 @@ class Finished:
         return os.path.abspath(self.folder) if self.folder else ""
 
     @property
-    def exponent(self) -> int:
-        return self.report["input"]["exponent"]
+    def centred(self) -> bool:
+        """Whether its rows were compared less their centre."""
+        return self.report["input"]["centred"]
 
     @property
     def non_negative(self) -> bool:
@@ -52,7 +53,8 @@ class Finished:
 
     @property
     def n_nonzero(self) -> int:
-        return round(self.report["input"]["density"] * len(self.positions) * self.given.n_features)
+        """Of the rows as they were compared."""
+        return self.report["input"]["compared_nonzero"]
 
     @property
     def reading(self) -> Reading:
@@ -71,13 +73,12 @@ class Finished:
             dims = min(self.params.reduce_dims, self.given.n_features, len(self.positions))
             return Job(len(self.positions), dims, "float32", mapped=True)
         job = job_of(self.given)
-        dtype = "float32" if self.exponent else job.dtype
+        dtype = "float32" if self.centred or self.report["input"]["exponent"] else job.dtype
         return replace(job, n_rows=len(self.positions), dtype=dtype, n_nonzero=self.n_nonzero, mapped=True)
 
-    def rows(self, given: RowSource) -> RowSource:
-        """Of its input, where that can be read, the rows on the map as they were searched."""
-        source = self.kept.source(given)
-        return scaled(source, self.exponent) if self.exponent else source
+    def view(self, given: RowSource) -> View:
+        """How the rows on the map were compared; `given`: its input, where that can be read."""
+        return like(self.kept.source(given), self.report["input"]["exponent"], self.centred, self.params.metric)
 
     def reduced(self) -> tuple[RowSource, BlockFile]:
         """The rows on the map as they were reduced, and the file of the components. Raises InputError."""
@@ -152,7 +153,10 @@ def _report(folder: Path) -> dict:
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
         said = report["input"]
-        assert all(key in said for key in ("path", "reading", "exponent", "non_negative", "density", "fingerprint"))
+        assert all(
+            key in said
+            for key in ("path", "reading", "exponent", "centred", "non_negative", "compared_nonzero", "fingerprint")
+        )
         Params(**report["params"])
     except FileNotFoundError as e:
         raise InputError(

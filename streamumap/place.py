@@ -18,6 +18,7 @@ from streamumap.source.base import Pairs, SparseSource
 from streamumap.source.packed import PackedRows
 from streamumap.source.pairs import nonzero_mask, pairs_of
 from streamumap.source.rows import DenseRows
+from streamumap.source.view import View
 from streamumap.units import ALONE, Units
 
 READ_BYTES = 8 << 20
@@ -32,13 +33,15 @@ Nearest = Callable[[int, int], tuple[np.ndarray, np.ndarray]]
 
 @dataclass(frozen=True)
 class Mapped:
-    """The rows of a map, as their neighbours were searched, and where they lie: float32 (N, C). `packed` None: not mostly
-    zeros. `non_negative`: no value is below 0. `reduced`: the same row may be reduced to another one by roundings."""
+    """The rows of a map, as their neighbours were searched, seen as `view` has them, and where they lie: float32 (N, C). `packed`
+    None: not mostly zeros. `non_negative`: no value is below 0. `reduced`: the same row may be reduced to another one by
+    roundings."""
 
     rows: RowSource
     packed: PackedRows | None
     positions: np.ndarray
     non_negative: bool
+    view: View
     reduced: bool = False
 
     @property
@@ -60,7 +63,7 @@ def place(there: Mapped, new: RowSource, plan: Plan, p: Params, tick: Tick, unit
     with _searching(there, new, plan, p, tick) as nearest:
         for start in range(begin, new.n_rows, query_rows):
             stop = min(start + query_rows, new.n_rows)
-            indices, distances = nearest(start, stop)
+            indices, distances = there.view.found(*nearest(start, stop))
             if p.metric == "cosine":
                 put_itself_first(there.rows, new, start, indices, distances)
             weights = graph.strengths(distances, p.local_connectivity)
@@ -93,7 +96,7 @@ def _searching(there: Mapped, new: RowSource, plan: Plan, p: Params, tick: Tick)
     """A function that finds the nearest rows of the map for rows start..stop of `new`."""
     k = min(p.n_neighbors, there.rows.n_rows)
     ways = {"cuda": _on_device, "packed": _by_lists, "dense": _by_products}
-    with ways[plan["place"].backend](there, new, plan, p.metric, k, tick) as nearest:
+    with ways[plan["place"].backend](there, new, plan, there.view.metric(p.metric), k, tick) as nearest:
         yield nearest
 
 

@@ -40,7 +40,7 @@ def report(
             "sampled_rows": n_sampled,
             "dropped_rows": (n_sampled or n_rows) - source.n_rows,
             "features": source.n_features,
-            "dtype": source.dtype,
+            "dtype": found.dtype,
             "density": found.density,
             "zero_rows": found.n_zero_rows,
             "duplicate_rows": found.n_duplicate_rows,

@@ -1,8 +1,6 @@
 """Where points start, and the graph by blocks for start and layout: as the plan says."""
 
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -10,9 +8,9 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from streamumap import initial
-from streamumap.backends import Rows, on_device
+from streamumap.backends import Rows
 from streamumap.errors import InputError
-from streamumap.events import Tick
+from streamumap.events import Tick, no_tick
 from streamumap.graph.files import Graph, GraphBlock
 from streamumap.layout.footprint import FEW
 from streamumap.layout.spectral_footprint import PART_ROWS
@@ -56,10 +54,18 @@ class GraphBlocks:
         return self._whole
 
 
+PlaceTop = Callable[[np.ndarray], np.ndarray]
+"""Positions float32 (M, n_components) of the rows of these numbers, int64 (M,) ascending."""
+
+
 def first_positions(
     rows: Rows, plan: Plan, p: Params, blocks: GraphBlocks, settings, tick: Tick, warn: Callable[[str], None]
 ) -> tuple[np.ndarray, str]:
-    """float32 (N, n_components), and in a few words how they were found. `settings`: the layout's."""
+    """float32 (N, n_components), and in a few words how they were found. `settings`: the layout's.
+
+    Rows start where a user's positions have them. Otherwise the coarsest level of the graph starts where `init` says, and
+    few rows start there themselves.
+    """
     n = rows.original.n_rows
     if p.init.endswith(".npy"):
         positions = _given_positions(p.init, n, p.n_components)
@@ -69,34 +75,33 @@ def first_positions(
             f"--init: {p.init}: all rows have the same position, which says nothing; the default start is used instead."
         )
     with threadpool_limits(1):  # the same sums for any number of threads
-        if p.init == "pca":
-            return _pca(rows, plan, p, tick), "pca"
-        if p.init == "spectral":
-            return _spectral(rows, plan, p, blocks, settings, tick, warn)
-        return _default(rows, plan, p, blocks, settings, tick)
+        place_top, how = _first_of_all(rows, plan, p, blocks, settings, warn)
+        return _multilevel(place_top, how, plan, p, blocks, settings, tick)
 
 
-def _default(rows: Rows, plan: Plan, p: Params, blocks: GraphBlocks, settings, tick: Tick) -> tuple[np.ndarray, str]:
-    """Multilevel, from the PCA of some rows, or with `--init random` from random positions; few rows lie there themselves."""
-    is_random = p.init == "random"
-    if rows.original.n_rows < FEW:
-        if is_random:
-            return initial.random(rows.original.n_rows, p.n_components, p.seed), "random"
-        return _pca(rows, plan, p, tick), "pca"
+def _first_of_all(
+    rows: Rows, plan: Plan, p: Params, blocks: GraphBlocks, settings, warn: Callable[[str], None]
+) -> tuple[PlaceTop, str]:
+    """Where the coarsest level starts, and how that is found."""
+    if p.init == "random":
+        return (lambda numbers: initial.random(len(numbers), p.n_components, p.seed)), "at random"
+    by_pca = partial(_pca, rows, plan, p)
+    if p.init == "spectral":
+        return _spectral(by_pca, plan, p, blocks, settings, warn)
+    return by_pca, "by pca"
+
+
+def _multilevel(
+    place_top: PlaceTop, how: str, plan: Plan, p: Params, blocks: GraphBlocks, settings, tick: Tick
+) -> tuple[np.ndarray, str]:
+    n = settings.n_vertices
+    if n < FEW:
+        tick(n)
+        return place_top(np.arange(n)), how
     from streamumap.layout import levels
 
-    def by_chance(numbers: np.ndarray) -> np.ndarray:
-        return initial.random(len(numbers), p.n_components, p.seed)
-
-    def by_pca(numbers: np.ndarray) -> np.ndarray:
-        size = plan["start"].blocks["sample_rows"]
-        read = _reader(rows, p.metric)
-        sample = read(numbers[initial.sample_numbers(len(numbers), size)])
-        parts = initial.blocks(lambda a, b: read(numbers[a:b]), len(numbers), size)
-        return initial.pca(parts, sample, rows.searched.n_features, p.n_components, p.seed)
-
     in_blocks = blocks.of(plan["start"].blocks["block_rows"])
-    top, place_top, how = (levels.RANDOM_TOP, by_chance, "at random") if is_random else (levels.TOP, by_pca, "by pca")
+    top = levels.RANDOM_TOP if p.init == "random" else levels.TOP
     begun = levels.start(in_blocks, settings, blocks.backend, place_top, tick, top)
     said = f"multilevel, {' -> '.join(f'{size:,}' for size in begun.level_sizes)} vertices, the last {how}"
     if begun.n_unreached:
@@ -104,45 +109,40 @@ def _default(rows: Rows, plan: Plan, p: Params, blocks: GraphBlocks, settings, t
     return begun.positions, said
 
 
+def _pca(rows: Rows, plan: Plan, p: Params, numbers: np.ndarray) -> np.ndarray:
+    """A `PlaceTop`: along the first principal components of these rows."""
+    size, read = plan["start"].blocks["sample_rows"], _reader(rows, rows.metric)
+    sample = read(numbers[initial.sample_numbers(len(numbers), size)])
+    parts = initial.blocks(lambda a, b: read(numbers[a:b]), len(numbers), size)
+    return initial.pca(parts, sample, rows.searched.n_features, p.n_components, p.seed)
+
+
 def _spectral(
-    rows: Rows, plan: Plan, p: Params, blocks: GraphBlocks, settings, tick: Tick, warn: Callable[[str], None]
-) -> tuple[np.ndarray, str]:
+    by_pca: PlaceTop, plan: Plan, p: Params, blocks: GraphBlocks, settings, warn: Callable[[str], None]
+) -> tuple[PlaceTop, str]:
     """Along the graph's eigenvectors; where it is in pieces, each along its own at the place where the default start has it."""
     from streamumap.graph.parts import roots_and_degrees
     from streamumap.layout import spectral
     from streamumap.layout.run import placer
 
-    n, graph = rows.original.n_rows, blocks.graph
+    n, graph = settings.n_vertices, blocks.graph
     parts = spectral.split(*roots_and_degrees(graph, PART_ROWS), p.n_components)
     place = placer(blocks.of(n if n < FEW else plan["start"].blocks["block_rows"]), blocks.backend)
-    found = spectral.solve(place, parts, p.n_components, graph.n_edges, p.seed, blocks.backend, tick)
-    said = f"spectral, {found.n_products:,} products"
-    if found.converged and len(parts.order) == n and parts.n_parts == 1:
-        tick(n)
-        return initial.placed(found.vectors, p.n_components, p.seed), said
+    found = spectral.solve(place, parts, p.n_components, graph.n_edges, p.seed, blocks.backend, no_tick)
+    said = f"along eigenvectors after {found.n_products:,} products"
     if not found.converged:
         warn(
             f"--init spectral: no eigenvectors after {found.n_products:,} products with the graph, whose smallest eigenvalues lie "
             "too close together (long chains of rows have such); the default start is used instead."
         )
-        return _default(rows, plan, p, blocks, settings, tick)
-    positions, how = _default(rows, plan, p, blocks, settings, tick)
-    positions = initial.placed(spectral.apart(found, parts, positions), p.n_components, p.seed)
-    return positions, f"{said}; {parts.n_parts:,} pieces of the graph lie where they start by {how}"
-
-
-def _pca(rows: Rows, plan: Plan, p: Params, tick: Tick) -> np.ndarray:
-    n, blocks = rows.original.n_rows, plan["start"].blocks
-    sample = _reader(rows, p.metric)(initial.sample_numbers(n, blocks["sample_rows"]))
-    if plan.device is None:
-        parts = _ahead(_block_reader(rows, p.metric), n, blocks["block_rows"], plan.machine.n_cores, tick)
-        return initial.pca(parts, sample, rows.searched.n_features, p.n_components, p.seed)
-    from streamumap.neighbors import cuda
-
-    along, offset = initial.directions(sample, rows.searched.n_features, p.n_components, p.seed)
-    with on_device(rows, plan, p.metric, blocks["block_rows"]) as there:
-        projected = cuda.project(there, along, other_rows=blocks["block_rows"], tick=tick)
-    return initial.placed(projected - offset, p.n_components, p.seed)
+        return by_pca, "by pca"
+    vectors = found.vectors
+    if len(parts.order) < n or parts.n_parts > 1:
+        others, _ = _multilevel(by_pca, "by pca", plan, p, blocks, settings, no_tick)
+        vectors = spectral.apart(found, parts, others)
+        said += f" of {parts.n_parts:,} pieces of the graph"
+    positions = initial.placed(vectors, p.n_components, p.seed)
+    return (lambda numbers: positions[numbers]), said
 
 
 def _given_positions(path: str, n_rows: int, n_components: int) -> np.ndarray:
@@ -167,32 +167,6 @@ def _reader(rows: Rows, metric: str) -> Callable[[np.ndarray], Any]:
     if packed is not None:
         return lambda numbers: _sparse(packed.take(numbers), packed.n_features, metric)
     return DenseRows(rows.searched, metric).take
-
-
-def _block_reader(rows: Rows, metric: str) -> Callable[[int, int], Any]:
-    """The same for rows start..stop."""
-    packed = rows.packed
-    if packed is not None:
-        return lambda start, stop: _sparse(packed.block(start, stop), packed.n_features, metric)
-    return DenseRows(rows.searched, metric).block
-
-
-def _ahead(read, n_rows: int, block_rows: int, n_threads: int, tick: Tick) -> Iterator[tuple[int, object]]:
-    """(start, read(start, stop)) over all rows in order, `n_threads` blocks in memory at a time. One tick a row."""
-    waiting: deque = deque()
-
-    def next_block():
-        first, block = waiting.popleft()
-        yield first, block.result()
-        tick(min(block_rows, n_rows - first))
-
-    with ThreadPoolExecutor(n_threads) as pool:
-        for start in range(0, n_rows, block_rows):
-            waiting.append((start, pool.submit(read, start, min(start + block_rows, n_rows))))
-            if len(waiting) == n_threads:
-                yield from next_block()
-        while waiting:
-            yield from next_block()
 
 
 def _sparse(rows, n_features: int, metric: str):

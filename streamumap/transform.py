@@ -77,7 +77,6 @@ def transform(
 
 def _stages(run: Run, there: Finished) -> dict:
     """All of them in order; the content of run.json."""
-    run.exponent = there.exponent
     new, mapped = _read(run, there)
     key = key_of(__version__, run.plan["place"].backend, hash_of(new.kept.rows))
     if run.work.has("embedding", key):
@@ -95,9 +94,14 @@ def _read(run: Run, there: Finished) -> tuple[New, Mapped]:
     say_what_is_special(run)
     reduced, block_rows = run.params.reduce != "none", run.plan["read"].blocks["block_rows"]
     n_ticks = run.given.n_rows * (1 + isinstance(run.given, ToConvert))
-    n_ticks += 0 if reduced else there.given.n_rows * (run.plan.packs + isinstance(there.given, ToConvert))
+    needs_rows = there.centred or not reduced  # those of the map
+    n_passes = (run.plan.packs and not reduced) + (needs_rows and isinstance(there.given, ToConvert))
+    n_ticks += there.given.n_rows * n_passes
     with run.stage("read", n_ticks, "rows", patient=True) as (tick, result):
         given = _in_place(run, run.given, "new", tick)
+        if needs_rows:
+            of_map = _in_place(run, there.given, "map", tick)
+            run.view = there.view(of_map)
         new = look_at_new(run, given, Kept(given.n_rows), block_rows, tick)
         if new is None:
             raise InputError(f"{given.name}: rows: expected some with finite values, found none; give rows to place.")
@@ -107,12 +111,13 @@ def _read(run: Run, there: Finished) -> tuple[New, Mapped]:
         run.work.reserve(run.plan.peak.disk_bytes)
         if reduced:
             rows, components = there.reduced()
-            new = replace(new, source=along_components(components, new.source, run.params.metric))
-            mapped = Mapped(rows, None, there.positions, non_negative=False, reduced=True)
+            along = along_components(components, new.source, run.view.metric(run.params.metric))
+            new = replace(new, source=along)
+            mapped = Mapped(rows, None, there.positions, False, run.view, reduced=True)
         else:
-            rows = there.rows(_in_place(run, there.given, "map", tick))
+            rows = run.view.of(there.kept.source(of_map))
             run.packed = _packed(run, rows, there.n_nonzero, block_rows, tick)
-            mapped = Mapped(rows, run.packed, there.positions, there.non_negative)
+            mapped = Mapped(rows, run.packed, there.positions, there.non_negative, run.view)
         found = new.found
         result.append(f"{found.n_rows:,} x {found.n_features:,} {found.dtype}, {100 * found.density:.3g}% non-zero")
     return new, mapped

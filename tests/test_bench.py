@@ -11,9 +11,9 @@ import pytest
 
 BENCH = Path(__file__).parent.parent / "bench"
 sys.path.insert(0, str(BENCH))
-cases, curves, floors, peers, report, run, summary, watching = (
+cases, curves, floors, peers, report, run, summary, truth, watching = (
     importlib.import_module(name)
-    for name in ("cases", "curves", "floors", "peers", "report", "run", "summary", "watching")
+    for name in ("cases", "curves", "floors", "peers", "report", "run", "summary", "truth", "watching")
 )
 sys.path.remove(str(BENCH))
 
@@ -283,3 +283,19 @@ def test_a_plot_is_drawn_once_and_says_what_it_shows(tmp_path):
 
 def test_the_pages_are_those_of_the_results():
     assert report.stale() == [], "python bench/report.py"
+
+
+@pytest.mark.parametrize("name", ["two clusters 1e6 apart", "packed, one heavy in half", "near some directions"])
+def test_what_is_said_of_hard_rows_is_true(name):
+    cell = next(cell for cell in truth.cells() if cell.name == name)
+    line = truth.measured(cell, 400, "cpu", 50)
+    assert line.said >= 0.99 and not line.is_wrong
+
+
+def test_a_graph_that_is_wrong_is_found_out():
+    rows = np.random.default_rng(0).normal(size=(300, 5))
+    graph = np.tile(np.arange(15), (300, 1))
+    assert truth.true_recall(rows, "euclidean", graph, np.arange(20, 200), "cpu") < 0.2
+    wrong = truth.Line("", "", "", 300, 0.1, 1.0, 0.0, [])
+    assert wrong.is_wrong and truth.Line("", "", "", 300, 0.9, 0.9, 0.0, []).is_wrong
+    assert not truth.Line("", "", "", 300, 0.9, 0.9, 0.0, ["said"]).is_wrong

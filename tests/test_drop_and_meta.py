@@ -19,6 +19,7 @@ from streamumap.params import Params
 from streamumap.source import SparseSource, open_source
 from streamumap.source.kept import Kept, all_but
 from streamumap.source.scan import scan
+from streamumap.source.view import View
 from streamumap.stages.run import Run
 from streamumap.workdir import Workdir
 
@@ -140,7 +141,7 @@ def test_the_graph_of_some_rows_is_never_in_memory_as_a_whole(tmp_path):
     n, k = 200_000, 15
     run = object.__new__(Run)
     run.kept_files = set()
-    run.kept, run.exponent, run.params = all_but(n, np.arange(0, n, 7)), 3, Params(n_neighbors=k)
+    run.kept, run.view, run.params = all_but(n, np.arange(0, n, 7)), View(3), Params(n_neighbors=k)
     run.source, run.work = SimpleNamespace(n_rows=len(run.kept.rows)), Workdir(tmp_path / "run", {})
     numbers = np.random.default_rng(0).integers(0, n, (n, k)).astype(np.int32)
     numbers[numbers % 7 == 0] = -1

@@ -31,7 +31,9 @@ DENSE = {
 }
 PACKED_PARTS = "approximate cells count exhaustive join lists measure nearest probe"
 PACKED = {"neighbors.packed"} | {f"neighbors.packed.{name}" for name in PACKED_PARTS.split()}
-CUDA_PARTS = "approximate count decide exhaustive join nearest packed points probe sketch streamed tiles"
+CUDA_PARTS = (
+    "apart chunk closer approximate count decide exhaustive join nearest packed points probe sketch streamed tiles"
+)
 CUDA = {"neighbors.cuda"} | {f"neighbors.cuda.{name}" for name in CUDA_PARTS.split()}
 BACKENDS = (
     DENSE

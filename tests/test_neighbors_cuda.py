@@ -75,7 +75,7 @@ def test_tiles_of_queries_and_poisoned_memory_give_the_same_bytes(monkeypatch):
         return array.fill_(torch.nan) if array.is_floating_point() else array.fill_(77)
 
     monkeypatch.setattr(torch, "empty", poisoned)
-    monkeypatch.setattr(part("exhaustive"), "TILE_ROWS", 9)
+    monkeypatch.setattr(part("chunk"), "TILE_ROWS", 9)
     assert same_bytes(search(rows, K, "cosine", dtype="float16", query_rows=20), before)
 
 
@@ -118,7 +118,7 @@ def test_an_overflowing_column_leaves_no_false_neighbour(chunk_rows):
 def test_largest_is_topk(columns, n):
     scores = placed(np.random.default_rng(0).normal(size=(20, columns)).astype(np.float32))
     scores[3, 5:25] = 10.0  # all in two groups
-    values, at = part("exhaustive")._largest(scores, n)
+    values, at = part("chunk")._largest(scores, n)
     assert torch.equal(values.sort(1).values, scores.topk(n, dim=1).values.sort(1).values)
     assert torch.equal(scores.gather(1, at), values) and all(len(set(row.tolist())) == n for row in at)
 

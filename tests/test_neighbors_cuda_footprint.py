@@ -123,13 +123,3 @@ def test_ranks(codes, dtype, packed, peak):
     used, _ = peak(cuda.count_closer, there, SAMPLE, others, other_rows=OTHER_ROWS)
     there.close()
     assert used <= footprint.count_closer(len(SAMPLE), K - 1, FEATURES, OTHER_ROWS)
-
-
-@pytest.mark.parametrize("packed", [False, True])
-def test_projections(codes, dtype, packed, peak):
-    """As `_start` of the plan has it: three blocks as kept, one as float32."""
-    there = cuda.PackedOnDevice(packed_rows(codes, dtype), "cosine", DEVICE) if packed else streamed(codes, dtype)
-    directions = np.random.default_rng(0).normal(size=(FEATURES, 2)).astype(np.float32)
-    used, _ = peak(cuda.project, there, directions, other_rows=OTHER_ROWS)
-    there.close()
-    assert used <= OTHER_ROWS * FEATURES * (3 * footprint.cuda_itemsize(dtype) + 4)

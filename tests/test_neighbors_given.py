@@ -243,7 +243,7 @@ def test_distances_that_are_something_else_are_seen(rows, metric, change, said):
     indices, distances = reference.search(rows, 6, metric)
     sample = np.arange(0, N, 2)
     found = look_at_distances(
-        DenseRows(open_source(rows), metric), sample, indices[sample, 1:], change(distances[sample, 1:])
+        DenseRows(open_source(rows), metric), sample, indices[sample, 1:], change(distances[sample, 1:]), metric
     )
     assert found is None if said is None else found.startswith(said)
 
@@ -251,7 +251,7 @@ def test_distances_that_are_something_else_are_seen(rows, metric, change, said):
 def test_nothing_to_look_at(rows):
     look = DenseRows(open_source(rows), "euclidean")
     none, inf = np.full((3, 2), -1), np.full((3, 2), np.inf)
-    assert look_at_distances(look, np.arange(3), none, inf) is None
+    assert look_at_distances(look, np.arange(3), none, inf, "euclidean") is None
 
 
 def test_faces(rows, knn, tmp_path, capsys):

@@ -278,7 +278,7 @@ def test_the_plan_of_pairs_needs_no_dense_block():
         plan(x, **BOUNDS)["read"].predicted.host_bytes for x in ((indices, values, 12_288), np.ones((3, 12_288)))
     )
     assert pairs > 0 and rows > 0
-    assert pairs_scan_footprint(3_000_000, 12_288) < 2**28
+    assert pairs_scan_footprint(3_000_000, 12_288, 2) < 2**28
 
 
 def test_a_plan_of_pairs_fits_what_it_says(save):
@@ -308,5 +308,5 @@ def test_a_pass_over_pairs_holds_no_dense_block(monkeypatch):
         peak_bytes = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    limit = pairs_scan_footprint(60_000, 40_000)
+    limit = pairs_scan_footprint(60_000, 40_000, 4)
     assert limit / 4 < peak_bytes < limit < 60_000 * 40_000

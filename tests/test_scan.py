@@ -153,7 +153,7 @@ def test_every_float16_is_widened_exactly():
         np.testing.assert_array_equal(np.signbit(got), np.signbit(rows))
 
 
-@pytest.mark.parametrize("dtype", ["float16", "float32", "int8", "bool"])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int8", "int64", "bool"])
 @pytest.mark.parametrize("n_features", [1, 5, 8, 1001])
 def test_sparse_and_dense_ways_agree(dtype, n_features):
     """Duplicates must be found whichever way the pieces that hold them were described."""
@@ -162,7 +162,7 @@ def test_sparse_and_dense_ways_agree(dtype, n_features):
     mask = nonzero_mask(rows, dtype)
     sparse = describing.describe_pairs(pairs_of(rows, mask), dtype, hashing)
     dense = describing.describe_dense(rows, mask, dtype, hashing)
-    for name in ("keys", "active", "active_per_feature", "low", "high"):
+    for name in ("keys", "active", "active_per_feature", "low", "high", "rounded_keys"):
         np.testing.assert_array_equal(getattr(sparse, name), getattr(dense, name), err_msg=name)
     np.testing.assert_allclose(sparse.square, dense.square, rtol=1e-14)
 
@@ -242,6 +242,19 @@ def test_float64_is_what_float32_makes_of_it():
     assert found.is_zero.tolist() == [False, False, False, True, False]
     assert found.duplicate_of.tolist() == [-1, -1, -1, -1, 0]
     assert found.feature_high.tolist() == [1, np.float32(largest), 1]
+
+
+@pytest.mark.parametrize("dtype", ["float64", "int64", "uint64"])
+@pytest.mark.parametrize("share", [0.02, 1])
+def test_rows_that_float32_does_not_tell_apart_are_counted(dtype, share):
+    """They repeat no row: only those that are the same as stored do."""
+    rows = np.zeros((30, 100), dtype)
+    rows[:, : int(100 * share)] = 2**30
+    rows[:20, 1] += np.arange(20).astype(dtype)
+    found = scan(Rows(rows), 8)
+    assert found.duplicate_of.tolist() == [-1] * 20 + [0] * 10
+    assert found.n_rounded_away == 19
+    assert scan(Rows(rows.astype(np.float32)), 8).n_rounded_away == 0
 
 
 @pytest.mark.parametrize("density", [0.01, 1.0])

@@ -69,7 +69,9 @@ def _moves(old, i, j, live, factor, component, C: tl.constexpr, CLIP: tl.constex
     return moves
 
 
-@triton.jit(do_not_specialize=["first_row", "first_edge", "number", "key", "phase", "n_vertices", "n_rows", "n_negative"])
+@triton.jit(
+    do_not_specialize=["first_row", "first_edge", "number", "key", "phase", "n_vertices", "n_rows", "n_negative"]
+)
 def _epoch(
     old, new, indptr, targets, weights, n_rows, first_row, first_edge, number, key, phase, scale, least, n_vertices, n_negative, step, a, b,
     repulsion, C: tl.constexpr, C_PADDED: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr, ATTRACTION: tl.constexpr,

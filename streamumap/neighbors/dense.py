@@ -23,14 +23,18 @@ from streamumap.neighbors.footprint import dense_least_rows
 from streamumap.neighbors.join import join_rows
 from streamumap.neighbors.propose import propose
 from streamumap.neighbors.table import difference
-from streamumap.neighbors.work import Work, slices, squared_norms
+from streamumap.neighbors.work import SLACK, Work, slices, squared_norms
 from streamumap.neighbors.zero import next_zero_rows
 from streamumap.units import ALONE, Units
 
 ROW_JOINS = 3
+MOST_JOINS = 16
+SETTLED = 0.02
+"""Joins after the first ROW_JOINS are for rows whose sketches see nothing of what is near (clusters far apart, to whose size one
+byte is relative): up to MOST_JOINS, while one changes more than this share of the lists."""
 
-ROUNDINGS = 8
-"""Units of float32 of the sum of the squared norms, which products may err by."""
+SAME = 4.8e-7
+"""Squared distances that differ by less than this part are the same: lists hold them as float32."""
 
 Reached = Callable[[np.ndarray], bool]
 
@@ -77,14 +81,14 @@ def _approximate(work, reached, units: Units) -> bool:
     facts = measured.resume(work.state()[0])
     if not facts:
         work.measure(propose(work, units))
-        measured.done(work.state, joined=0)
-    for number in range(facts.get("joined", 0), ROW_JOINS):
-        if _enough(work, reached):
-            return True
-        join_rows(work)
-        work.measure_again()
-        measured.done(work.state, joined=number + 1)
-    return _enough(work, reached)
+        measured.done(work.state, joined=0, changed=1.0)
+    joined, changed = facts.get("joined", 0), facts.get("changed", 1.0)
+    while not _enough(work, reached):
+        if joined >= (MOST_JOINS if changed > SETTLED else ROW_JOINS):
+            return False
+        joined, changed = joined + 1, join_rows(work) / work.indices.size
+        measured.done(work.state, joined=joined, changed=changed)
+    return True
 
 
 def _enough(work, reached) -> bool:
@@ -100,36 +104,31 @@ def count_closer(rows, sample: np.ndarray, others: np.ndarray, block_rows: int, 
     """How many rows are closer to row sample[i] than row others[i, j] is, itself apart: int64 (S, m).
 
     `sample` int64 (S,) ascending, `others` (S, m), -1 for the distance at which there is no edge (inf). Ticks N rows.
-    Squared distances are compared that come from float32 products, which err by a few units in the last place of the
-    squared norms: a row counts only where it is closer by ROUNDINGS of them, so that none is closer than itself.
+    Float32 products decide where they can: what they leave open, within SLACK of the squared norms, differences of the two rows
+    decide, in float64. Of rows at the same distance none is closer.
     """
     ours = rows.take(sample)
-    cosine = rows.metric == "cosine"
-    centre = np.float32(0) if cosine else ours.mean(0)  # far from the origin the norms would swallow the digits
-    ours -= centre
-    own = squared_norms(ours)
+    cosine, own = rows.metric == "cosine", squared_norms(ours)
     pieces = slices(len(sample), block_rows // max(1, others.shape[1]))
-    thresholds = np.concatenate([_thresholds(rows, centre, ours[p], own[p], others[p]) for p in pieces])
+    thresholds = np.concatenate([_thresholds(rows, ours[p], own[p], others[p]) for p in pieces])
     order = np.argsort(-thresholds, axis=1)
     counts = np.zeros(others.shape, np.int64)
     for start in range(0, rows.n_rows, block_rows):
         block = rows.block(start, min(start + block_rows, rows.n_rows))
-        block -= centre
-        _count(ours @ block.T, own, squared_norms(block), sample - start, cosine, order, thresholds, counts)
+        norms = squared_norms(block)
+        _count(ours @ block.T, ours, own, block, norms, sample - start, cosine, order, thresholds, counts)
         tick(len(block))
         del block  # before the next is read
     return counts
 
 
-def _thresholds(rows, centre, ours, own, others):
+def _thresholds(rows, ours, own, others):
     needed = np.unique(others[others >= 0]).astype(np.int64)
-    theirs = rows.take(needed) - centre
+    theirs = rows.take(needed)
     local = np.where(others >= 0, np.searchsorted(needed, others), -1).astype(np.int32)
     out = np.full(others.shape, np.inf)
-    squares = squared_norms(theirs)
-    _measure_pairs(ours, theirs, own, squares, local, rows.metric == "cosine", out)
-    slack = ROUNDINGS * np.finfo(np.float32).eps * (own[:, None] + (squares[local] if len(needed) else 0.0))
-    return np.where(local >= 0, out - slack, np.inf)
+    _measure_pairs(ours, theirs, own, squared_norms(theirs), local, rows.metric == "cosine", out)
+    return out * (1 - SAME)
 
 
 @njit(nogil=True, fastmath={"reassoc", "contract"}, cache=True)
@@ -143,15 +142,20 @@ def _measure_pairs(ours, theirs, own, squares, local, cosine, out):
 
 
 @njit(nogil=True, cache=True)
-def _count(dots, own, squares, itself, cosine, order, thresholds, counts):
+def _count(dots, ours, own, theirs, norms, itself, cosine, order, thresholds, counts):
+    """`order`: the columns of `thresholds`, largest first."""
     for row in range(len(dots)):
+        largest = thresholds[row, order[row, 0]] if thresholds.shape[1] else 0.0
         for j in range(dots.shape[1]):
-            if j == itself[row]:
+            both = own[row] + norms[j]
+            square, slack = both - 2.0 * dots[row, j], SLACK * both
+            if square - slack >= largest or j == itself[row]:
                 continue
-            square = max(0.0, own[row] + squares[j] - 2.0 * dots[row, j])
-            if cosine and (own[row] == 0) != (squares[j] == 0):
-                square = 2.0
+            if cosine and (own[row] == 0) != (norms[j] == 0):
+                square, slack = 2.0, 0.0
             for c in order[row]:
+                if slack > 0 and square + slack >= thresholds[row, c]:
+                    square, slack = difference(ours[row], theirs[j]), 0.0
                 if square >= thresholds[row, c]:
                     break
                 counts[row, c] += 1

@@ -41,6 +41,12 @@ CUDA_TILE_ROWS = 2048
 
 CUDA_GROUP = 32
 CUDA_MARGIN = 9
+CUDA_AGAIN_VALUES = 1 << 24
+"""Values of others that are looked at again together where fast products cannot tell who is near."""
+
+CUDA_LOOKED_PAIRS = 1 << 23
+"""Pairs among which those that products leave in doubt are looked for together."""
+
 CUDA_UPLOAD_ROWS = 65_536
 CUDA_PROGRAMS = 2048
 """Programs that measure packed rows at once, each with a strip of D values."""
@@ -113,7 +119,7 @@ def dense(n_rows: int, n_features: int, itemsize: int, k: int, cell_rows: int, n
         sketches + n * width * 9 + max(cells, members),
         n * (width * 4 + 9) + cell * width * 12 + reading,
         n * (k - 1 + (introduced + DENSE_REVERSE) * 4 + 9) + cell * introduced * 12 + max(reading, joining),
-        n * DENSE_MARGIN * 8 + products + reading + joining,  # the allocator keeps what joins have freed
+        n * (DENSE_MARGIN * 8 + 13) + products + reading + joining,  # the allocator keeps what joins have freed
         n * k * 12,
     )
     return dense_held(n, n_features, k, cell) + max(steps) + threads * DENSE_BLAS_BYTES
@@ -236,9 +242,16 @@ def cuda_device(n_features: int, dtype: str, k: int, query_rows: int, other_rows
     groups = tile_rows * (other_rows // CUDA_GROUP) * 4
     picked = tile_rows * (k + CUDA_MARGIN) * CUDA_GROUP * (8 + 4) * 2
     squares = tile_rows * n_features * 4 * 2
-    others = other_rows * row_bytes * (1 if resident else 3)
-    lists = query_rows * (k * (4 + 4) * 2 + 8)
-    return query_rows * row_bytes + others + scores + groups + picked + squares + lists
+    others = other_rows * (row_bytes * (1 if resident else 3) + 16)
+    lists = query_rows * (k * (4 + 4) * 2 + 32)
+    tile = max(scores + groups + picked, _cuda_again(tile_rows, other_rows, n_features))
+    return query_rows * row_bytes + others + tile + squares + lists
+
+
+def _cuda_again(tile_rows, other_rows, n_features):
+    """A tile that is looked at again: gathered, as float32 and turned, beside as many others, and their scores."""
+    again = min(other_rows, max(CUDA_GROUP, CUDA_AGAIN_VALUES // n_features))
+    return (tile_rows * 3 + again * 2) * n_features * 4 + tile_rows * again * 4 * 2
 
 
 def cuda_host(n_rows: int, n_features: int, dtype: str, k: int, other_rows: int) -> int:
@@ -295,9 +308,12 @@ def given(n_columns: int, n_features: int, k: int, block_rows: int) -> int:
 
 
 def count_closer(n_sample: int, n_others: int, n_features: int, block_rows: int) -> int:
-    """Device bytes of `cuda.count_closer`: the sample, a block as float32, their products."""
-    gathered = min(n_sample * n_others, 2 * CUDA_TILE_ROWS) * n_features * 4
-    return n_sample * n_features * 4 * 2 + block_rows * n_features * 4 * 3 + n_sample * block_rows * 4 * 4 + gathered
+    """Device bytes of `cuda.count_closer`: the sample twice, a block as float32, their products and which of them are in doubt; of
+    some of these pairs numbers and distances. Before, the rows that others are, and some of the sample thrice for its centre."""
+    pairs = n_sample * block_rows
+    looking = block_rows * n_features * 4 * 3 + pairs * 5 + min(pairs, CUDA_LOOKED_PAIRS + block_rows) * 40
+    before = (min(n_sample * n_others, CUDA_TILE_ROWS) * 2 + min(n_sample, 1024) * 6) * n_features * 4
+    return n_sample * (n_features * 4 * 2 + n_others * 64) + max(looking, before)
 
 
 def count_closer_packed(n_sample: int, n_others: int) -> int:

@@ -11,21 +11,26 @@ from numba import njit
 from streamumap.neighbors.footprint import DENSE_GROUP as GROUP
 from streamumap.neighbors.footprint import DENSE_REVERSE as REVERSE
 from streamumap.neighbors.footprint import dense_join_step
-from streamumap.neighbors.table import insert, members_of
-from streamumap.neighbors.work import Work, slices, squared_norms
+from streamumap.neighbors.table import difference, insert, members_of
+from streamumap.neighbors.work import SLACK, Work, slices, squared_norms
 
 
-def join_rows(work: Work) -> None:
-    """Merges into the table what the neighbours of each row, in both directions, are to each other. Ticks N rows.
+def join_rows(work: Work) -> int:
+    """Merges into the table what the neighbours of each row, in both directions, are to each other. Returns how many places of it
+    changed. Ticks N rows.
 
-    Products are merged in the order of the rows, whichever thread made them.
+    Products say which pairs may be nearer than the last neighbours, differences of the rows how far they are: what is in the table
+    stays measured, and nothing in it gives way to what is further. Pairs are merged in the order of the rows, whichever thread made
+    their products.
     """
+    changes = 0
     members = members_of(work.indices, work.squares, np.ones(work.indices.shape, np.uint8), work.k - 1, REVERSE)
     for pivots, needed, block in work.batches(members):
         norms = np.ones(len(needed), np.float32) if work.cosine else squared_norms(block).astype(np.float32)
         for found, local, dots in _products(work, members, pivots, needed, block):
-            _merge_pairs(found, local, norms, dots, work.indices, work.squares)
+            changes += _merge_pairs(found, local, norms, dots, block, work.is_zero, work.indices, work.squares)
     work.tick(work.n)
+    return changes
 
 
 def _products(work: Work, members, pivots, needed, block) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
@@ -44,8 +49,9 @@ def _products(work: Work, members, pivots, needed, block) -> Iterator[tuple[np.n
 
 
 @njit(cache=True)
-def _merge_pairs(members, local, norms, dots, table_indices, table_squares):
-    width = members.shape[1]
+def _merge_pairs(members, local, norms, dots, rows, is_zero, indices, squares):
+    """The number of changes."""
+    width, changes = members.shape[1], 0
     for pivot in range(len(members)):
         for a in range(width):
             i = members[pivot, a]
@@ -55,10 +61,20 @@ def _merge_pairs(members, local, norms, dots, table_indices, table_squares):
                 j = members[pivot, b]
                 if j < 0 or i == j:
                     continue
-                square = max(
-                    np.float32(0), norms[local[pivot, a]] + norms[local[pivot, b]] - np.float32(2) * dots[pivot, a, b]
-                )
-                if square < table_squares[i, -1]:
-                    insert(table_indices[i], table_squares[i], square, j)
-                if square < table_squares[j, -1]:
-                    insert(table_indices[j], table_squares[j], square, i)
+                both = norms[local[pivot, a]] + norms[local[pivot, b]]
+                least = both - np.float32(2) * dots[pivot, a, b] - np.float32(SLACK) * both
+                for_i = least <= squares[i, -1] and not _is_in(indices[i], j)
+                for_j = least <= squares[j, -1] and not _is_in(indices[j], i)
+                if (for_i or for_j) and is_zero[i] == is_zero[j]:
+                    square = np.float32(difference(rows[local[pivot, a]], rows[local[pivot, b]]))
+                    changes += for_i and insert(indices[i], squares[i], square, j) >= 0
+                    changes += for_j and insert(indices[j], squares[j], square, i) >= 0
+    return changes
+
+
+@njit(inline="always")
+def _is_in(numbers, number):
+    there = np.int32(0)  # without a branch, for vectors
+    for c in range(len(numbers)):
+        there |= np.int32(numbers[c] == number)
+    return there != 0

@@ -14,13 +14,10 @@ from threadpoolctl import threadpool_limits
 from streamumap.events import Tick, no_tick
 from streamumap.neighbors.nearest_footprint import TILE_ROWS
 from streamumap.neighbors.table import difference, insert
-from streamumap.neighbors.work import slices, squared_norms
+from streamumap.neighbors.work import SLACK, slices, squared_norms
 
 SAMPLE_ROWS = 64
 """Rows whose mean is taken for the centre: far from the origin the norms would swallow the digits."""
-
-SLACK = 64 * float(np.finfo(np.float32).eps)
-"""What a product may be off by, in squared norms."""
 
 
 def centre_of(others) -> np.ndarray:

@@ -1,22 +1,16 @@
 """Bytes of the searches for the nearest of some rows, importable without torch or numba, and the sizes by which they work."""
 
 from streamumap.neighbors.footprint import (
-    CUDA_GROUP,
-    CUDA_MARGIN,
+    CUDA_TILE_ROWS,
     DENSE_BLAS_BYTES,
     UNEVEN,
+    cuda_device,
     cuda_itemsize,
 )
 from streamumap.neighbors.packed_footprint import LISTED_BYTES, pair_bytes
 
 TILE_ROWS = 256
 """Rows that ask, in one matrix product on a CPU."""
-
-CUDA_TILE_ROWS = 1024
-"""The same on a GPU."""
-
-MEASURED_VALUES = 1 << 22
-"""Values of candidates that are measured together."""
 
 
 def table(query_rows: int, k: int) -> int:
@@ -45,9 +39,7 @@ def packed(
 
 def cuda(n_features: int, dtype: str, query_dtype: str, k: int, query_rows: int, other_rows: int) -> int:
     """Device bytes of `cuda.nearest`: rows that ask, two chunks of others, a tile's scores, and what is picked of them."""
-    tile = min(CUDA_TILE_ROWS, query_rows)
-    asking = query_rows * (n_features * cuda_itemsize(query_dtype) + 12 + k * 12)
-    chunks = other_rows * n_features * cuda_itemsize(dtype) * 3
-    scores = tile * other_rows * 4 * 2 + tile * (k + CUDA_MARGIN) * CUDA_GROUP * 12
-    widened = other_rows * n_features * 4 + tile * n_features * 4
-    return asking + chunks + scores + widened + max(MEASURED_VALUES, (k + CUDA_MARGIN) * n_features) * 16
+    kept = max((dtype, query_dtype), key=cuda_itemsize)
+    asking = query_rows * 12
+    widened = (other_rows + min(CUDA_TILE_ROWS, query_rows)) * n_features * 4
+    return asking + widened + cuda_device(n_features, kept, k + 1, query_rows, other_rows, resident=False)

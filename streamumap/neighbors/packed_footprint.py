@@ -102,9 +102,12 @@ def _exhaustive(n_rows, n_features, n_nonzero, k, query_rows, n_sample, n_thread
     naming = query_rows * width
     named = _pairs_of(naming, n_rows, n_nonzero)
     taken = named * read_bytes + _taking(named) + min(n_rows, naming) * TAKEN_ROW_BYTES + naming * PLACE_BYTES
-    deciding = n_rows * (width * 4 + k * 8) + taken + asking
+    deciding = n_rows * (width * 4 + 4 + k * 8) + taken + asking
+    completing = (
+        n_rows * (k * 8 + 13) + corpus * (read_bytes + LISTED_BYTES) + asking + CORPUS_ROWS * (1 + n_threads) * 8
+    )
     counting = count_closer(n_rows, n_features, n_nonzero, n_sample, k - 1, min(n_rows, CORPUS_ROWS), n_threads)
-    return max(scoring, deciding, n_rows * k * 8 + counting)
+    return max(scoring, deciding, completing + n_features * 8, n_rows * k * 8 + counting)
 
 
 def _pairs_of(some_rows, n_rows, n_nonzero):

@@ -10,6 +10,9 @@ from streamumap.neighbors.footprint import DENSE_PIECE_BYTES as PIECE_BYTES
 from streamumap.neighbors.table import difference, insert
 from streamumap.neighbors.zero import join_zero_rows
 
+SLACK = 64 * float(np.finfo(np.float32).eps)
+"""What the square of a distance that comes from a float32 product may be off by, in squared norms of the two rows."""
+
 
 def slices(n: int, piece: int) -> list[slice]:
     """0..n in pieces, the last one shorter."""

@@ -9,8 +9,9 @@ import numpy as np
 from streamumap.errors import InputError
 from streamumap.events import Tick, no_tick
 from streamumap.source.base import RowSource, SparseSource, pinned_bytes, stored_dtype
-from streamumap.source.describe import Described, Hashing, describe
+from streamumap.source.describe import ROUNDED, Described, Hashing, describe
 from streamumap.source.pieces import DEVICE_VALUES, PAIR_BYTES, PIECE_PAIRS, PIECE_VALUES, n_threads, over_rows
+from streamumap.source.view import sample_bytes
 from streamumap.units import ALONE, Arrays, Units
 
 DEVICE_VALUE_BYTES = 72
@@ -41,7 +42,8 @@ class Scan:
     mean_active: float
     max_active: int
     is_zero: np.ndarray  # bool (N,)
-    duplicate_of: np.ndarray  # int64 (N,): first row with the same content, -1 where there is none before
+    duplicate_of: np.ndarray  # int64 (N,): first row with the same content as stored, -1 where there is none before
+    n_rounded_away: int  # rows that differ from an earlier one only in what float32 does not hold
     nonfinite_rows: np.ndarray  # int64, ascending: rows with a value that is not
     active_per_feature: np.ndarray  # int64 (D,)
     feature_low: np.ndarray  # float32 (D,): inf where no value is finite
@@ -91,13 +93,13 @@ def scan(source: RowSource, block_rows: int, tick: Tick = no_tick, units: Units 
 
     Rows are compared by a 64-bit key of two multilinear hashes (Lemire & Kaser, "Strongly universal string hashing is
     fast", 2012: 32-bit lanes, random 64-bit multipliers, the high 32 bits of the sum). Two given rows that differ share
-    a key with probability 2^-64; some pair among 3 million does with 2.4e-7. Float64 rows are compared as float32.
+    a key with probability 2^-64; some pair among 3 million does with 2.4e-7.
     """
     return _read(source, block_rows, tick, units).finish(source.dtype)
 
 
 def _read(source: RowSource, block_rows: int, tick: Tick, units: Units) -> "Totals":
-    totals = Totals(source.n_rows, source.n_features)
+    totals = Totals(source.n_rows, source.n_features, source.dtype)
     totals.resume(units.resume(*totals.state(source.n_rows)))
     work = partial(describe, dtype=source.dtype, hashing=Hashing.of(source.n_features, source.dtype))
     sparse = isinstance(source, SparseSource)
@@ -113,17 +115,20 @@ def scan_footprint(n_rows: int, n_features: int, itemsize: int, block_rows: int)
     """Bytes of memory at the peak of `scan`, its result included; `itemsize` in bytes, of the stored dtype."""
     block_bytes = min(block_rows, n_rows) * n_features * itemsize
     thread_bytes = 16 * PIECE_VALUES + 64 * n_features
-    return _scan_bytes(n_rows, n_features, block_bytes + n_threads() * thread_bytes)
+    return _scan_bytes(n_rows, n_features, itemsize, block_bytes + n_threads() * thread_bytes)
 
 
-def pairs_scan_footprint(n_rows: int, n_features: int) -> int:
+def pairs_scan_footprint(n_rows: int, n_features: int, itemsize: int) -> int:
     """The same of a `SparseSource`, which is not read in blocks."""
     waiting_bytes = 2 * (16 * n_features + 32 * PIECE_PAIRS)  # results, of which each thread may be two ahead
-    return _scan_bytes(n_rows, n_features, n_threads() * (PIECE_PAIRS * PAIR_BYTES + 64 * n_features + waiting_bytes))
+    reading_bytes = n_threads() * (PIECE_PAIRS * PAIR_BYTES + 64 * n_features + waiting_bytes)
+    return _scan_bytes(n_rows, n_features, itemsize, reading_bytes)
 
 
-def _scan_bytes(n_rows, n_features, reading_bytes):
-    return 9 * n_rows + 64 * n_features + max(reading_bytes, 16 * n_rows + (4 << 20))
+def _scan_bytes(n_rows, n_features, itemsize, reading_bytes):
+    looking_bytes = max(16 * n_rows + (4 << 20), sample_bytes(n_rows, n_features))
+    key_bytes = 16 if itemsize == 8 else 8
+    return (key_bytes + 1) * n_rows + 64 * n_features + max(reading_bytes, looking_bytes)
 
 
 def device_scan_footprint(n_rows: int, n_features: int, dtype: str, block_rows: int) -> tuple[int, int]:
@@ -132,14 +137,17 @@ def device_scan_footprint(n_rows: int, n_features: int, dtype: str, block_rows: 
     n_values = block_rows * n_features
     blocks = n_values * (2 * stored_dtype(dtype).itemsize + 1 + (4 if dtype == "float64" else 0))
     looking_bytes = min(n_values, DEVICE_VALUES + n_features) * DEVICE_VALUE_BYTES + block_rows * DEVICE_ROW_BYTES
-    host_bytes = _scan_bytes(n_rows, n_features, pinned_bytes(block_rows, n_features, dtype)) + 8 * n_rows
+    host_bytes = (
+        _scan_bytes(n_rows, n_features, stored_dtype(dtype).itemsize, pinned_bytes(block_rows, n_features, dtype))
+        + 8 * n_rows
+    )
     return host_bytes, max(blocks + looking_bytes, n_rows * DUPLICATE_BYTES)
 
 
-def device_pairs_footprint(n_rows: int, n_features: int, n_nonzero: int) -> tuple[int, int]:
+def device_pairs_footprint(n_rows: int, n_features: int, n_nonzero: int, itemsize: int) -> tuple[int, int]:
     """The same of a `SparseSource`."""
     n_pairs = min(n_nonzero, DEVICE_VALUES + PIECE_PAIRS)
-    host_bytes = pairs_scan_footprint(n_rows, n_features) + 8 * n_rows + n_pairs * DEVICE_JOINED_BYTES
+    host_bytes = pairs_scan_footprint(n_rows, n_features, itemsize) + 8 * n_rows + n_pairs * DEVICE_JOINED_BYTES
     rows = int(n_rows * n_pairs / max(1, n_nonzero))
     looking_bytes = n_pairs * DEVICE_VALUE_BYTES + rows * DEVICE_ROW_BYTES + n_features * 32
     return host_bytes, max(looking_bytes, n_rows * DUPLICATE_BYTES)
@@ -166,8 +174,9 @@ def wild_features(scan: Scan) -> np.ndarray:
 class Totals:
     """What the pieces so far, in order, add up to."""
 
-    def __init__(self, n_rows: int, n_features: int):
+    def __init__(self, n_rows: int, n_features: int, dtype: str):
         self.keys = np.empty(n_rows, np.uint64)
+        self.rounded_keys = np.empty(n_rows if dtype in ROUNDED else 0, np.uint64)
         self.is_zero = np.empty(n_rows, bool)
         self.row = self.n_nonzero = self.max_active = 0
         self.min_active, self.nonfinite_rows = n_features, list[np.ndarray]()
@@ -178,6 +187,8 @@ class Totals:
     def add(self, piece: Described) -> None:
         rows = slice(self.row, self.row + len(piece.keys))
         self.keys[rows], self.is_zero[rows] = piece.keys, piece.active == 0
+        if piece.rounded_keys is not None:
+            self.rounded_keys[rows] = piece.rounded_keys
         self.n_nonzero += int(piece.active.sum())
         self.min_active = min(self.min_active, int(piece.active.min()))
         self.max_active = max(self.max_active, int(piece.active.max()))
@@ -200,7 +211,8 @@ class Totals:
         if n_rows is None:
             whole["norms"] = np.array([self.norm_min, self.norm_sum, self.norm_max])
             whole["nonfinite"] = np.concatenate([np.empty(0, np.int64), *self.nonfinite_rows])
-        return whole, dict(keys=self.keys[rows], is_zero=self.is_zero[rows])
+        by_row = dict(keys=self.keys[rows], is_zero=self.is_zero[rows])
+        return whole, by_row | (dict(rounded_keys=self.rounded_keys[rows]) if len(self.rounded_keys) else {})
 
     def counts(self) -> dict[str, int]:
         return dict(row=self.row, n_nonzero=self.n_nonzero, min_active=self.min_active, max_active=self.max_active)
@@ -216,6 +228,9 @@ class Totals:
     def finish(self, dtype: str, first_equal: Callable[[np.ndarray], np.ndarray] | None = None) -> Scan:
         """`first_equal`: as the one below, where there is a faster one."""
         nonfinite_rows = np.concatenate([np.empty(0, np.int64), *self.nonfinite_rows])
+        duplicate_of, n_rounded_away = (first_equal or _first_equal)(self.keys), 0
+        if len(self.rounded_keys):
+            n_rounded_away = _n_equal(self.rounded_keys) - int(np.count_nonzero(duplicate_of >= 0))
         n_rows, n_finite = len(self.keys), len(self.keys) - len(nonfinite_rows)
         return Scan(
             n_rows=n_rows,
@@ -226,7 +241,8 @@ class Totals:
             mean_active=self.n_nonzero / n_rows,
             max_active=self.max_active,
             is_zero=self.is_zero,
-            duplicate_of=(first_equal or _first_equal)(self.keys),
+            duplicate_of=duplicate_of,
+            n_rounded_away=n_rounded_away,
             nonfinite_rows=nonfinite_rows,
             active_per_feature=self.active_per_feature,
             feature_low=self.low,
@@ -235,6 +251,12 @@ class Totals:
             norm_mean=float(self.norm_sum) / n_finite if n_finite else np.nan,
             norm_max=float(self.norm_max) if n_finite else np.nan,
         )
+
+
+def _n_equal(keys: np.ndarray) -> int:
+    """How many keys (uint64 (N,)) are those of an earlier row; sorts them in place."""
+    keys.sort()
+    return int(np.count_nonzero(keys[1:] == keys[:-1]))
 
 
 def _first_equal(keys: np.ndarray) -> np.ndarray:

@@ -30,7 +30,7 @@ def scan(
 
     The packed rows: where that pays and takes no more than `room_bytes` of host memory, else None.
     """
-    totals = Totals(source.n_rows, source.n_features)
+    totals = Totals(source.n_rows, source.n_features, source.dtype)
     filling = Filling(source.n_rows, source.n_features, source.dtype, room_bytes)
     whole, by_row = totals.state(source.n_rows)
     facts = units.resume(whole, by_row | filling.room())
@@ -62,20 +62,21 @@ def _of_blocks(source, block_rows, device, hashing: Hashing, filling: Filling, f
         for _, block in feed.blocks(block_rows, first):
             rows, dtype = (block.float(), "float32") if source.dtype == "float64" else (block, source.dtype)
             mask = rows != 0
-            del block
             counts = np.concatenate([_row_sums(part) for part in mask.split(max(1, 4 * DEVICE_VALUES // n_features))])
             if counts.sum() * SPARSE_FROM > mask.numel():
                 filling.give_up()
                 for part in range(0, len(rows), step):
                     here = slice(part, part + step)
-                    yield _describe_dense(rows[here], mask[here], counts[here], sums)
+                    yield _describe_dense(rows[here], block[here], mask[here], counts[here], sums)
                 continue
             for here in _parts(counts):
                 at = mask[here].flatten().nonzero().squeeze(1)
-                values, column = rows[here].flatten()[at], at.remainder_(n_features)
+                values = rows[here].flatten()[at]
+                stored = values if block is rows else block[here].flatten()[at]
+                column = at.remainder_(n_features)
                 if filling.open:
                     filling.add(counts[here], *_stored(column, values, n_features, dtype))
-                yield _describe(column, values, counts[here], sums)
+                yield _describe(column, values, stored, counts[here], sums)
     finally:
         feed.close()
 
@@ -122,14 +123,15 @@ def _as_pairs(piece: Piece) -> Pairs:
     return piece
 
 
-def _sent(indices: np.ndarray, values: np.ndarray, dtype: str, device: str) -> tuple[Tensor, Tensor]:
-    """Pairs on the device: columns int64, values as stored, float64 as float32."""
+def _sent(indices: np.ndarray, values: np.ndarray, dtype: str, device: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Pairs on the device: columns int64, values with float64 as float32, and as stored."""
     column = torch.from_numpy(indices.view(f"i{indices.itemsize}")).to(device).long()
     column &= (1 << (8 * indices.itemsize)) - 1
     if dtype == "bfloat16":
-        return column, torch.from_numpy(values.view(np.int16)).to(device).view(torch.bfloat16)
+        stored = torch.from_numpy(values.view(np.int16)).to(device).view(torch.bfloat16)
+        return column, stored, stored
     stored = torch.from_numpy(values).to(device)
-    return column, stored.float() if dtype == "float64" else stored
+    return column, stored.float() if dtype == "float64" else stored, stored
 
 
 class _Sums:
@@ -137,33 +139,49 @@ class _Sums:
 
     def __init__(self, hashing: Hashing, device: str):
         self.hashing, self.device, self.n_features = hashing, device, hashing.n_features
-        self._factors = torch.from_numpy(hashing.by_value.view(np.int64)).to(device)
+        factors = hashing.by_value[None]
+        if hashing.rounded:  # values of two lanes
+            factors = hashing.by_lane.reshape(2, -1, 2).transpose(2, 0, 1)
+        self._factors = torch.from_numpy(factors.astype(np.uint64).view(np.int64)).to(device)  # (lanes, 2, D)
+        self.rounded = _Sums(hashing.rounded, device) if hashing.rounded else None
 
     def of_values(self, column: Tensor, values: Tensor, active: Tensor) -> np.ndarray:
         """Keys uint64 (R,) of rows of `active` values each, one after the other."""
-        bits, ends, sums = _bits(values), active.cumsum(0), []
-        for factor in self._factors:
-            running = torch.zeros(len(column) + 1, dtype=torch.int64, device=column.device)
-            torch.cumsum(factor[column] * bits, 0, out=running[1:])
-            sums.append((running[ends] - running[ends - active]).cpu().numpy().view(np.uint64))
-            del running
+        ends = active.cumsum(0)
+        sums = np.zeros((2, len(active)), np.uint64)
+        for factors, bits in zip(self._factors, _bits(values), strict=True):
+            for total, factor in zip(sums, factors, strict=True):
+                running = torch.zeros(len(column) + 1, dtype=torch.int64, device=column.device)
+                torch.cumsum(factor[column] * bits, 0, out=running[1:])
+                total += (running[ends] - running[ends - active]).cpu().numpy().view(np.uint64)
+                del running
         return self.hashing.key(sums)
 
     def of_rows(self, rows: Tensor, mask: Tensor) -> np.ndarray:
         """Of rows with their zeros; `mask`: where these are not, for a zero may have a sign."""
-        bits = _bits(rows).mul_(mask)
-        return self.hashing.key((bits * factor).sum(1).cpu().numpy().view(np.uint64) for factor in self._factors)
+        sums = np.zeros((2, len(rows)), np.uint64)
+        for factors, bits in zip(self._factors, _bits(rows), strict=True):
+            bits *= mask
+            for total, factor in zip(sums, factors, strict=True):
+                total += (bits * factor).sum(1).cpu().numpy().view(np.uint64)
+        return self.hashing.key(sums)
 
 
-def _bits(values: Tensor) -> Tensor:
+def _bits(values: Tensor) -> Iterator[Tensor]:
+    """The lanes of values, int64: one, or the low and the high one of 8 bytes."""
+    if values.element_size() == 8:
+        yield values.view(torch.int64) & 0xFFFFFFFF
+        yield (values.view(torch.int64) >> 32) & 0xFFFFFFFF
+        return
     bits = values if values.dtype == torch.bool else values.view(BITS[values.element_size()])
-    return bits.to(torch.int64).bitwise_and_((1 << (8 * values.element_size())) - 1)
+    yield bits.to(torch.int64).bitwise_and_((1 << (8 * values.element_size())) - 1)
 
 
-def _describe(column: Tensor, values: Tensor, counts: np.ndarray, sums: _Sums) -> Described:
-    """Of rows of `counts` values that are not zero each, one after the other."""
+def _describe(column: Tensor, values: Tensor, stored: Tensor, counts: np.ndarray, sums: _Sums) -> Described:
+    """Of rows of `counts` values that are not zero each, one after the other; float64 ones are `values` as float32."""
     active, n_features = torch.from_numpy(counts).to(sums.device), sums.n_features
-    keys = sums.of_values(column, values, active)
+    keys = sums.of_values(column, stored, active)
+    rounded_keys = sums.rounded.of_values(column, values, active) if sums.rounded else None
     square = torch.segment_reduce(values.double() ** 2, "sum", lengths=active, initial=0.0)
     active_per_feature = torch.bincount(column, minlength=n_features)
     values = values.float()
@@ -175,16 +193,25 @@ def _describe(column: Tensor, values: Tensor, counts: np.ndarray, sums: _Sums) -
     high.scatter_reduce_(0, column, values, "amax")
     has_zero = active_per_feature < len(counts)
     low, high = torch.where(has_zero, low.clamp_max(0), low), torch.where(has_zero, high.clamp_min(0), high)
-    return Described(keys, counts, *(found.cpu().numpy() for found in (square, active_per_feature, low, high)))
+    return Described(
+        keys, counts, _host(square), _host(active_per_feature), _host(low), _host(high), rounded_keys
+    )  # fmt: skip
 
 
-def _describe_dense(rows: Tensor, mask: Tensor, counts: np.ndarray, sums: _Sums) -> Described:
-    keys = sums.of_rows(rows, mask)
+def _describe_dense(rows: Tensor, stored: Tensor, mask: Tensor, counts: np.ndarray, sums: _Sums) -> Described:
+    keys = sums.of_rows(stored, mask)
+    rounded_keys = sums.rounded.of_rows(rows, mask) if sums.rounded else None
     values = rows.float()
     there = values.isfinite()
     low, high = torch.where(there, values, torch.inf).amin(0), torch.where(there, values, -torch.inf).amax(0)
-    square = (values.double() ** 2).sum(1)
-    return Described(keys, counts, *(found.cpu().numpy() for found in (square, mask.sum(0), low, high)))
+    square, active_per_feature = (values.double() ** 2).sum(1), mask.sum(0)
+    return Described(
+        keys, counts, _host(square), _host(active_per_feature), _host(low), _host(high), rounded_keys
+    )  # fmt: skip
+
+
+def _host(found: Tensor) -> np.ndarray:
+    return found.cpu().numpy()
 
 
 def _stored(column, values, n_features, dtype):

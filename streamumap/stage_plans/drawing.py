@@ -4,16 +4,13 @@ from collections.abc import Callable
 
 from streamumap.errors import InputError
 from streamumap.graph import footprint as graph_footprint
-from streamumap.initial import SAMPLE_ROWS
 from streamumap.layout import footprint as drawn
 from streamumap.layout import spectral_footprint as eigen
-from streamumap.layout.footprint import FEW, TOP
+from streamumap.layout.footprint import TOP
 from streamumap.neighbors import footprint as knn
 from streamumap.plans import StagePlan
-from streamumap.source.base import pinned_bytes
-from streamumap.stage_plans.fitting import TINY_ROWS, Fitting, Shape, powers, tiny
+from streamumap.stage_plans.fitting import Fitting, Shape, powers
 from streamumap.stage_plans.fixed import DRAWING, SPECTRAL
-from streamumap.stage_plans.neighbors import device_rows
 
 
 def graph(f: Fitting) -> StagePlan:
@@ -32,49 +29,14 @@ def graph(f: Fitting) -> StagePlan:
 
 
 def start(f: Fitting) -> StagePlan:
-    """PCA: the sample and its centred copy; while all rows are projected, a block for each core."""
-    job = f.job
-    if f.params.init == "random" and job.n_rows < FEW:
-        return f.solve("start", "numpy", "block_rows", [job.n_rows], lambda b: job.n_rows * f.params.n_components * 24)
+    """Multilevel; `sample_rows` at a time, the rows that the coarsest level stands for, or all few rows, come for their PCA."""
     if f.params.init == "spectral":
         f.compile(SPECTRAL)
-    if f.params.init != "pca" and job.n_rows >= FEW:
-        return _start_levels(f)
-    per_row = job.n_features * 4 if job.n_nonzero is None else int(job.n_nonzero / job.n_rows * 8 * knn.UNEVEN) + 8
-    first, kept, multiplied = _before(f, job.n_rows)
-    fixed = kept + job.n_features * 40 * 8 + job.n_rows * f.params.n_components * 24
-    dense_row = job.n_features * 4
-    block_rows = max(1, min(job.n_rows, 128 * 2**20 // dense_row if f.gpu else 16 * 2**20 // per_row))
-    if tiny():
-        block_rows = min(block_rows, TINY_ROWS)
-    sizes = powers(min(job.n_rows, SAMPLE_ROWS), min(job.n_rows, 256))
-    if f.gpu:
-        on_device = block_rows * (3 * job.n_features * knn.cuda_itemsize(job.dtype) + dense_row)
-        pinned = 0 if f.packs else pinned_bytes(block_rows, job.n_features, job.dtype)
-        stage = f.solve(
-            "start",
-            "cuda",
-            "sample_rows",
-            sizes,
-            lambda b: max(first, fixed + int(b * per_row * 2.5) + pinned),
-            lambda b: device_rows(f) + on_device + multiplied,
-        )
-    else:
-        blocks = f.machine.n_cores * block_rows * per_row * 3
-        stage = f.solve(
-            "start", "numpy", "sample_rows", sizes, lambda b: max(first, fixed + max(int(b * per_row * 2.5), blocks))
-        )
-    stage.blocks["block_rows"] = block_rows
-    return stage
-
-
-def _start_levels(f: Fitting) -> StagePlan:
-    """Multilevel; `sample_rows` at a time, the rows that the coarsest level stands for come for their PCA."""
     job, c, on_device = f.job, f.params.n_components, _draws_on_device(f)
     per_row = job.n_features * 4 if job.n_nonzero is None else int(job.n_nonzero / job.n_rows * 8 * knn.UNEVEN) + 8
     shapes = [
         {"block_rows": block_rows, "sample_rows": sample_rows}
-        for sample_rows in powers(min(2 * TOP, job.n_rows), 256)
+        for sample_rows in powers(min(2 * TOP, job.n_rows), min(job.n_rows, 256))
         for block_rows in powers(job.n_rows, min(job.n_rows, 1024))
     ]
 

@@ -26,7 +26,7 @@ def read(f: Fitting) -> StagePlan:
 
     def first(block_rows: int) -> tuple[int, int]:
         if on_device and job.sparse:
-            return device_pairs_footprint(job.n_rows, job.n_features, job.n_nonzero or 0)
+            return device_pairs_footprint(job.n_rows, job.n_features, job.n_nonzero or 0, job.itemsize)
         if on_device:
             return device_scan_footprint(job.n_rows, job.n_features, job.dtype, block_rows)
         return scanning(job, block_rows), encoding.cuda(job.raw_features, job.n_features) if encodes else 0
@@ -55,7 +55,7 @@ def scanning(job: Job, block_rows: int) -> int:
     from streamumap.source.scan import pairs_scan_footprint, scan_footprint
 
     if job.sparse:
-        return pairs_scan_footprint(job.n_rows, job.n_features)
+        return pairs_scan_footprint(job.n_rows, job.n_features, job.itemsize)
     return scan_footprint(job.n_rows, job.n_features, job.itemsize, block_rows)
 
 

@@ -13,7 +13,7 @@ from streamumap.neighbors.copies import join_copies
 from streamumap.neighbors.given import GivenGraph, look_at_distances
 from streamumap.plans import SEARCH_ROWS
 from streamumap.source.rows import DenseRows
-from streamumap.source.scaled import sized
+from streamumap.stages.precision import say_what_is_not_told_apart
 from streamumap.stages.quality import ranks_of
 from streamumap.stages.run import Run
 from streamumap.workdir import key_of
@@ -30,6 +30,7 @@ def neighbors(run: Run, rows: Rows, key: str) -> None:
         _take(run, rows, key, run.given_knn)
     else:
         _search(run, rows, key, there)
+    say_what_is_not_told_apart(run, rows, _sample(run))
 
 
 def _search(run: Run, rows: Rows, key: str, there: bool) -> None:
@@ -53,7 +54,7 @@ def _search(run: Run, rows: Rows, key: str, there: bool) -> None:
             join_copies(indices, distances, rows.found.duplicate_of)
             run.work.forget("neighbors", "graph", "embedding")
             run.publish("knn_indices", indices, -1, run.kept.numbers_back)
-            run.publish("knn_distances", distances, np.nan, lambda block: sized(block, run.exponent, p.metric))
+            run.publish("knn_distances", distances, np.nan, lambda block: run.view.sized(block, p.metric))
             run.work.done("neighbors", key)
             units.forget()
         if not reached:  # not measured yet, or not since all were compared with all
@@ -75,7 +76,7 @@ def _take(run: Run, rows: Rows, key: str, given: GivenGraph) -> None:
         result.append(f"given by {given.indices.name}, recall@{k} {recall:.4f} on {len(sample):,} sampled rows")
     for text in given.notes(k):
         run.listener(Note("info", text))
-    problem = look_at_distances(DenseRows(run.source, run.params.metric), sample, others, far)
+    problem = look_at_distances(DenseRows(run.source, rows.metric), sample, others, far, run.params.metric)
     for text in (*given.warnings(), *([f"--knn: {given.distances.name}: {problem}."] if problem else [])):
         run.warn(text)
     _done(run, key, recall, len(sample))

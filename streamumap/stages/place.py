@@ -18,7 +18,7 @@ def place_rest(run: Run, rows: Rows, embedding: np.ndarray, key: str) -> None:
         return
     reduced = rows.searched is not rows.original
     non_negative = rows.found.non_negative and not reduced
-    there = Mapped(rows.searched, rows.packed, embedding, non_negative, reduced)
+    there = Mapped(rows.searched, rows.packed, embedding, non_negative, rows.view, reduced)
     new = reduced_like(run, run.new.source) if reduced else run.new.source
     rest = run.new.kept.rows
 

@@ -50,8 +50,7 @@ def quality(run: Run, rows: Rows, embedding: np.ndarray) -> np.ndarray:
 
 def ranks_of(run: Run, rows: Rows, sample: np.ndarray, others: np.ndarray, stage: str = "quality") -> np.ndarray:
     """int64 (S, m): how many rows are closer to row sample[i] than row others[i, j] is. By the blocks of `stage`."""
-    metric = run.params.metric
-    return run.fitting(stage, lambda: backends.count_closer(rows, run.plan, metric, sample, others, stage))
+    return run.fitting(stage, lambda: backends.count_closer(rows, run.plan, sample, others, stage))
 
 
 def _look_at_map(run: Run, embedding: np.ndarray, sample: np.ndarray) -> tuple[Sampled, np.ndarray]:

@@ -11,11 +11,12 @@ from streamumap.planner import make_plan
 from streamumap.plans import Job
 from streamumap.recorder import Meter
 from streamumap.source import RowSource, ToConvert, check_shape
-from streamumap.source.base import SparseSource
+from streamumap.source.base import SparseSource, stored_dtype
 from streamumap.source.kept import Kept, all_but
 from streamumap.source.packed import PackedRows, pack
-from streamumap.source.scaled import extreme_exponent, scaled
+from streamumap.source.scaled import extreme_exponent
 from streamumap.source.scan import Scan, check_finite, scan, wild_features
+from streamumap.source.view import View, centred
 from streamumap.stages.keys import input_key, rows_key
 from streamumap.stages.run import New, Run
 from streamumap.workdir import key_of
@@ -28,22 +29,47 @@ def read(run: Run) -> Scan:
     block_rows = run.plan["read"].blocks["block_rows"]
     with run.stage("read", n_passes * run.given.n_rows, "rows", patient=True) as (tick, result):
         found, packed = _look_at_rows(run, tick)
-        source = run.source
-        job = replace(
-            run.plan.job,
-            n_rows=found.n_rows,
-            dtype=source.dtype,
-            n_nonzero=found.n_nonzero,
-            n_left_out=run.given.n_rows - found.n_rows,
-            placed=None if run.new is None else new_job(run.new),
-        )
-        run.plan = make_plan(job, run.params, run.plan.budget, run.plan.machine)
+        _plan(run, found, found.n_nonzero)
+        found, packed = _centre(run, found, packed)
         run.work.reserve(run.plan.peak.disk_bytes)
-        run.packed = _packed(run, found, packed, block_rows, tick)
-        source.check_unchanged()
-        result.append(f"{found.n_rows:,} x {found.n_features:,} {source.dtype}, {100 * found.density:.3g}% non-zero")
+        run.packed = _packed(run, packed, block_rows, tick)
+        run.source.check_unchanged()
+        result.append(f"{found.n_rows:,} x {found.n_features:,} {found.dtype}, {100 * found.density:.3g}% non-zero")
     _say_what_was_found(run, found)
     return found
+
+
+def _plan(run: Run, found: Scan, n_nonzero: int) -> None:
+    """The plan of the stages to come. `n_nonzero`: of the rows as they are compared."""
+    job = replace(
+        run.plan.job,
+        n_rows=found.n_rows,
+        dtype=run.source.dtype,
+        n_nonzero=n_nonzero,
+        n_left_out=run.given.n_rows - found.n_rows,
+        placed=None if run.new is None else new_job(run.new),
+    )
+    run.plan = make_plan(job, run.params, run.plan.budget, run.plan.machine)
+
+
+def _centre(run: Run, found: Scan, packed: PackedRows | None) -> tuple[Scan, PackedRows | None]:
+    """Where the rows lie far from the origin they are compared less their centre: sets view, source and plan anew. A second pass finds
+    what is zero then, and what float32 tells apart."""
+    given: RowSource = run.kept.source(run.opened)
+    view = centred(given, run.params.metric, np.array([found.feature_low, found.feature_high], np.float64))
+    if view is None:
+        return found, packed
+    run.view, run.source = view, view.of(given)
+    if run.new is not None:
+        run.new = replace(run.new, source=view.of(run.new.kept.source(run.opened)))
+    _plan(run, found, found.n_nonzero)
+    seen, packed = run.fitting("read", lambda: backends.read(run.source, run.plan, lambda n: None))
+    if stored_dtype(found.dtype).itemsize == 8:
+        found = replace(found, n_rounded_away=max(0, seen.n_duplicate_rows - found.n_duplicate_rows))
+    _plan(run, found, seen.n_nonzero)
+    what = "near one direction" if view.unit else "far from the origin"
+    run.listener(Note("info", f"the rows lie {what}; they are compared less their centre"))
+    return found, packed
 
 
 def _look_at_rows(run: Run, tick: Meter) -> tuple[Scan, PackedRows | None]:
@@ -52,6 +78,7 @@ def _look_at_rows(run: Run, tick: Meter) -> tuple[Scan, PackedRows | None]:
     if isinstance(given, ToConvert):
         given.device = run.plan.device
         given = given.convert(run.work.scratch, tick)
+    run.opened = given
     run.source = source = run.kept.source(given)
     units = run.units("scan", input_key(run), "reading", tick)
     found, packed = run.fitting("read", lambda: backends.read(source, run.plan, tick, units))
@@ -66,9 +93,9 @@ def _look_at_rows(run: Run, tick: Meter) -> tuple[Scan, PackedRows | None]:
         _leave_out(run, found.nonfinite_rows, "rows have NaN or infinite values")
         found, packed = again()
     check_finite(run.source.name, found)
-    run.exponent = extreme_exponent(found.norm_max)
-    if run.exponent:
-        run.source = scaled(run.source, run.exponent)
+    run.view = View(extreme_exponent(found.norm_max))
+    if run.view.exponent:
+        run.source = run.view.of(run.source)
         found, packed = again()
     if run.places_rest and run.sample is not None:
         rest = all_but(given.n_rows, run.sample)
@@ -77,7 +104,7 @@ def _look_at_rows(run: Run, tick: Meter) -> tuple[Scan, PackedRows | None]:
 
 
 def look_at_new(run: Run, given: RowSource, kept: Kept, block_rows: int, tick: Meter) -> New | None:
-    """Of the rows that are to be placed those that can be; None where there are none. Divided as those of the map are."""
+    """Of the rows that are to be placed those that can be; None where there are none. Seen as those of the map are."""
     source = kept.source(given)
     if not source.n_rows:
         return None
@@ -95,7 +122,7 @@ def look_at_new(run: Run, given: RowSource, kept: Kept, block_rows: int, tick: M
             return None
         found = scan(source, block_rows)
     check_finite(source.name, replace(found, nonfinite_rows=kept.numbers_back(found.nonfinite_rows)))
-    return New(kept, scaled(source, run.exponent) if run.exponent else source, found)
+    return New(kept, run.view.of(source), found)
 
 
 def new_job(new: New) -> Job:
@@ -120,15 +147,16 @@ def _left_out(name: str, n_rows: int, n: int, why: str) -> str:
     return f"{name}: {n_rows:,} of {n:,} {why}; they are left out and NaN in the map."
 
 
-def _packed(run: Run, found: Scan, packed: PackedRows | None, block_rows: int, tick: Meter) -> PackedRows | None:
+def _packed(run: Run, packed: PackedRows | None, block_rows: int, tick: Meter) -> PackedRows | None:
     """The rows without their zeros, where the plan wants them so; `packed` are those that there are already, in memory."""
     if not run.plan.packs:
         return None
     if packed is not None and not run.plan.packed_on_disk:
         return packed
     folder = run.work.scratch if run.plan.packed_on_disk else None
-    units = run.units("pack", key_of(input_key(run), rows_key(run), run.exponent), "packing", tick)
-    return pack(run.source, block_rows, found.n_nonzero, folder, lambda n: tick(0), units)
+    units = run.units("pack", key_of(input_key(run), rows_key(run), run.view.exponent), "packing", tick)
+    assert run.plan.job.n_nonzero is not None
+    return pack(run.source, block_rows, run.plan.job.n_nonzero, folder, lambda n: tick(0), units)
 
 
 def _say_what_is_given(run: Run) -> None:
@@ -157,6 +185,11 @@ def _say_what_was_found(run: Run, found: Scan) -> None:
         )
     if found.n_zero_rows:
         run.listener(Note("info", f"{found.n_zero_rows:,} rows are all zeros; they are marked is_zero"))
+    if found.n_rounded_away:
+        run.warn(
+            f"{found.n_rounded_away:,} rows differ from an earlier row only below the precision of float32, in which rows are compared; "
+            "for the map they are the same."
+        )
     if found.n_duplicate_rows:
         run.listener(
             Note("info", f"{found.n_duplicate_rows:,} rows repeat an earlier row; they are marked duplicate_of")

@@ -36,7 +36,7 @@ def reduce(run: Run, key: str) -> RowSource:
 def _reduce(run: Run, key: str) -> None:
     source, n = run.source, run.source.n_rows
     dims, independent = min(run.params.reduce_dims, source.n_features, n), run.params.reduce == "ica"
-    block_rows, rows = run.plan["reduce"].blocks["block_rows"], DenseRows(source, run.params.metric)
+    block_rows, rows = run.plan["reduce"].blocks["block_rows"], DenseRows(source, run.view.metric(run.params.metric))
     with run.stage("reduce", (3 if independent else 2) * n, "rows", patient=True) as (tick, result):
         run.work.forget("reduced")
         units = run.units("reduce", key, "the reduced rows", tick)
@@ -108,7 +108,7 @@ def _said(found: dict) -> str:
 
 def reduced_like(run: Run, source: RowSource) -> RowSource:
     """Other rows along the components of those that were reduced."""
-    return along_components(run.work.open("components"), source, run.params.metric)
+    return along_components(run.work.open("components"), source, run.view.metric(run.params.metric))
 
 
 def along_components(components: BlockFile, source: RowSource, metric: str) -> RowSource:

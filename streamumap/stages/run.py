@@ -20,8 +20,8 @@ from streamumap.saving import SavedUnits
 from streamumap.source import RowSource, ToConvert, open_rows
 from streamumap.source.kept import Kept
 from streamumap.source.packed import PackedRows
-from streamumap.source.scaled import sized
 from streamumap.source.scan import Scan
+from streamumap.source.view import View
 from streamumap.stage_plans import CONTEXT_BYTES
 from streamumap.workdir import Workdir
 
@@ -37,10 +37,11 @@ class New:
 
 class Run(Recorder):
     """`given` is the input as it was opened, `origin` where and how, for run.json. `source`, once it is read: its rows that are in
-    the map, `kept` says which, `packed` without their zeros where these are many, divided by 2^`exponent` where they are extreme.
-    `new`: with `places_rest`, the rows beside a sample."""
+    the map, `kept` says which, as `view` has them, `packed` without their zeros where these are many; `opened`: all that were given,
+    as they are read. `new`: with `places_rest`, the rows beside a sample."""
 
     source: RowSource
+    opened: RowSource
 
     def __init__(
         self,
@@ -68,7 +69,7 @@ class Run(Recorder):
         self.drop_nonfinite, self.n_snapshots = drop_nonfinite, n_snapshots
         self.kept = Kept(given.n_rows, sample)
         self.packed: PackedRows | None = None
-        self.exponent = 0
+        self.view = View()
         self.places_rest, self.origin = places_rest, origin or {}
         self.new: New | None = None
         self.kept_files: set[str] = set()  # of the k-NN graph, made by `knn`
@@ -148,11 +149,11 @@ class Run(Recorder):
 
     def knn(self) -> tuple[BlockFile, BlockFile]:
         """Indices and distances of the k-NN graph of the rows that are in the map, as these were searched."""
-        if self.kept.rows is None and not self.exponent:
+        if self.kept.rows is None and not self.view.exponent:
             return self.work.open("knn_indices"), self.work.open("knn_distances")
         return (
             self._of_kept("indices", self.kept.numbers_of),
-            self._of_kept("distances", lambda block: sized(block, -self.exponent, self.params.metric)),
+            self._of_kept("distances", lambda block: self.view.resized(block, self.params.metric)),
         )
 
     def _of_kept(self, name: str, of_block: Callable[[np.ndarray], np.ndarray]) -> BlockFile:
@@ -185,7 +186,9 @@ class Run(Recorder):
         """The content of run.json so far."""
         n_sampled = None if self.sample is None else len(self.sample)
         seconds = time.monotonic() - self.started
-        origin = self.origin | {"exponent": self.exponent, "non_negative": found.non_negative}
+        seen: dict = {"exponent": self.view.exponent, "centred": self.view.centre is not None}
+        seen |= {"compared_nonzero": self.plan.job.n_nonzero, "non_negative": found.non_negative}
+        origin = self.origin | seen
         return report(
             self.source, self.given.n_rows, n_sampled, found, self.params, self.plan, seconds, self.measured, origin
         )

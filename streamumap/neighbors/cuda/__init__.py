@@ -3,9 +3,10 @@
 Rows on the device come in two forms with the same methods (`chunk`, `stream`, `take`): `streamed.py`, dense rows that pass
 by; `packed.py`, rows that are mostly zeros, which stay there as pairs and `measure` any two of themselves.
 
-`exhaustive.py`  all with all: exact.
+`exhaustive.py`  all with all: exact. `chunk.py`: the nearest in one chunk, whatever products of rows err.
 `approximate.py` the way around it: `sketch.py`, `tiles.py`, `probe.py` propose, the rows decide, `join.py` lets neighbours of neighbours in.
-`count.py`       exact ranks, by which recall and the map are measured; projections.
+`count.py`       exact ranks, by which recall and the map are measured (`closer.py`).
+`apart.py`       distances from differences of two rows, which have the last word everywhere.
 """
 
 from collections.abc import Callable
@@ -15,15 +16,16 @@ import torch
 
 from streamumap.events import Tick, no_tick
 from streamumap.neighbors.cuda.approximate import approximate
-from streamumap.neighbors.cuda.count import count_closer, project
-from streamumap.neighbors.cuda.exhaustive import exhaustive, precision
+from streamumap.neighbors.cuda.chunk import precision
+from streamumap.neighbors.cuda.count import count_closer
+from streamumap.neighbors.cuda.exhaustive import exhaustive
 from streamumap.neighbors.cuda.packed import PackedOnDevice
 from streamumap.neighbors.cuda.streamed import StreamedRows
 from streamumap.neighbors.footprint import CUDA_FETCHED_ROWS
 from streamumap.neighbors.zero import join_zero_rows, next_zero_rows
 from streamumap.units import ALONE, Units
 
-__all__ = ["PackedOnDevice", "StreamedRows", "count_closer", "project", "search"]
+__all__ = ["PackedOnDevice", "StreamedRows", "count_closer", "search"]
 
 
 def search(

@@ -1,17 +1,28 @@
-"""Passes over all rows, chunk by chunk: exact ranks of sampled rows' neighbours, and projections."""
+"""Passes over all rows, chunk by chunk: exact ranks of sampled rows' neighbours.
+
+Dense rows: a product of rows less their centre says of nearly all pairs which of two distances is the smaller; the others are
+measured from differences, in float64, as the distances that they are compared with are.
+"""
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from streamumap import gpu
 from streamumap.events import Tick, no_tick
-from streamumap.neighbors.cuda.exhaustive import precision
+from streamumap.neighbors.cuda.apart import centred, exact
+from streamumap.neighbors.cuda.chunk import precision, slack
+from streamumap.neighbors.cuda.closer import count_exact, count_sure
 from streamumap.neighbors.cuda.packed import PackedOnDevice
+from streamumap.neighbors.footprint import CUDA_LOOKED_PAIRS as LOOKED_PAIRS
 from streamumap.neighbors.footprint import CUDA_TILE_ROWS as TILE_ROWS
 
-PART, WHOLE = 1e-6, 1e-12
-"""What distances of packed rows may differ by and still be equal: as a part of them (they are float32), and of what they
-are a difference of (float64)."""
+PART, WHOLE = 1e-6, 1e-14
+"""What squared distances (cosine: distances) may differ by and still be equal: as a part of them, for lists of neighbours have them
+in float32, and of the squared norms that packed rows and lengths of 1 are made with, in float64."""
+
+CENTRE_ROWS = 1024
+"""Sampled rows whose median is the centre."""
 
 
 def count_closer(rows, sample: np.ndarray, others: np.ndarray, *, other_rows: int, tick: Tick = no_tick) -> np.ndarray:
@@ -23,33 +34,67 @@ def count_closer(rows, sample: np.ndarray, others: np.ndarray, *, other_rows: in
     """
     if isinstance(rows, PackedOnDevice):
         return _count_packed(rows, sample, others, other_rows, tick)
-    counts, metric, device = torch.zeros(others.shape, dtype=torch.int64, device=rows.device), rows.metric, rows.device
+    counts = torch.zeros(others.shape, dtype=torch.int64, device=rows.device)
     with torch.inference_mode(), precision("highest"):
-        ours = _unit(rows.take(sample).float(), metric)
-        own = (ours * ours).sum(1)
-        thresholds = _thresholds(rows, ours, own, others)
-        for first, stored, scale in rows.stream(other_rows):
+        asking = _Asking(rows, sample, others)
+        for first, stored, _ in rows.stream(other_rows):
 
-            def compare(start: int, stop: int, first=first, stored=stored, scale=scale) -> None:
-                part = slice(start - first, stop - first)
-                squares = _squares(ours, own, stored[part].float() * scale[part, None], scale[part], metric)
-                here = np.flatnonzero((sample >= start) & (sample < stop))
-                squares[torch.from_numpy(here).to(device), torch.from_numpy(sample[here] - start).to(device)] = (
-                    torch.inf
-                )
-                counts.add_(torch.stack([(squares < column[:, None]).sum(1) for column in thresholds.T], 1))
+            def compare(start: int, stop: int, first=first, stored=stored) -> None:
+                counts.add_(asking.closer(stored[start - first : stop - first], start))
 
             gpu.in_halves(compare, first, first + len(stored))
             tick(len(stored))
     return counts.cpu().numpy()
 
 
-def _squares(ours, own, block, scale, metric):
-    """Squared distances of the sampled rows to a block of rows."""
-    squares = own[:, None] + (block * block).sum(1)[None, :] - 2 * (ours @ block.T)
-    if metric == "cosine":
-        squares.masked_fill_((own == 0)[:, None] ^ (scale == 0)[None, :], 2.0)
-    return squares
+class _Asking:
+    """The sampled rows, their centre, and the squared distances below which a row is closer, float64 (S, m)."""
+
+    def __init__(self, rows, sample: np.ndarray, others: np.ndarray):
+        self.cosine = rows.metric == "cosine"
+        self.numbers, self.stored = torch.from_numpy(sample).to(rows.device), rows.take(sample)
+        self.centre = _centre(self.stored, self.cosine)
+        self.plain = not bool(self.centre.any())
+        self.rows, self.squares, self.scale, self.whole = centred(self.stored, self.centre, self.cosine)
+        self.limits = self._limits(rows, others)
+
+    def closer(self, stored: Tensor, first: int) -> Tensor:
+        """int64 (S, m): how many of the stored rows, which are those from number `first` on, are."""
+        block, squares, scale, whole = centred(stored, self.centre, self.cosine)
+        ours, theirs = (self.squares, self.scale, self.whole), (squares, scale, whole)
+        sharp = self.plain and self.cosine
+        counts, doubtful = count_sure(
+            self.rows @ block.T, ours, theirs, self.numbers - first, self.limits, slack(block.shape[1]), sharp
+        )
+        step = max(1, LOOKED_PAIRS // len(block))
+        for at in range(0, len(doubtful), step):
+            i, j = doubtful[at : at + step].nonzero(as_tuple=True)
+            i += at
+            measured = exact(self.stored, self.scale, stored, scale, i, j)
+            counts[at : at + step] += count_exact(measured, i, self.limits, at, min(at + step, len(doubtful)))
+        return counts
+
+    def _limits(self, rows, others):
+        needed = np.unique(others[others >= 0]).astype(np.int64)
+        out = torch.full(others.shape, 2.0 if self.cosine else torch.inf, dtype=torch.float64, device=rows.device)
+        local = torch.from_numpy(np.where(others >= 0, np.searchsorted(needed, others), -1)).to(rows.device)
+        for first in range(0, len(needed), TILE_ROWS):
+            theirs = rows.take(needed[first : first + TILE_ROWS])
+            scale = centred(theirs, self.centre, self.cosine)[2]
+            i, j = ((local >= first) & (local < first + TILE_ROWS)).nonzero(as_tuple=True)
+            out[i, j] = exact(self.stored, self.scale, theirs, scale, i, local[i, j] - first)
+        return out * (1 - PART) - (2 * WHOLE if self.cosine else 0)
+
+
+def _centre(stored: Tensor, cosine: bool) -> Tensor:
+    """float32 (D,): the median of some of the rows, of length 1 for cosine; 0 where the rows are no further from the origin than from it.
+    Rows of zeros for the most part stay so."""
+    some = stored[:: -(-len(stored) // CENTRE_ROWS)]
+    origin = torch.zeros(stored.shape[1], device=stored.device)
+    rows, from_origin, *_ = centred(some, origin, cosine)
+    centre = rows.median(0).values
+    from_centre = ((rows - centre) ** 2).sum(1)
+    return centre if from_centre.median() < 0.5 * from_origin.median() else origin
 
 
 def _count_packed(rows, sample, others, other_rows, tick):
@@ -70,47 +115,3 @@ def _count_packed(rows, sample, others, other_rows, tick):
             gpu.in_halves(compare, start, stop)
             tick(stop - start)
     return counts.cpu().numpy()
-
-
-def project(rows, directions: np.ndarray, *, other_rows: int, tick: Tick = no_tick) -> np.ndarray:
-    """The rows (of length 1 for cosine) times float32 (D, C): float32 (N, C). Ticks N rows."""
-    out = np.empty((rows.n_rows, directions.shape[1]), np.float32)
-    with torch.inference_mode():
-        along = torch.from_numpy(np.ascontiguousarray(directions)).to(rows.device)
-        for first, block, scale in rows.stream(other_rows):
-
-            def place(start: int, stop: int, first=first, block=block, scale=scale) -> None:
-                part = slice(start - first, stop - first)
-                out[start:stop] = ((block[part].float() @ along) * scale[part, None]).cpu().numpy()
-
-            gpu.in_halves(place, first, first + len(block))
-            tick(len(block))
-    return out
-
-
-def _thresholds(rows, ours, own, others):
-    metric = rows.metric
-    needed = np.unique(others[others >= 0]).astype(np.int64)
-    out = torch.full(others.shape, 2.0 if metric == "cosine" else torch.inf, device=ours.device)
-    local = np.where(others >= 0, np.searchsorted(needed, others), -1)
-    for first in range(0, len(needed), TILE_ROWS):
-        theirs = _unit(rows.take(needed[first : first + TILE_ROWS]).float(), metric)
-        i, j = np.nonzero((local >= first) & (local < first + TILE_ROWS))
-        for at in range(0, len(i), TILE_ROWS):
-            a, b = (
-                torch.from_numpy(i[at : at + TILE_ROWS]).to(ours.device),
-                torch.from_numpy(j[at : at + TILE_ROWS]).to(ours.device),
-            )
-            there = torch.from_numpy(local[i[at : at + TILE_ROWS], j[at : at + TILE_ROWS]] - first).to(ours.device)
-            squares = ((ours[a] - theirs[there]) ** 2).sum(1)
-            if metric == "cosine":
-                squares.masked_fill_((own[a] == 0) ^ (theirs[there] == 0).all(1), 2.0)
-            out[a, b] = squares
-    return out - 4e-6 * own[:, None]
-
-
-def _unit(rows, metric):
-    if metric != "cosine":
-        return rows
-    norms = rows.norm(dim=1, keepdim=True)
-    return rows / torch.where(norms > 0, norms, 1.0)

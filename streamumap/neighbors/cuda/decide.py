@@ -6,6 +6,7 @@ import triton.language as tl
 from torch import Tensor
 
 from streamumap.events import Tick
+from streamumap.neighbors.cuda.apart import pair_squares, sizes
 from streamumap.neighbors.cuda.join import merge
 
 LOOK_ROWS = 1 << 16
@@ -50,31 +51,20 @@ def _measure(candidates, measured, start, queries, first, others, cosine):
         if len(places):
             _pairs[(len(places),)](
                 rows, scale, other_rows, other_scale, wanted, out, places, first, wanted.shape[1], rows.shape[1],
-                COSINE=cosine, BLOCK=1024,
+                COSINE=cosine, **sizes(rows.shape[1], 1),
             )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["first"])
 def _pairs(
-    queries, scale, others, other_scale, wanted, measured, places, first, width, n_features, COSINE: tl.constexpr, BLOCK: tl.constexpr
+    queries, scale, others, other_scale, wanted, measured, places, first, width, n_features, COSINE: tl.constexpr,
+    TOGETHER: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """A scale of 0 is a zero row's under cosine: at 2 (a right angle) from a row that is none, not at 1. Rows that share no
-    feature are at 2 sharp."""
-    place = tl.load(places + tl.program_id(0))
+    place = tl.load(places + tl.program_id(0) + tl.arange(0, TOGETHER))
     row = place // width
     other = tl.load(wanted + place).to(tl.int64) - first
-    a_scale = tl.load(scale + row)
-    b_scale = tl.load(other_scale + other)
-    total = tl.zeros([BLOCK], tl.float32)
-    shared = tl.zeros([BLOCK], tl.float32)
-    for start in range(0, n_features, BLOCK):
-        feature = start + tl.arange(0, BLOCK)
-        live = feature < n_features
-        a = tl.load(queries + row * n_features + feature, mask=live, other=0.0).to(tl.float32) * a_scale
-        b = tl.load(others + other * n_features + feature, mask=live, other=0.0).to(tl.float32) * b_scale
-        total += (a - b) * (a - b)
-        shared += tl.abs(a * b)
-    square = tl.sum(total, axis=0) * tl.where((a_scale == 0) != (b_scale == 0), 2.0, 1.0)
-    if COSINE:
-        square = tl.where((tl.sum(shared, axis=0) == 0) & (square > 0), 2.0, square)
+    square = pair_squares(
+        queries + row * n_features, tl.load(scale + row), others + other * n_features, tl.load(other_scale + other),
+        n_features, COSINE, TOGETHER, BLOCK,
+    )  # fmt: skip
     tl.store(measured + place, square)

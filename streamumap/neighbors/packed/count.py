@@ -5,7 +5,14 @@ from numba import njit, prange
 
 from streamumap.events import Tick, no_tick
 from streamumap.neighbors.packed.lists import invert, squared_norms
-from streamumap.neighbors.packed.measure import measure_pairs
+from streamumap.neighbors.packed.measure import measure_pairs, pair
+from streamumap.neighbors.packed.settle import WIDE_SLACK
+
+SAME = 2.4e-7
+"""Distances that differ by less than this part are the same: lists hold them as float32."""
+
+PARALLEL = 1.4e-14
+"""Cosine distances that differ by less are the same too: a multiple of a row is so far from it once its values are float32."""
 
 
 def count_closer(
@@ -15,6 +22,8 @@ def count_closer(
 
     `sample` int64 (S,) ascending, `others` (S, m), -1 for the distance at which there is no edge (1 for cosine, else
     inf). Ticks N rows.
+
+    Distances come from float64 sums of products; what these leave open is measured from the two rows.
     """
     ours = rows.take(sample)
     own = squared_norms(ours[0], ours[2])
@@ -23,32 +32,31 @@ def count_closer(
     counts = np.zeros(others.shape, np.int64)
     for start in range(0, rows.n_rows, block_rows):
         stop = min(start + block_rows, rows.n_rows)
-        lists = _lists(rows, start, stop)
-        _count(*ours, own, sample - start, *lists, metric == "cosine", thresholds, order, counts)
-        del lists  # before the next are made
+        block = rows.block(start, stop)
+        lists, squares = invert(block[0], block[1], block[2], rows.n_features), squared_norms(block[0], block[2])
+        _count(
+            *ours, own, sample - start, *block, *lists, squares, metric == "cosine", thresholds, order, counts
+        )  # fmt: skip
+        del block, lists  # before the next are made
         tick(stop - start)
     return counts
 
 
-def _lists(rows, start, stop):
-    """Inverted lists of these rows, and their squared norms."""
-    indptr, features, values = rows.block(start, stop)
-    return *invert(indptr, features, values, rows.n_features), squared_norms(indptr, values)
-
-
 def _thresholds(rows, ours, others, metric):
-    """The distances to `others`, less what rounding may be: as a part of them and, for cosine, of the 1 from which they
-    are taken."""
+    """The distances to `others`, less what may be the same."""
     needed = np.unique(others[others >= 0]).astype(np.int64)
     theirs = rows.take(needed)
     local = np.where(others >= 0, np.searchsorted(needed, others), -1)
     out = np.full(others.shape, 1.0 if metric == "cosine" else np.inf)
     measure_pairs(*ours, *theirs, local, metric == "cosine", out)
-    return out * (1 - 1e-6) - (1e-12 if metric == "cosine" else 0.0)
+    return out * (1 - SAME) - (PARALLEL if metric == "cosine" else 0.0)
 
 
 @njit(parallel=True, cache=True)
-def _count(indptr, features, values, own, itself, bounds, owner, amount, squares, cosine, thresholds, order, counts):
+def _count(
+    indptr, features, values, own, itself, their_indptr, their_features, their_values, bounds, owner, amount, squares,
+    cosine, thresholds, order, counts,
+):  # fmt: skip
     for row in prange(len(counts)):
         dots = np.zeros(len(squares))
         for at in range(indptr[row], indptr[row + 1]):
@@ -61,9 +69,16 @@ def _count(indptr, features, values, own, itself, bounds, owner, amount, squares
             if cosine:
                 product = own[row] * squares[j]
                 distance = 1.0 - dots[j] / np.sqrt(product) if product > 0 else np.float64(own[row] != squares[j])
+                slack = WIDE_SLACK if product > 0 else 0.0
             else:
-                distance = np.sqrt(max(0.0, own[row] + squares[j] - 2.0 * dots[j]))
+                both = own[row] + squares[j]
+                distance = np.sqrt(max(0.0, both - 2.0 * dots[j]))
+                slack = min(WIDE_SLACK * both / max(distance, 1e-300), np.sqrt(WIDE_SLACK * both))
             for c in order[row]:
+                if slack > 0 and abs(distance - thresholds[row, c]) <= slack:
+                    mine, theirs = slice(indptr[row], indptr[row + 1]), slice(their_indptr[j], their_indptr[j + 1])
+                    distance = pair(features[mine], values[mine], their_features[theirs], their_values[theirs], cosine)
+                    slack = 0.0
                 if distance >= thresholds[row, c]:
                     break
                 counts[row, c] += 1

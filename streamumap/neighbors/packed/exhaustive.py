@@ -1,8 +1,9 @@
 """All rows with all through an inverted index: exact.
 
 A block of rows is turned into lists; a row's products with the whole block are sums over the lists of its own features,
-and its best are picked from those. The candidates that are left are measured again from the rows themselves. Every row
-is computed by one thread from the same numbers in the same order: the same bytes for any number of threads.
+and its best are picked from those. The candidates that are left are measured again from the rows themselves. Where that leaves open
+whether another row is nearer, since sums err, the row's list is completed (`settle.py`). Every row is computed by one thread from
+the same numbers in the same order: the same bytes for any number of threads.
 """
 
 import numpy as np
@@ -11,6 +12,7 @@ from numba import njit, prange
 from streamumap.events import Tick
 from streamumap.neighbors.packed.lists import CHUNK, add_products, inverse_norms, invert, squared_norms
 from streamumap.neighbors.packed.measure import measure
+from streamumap.neighbors.packed.settle import settle, unsure
 from streamumap.neighbors.packed_footprint import CORPUS_ROWS, MARGIN
 from streamumap.units import ALONE, Units
 
@@ -21,12 +23,25 @@ def search(
     rows, k: int, metric: str, *, non_negative: bool, query_rows: int, tick: Tick, units: Units = ALONE
 ) -> tuple[np.ndarray, np.ndarray]:
     """Exact k-NN. `rows`: a PackedRows. Ticks N rows for each block of CORPUS_ROWS, then N rows more."""
-    best = _best(rows, k, metric, non_negative, query_rows, tick, units)
-    return _measure_all(rows, best, k, metric, query_rows, tick)
+    best, least = _best(rows, k, metric, non_negative, query_rows, tick, units)
+    indices, distances = _measure_all(rows, best, k, metric, query_rows, tick)
+    if best.shape[1] < rows.n_rows - 1:
+        open_rows = _unsure(rows, least, distances[:, -1], metric, query_rows)
+        settle(rows, np.flatnonzero(open_rows), metric, non_negative, query_rows, indices, distances, tick)
+    return indices, distances
+
+
+def _unsure(rows, least, last, metric, block_rows):
+    out = np.zeros(rows.n_rows, bool)
+    for start in range(0, rows.n_rows, block_rows):
+        part = slice(start, min(start + block_rows, rows.n_rows))
+        indptr, _, values = rows.block(part.start, part.stop)
+        unsure(squared_norms(indptr, values), least[part], last[part], metric == "cosine", out[part])
+    return out
 
 
 def _best(rows, k, metric, non_negative, query_rows, tick, units):
-    """int32 (N, m), m >= k - 1: the rows with the largest products."""
+    """int32 (N, m), m >= k - 1: the rows with the largest scores; the least of these scores, float32 (N,)."""
     n = rows.n_rows
     n_kept = min(k - 1 + MARGIN, n - 1)
     best = np.full((n, n_kept), -1, np.int32)
@@ -46,7 +61,7 @@ def _best(rows, k, metric, non_negative, query_rows, tick, units):
             tick(part.stop - first)
             units.done(lambda: (whole, {}), corpus=start, query=part.stop)
         del lists  # before the next are made
-    return best
+    return best, scores[:, -1].copy()
 
 
 def _inverse_norms(rows, block_rows):

@@ -3,6 +3,9 @@
 import numpy as np
 from numba import njit, prange
 
+NEAR = 1e-6
+"""Cosine distances below this come from differences of the rows at length 1: what is left of 1 less the cosine has too few digits."""
+
 
 @njit(cache=True)
 def pair(a_features, a_values, b_features, b_values, cosine):
@@ -27,7 +30,28 @@ def pair(a_features, a_values, b_features, b_values, cosine):
         return np.sqrt(difference)
     if aa == 0.0 or bb == 0.0:
         return 0.0 if aa == bb else 1.0
-    return max(0.0, 1.0 - dot / np.sqrt(aa * bb))
+    distance = 1.0 - dot / np.sqrt(aa * bb)
+    if distance >= NEAR:
+        return distance
+    return _half_square(a_features, a_values, 1.0 / np.sqrt(aa), b_features, b_values, 1.0 / np.sqrt(bb))
+
+
+@njit(cache=True)
+def _half_square(a_features, a_values, a_scale, b_features, b_values, b_scale):
+    """Half the squared distance of two rows that are multiplied."""
+    a, b, total = 0, 0, 0.0
+    while a < len(a_features) or b < len(b_features):
+        step = 0.0
+        in_a = b >= len(b_features) or (a < len(a_features) and a_features[a] <= b_features[b])
+        in_b = a >= len(a_features) or (b < len(b_features) and b_features[b] <= a_features[a])
+        if in_a:
+            step += a_values[a] * a_scale
+            a += 1
+        if in_b:
+            step -= b_values[b] * b_scale
+            b += 1
+        total += step * step
+    return total / 2
 
 
 @njit(parallel=True, cache=True)

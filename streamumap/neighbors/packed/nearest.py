@@ -10,10 +10,8 @@ from numba import njit, prange
 from streamumap.events import Tick, no_tick
 from streamumap.neighbors.packed.lists import CHUNK, add_products, inverse_norms, invert, squared_norms
 from streamumap.neighbors.packed.measure import pair
+from streamumap.neighbors.packed.settle import SLACK
 from streamumap.neighbors.table import insert
-
-SLACK = 64 * float(np.finfo(np.float32).eps)
-"""What a sum may be off by, in squared norms."""
 
 Csr = tuple[np.ndarray, np.ndarray, np.ndarray]
 

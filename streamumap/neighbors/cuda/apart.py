@@ -1,0 +1,196 @@
+"""How far two rows are apart, from their differences: the last word, which products of rows do not have.
+
+|a|^2 + |b|^2 - 2ab loses what is small beside the norms (Goldberg 1991: cancellation); a difference of two stored numbers loses
+one rounding of itself.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+VALUES = 4096
+TOGETHER = 16
+"""Pairs that a program measures together, and values of them that it looks at together, at most."""
+
+SPREAD = 64
+"""Rows on either side of which a program measures all pairs."""
+
+
+def measure(queries: Tensor, scale: Tensor, others: Tensor, other_scale: Tensor, candidates: Tensor, cosine: bool):
+    """float32 (n, m): squared distance of row queries[i] (n, D) to row others[candidates[i, j]], each times its scale float32; inf
+    where the candidate, int32 (n, m), is -1. For cosine as `pair_squares` has it."""
+    out = torch.empty(candidates.shape, device=queries.device)
+    n, m = candidates.shape
+    _measure[(n, triton.cdiv(m, TOGETHER))](
+        queries, scale, others, other_scale, candidates.contiguous(), out, m, queries.shape[1],
+        COSINE=cosine, **sizes(queries.shape[1], TOGETHER),
+    )  # fmt: skip
+    return out
+
+
+def exact(queries: Tensor, scale: Tensor, others: Tensor, other_scale: Tensor, i: Tensor, j: Tensor) -> Tensor:
+    """float64 (n,): squared distances of rows queries[i] to rows others[j], each times its scale float64, with sums in float64. A
+    scale of 0 is a zero row's: at 2 from a row that is none. The same of a pair whatever else is asked."""
+    out = torch.empty(len(i), dtype=torch.float64, device=queries.device)
+    if len(i):
+        _exact[(triton.cdiv(len(i), TOGETHER),)](
+            queries, scale, others, other_scale, i.contiguous(), j.contiguous(), out, len(i), queries.shape[1],
+            **sizes(queries.shape[1], TOGETHER),
+        )  # fmt: skip
+    return out
+
+
+def all_pairs(queries: Tensor, scale: Tensor, others: Tensor, other_scale: Tensor) -> Tensor:
+    """float32 (n, m): squared distances of all queries to all others, each times its scale float32. A scale of 0: as of `exact`."""
+    out = torch.empty((len(queries), len(others)), device=queries.device)
+    ours, theirs = queries.T.contiguous(), others.T.contiguous()  # neighbouring programs then read neighbouring numbers
+    grid = (triton.cdiv(len(queries), SPREAD), triton.cdiv(len(others), SPREAD))
+    _all_pairs[grid](
+        ours, scale, theirs, other_scale, out, len(queries), len(others), queries.shape[1], ROWS=SPREAD
+    )  # fmt: skip
+    return out
+
+
+def centred(rows: Tensor, centre: Tensor, cosine: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Rows (n, D), of length 1 for cosine, less `centre` float32 (D,), each number rounded once: float32 (n, D), their squared norms
+    float32 (n,), what makes the rows' length 1 float64 (n,) (1 where not cosine, 0 for a zero row), and bool (n,): whether any
+    two such rows have an exact float32 product, for they hold small whole numbers."""
+    out = torch.empty(rows.shape, dtype=torch.float32, device=rows.device)
+    squares = torch.empty(len(rows), device=rows.device)
+    scale = torch.empty(len(rows), dtype=torch.float64, device=rows.device)
+    whole = torch.empty(len(rows), dtype=torch.bool, device=rows.device)
+    _centred[(triton.cdiv(len(rows), TOGETHER),)](
+        rows, centre, out, squares, scale, whole, len(rows), rows.shape[1],
+        COSINE=cosine, **sizes(rows.shape[1], TOGETHER),
+    )  # fmt: skip
+    return out, squares, scale, whole
+
+
+def sizes(n_features: int, together: int) -> dict[str, int]:
+    """How a program goes through `together` rows: the sums of a row depend on it."""
+    block = min(1024, VALUES // together, triton.next_power_of_2(n_features))
+    return {"TOGETHER": together, "BLOCK": block, "num_warps": max(1, min(4, together * block // 256))}
+
+
+@triton.jit
+def pair_squares(
+    ours, a_scale, theirs, b_scale, n_features, COSINE: tl.constexpr, TOGETHER: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    """Squared distances of rows that begin at `ours` and `theirs`, pointers [TOGETHER], each times its scale: float32.
+
+    For cosine, a scale of 0 is a zero row's: at 2 (a right angle) from a row that is none, not at 1; rows that share no feature are
+    at 2 sharp; and what the product with the scale loses is taken along, for of rows near one direction it is much of the
+    difference.
+    """
+    total = tl.zeros([TOGETHER, BLOCK], tl.float32)
+    shared = tl.zeros([TOGETHER, BLOCK], tl.float32)
+    for start in range(0, n_features, BLOCK):
+        feature = start + tl.arange(0, BLOCK)[None, :]
+        live = feature < n_features
+        a = tl.load(ours[:, None] + feature, mask=live, other=0.0).to(tl.float32)
+        b = tl.load(theirs[:, None] + feature, mask=live, other=0.0).to(tl.float32)
+        if COSINE:
+            scaled = b * b_scale[:, None]
+            apart = tl.fma(a, a_scale[:, None] + tl.zeros_like(a), -scaled)
+            apart -= tl.fma(b, b_scale[:, None] + tl.zeros_like(b), -scaled)
+            shared += tl.abs(a * b)
+        else:
+            apart = a - b
+        total += apart * apart
+    square = tl.sum(total, axis=1)
+    if COSINE:
+        square *= tl.where((a_scale == 0) != (b_scale == 0), 2.0, 1.0)
+        square = tl.where((tl.sum(shared, axis=1) == 0) & (square > 0), 2.0, square)
+    return square
+
+
+@triton.jit
+def _measure(
+    queries, scale, others, other_scale, candidates, out, n_candidates, n_features, COSINE: tl.constexpr, TOGETHER: tl.constexpr,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    column = tl.program_id(1) * TOGETHER + tl.arange(0, TOGETHER)
+    row = tl.program_id(0).to(tl.int64) + tl.zeros([TOGETHER], tl.int64)
+    at = row * n_candidates + column
+    candidate = tl.load(candidates + at, mask=column < n_candidates, other=-1).to(tl.int64)
+    there = candidate >= 0
+    candidate = tl.where(there, candidate, 0)
+    square = pair_squares(
+        queries + row * n_features, tl.load(scale + row), others + candidate * n_features, tl.load(other_scale + candidate),
+        n_features, COSINE, TOGETHER, BLOCK,
+    )  # fmt: skip
+    tl.store(out + at, tl.where(there, square, float("inf")), mask=column < n_candidates)
+
+
+@triton.jit
+def _exact(
+    queries, scale, others, other_scale, rows, columns, out, n_pairs, n_features, TOGETHER: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    pair = tl.program_id(0).to(tl.int64) * TOGETHER + tl.arange(0, TOGETHER)
+    i = tl.load(rows + pair, mask=pair < n_pairs, other=0)
+    j = tl.load(columns + pair, mask=pair < n_pairs, other=0)
+    a_scale = tl.load(scale + i)
+    b_scale = tl.load(other_scale + j)
+    total = tl.zeros([TOGETHER, BLOCK], tl.float64)
+    for start in range(0, n_features, BLOCK):
+        feature = start + tl.arange(0, BLOCK)[None, :]
+        live = feature < n_features
+        a = tl.load(queries + i[:, None] * n_features + feature, mask=live, other=0.0).to(tl.float64)
+        b = tl.load(others + j[:, None] * n_features + feature, mask=live, other=0.0).to(tl.float64)
+        apart = a * a_scale[:, None] - b * b_scale[:, None]
+        total += apart * apart
+    square = tl.sum(total, axis=1) * tl.where((a_scale == 0) != (b_scale == 0), 2.0, 1.0)
+    tl.store(out + pair, square, mask=pair < n_pairs)
+
+
+@triton.jit
+def _all_pairs(queries, scale, others, other_scale, out, n, m, n_features, ROWS: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    column = tl.program_id(1).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    a_scale = tl.load(scale + row, mask=row < n, other=0.0)
+    b_scale = tl.load(other_scale + column, mask=column < m, other=0.0)
+    total = tl.zeros([ROWS, ROWS], tl.float32)
+    ours, theirs = queries + row, others + column
+    for _ in range(0, n_features):
+        a = tl.load(ours, mask=row < n, other=0.0).to(tl.float32) * a_scale
+        b = tl.load(theirs, mask=column < m, other=0.0).to(tl.float32) * b_scale
+        apart = a[:, None] - b[None, :]
+        total += apart * apart
+        ours += n
+        theirs += m
+    total *= tl.where((a_scale == 0)[:, None] != (b_scale == 0)[None, :], 2.0, 1.0)
+    tl.store(out + row[:, None] * m + column[None, :], total, mask=(row < n)[:, None] & (column < m)[None, :])
+
+
+@triton.jit
+def _centred(
+    rows, centre, out, squares, scale, whole, n, n_features, COSINE: tl.constexpr, TOGETHER: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64) * TOGETHER + tl.arange(0, TOGETHER)
+    factor = tl.full([TOGETHER], 1.0, tl.float64)
+    if COSINE:
+        total = tl.zeros([TOGETHER, BLOCK], tl.float64)
+        for start in range(0, n_features, BLOCK):
+            feature = start + tl.arange(0, BLOCK)[None, :]
+            live = (row < n)[:, None] & (feature < n_features)
+            a = tl.load(rows + row[:, None] * n_features + feature, mask=live, other=0.0).to(tl.float64)
+            total += a * a
+        square = tl.sum(total, axis=1)
+        factor = tl.where(square > 0, 1.0 / tl.sqrt(tl.where(square > 0, square, 1.0)), 0.0)
+    total = tl.zeros([TOGETHER, BLOCK], tl.float64)
+    uneven = tl.zeros([TOGETHER, BLOCK], tl.int32)
+    for start in range(0, n_features, BLOCK):
+        feature = start + tl.arange(0, BLOCK)[None, :]
+        live = (row < n)[:, None] & (feature < n_features)
+        at = row[:, None] * n_features + feature
+        a = tl.load(rows + at, mask=live, other=0.0).to(tl.float64) * factor[:, None]
+        a = (a - tl.load(centre + feature, mask=feature < n_features, other=0.0).to(tl.float64)).to(tl.float32)
+        tl.store(out + at, a, mask=live)
+        uneven += (a != tl.floor(a)).to(tl.int32)
+        total += a.to(tl.float64) * a.to(tl.float64)
+    square = tl.sum(total, axis=1)
+    tl.store(squares + row, square.to(tl.float32), mask=row < n)
+    tl.store(scale + row, factor, mask=row < n)
+    even = (tl.sum(uneven, axis=1) == 0) & (square <= 4194304.0)  # 2^22: sums stay below 2^24
+    tl.store(whole + row, even, mask=row < n)
