@@ -29,7 +29,7 @@ DENSE = {
     f"neighbors.{name}"
     for name in ("dense", "sketch", "cells", "propose", "work", "table", "join", "exhaustive", "nearest")
 }
-PACKED_PARTS = "approximate cells count exhaustive join lists measure nearest probe"
+PACKED_PARTS = "approximate cells count exhaustive join lists measure nearest probe settle"
 PACKED = {"neighbors.packed"} | {f"neighbors.packed.{name}" for name in PACKED_PARTS.split()}
 CUDA_PARTS = (
     "apart chunk closer approximate count decide exhaustive join nearest packed points probe sketch streamed tiles"
