@@ -48,7 +48,7 @@ def test_what_float32_cannot_hold_is_not_lost(started):
 @pytest.mark.parametrize("value", [0, 3.5])
 def test_one_position_for_all_rows_says_nothing_and_that_is_said(value, started, tmp_path):
     start, said, warnings = started(np.full((120, 2), value))
-    assert said == "pca" and len(warnings) == 1
+    assert said == "by pca" and len(warnings) == 1
     assert warnings[0].startswith(f"--init: {tmp_path / 'init.npy'}: all rows have the same position")
     engine.embed(rows(), Params(n_epochs=1), out=tmp_path / "default", **BOUNDS)
     assert (tmp_path / "default" / "embedding.npy").read_bytes() == (tmp_path / "run" / "embedding.npy").read_bytes()
