@@ -10,7 +10,7 @@ from threadpoolctl import threadpool_limits
 from streamumap import initial
 from streamumap.backends import Rows
 from streamumap.errors import InputError
-from streamumap.events import Tick, no_tick
+from streamumap.events import Tick
 from streamumap.graph.files import Graph, GraphBlock
 from streamumap.layout.footprint import FEW
 from streamumap.layout.spectral_footprint import PART_ROWS
@@ -75,19 +75,19 @@ def first_positions(
             f"--init: {p.init}: all rows have the same position, which says nothing; the default start is used instead."
         )
     with threadpool_limits(1):  # the same sums for any number of threads
-        place_top, how = _first_of_all(rows, plan, p, blocks, settings, warn)
+        place_top, how = _first_of_all(rows, plan, p, blocks, settings, lambda _: tick(0), warn)
         return _multilevel(place_top, how, plan, p, blocks, settings, tick)
 
 
 def _first_of_all(
-    rows: Rows, plan: Plan, p: Params, blocks: GraphBlocks, settings, warn: Callable[[str], None]
+    rows: Rows, plan: Plan, p: Params, blocks: GraphBlocks, settings, tick: Tick, warn: Callable[[str], None]
 ) -> tuple[PlaceTop, str]:
-    """Where the coarsest level starts, and how that is found."""
+    """Where the coarsest level starts, and how that is found. Ticks 0: no row is placed yet."""
     if p.init == "random":
         return (lambda numbers: initial.random(len(numbers), p.n_components, p.seed)), "at random"
     by_pca = partial(_pca, rows, plan, p)
     if p.init == "spectral":
-        return _spectral(by_pca, plan, p, blocks, settings, warn)
+        return _spectral(by_pca, plan, p, blocks, settings, tick, warn)
     return by_pca, "by pca"
 
 
@@ -118,7 +118,7 @@ def _pca(rows: Rows, plan: Plan, p: Params, numbers: np.ndarray) -> np.ndarray:
 
 
 def _spectral(
-    by_pca: PlaceTop, plan: Plan, p: Params, blocks: GraphBlocks, settings, warn: Callable[[str], None]
+    by_pca: PlaceTop, plan: Plan, p: Params, blocks: GraphBlocks, settings, tick: Tick, warn: Callable[[str], None]
 ) -> tuple[PlaceTop, str]:
     """Along the graph's eigenvectors; where it is in pieces, each along its own at the place where the default start has it."""
     from streamumap.graph.parts import roots_and_degrees
@@ -128,7 +128,7 @@ def _spectral(
     n, graph = settings.n_vertices, blocks.graph
     parts = spectral.split(*roots_and_degrees(graph, PART_ROWS), p.n_components)
     place = placer(blocks.of(n if n < FEW else plan["start"].blocks["block_rows"]), blocks.backend)
-    found = spectral.solve(place, parts, p.n_components, graph.n_edges, p.seed, blocks.backend, no_tick)
+    found = spectral.solve(place, parts, p.n_components, graph.n_edges, p.seed, blocks.backend, tick)
     said = f"along eigenvectors after {found.n_products:,} products"
     if not found.converged:
         warn(
@@ -138,7 +138,7 @@ def _spectral(
         return by_pca, "by pca"
     vectors = found.vectors
     if len(parts.order) < n or parts.n_parts > 1:
-        others, _ = _multilevel(by_pca, "by pca", plan, p, blocks, settings, no_tick)
+        others, _ = _multilevel(by_pca, "by pca", plan, p, blocks, settings, tick)
         vectors = spectral.apart(found, parts, others)
         said += f" of {parts.n_parts:,} pieces of the graph"
     positions = initial.placed(vectors, p.n_components, p.seed)

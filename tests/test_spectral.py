@@ -1,5 +1,6 @@
 """A start along eigenvectors: held to NumPy's and scipy's."""
 
+import re
 import tracemalloc
 
 import numpy as np
@@ -10,6 +11,8 @@ from spectral_checks import blobs, check_product, csr, path, ring, share, true_e
 from test_layout import as_blocks
 
 from streamumap import demo, engine, initial, starting
+from streamumap.errors import Stopped
+from streamumap.events import StageStarted
 from streamumap.graph.files import Graph
 from streamumap.graph.parts import roots_and_degrees
 from streamumap.layout import run, spectral, spectral_footprint
@@ -179,9 +182,9 @@ def test_the_plan_of_a_spectral_start_has_its_bytes_and_the_default_ones(n_rows,
 
 
 def started(x, tmp_path, monkeypatch, **params):
-    """(the graph, the start, what was said) of a run."""
+    """Of a run: its graph, where all rows lie along its eigenvectors, where the layout starts, and what was said."""
     seen = {}
-    begin = starting.first_positions
+    begin, along = starting.first_positions, starting._spectral
 
     def first_positions(rows, plan, p, blocks, *rest):
         block = blocks.graph.block(0, blocks.graph.n_rows)
@@ -189,7 +192,13 @@ def started(x, tmp_path, monkeypatch, **params):
         seen["start"], seen["said"] = begin(rows, plan, p, blocks, *rest)
         return seen["start"], seen["said"]
 
+    def spectral_positions(*args):
+        place_top, how = along(*args)
+        seen["all"] = place_top(np.arange(len(x)))
+        return place_top, how
+
     monkeypatch.setattr("streamumap.stages.layout.first_positions", first_positions)
+    monkeypatch.setattr(starting, "_spectral", spectral_positions)
     seen["run"] = engine.embed(
         x, Params(n_epochs=1, init="spectral", **params), out=tmp_path, budget="1GB", device="cpu"
     )
@@ -198,14 +207,16 @@ def started(x, tmp_path, monkeypatch, **params):
 
 def test_the_start_of_the_demo_is_spectral(tmp_path, monkeypatch):
     seen = started(demo.dense(demo.load()), tmp_path, monkeypatch, metric="cosine")
-    graph, start = seen["graph"], seen["start"]
+    graph, start = seen["graph"], seen["all"]
     scale = sparse.diags(1 / np.sqrt(np.asarray(graph.sum(1)).ravel()))
     values, vectors = eigsh(scale @ graph @ scale, 3, which="LA", tol=1e-10, ncv=80, v0=np.ones(graph.shape[0]))
     true = vectors[:, np.argsort(-values)[1:]]
     centred = true - true.mean(0)
     assert share(start.astype(np.float64), np.linalg.qr(centred)[0]) > 1.99
     assert np.abs(start).max() == pytest.approx(initial.WIDTH, rel=1e-3) and len(np.unique(start, axis=0)) == len(start)
-    assert seen["said"].startswith("spectral, ") and seen["run"]["warnings"] == []
+    said = r"multilevel, 9,600 -> 4,096 vertices, the last along eigenvectors after \d+ products"
+    assert re.fullmatch(said, seen["said"]) and seen["run"]["warnings"] == []
+    assert np.isfinite(seen["start"]).all() and len(np.unique(seen["start"], axis=0)) > 0.99 * len(start)
 
 
 def test_pieces_of_a_graph_lie_apart(tmp_path, monkeypatch):
@@ -213,7 +224,8 @@ def test_pieces_of_a_graph_lie_apart(tmp_path, monkeypatch):
     x = (random.normal(size=(300, 8)) + 40 * np.repeat(np.eye(3, 8), 100, axis=0)).astype(np.float32)
     seen = started(x, tmp_path, monkeypatch)
     start = seen["start"]
-    assert "; 3 pieces of the graph lie where they start by pca" in seen["said"]
+    assert re.fullmatch(r"along eigenvectors after \d+ products of 3 pieces of the graph", seen["said"])
+    assert np.array_equal(start, seen["all"]), "few rows start there themselves"
     centres = np.stack([start[i : i + 100].mean(0) for i in (0, 100, 200)])
     widths = [np.linalg.norm(start[i : i + 100] - c, axis=1).max() for i, c in zip((0, 100, 200), centres, strict=True)]
     assert min(np.linalg.norm(centres[a] - centres[b]) for a, b in ((0, 1), (0, 2), (1, 2))) > 2 * max(widths)
@@ -222,11 +234,33 @@ def test_pieces_of_a_graph_lie_apart(tmp_path, monkeypatch):
         assert share(start[i : i + 100] - start[i : i + 100].mean(0), np.linalg.qr(true - true.mean(0))[0]) > 1.95
 
 
+def test_a_stop_is_noticed_while_eigenvectors_are_sought(tmp_path):
+    """They may take half a minute: the run listens after every product."""
+    n_asked, events = 0, []
+
+    def stopping():
+        nonlocal n_asked
+        n_asked += any(isinstance(e, StageStarted) and e.stage == "start" for e in events)
+        return n_asked > 3
+
+    x = np.random.default_rng(0).normal(size=(200, 5)).astype(np.float32)
+    with pytest.raises(Stopped, match="^stopped while start was at 0 of 200 rows"):
+        engine.embed(
+            x,
+            Params(init="spectral"),
+            out=tmp_path,
+            budget="1GB",
+            device="cpu",
+            listener=events.append,
+            stopping=stopping,
+        )
+
+
 def test_it_says_what_is_used_instead(tmp_path, monkeypatch):
     monkeypatch.setattr(spectral, "LEAST_PRODUCTS", 5)
     monkeypatch.setattr(spectral, "EDGE_VISITS", 0)
     x = np.random.default_rng(0).normal(size=(200, 5)).astype(np.float32)
     seen = started(x, tmp_path, monkeypatch)
-    assert seen["said"] == "pca" and len(seen["run"]["warnings"]) == 1
+    assert seen["said"] == "by pca" and len(seen["run"]["warnings"]) == 1
     assert seen["run"]["warnings"][0].startswith("--init spectral: no eigenvectors after ")
     assert "the default start is used instead" in seen["run"]["warnings"][0]
