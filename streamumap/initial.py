@@ -13,7 +13,6 @@ WIDTH = 10.0
 NOISE = 1e-4
 """Standard deviation that parts rows which would start at the same point (umap-learn)."""
 
-SAMPLE_ROWS = 20_000
 OVERSAMPLING = 8
 PRODUCTS = 6
 
