@@ -71,5 +71,5 @@ def test_a_place_depends_on_the_row_and_the_map_alone():
 
 
 def test_epochs_are_a_third_of_those_of_the_map():
-    assert [settings(n).n_epochs for n in (100, 10_001)] == [166, 66]
+    assert [settings(n).n_epochs for n in (100, 10_001)] == [166, 166]
     assert [settings(100, n_epochs=n).n_epochs for n in (1, 60)] == [1, 20]
