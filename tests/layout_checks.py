@@ -35,8 +35,9 @@ def make_positions(n, n_components, seed=1):
     return np.random.default_rng(seed).uniform(-3, 3, (n, n_components)).astype(np.float32)
 
 
-def check_epoch(epoch, n_components, n=40, numbers=(0, 150), **changes):
-    """The whole graph in one block. A move of up to 4 is right to a few thousandths: float32, and the CPU's polynomial for pow."""
+def check_epoch(epoch, n_components, n=40, numbers=(0, 50, 90, 150), **changes):
+    """The whole graph in one block, in epochs with 1, 2, 4 and 5 pushes for a pull. A move of up to 4 is right to a few
+    thousandths: float32, and the CPU's polynomial for pow."""
     indptr, targets, weights = make_graph(n)
     old = make_positions(n, n_components)
     s = make_settings(n, **changes)

@@ -266,6 +266,26 @@ def test_the_step_falls_with_the_square_to_nothing():
     assert [s.step_size(e) for e in (0, 25, 50)] == [2.0, 0.5, 0.0]
 
 
+@given(st.integers(1, 2000), st.integers(0, 50), st.floats(0, 10))
+def test_repulsion_grows_to_its_strength(n_epochs, rate, strength):
+    s = make_settings(10, n_epochs=n_epochs, negative_sample_rate=rate, repulsion_strength=strength)
+    shares = [s.repulsion_share(e) for e in range(n_epochs + 1)]
+    assert shares[0] == pytest.approx(schedule.FIRST_REPULSION) and shares[-1] == 1 and (np.diff(shares) > 0).all()
+    for epoch in range(0, n_epochs, max(1, n_epochs // 7)):
+        n_pushes = s.n_pushes(epoch)
+        assert 0 <= n_pushes <= rate and n_pushes * s.push_strength(epoch) == pytest.approx(
+            rate * strength * shares[epoch]
+        )
+        assert s.push_strength(epoch) <= strength * (1 + 1e-12), "more pushes before stronger ones"
+
+
+def test_a_vertex_is_pushed_by_few_at_first_and_by_all_at_last():
+    s = make_settings(10, n_epochs=500, negative_sample_rate=5)
+    assert [s.n_pushes(e) for e in (0, 200, 300, 499)] == [1, 4, 5, 5]
+    none = dataclasses.replace(s, negative_sample_rate=0)
+    assert {none.n_pushes(e) for e in range(500)} == {0} and none.push_strength(0) == 0
+
+
 def mix32_in_numpy(x):
     x = x.astype(np.uint32)
     x = (x ^ (x >> np.uint32(16))) * np.uint32(0x7FEB352D)

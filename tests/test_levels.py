@@ -1,7 +1,10 @@
 import tracemalloc
+from itertools import pairwise
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from layout_checks import make_settings
 from levels_checks import (
     check_coarse_graph,
@@ -13,7 +16,7 @@ from levels_checks import (
 from test_layout import as_blocks, symmetric
 
 from streamumap.layout import levels, run
-from streamumap.layout.footprint import start_bytes
+from streamumap.layout.footprint import FEW, RATIO, start_bytes
 
 CPU = run.cpu_backend()
 
@@ -44,6 +47,34 @@ def test_seeds_are_spread_and_change_with_seed_and_level(n, n_cells):
     if n > n_cells:
         for other in ((2, 0), (1, 1)):
             assert not np.array_equal(seeds, levels.choose_seeds(n, n_cells, *other)) or n < 10
+
+
+@given(st.integers(3, 3 * 10**9), st.sampled_from([levels.TOP, levels.RANDOM_TOP, 16]))
+def test_levels_shrink_about_tenfold_to_the_coarsest(n, top):
+    sizes = [n]
+    while n_cells := levels._n_cells(sizes[-1], len(sizes) == 1, top):
+        sizes.append(n_cells)
+    assert all(coarse <= levels.MOST_CELLS for coarse in sizes[1:])
+    assert all(fine // RATIO <= coarse < fine for fine, coarse in pairwise(sizes) if coarse < levels.MOST_CELLS)
+    assert all(coarse in (fine // RATIO, top, levels.MOST_CELLS) for fine, coarse in pairwise(sizes))
+    assert sizes[-1] <= 2 * top and (len(sizes) > 1) == (n >= FEW or n > 2 * top)
+
+
+def test_a_graph_of_many_rows_has_a_coarser_level_and_one_of_few_has_none():
+    whole = [levels._n_cells(n, True, levels.TOP) for n in (511, 512, 8192, 8193, 100_000, 10**9)]
+    assert whole == [0, 51, 819, 4096, 10_000, levels.MOST_CELLS]
+    assert [levels._n_cells(n, False, levels.TOP) for n in (512, 8192, 8193)] == [0, 0, 4096]
+
+
+def test_a_level_is_laid_out_warmer_and_small_ones_less_repelled():
+    s = make_settings(10**6, max_weight=40_000, learning_rate=0.5, repulsion_strength=1.5)
+    small, large = levels._on_level(s, 819, 900), levels._on_level(s, 100_000, 300)
+    assert (small.n_vertices, small.n_epochs, large.n_vertices, large.n_epochs) == (819, 900, 100_000, 300)
+    assert small.learning_rate == large.learning_rate == 0.5 * levels.HEAT
+    assert small.repulsion_strength == pytest.approx(1.5 * 819 / levels.FULL_REPULSION)
+    assert large.repulsion_strength == 1.5 == levels._on_level(s, levels.FULL_REPULSION, 900).repulsion_strength
+    assert (small.rate_scale, small.least_weight, large.least_weight) == (65537, 73, 219), "its heaviest edge is 65535"
+    assert (small.a, small.b, small.seed) == (s.a, s.b, s.seed)
 
 
 # --- the start, with a coarsest level of 16
