@@ -5,8 +5,8 @@
     python bench/layout.py --curve line --init auto pca spectral random
 
 Every map has all measures of `measures.measure`, and for curves the steps that tear them. A candidate of `--try` has other
-constants of layout/schedule.py or layout/levels.py. umap-learn starts where its own `init` says (its spectral one for
-auto), `--from-ours` where ours does. Besides: `edge_similarity`, the mean of 1 / (1 + a d^(2b)) over the graph's edges,
+constants of layout/schedule.py or layout/levels.py. umap-learn starts where its own `init` says (its spectral one for auto) or, with
+`--their-starts ours`, where ours does. Besides: `edge_similarity`, the mean of 1 / (1 + a d^(2b)) over the graph's edges,
 weighted by their weights. Compilation is not counted. cuML takes the k-NN graph and makes the fuzzy graph itself:
 `graph_seconds` is what ours took for that.
 """
@@ -245,8 +245,9 @@ def systems(setup: Setup, options: argparse.Namespace, cuml_umap) -> Iterator[Sy
         return
     umap_learn(setup, small, 0, 1)
     for n_epochs in their_epochs:
-        yield System("umap-learn", n_epochs, partial(umap_learn, setup), start=partial(umap_learns_start, setup))
-        if options.from_ours:
+        if "own" in options.their_starts:
+            yield System("umap-learn", n_epochs, partial(umap_learn, setup), start=partial(umap_learns_start, setup))
+        if "ours" in options.their_starts:
             yield System("umap-learn, our start", n_epochs, partial(umap_learn, setup))
 
 
@@ -257,7 +258,9 @@ def compare(setup: Setup, options: argparse.Namespace, cuml_umap) -> list[dict]:
         for system in systems(setup, options, cuml_umap)
         for dims in options.dims
         for init in options.init
-        for seed in range(options.seeds)
+        for seed in range(
+            options.seeds if system.name.startswith("streamumap") else options.their_seeds or options.seeds
+        )
     ]
 
 
@@ -356,7 +359,8 @@ def main() -> None:
     parser.add_argument(
         "--try", dest="candidates", type=_constants, action="append", default=[], metavar="NAME=VALUE,..."
     )
-    parser.add_argument("--from-ours", action="store_true", help="umap-learn from our start as well")
+    parser.add_argument("--their-starts", nargs="+", default=["own"], choices=["own", "ours"], help="[%(default)s]")
+    parser.add_argument("--their-seeds", type=int, help="[default: as --seeds]")
     parser.add_argument("--alone", action="store_true", help="streamumap only")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     options = parser.parse_args()
