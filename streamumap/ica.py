@@ -13,6 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from streamumap import products
+
 SAMPLE_ROWS = 20_000
 MAX_ITERATIONS = 200
 TOLERANCE = 1e-4
@@ -72,7 +74,7 @@ def iteration(white: np.ndarray, turn: np.ndarray, n_threads: int) -> tuple[np.n
 def directions(components: np.ndarray, scale: np.ndarray, turn: np.ndarray) -> np.ndarray:
     """Along which rows have their independent components, float32 as `components` (C, D), those without variance 0."""
     out = np.zeros_like(components)
-    out[: len(scale)] = (turn.astype(np.float32) * scale) @ components[: len(scale)]
+    out[: len(scale)] = products.product(turn.astype(np.float32) * scale, components[: len(scale)])
     return out
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from streamumap import products
 from streamumap.errors import InputError
 from streamumap.source.base import RowSource
 from streamumap.source.rows import DenseRows
@@ -165,7 +166,7 @@ class ReducedRows:
         self.source.close()
 
     def _reduced(self, rows: np.ndarray) -> np.ndarray:
-        return _subtract(np, np.array(rows), self._mean) @ self._components.T
+        return products.product(_subtract(np, np.array(rows), self._mean), self._components.T)
 
 
 class StreamedPCA:
@@ -205,7 +206,7 @@ class StreamedPCA:
         rows = _placed(library, piece, "float32", self.device)
         mean = rows.mean(0, dtype=library.float64)
         rows = _subtract(library, rows, mean)
-        moment = rows.T @ rows
+        moment = products.gram(rows) if library is np else rows.T @ rows
         del rows
         refused = np.flatnonzero(~np.isfinite(_on_host(moment.diagonal())))
         if len(refused):
@@ -252,7 +253,7 @@ class StreamedPCA:
 
     def _projected(self, library: Any, piece: np.ndarray, directions: Any) -> np.ndarray:
         rows = _subtract(library, _placed(library, piece, "float32", self.device), self._mean)
-        return _on_host(rows @ directions)
+        return products.product(rows, directions) if library is np else _on_host(rows @ directions)
 
     def state(self) -> dict[str, np.ndarray]:
         """The sums so far on the host, for a checkpoint; without a device the next block changes them in place. Once the

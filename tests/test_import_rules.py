@@ -12,7 +12,8 @@ PACKAGE = Path(__file__).parent.parent / "streamumap"
 
 # Imports go to the same layer or a lower one.
 LAYERS = [
-    {"errors", "events", "params", "memory", "limits", "watch", "gpu", "kernels", "units", "diskfile", "stopping"},
+    {"errors", "events", "params", "memory", "limits", "watch", "gpu", "kernels", "units", "diskfile", "stopping"}
+    | {"products"},
     {"manifest", "holder", "statefile", "saving"}
     | {"source", "sae", "workdir", "quality", "blockfile", "writer", "npy_writer", "demo", "meta"}
     | {"publish", "palette", "columns", "coding", "raster", "render", "animate", "clusters"}
