@@ -164,6 +164,7 @@ def test_memory_is_what_the_footprint_says(monkeypatch):
     assert 0.6 * predicted < peak < predicted
 
 
+@pytest.mark.sizes
 @pytest.mark.parametrize("gpu", [False, True], ids=["cpu", "gpu"])
 @pytest.mark.parametrize("n_rows", [5_000, 3_000_000])
 def test_the_plan_of_a_spectral_start_has_its_bytes_and_the_default_ones(n_rows, gpu):
