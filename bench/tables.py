@@ -1,14 +1,13 @@
 """The tables of README.md and docs/benchmarks.md, as Markdown, from the lines of bench/results."""
 
-import json
 from collections.abc import Iterable
-from pathlib import Path
 
 from cases import CASES
 from curves import PLOTS, along, card, exponent, panels, points
+from map_tables import maps, tears, truth
+from results import lines_of, table
 from summary import ALL, MEASURES, Group, difference, groups, number, ratio
 
-RESULTS = Path(__file__).parent / "results"
 HEAD = {
     "trustworthiness": "trustworthiness@15", "knn_preservation": "preservation@15", "triplet_accuracy": "triplets",
     "label_share": "labels", "knn_recall": "recall@15",
@@ -16,24 +15,11 @@ HEAD = {
 README_CASES = ("debian", "like-3M", "like-3M-pairs", "flux-pairs")
 
 
-def lines_of(name: str) -> list[dict]:
-    path = RESULTS / f"{name}.jsonl"
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
-
-
 def measured(on_device: bool) -> list[Group]:
     """All groups of end_to_end.jsonl on GPUs, or on cores, by case."""
     found = groups([r for r in lines_of("end_to_end") if (r["device"] is not None) == on_device])
     order = list(CASES)
     return sorted(found, key=lambda g: order.index(g.case))
-
-
-def table(header: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
-    head, body = list(header), [list(line) for line in lines]
-    if not body:
-        return "Not measured yet."
-    rows = [head, ["---"] * len(head), *body]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def sizes(g: Group) -> str:
@@ -270,4 +256,7 @@ TABLES = {
     "failures": failures,
     "knn": knn,
     "layout": layouts,
+    "maps": maps,
+    "tears": tears,
+    "truth": truth,
 }

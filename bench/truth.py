@@ -17,10 +17,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 from measures import append, facts, print_table
@@ -29,6 +30,7 @@ from streamumap import gpu, memory
 from streamumap.backends import Rows
 from streamumap.events import ignore
 from streamumap.intake import budget_for, first_plan
+from streamumap.neighbors import footprint
 from streamumap.params import Params
 from streamumap.plans import job_of
 from streamumap.source import open_source
@@ -39,7 +41,7 @@ from streamumap.stages.run import Run
 from streamumap.workdir import Workdir
 
 FEW, MANY = 12_000, 400_000
-"""All with all, and approximate."""
+"""Rows that are compared all with all, and that are searched approximately."""
 
 FEATURES, PACKED_FEATURES, ACTIVE = 24, 160, 7
 CLUSTER_ROWS = 50
@@ -162,12 +164,23 @@ def measured(cell: Cell, n: int, device: str, n_sample: int) -> Line:
     rows = cell.make(random, n).astype(cell.dtype)
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
-        graph, said, warnings = searched(rows, cell.metric, device, Path(folder) / "run")
+        with as_if_many(n):
+            graph, said, warnings = searched(rows, cell.metric, device, Path(folder) / "run")
         seconds = time.perf_counter() - started
     sample = np.sort(random.choice(n, min(n, n_sample), replace=False))
     gpu.release()
     true = true_recall(rows, cell.metric, graph, sample, device)
     return Line(cell.name, cell.dtype, cell.metric, n, true, said, seconds, warnings)
+
+
+@contextmanager
+def as_if_many(n: int) -> Iterator[None]:
+    """A GPU compares all with all until there are millions of so narrow rows: MANY are searched as those would be."""
+    if n < MANY:
+        yield
+        return
+    with mock.patch.object(footprint, "cuda_is_exhaustive", lambda *_: False):
+        yield
 
 
 def searched(rows: np.ndarray, metric: str, device: str, out: Path) -> tuple[np.ndarray, float, list[str]]:
