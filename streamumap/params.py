@@ -28,7 +28,8 @@ class Params:
     n_epochs: int | None = knob(None, "Epochs of the layout. Default: 500.", low=1, high=100_000, unit="epochs")
     init: str = knob(
         "auto",
-        "First positions, or the path of a .npy file of them, which are scaled; auto and random: multilevel on the graph from 512 rows on.",
+        "Where the coarsest level of the graph starts, and fewer than 512 rows themselves; auto is pca. Or the path of a .npy file of first "
+        "positions, which are scaled.",
         choices=("auto", "pca", "spectral", "random"),
     )
     learning_rate: float = knob(1.0, "First step size of the layout.", low=1e-6, high=1e3)

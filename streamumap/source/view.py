@@ -43,7 +43,7 @@ ZERO_ROWS_AT = 4.0
 others, which are at most 2 apart."""
 
 BEYOND = 2.5
-"""Of rows of length 1, those further apart than this: one has a direction and the other has none."""
+"""Distance of rows of length 1 from which on one has a direction and the other has none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +134,7 @@ class CentredRows:
 
 
 class SparseCentredRows(CentredRows):
-    """The same of a `SparseSource`, as a `SparseSource`. Where rows are mostly zeros so is their centre, a median."""
+    """`CentredRows` of a `SparseSource`, as a `SparseSource`. Where rows are mostly zeros so is their centre, a median."""
 
     def __init__(self, source: SparseSource, view: View):
         super().__init__(source, view)
@@ -210,7 +210,7 @@ def _sample(source: RowSource, metric: str) -> np.ndarray:
 
 
 def _median(sample: np.ndarray, dtype: str, metric: str) -> np.ndarray:
-    """Of each feature. Where float32 holds the values it is a multiple of the last place of the largest: less it they are float32
+    """The median of each feature. Where float32 holds the values it is a multiple of the last place of the largest: less it they are float32
     numbers still, wherever they lie."""
     parts = range(0, sample.shape[1], 256)
     centre = np.concatenate([np.median(sample[:, start : start + 256], axis=0) for start in parts])

@@ -1,4 +1,4 @@
-"""What is told about neighbours that the stored values, or float32, do not tell apart."""
+"""Warnings of neighbours that the stored values, or float32, do not tell apart."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from streamumap.source.rows import DenseRows
 from streamumap.stages.run import Run
 
 TIED_SHARE = 0.1
-"""Of the sampled rows, from which on it is told that their last neighbours are as far as others."""
+"""Share of sampled rows from which on it is told that their last neighbours are as far as others."""
 
 ROUNDING = {"bfloat16": 2.0**-8, "float16": 2.0**-11, "float32": 2.0**-24, "float64": 2.0**-53}
 """The most by which storing changes a value, as a part of it. Integers are as they are."""
@@ -58,7 +58,7 @@ def _tied_share(run: Run, far: np.ndarray, dtype: str) -> float:
 
 
 def _error(run: Run, rows: Rows, sample: np.ndarray, others: np.ndarray) -> float:
-    """By how much distances of the rows `sample` int64 (S,) to `others` (S, m), as they are compared, differ from those in float64:
+    """The error of distances of the rows `sample` int64 (S,) to `others` (S, m), as they are compared, beside those in float64:
     on average, of a few rows, as a part of the distance."""
     some = np.linspace(0, len(sample) - 1, min(len(sample), CHECKED_ROWS)).astype(int)
     stored, cosine, errors = run.kept.source(run.opened), run.params.metric == "cosine", [np.empty(0)]

@@ -112,7 +112,7 @@ def _look_at_rows(run: Run, tick: Meter) -> tuple[Scan, PackedRows | None]:
 
 
 def look_at_new(run: Run, given: RowSource, kept: Kept, block_rows: int, tick: Meter) -> New | None:
-    """Of the rows that are to be placed those that can be; None where there are none. Seen as those of the map are."""
+    """Those of the rows that are to be placed that can be; None where there are none. Seen as those of the map are."""
     source = kept.source(given)
     if not source.n_rows:
         return None
