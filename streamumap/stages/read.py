@@ -30,7 +30,7 @@ def read(run: Run) -> Scan:
     with run.stage("read", n_passes * run.given.n_rows, "rows", patient=True) as (tick, result):
         found, packed = _look_at_rows(run, tick)
         _plan(run, found, found.n_nonzero)
-        found, packed = _centre(run, found, packed)
+        found, packed = _centre(run, found, packed, tick)
         run.work.reserve(run.plan.peak.disk_bytes)
         run.packed = _packed(run, packed, block_rows, tick)
         run.source.check_unchanged()
@@ -52,7 +52,7 @@ def _plan(run: Run, found: Scan, n_nonzero: int) -> None:
     run.plan = make_plan(job, run.params, run.plan.budget, run.plan.machine)
 
 
-def _centre(run: Run, found: Scan, packed: PackedRows | None) -> tuple[Scan, PackedRows | None]:
+def _centre(run: Run, found: Scan, packed: PackedRows | None, tick: Meter) -> tuple[Scan, PackedRows | None]:
     """Where the rows lie far from the origin they are compared less their centre: sets view, source and plan anew. A second pass finds
     what is zero then, and what float32 tells apart."""
     given: RowSource = run.kept.source(run.opened)
@@ -64,7 +64,9 @@ def _centre(run: Run, found: Scan, packed: PackedRows | None) -> tuple[Scan, Pac
     if run.new is not None:
         run.new = replace(run.new, source=view.of(run.new.kept.source(run.opened)))
     _plan(run, found, found.n_nonzero)
-    seen, packed = run.fitting("read", lambda: backends.read(run.source, run.plan, lambda n: None))
+    if packed is not None:
+        packed.close()  # before they are packed anew
+    seen, packed = run.fitting("read", lambda: backends.read(run.source, run.plan, lambda n: tick(0)))
     found = replace(found, n_rounded_away=_rounded_away(found, seen))
     _plan(run, found, seen.n_nonzero)
     what = "near one direction" if view.unit else "far from the origin"
