@@ -5,6 +5,7 @@ import numpy as np
 from streamumap.backends import Rows
 from streamumap.source.base import RowSource, stored_dtype
 from streamumap.source.rows import DenseRows
+from streamumap.source.scan import Scan
 from streamumap.stages.run import Run
 
 TIED_SHARE = 0.1
@@ -31,7 +32,7 @@ def say_what_is_not_told_apart(run: Run, rows: Rows, sample: np.ndarray) -> None
         return
     others, far = run.neighbors_of(sample)
     if run.view.centre is not None and dtype in ROUNDING and far.shape[1] > 1:
-        share = _tied_share(run, far[~rows.found.is_zero[sample]], dtype)
+        share = _tied_share(run, rows.found, far[~rows.found.is_zero[sample]])
         if share > TIED_SHARE:
             where = "so near one direction" if run.view.unit else "so far from 0"
             run.warn(
@@ -47,14 +48,18 @@ def say_what_is_not_told_apart(run: Run, rows: Rows, sample: np.ndarray) -> None
             )
 
 
-def _tied_share(run: Run, far: np.ndarray, dtype: str) -> float:
+def _tied_share(run: Run, found: Scan, far: np.ndarray) -> float:
     """Share of rows whose last neighbours are tied, of distances `far` float32 (S, m); 0 where rounding is too small to be why, and
     rows just repeat or lie on a grid."""
     ties, apart = far[:, -1] == far[:, -2], far[np.isfinite(far) & (far > 0)].astype(np.float64)
     assert run.view.centre is not None
-    rounding = ROUNDING[dtype] * np.ldexp(np.linalg.norm(run.view.centre), -run.view.exponent)
-    typical = np.median(np.sqrt(2 * apart) if run.view.unit else apart) if len(apart) else 0.0
-    return float((np.isfinite(far[:, -1]) & ties).mean()) if len(far) and rounding >= COARSE * typical else 0.0
+    rounding = ROUNDING[found.dtype] * np.ldexp(np.linalg.norm(run.view.centre), -run.view.exponent)
+    if len(apart):
+        typical = np.median(np.sqrt(2 * apart) if run.view.unit else apart)
+    else:  # all lie on others
+        typical = 0.0 if run.view.unit else np.linalg.norm(found.feature_high.astype(np.float64) - found.feature_low)
+    is_coarse = 0 < COARSE * typical <= rounding
+    return float((np.isfinite(far[:, -1]) & ties).mean()) if len(far) and is_coarse else 0.0
 
 
 def _error(run: Run, rows: Rows, sample: np.ndarray, others: np.ndarray) -> float:
