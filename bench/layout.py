@@ -290,7 +290,7 @@ def one_map(setup: Setup, options: argparse.Namespace, system: System, dims: int
 
 
 def _for_start(setup: Setup, seed: int, init: str, dims: int = 2, n_epochs: int = 1) -> tuple:
-    """What `first_positions` wants."""
+    """The arguments of `first_positions`, but for whom it tells."""
     data = setup.data
     p = dataclasses.replace(data.params, n_components=dims, seed=seed, init=init)
     plan = with_edges(make_plan(data.plan.job, p, data.plan.budget, data.plan.machine), p, setup.graph.n_edges)

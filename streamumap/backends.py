@@ -15,7 +15,7 @@ from streamumap.errors import InputError
 from streamumap.events import Tick
 from streamumap.neighbors import packed_footprint
 from streamumap.neighbors.points_footprint import values
-from streamumap.neighbors.zero import join_zero_rows
+from streamumap.neighbors.zero import close_gaps, join_zero_rows
 from streamumap.params import Params
 from streamumap.plans import Plan
 from streamumap.source import RowSource
@@ -78,8 +78,11 @@ def search(
 
     Where it is approximate, until `enough(neighbours (S, k - 1) of the rows in `sample` int64 (S,), their ranks)`.
     """
-    indices, distances = rows.view.found(*_search(rows, plan, p, sample, enough, tick, units))
+    indices, distances = _search(rows, plan, p, sample, enough, tick, units)
     if rows.view.unit:
+        rows.view.found(indices, distances, rows.found.is_zero[indices])
+        if rows.searched is not rows.original:
+            close_gaps(indices, distances)  # zero rows need not be the furthest any more
         join_zero_rows(indices, distances, np.flatnonzero(rows.found.is_zero).astype(np.int32))
     return indices, distances
 

@@ -176,10 +176,19 @@ class StreamUMAP(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
 
 
 def _as_path(init, folder: Path) -> str:
-    """`init` as `Params` takes it; positions become a file in the folder."""
+    """`init` as `Params` takes it; positions become a file in the folder. Raises InputError where it is neither a name nor those."""
     if isinstance(init, (str, os.PathLike)):
         return os.fspath(init)
-    np.save(folder / "init.npy", np.asarray(init, np.float64))
+    try:
+        positions = np.asarray(init, np.float64)
+    except (TypeError, ValueError):
+        positions = np.empty(0)
+    if positions.ndim != 2:
+        raise InputError(
+            f'init: expected a name, a path or an array with a position for each row, found {type(init).__name__}; give "auto" or '
+            "numbers (rows, n_components)."
+        )
+    np.save(folder / "init.npy", positions)
     return str(folder / "init.npy")
 
 

@@ -53,7 +53,7 @@ class Finished:
 
     @property
     def n_nonzero(self) -> int:
-        """Of the rows as they were compared."""
+        """Values that are not 0 in the rows as they were compared."""
         return self.report["input"]["compared_nonzero"]
 
     @property

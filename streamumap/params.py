@@ -25,12 +25,11 @@ class Params:
     spread: float = knob(1.0, "Scale of the map; min_dist may not exceed it.", low=1e-3, high=100.0, unit="map units")
     n_components: int = knob(2, "Dimensions of the map.", low=1, high=64)
     metric: str = knob("euclidean", "Distance between rows.", choices=("euclidean", "cosine"))
-    n_epochs: int | None = knob(
-        None, "Epochs of the layout. Default: 500.", low=1, high=100_000, unit="epochs"
-    )
+    n_epochs: int | None = knob(None, "Epochs of the layout. Default: 500.", low=1, high=100_000, unit="epochs")
     init: str = knob(
         "auto",
-        "First positions, or the path of a .npy file of them, which are scaled; auto and random: multilevel on the graph from 512 rows on.",
+        "Where the coarsest level of the graph starts, and fewer than 512 rows themselves; auto is pca. Or the path of a .npy file of first "
+        "positions, which are scaled.",
         choices=("auto", "pca", "spectral", "random"),
     )
     learning_rate: float = knob(1.0, "First step size of the layout.", low=1e-6, high=1e3)

@@ -18,7 +18,7 @@ from streamumap.source.base import Pairs, SparseSource
 from streamumap.source.packed import PackedRows
 from streamumap.source.pairs import nonzero_mask, pairs_of
 from streamumap.source.rows import DenseRows
-from streamumap.source.view import View
+from streamumap.source.view import View, as_they_came
 from streamumap.units import ALONE, Units
 
 READ_BYTES = 8 << 20
@@ -63,9 +63,10 @@ def place(there: Mapped, new: RowSource, plan: Plan, p: Params, tick: Tick, unit
     with _searching(there, new, plan, p, tick) as nearest:
         for start in range(begin, new.n_rows, query_rows):
             stop = min(start + query_rows, new.n_rows)
-            indices, distances = there.view.found(*nearest(start, stop))
+            indices, distances = nearest(start, stop)
+            there.view.found(indices, distances, np.zeros(indices.shape, bool) if there.reduced else None)
             if p.metric == "cosine":
-                put_itself_first(there.rows, new, start, indices, distances)
+                put_itself_first(as_they_came(there.rows), as_they_came(new), start, indices, distances)
             weights = graph.strengths(distances, p.local_connectivity)
             out[start:stop] = placing.place(there.positions, indices, distances, weights, settings)
             units.done(lambda: ({}, {"positions": out[:stop]}), row=stop)  # noqa: B023, it is called at once
@@ -106,16 +107,15 @@ def _by_products(there: Mapped, new: RowSource, plan: Plan, metric: str, k: int,
 
     blocks, others, asking = plan["place"].blocks, DenseRows(there.rows, metric), DenseRows(new, metric)
     query_rows, other_rows = blocks["query_rows"], blocks["other_rows"]
-    centre = nearest.centre_of(others)
     queries = np.empty((min(query_rows, new.n_rows), new.n_features), np.float32)
     with ThreadPoolExecutor(plan.machine.n_cores) as pool:
 
         def search(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
             for first in range(start, stop, other_rows):
                 last = min(first + other_rows, stop)
-                queries[first - start : last - start] = asking.block(first, last) - centre
+                queries[first - start : last - start] = asking.block(first, last)
             return nearest.nearest(
-                queries[: stop - start], others, k, centre=centre, other_rows=other_rows, non_negative=there.non_negative,
+                queries[: stop - start], others, k, other_rows=other_rows, non_negative=there.non_negative,
                 each=lambda work, items: list(pool.map(work, items)), rounding=there.rounding, tick=tick,
             )  # fmt: skip
 

@@ -25,7 +25,7 @@ GAIN = 8.0
 digits of float64 to the vectors between."""
 
 MOST_DEGREE = 1000
-"""Of a polynomial; even, so that what it gives lies where its vectors were."""
+"""The highest degree of a polynomial; even, so that its result lies where its vectors were."""
 
 LEAST_PRODUCTS, EDGE_VISITS = 1000, 2 * 10**9
 """It gives up after so many products, or on small graphs after so many visits of edges: half a minute on one core."""
@@ -35,10 +35,10 @@ NEAR, NEARLY_EQUAL = 0.1, 1e-3
 is below this part), or, where there is nearly none, of the eigenvalue itself."""
 
 ROUNDING = 1e-14
-"""What no vector comes nearer to than, in units of the largest eigenvalue."""
+"""The distance to an eigenvector below which rounding lets no vector come, in units of the largest eigenvalue."""
 
 DEPENDENT = 1e-10
-"""Of the squared length of a vector, what must be left without the others."""
+"""The share of a vector's squared length that must be left without the others: less, and it depends on them."""
 
 NO_VALUE = 4.0
 """Stands for the eigenvalue of a vector that depends on the others: above all, which are at most 2."""
@@ -122,7 +122,7 @@ def apart(found: Eigenvectors, parts: Parts, others: np.ndarray) -> np.ndarray:
         return np.stack([np.bincount(part, column, parts.n_parts) / size for column in values.T], 1)
 
     def centred(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Of the vertices with a component: where they are from its centre, float64; its centre, and its width."""
+        """Positions of the vertices with a component from its centre, float64; its centre, and its width."""
         lying = positions[rows].astype(np.float64)
         centres = means(lying)
         lying -= centres[part]
@@ -160,7 +160,7 @@ def _chebyshev(cuts: np.ndarray, n_steps: int) -> Iterator[np.ndarray]:
 
 
 def _multiplied(place, vectors, images, part, filters, backend: run.Backend, tick: Tick):
-    """What the polynomials make of the vectors, and the images of that under L. Rows of part -1 keep their vectors."""
+    """The polynomials of L times the vectors, and the images of these under L. Rows of part -1 keep their vectors."""
     old, new, part = backend.place(vectors), backend.place(images), backend.place(part)
     for factors in filters:
         placed = backend.place(factors)

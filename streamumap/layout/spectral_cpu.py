@@ -1,4 +1,4 @@
-"""What a start along eigenvectors does with all vertices, in numba: products with the graph, sums over the vertices of a
+"""A start along eigenvectors, where it goes through all vertices, in numba: products with the graph, sums over the vertices of a
 component, and turning its vectors. Sums are made in an order that does not depend on the number of threads."""
 
 import numpy as np

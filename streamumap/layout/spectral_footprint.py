@@ -11,7 +11,7 @@ PART_ROWS = 1 << 16
 """Rows of the graph that are read at a time to find its connected components."""
 
 SUMS_BYTES = 1 << 20
-"""Of the sums of products of vectors, for all the components that are treated together."""
+"""Bytes of sums of products of vectors, for all the components that are treated together."""
 
 TASK_ROWS = 4096
 """Rows whose products are added up by one thread."""
@@ -42,7 +42,7 @@ def device(n_rows: int, n_components: int, block_rows: int, n_edges: int) -> int
 
 
 def kept(n_rows: int, n_components: int) -> int:
-    """What stays while the default start is made to place the components: the eigenvectors, and of each row its
+    """Bytes that stay while the default start is made to place the components: the eigenvectors, and of each row its
     component, its place among all, and its degree."""
     return n_rows * (n_components * 8 + 4 + 8 + 8)
 

@@ -16,34 +16,20 @@ from streamumap.neighbors.nearest_footprint import TILE_ROWS
 from streamumap.neighbors.table import difference, insert
 from streamumap.neighbors.work import SLACK, slices, squared_norms
 
-SAMPLE_ROWS = 64
-"""Rows whose mean is taken for the centre: far from the origin the norms would swallow the digits."""
-
-
-def centre_of(others) -> np.ndarray:
-    """float32 (D,), or (1,): what is taken from all rows, of `others` (a DenseRows) and of those that ask, before they are
-    multiplied."""
-    if others.metric == "cosine":
-        return np.zeros(1, np.float32)
-    numbers = np.unique(np.linspace(0, others.n_rows - 1, SAMPLE_ROWS).astype(np.int64))
-    return others.take(numbers).mean(0)
-
 
 def nearest(
     queries: np.ndarray,
     others,
     k: int,
     *,
-    centre: np.ndarray,
     other_rows: int,
     non_negative: bool,
     each: Callable,
     rounding: float = 0.0,
     tick: Tick = no_tick,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """As `reference.nearest` of `queries` float32 (Q, D), rows as a DenseRows gives them less `centre`, among `others`, a
-    DenseRows read `other_rows` at a time. `each(function, items)` calls it for every item, several at a time. Ticks Q
-    rows."""
+    """As `reference.nearest` of `queries` float32 (Q, D), rows as a DenseRows gives them, among `others`, a DenseRows read
+    `other_rows` at a time. `each(function, items)` calls it for every item, several at a time. Ticks Q rows."""
     n, cosine = others.n_rows, others.metric == "cosine"
     indices, squares = np.full((len(queries), k), -1, np.int32), np.full((len(queries), k), np.inf)
     norms = squared_norms(queries)
@@ -51,8 +37,6 @@ def nearest(
         for start in range(0, n, other_rows):
             stop = min(start + other_rows, n)
             block = others.block(start, stop)
-            if not cosine:
-                block -= centre
             other_norms = squared_norms(block)
 
             def merge(rows: slice, start=start, block=block, other_norms=other_norms) -> None:

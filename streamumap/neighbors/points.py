@@ -13,7 +13,7 @@ TIE = 1e-12
 """Distances that differ by less than this part of themselves are equal."""
 
 THICK = 64
-"""As many copies of one position make a leaf of the tree that every search from there would have to walk through."""
+"""Copies of one position from which on they make a leaf of the tree that every search from there would have to walk through."""
 
 
 class Points:

@@ -11,7 +11,7 @@ from streamumap.neighbors.table import difference, insert
 from streamumap.neighbors.zero import join_zero_rows
 
 SLACK = 64 * float(np.finfo(np.float32).eps)
-"""What the square of a distance that comes from a float32 product may be off by, in squared norms of the two rows."""
+"""The error of a squared distance that comes from a float32 product, at most, in squared norms of the two rows."""
 
 
 def slices(n: int, piece: int) -> list[slice]:

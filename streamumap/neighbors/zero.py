@@ -26,6 +26,16 @@ def join_zero_rows(indices: np.ndarray, distances: np.ndarray, zero_rows: np.nda
         indices[rows, 1:], distances[rows, 1:] = found, np.where(found >= 0, 0.0, np.inf)
 
 
+def close_gaps(indices: np.ndarray, distances: np.ndarray) -> None:
+    """Moves the neighbours that are missing, -1 and inf, behind those that are there, in place: of rows from which zero rows were taken."""
+    those = np.flatnonzero(((indices[:, :-1] < 0) & (indices[:, 1:] >= 0)).any(1))
+    for at in range(0, len(those), TOGETHER):
+        rows = those[at : at + TOGETHER]
+        order = np.argsort(indices[rows] < 0, axis=1, kind="stable")
+        indices[rows] = np.take_along_axis(indices[rows], order, 1)
+        distances[rows] = np.take_along_axis(distances[rows], order, 1)
+
+
 def next_zero_rows(zero_rows: np.ndarray, rows: np.ndarray, n: int) -> np.ndarray:
     """int32 (len(rows), n): the neighbours of these zero rows, each once, -1 where there are no more of them. As many
     rows name a row as it names."""

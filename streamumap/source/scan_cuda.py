@@ -178,7 +178,7 @@ def _bits(values: Tensor) -> Iterator[Tensor]:
 
 
 def _describe(column: Tensor, values: Tensor, stored: Tensor, counts: np.ndarray, sums: _Sums) -> Described:
-    """Of rows of `counts` values that are not zero each, one after the other; float64 ones are `values` as float32."""
+    """Describes rows of `counts` values that are not zero each, one after the other: as `stored`, and as float32 in `values`."""
     active, n_features = torch.from_numpy(counts).to(sums.device), sums.n_features
     keys = sums.of_values(column, stored, active)
     rounded_keys = sums.rounded.of_values(column, values, active) if sums.rounded else None

@@ -43,7 +43,7 @@ ZERO_ROWS_AT = 4.0
 others, which are at most 2 apart."""
 
 BEYOND = 2.5
-"""Of rows of length 1, those further apart than this: one has a direction and the other has none."""
+"""Distance of rows of length 1 from which on one has a direction and the other has none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,18 +61,26 @@ class View:
             return SparseCentredRows(source, self) if isinstance(source, SparseSource) else CentredRows(source, self)
         return scaled(source, self.exponent) if self.exponent else source
 
+    @property
+    def key(self) -> tuple[int, bool, bool]:
+        """Which view of the same rows this is: the centre follows from them."""
+        return self.exponent, self.centre is not None, self.unit
+
     def metric(self, asked: str) -> str:
         """The one under which these rows are compared, where `asked` is the one of the user."""
         return "euclidean" if self.unit else asked
 
-    def found(self, indices: np.ndarray, distances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Neighbours as they were found among these rows -> without those that cosine does not have: in place. Distances are cosine's
-        where rows of length 1 were compared."""
+    def found(
+        self, indices: np.ndarray, distances: np.ndarray, apart: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Neighbours int32 (Q, k) and distances float32 as they were found among these rows -> as cosine has them, in place, where rows
+        of length 1 were compared. `apart` bool (Q, k): of a zero row and one that is none, which cosine makes no neighbours; None:
+        those further than BEYOND."""
         if self.unit:
-            beyond = distances > BEYOND
+            apart = distances > BEYOND if apart is None else apart
             distances *= distances
             distances /= 2
-            indices[beyond], distances[beyond] = -1, np.inf
+            indices[apart], distances[apart] = -1, np.inf
         return indices, distances
 
     def sized(self, distances: np.ndarray, metric: str) -> np.ndarray:
@@ -126,7 +134,7 @@ class CentredRows:
 
 
 class SparseCentredRows(CentredRows):
-    """The same of a `SparseSource`, as a `SparseSource`. Where rows are mostly zeros so is their centre, a median."""
+    """`CentredRows` of a `SparseSource`, as a `SparseSource`. Where rows are mostly zeros so is their centre, a median."""
 
     def __init__(self, source: SparseSource, view: View):
         super().__init__(source, view)
@@ -151,6 +159,11 @@ class SparseCentredRows(CentredRows):
     def spans(self, n_pairs: int) -> Iterator[tuple[int, int]]:
         wider = max(1, self.max_nonzero) / max(1, self.sparse.max_nonzero)
         return self.sparse.spans(max(1, int(n_pairs / wider)))
+
+
+def as_they_came(rows: RowSource) -> RowSource:
+    """The rows that a view with a centre was made of."""
+    return rows.source if isinstance(rows, CentredRows) else rows
 
 
 def centred(source: RowSource, metric: str, largest: np.ndarray) -> View | None:
@@ -197,7 +210,7 @@ def _sample(source: RowSource, metric: str) -> np.ndarray:
 
 
 def _median(sample: np.ndarray, dtype: str, metric: str) -> np.ndarray:
-    """Of each feature. Where float32 holds the values it is a multiple of the last place of the largest: less it they are float32
+    """The median of each feature. Where float32 holds the values it is a multiple of the last place of the largest: less it they are float32
     numbers still, wherever they lie."""
     parts = range(0, sample.shape[1], 256)
     centre = np.concatenate([np.median(sample[:, start : start + 256], axis=0) for start in parts])

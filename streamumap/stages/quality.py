@@ -41,7 +41,7 @@ def quality(run: Run, rows: Rows, embedding: np.ndarray) -> np.ndarray:
         on = "all rows" if len(sample) == n else f"{len(sample):,} sampled rows"
         result.append(f"{measures.say_all(said)} on {on}")
     run.measured["quality"] = said | {
-        "distortion": {"value": _mean(distortion), "k": run.params.n_neighbors - 1, "sample_size": n},
+        "distortion": _mean(distortion) | {"k": run.params.n_neighbors - 1},
         "far_share": {"value": measures.far_share(embedding), "sample_size": n},
     }
     _say_what_was_missed(run, figures["knn_recall"])
@@ -94,9 +94,10 @@ def _figures(run: Run, sampled: Sampled, ranks: np.ndarray, radius: float) -> di
     }
 
 
-def _mean(distortion: np.ndarray) -> float | None:
-    there = np.isfinite(distortion)
-    return float(distortion[there].mean(dtype=np.float64)) if there.any() else None
+def _mean(distortion: np.ndarray) -> dict:
+    """The mean over the rows that have one, for run.json, and how many these are."""
+    there = distortion[np.isfinite(distortion)]
+    return {"value": float(there.mean(dtype=np.float64)) if len(there) else None, "sample_size": len(there)}
 
 
 def _say_what_was_missed(run: Run, recall: Figure) -> None:

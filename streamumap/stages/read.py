@@ -11,7 +11,7 @@ from streamumap.planner import make_plan
 from streamumap.plans import Job
 from streamumap.recorder import Meter
 from streamumap.source import RowSource, ToConvert, check_shape
-from streamumap.source.base import SparseSource, stored_dtype
+from streamumap.source.base import SparseSource
 from streamumap.source.kept import Kept, all_but
 from streamumap.source.packed import PackedRows, pack
 from streamumap.source.scaled import extreme_exponent
@@ -30,7 +30,7 @@ def read(run: Run) -> Scan:
     with run.stage("read", n_passes * run.given.n_rows, "rows", patient=True) as (tick, result):
         found, packed = _look_at_rows(run, tick)
         _plan(run, found, found.n_nonzero)
-        found, packed = _centre(run, found, packed)
+        found, packed = _centre(run, found, packed, tick)
         run.work.reserve(run.plan.peak.disk_bytes)
         run.packed = _packed(run, packed, block_rows, tick)
         run.source.check_unchanged()
@@ -52,24 +52,32 @@ def _plan(run: Run, found: Scan, n_nonzero: int) -> None:
     run.plan = make_plan(job, run.params, run.plan.budget, run.plan.machine)
 
 
-def _centre(run: Run, found: Scan, packed: PackedRows | None) -> tuple[Scan, PackedRows | None]:
+def _centre(run: Run, found: Scan, packed: PackedRows | None, tick: Meter) -> tuple[Scan, PackedRows | None]:
     """Where the rows lie far from the origin they are compared less their centre: sets view, source and plan anew. A second pass finds
     what is zero then, and what float32 tells apart."""
     given: RowSource = run.kept.source(run.opened)
-    view = centred(given, run.params.metric, np.array([found.feature_low, found.feature_high], np.float64))
+    largest = np.ldexp([found.feature_low, found.feature_high], run.view.exponent, dtype=np.float64)
+    view = centred(given, run.params.metric, largest)
     if view is None:
         return found, packed
     run.view, run.source = view, view.of(given)
     if run.new is not None:
         run.new = replace(run.new, source=view.of(run.new.kept.source(run.opened)))
     _plan(run, found, found.n_nonzero)
-    seen, packed = run.fitting("read", lambda: backends.read(run.source, run.plan, lambda n: None))
-    if stored_dtype(found.dtype).itemsize == 8:
-        found = replace(found, n_rounded_away=max(0, seen.n_duplicate_rows - found.n_duplicate_rows))
+    if packed is not None:
+        packed.close()  # before they are packed anew
+    seen, packed = run.fitting("read", lambda: backends.read(run.source, run.plan, lambda n: tick(0)))
+    found = replace(found, n_rounded_away=_rounded_away(found, seen))
     _plan(run, found, seen.n_nonzero)
     what = "near one direction" if view.unit else "far from the origin"
     run.listener(Note("info", f"the rows lie {what}; they are compared less their centre"))
     return found, packed
+
+
+def _rounded_away(found: Scan, seen: Scan) -> int:
+    """Rows that are another one both as rounded to float32 (`found`: the rows as stored) and as they are compared (`seen`). Those
+    that are so only as compared are multiples of another row, the same under cosine whatever the precision."""
+    return min(found.n_rounded_away, max(0, seen.n_duplicate_rows - found.n_duplicate_rows))
 
 
 def _look_at_rows(run: Run, tick: Meter) -> tuple[Scan, PackedRows | None]:
@@ -96,7 +104,9 @@ def _look_at_rows(run: Run, tick: Meter) -> tuple[Scan, PackedRows | None]:
     run.view = View(extreme_exponent(found.norm_max))
     if run.view.exponent:
         run.source = run.view.of(run.source)
-        found, packed = again()
+        seen, packed = again()
+        stored = {name: getattr(found, name) for name in ("dtype", "duplicate_of")}
+        found = replace(seen, n_rounded_away=_rounded_away(found, seen), **stored)
     if run.places_rest and run.sample is not None:
         rest = all_but(given.n_rows, run.sample)
         run.new = look_at_new(run, given, rest, run.plan["read"].blocks["block_rows"], tick)
@@ -104,7 +114,7 @@ def _look_at_rows(run: Run, tick: Meter) -> tuple[Scan, PackedRows | None]:
 
 
 def look_at_new(run: Run, given: RowSource, kept: Kept, block_rows: int, tick: Meter) -> New | None:
-    """Of the rows that are to be placed those that can be; None where there are none. Seen as those of the map are."""
+    """Those of the rows that are to be placed that can be; None where there are none. Seen as those of the map are."""
     source = kept.source(given)
     if not source.n_rows:
         return None
@@ -154,7 +164,7 @@ def _packed(run: Run, packed: PackedRows | None, block_rows: int, tick: Meter) -
     if packed is not None and not run.plan.packed_on_disk:
         return packed
     folder = run.work.scratch if run.plan.packed_on_disk else None
-    units = run.units("pack", key_of(input_key(run), rows_key(run), run.view.exponent), "packing", tick)
+    units = run.units("pack", key_of(input_key(run), rows_key(run), run.view.key), "packing", tick)
     assert run.plan.job.n_nonzero is not None
     return pack(run.source, block_rows, run.plan.job.n_nonzero, folder, lambda n: tick(0), units)
 

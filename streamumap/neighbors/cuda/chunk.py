@@ -22,7 +22,7 @@ from streamumap.neighbors.footprint import CUDA_TILE_ROWS as TILE_ROWS
 
 EPS = torch.finfo(torch.float32).eps
 TF32_SLACK = 2.0**-9
-"""What |a|^2 + |b|^2 - 2ab may be off by where products are TF32, in parts of |a|^2 + |b|^2: either factor loses up to 2^-10 of itself."""
+"""The error of |a|^2 + |b|^2 - 2ab where products are TF32, at most, in parts of |a|^2 + |b|^2: either factor loses up to 2^-10 of itself."""
 
 Scored = tuple[Tensor, Tensor | None, Tensor | float]
 """Scores float32 (n, m), `floor` float32 (n,) and `unit`: a squared distance is at least floor - 2 * unit * score. No floor: the scores
@@ -63,7 +63,7 @@ def as_chunk(first: int, rows: Tensor, scale: Tensor, cosine: bool) -> Chunk:
 
 
 def slack(n_features: int) -> float:
-    """What |a|^2 + |b|^2 - 2ab may be off by in float32, in parts of |a|^2 + |b|^2. Roundings of a long sum go either way: 4 sqrt(D) of
+    """The error of |a|^2 + |b|^2 - 2ab in float32, at most, in parts of |a|^2 + |b|^2. Roundings of a long sum go either way: 4 sqrt(D) of
     them is thirty times what they come to if they are independent (Higham & Mary 2019)."""
     return EPS * max(64.0, 4 * n_features**0.5)
 

@@ -18,7 +18,7 @@ from streamumap.neighbors.footprint import CUDA_LOOKED_PAIRS as LOOKED_PAIRS
 from streamumap.neighbors.footprint import CUDA_TILE_ROWS as TILE_ROWS
 
 PART, WHOLE = 1e-6, 1e-14
-"""What squared distances (cosine: distances) may differ by and still be equal: as a part of them, for lists of neighbours have them
+"""By so much squared distances (cosine: distances) may differ and still be equal: as a part of them, for lists of neighbours have them
 in float32, and of the squared norms that packed rows and lengths of 1 are made with, in float64."""
 
 CENTRE_ROWS = 1024

@@ -15,7 +15,7 @@ import torch
 from streamumap.neighbors.points_footprint import TILE, WINDOW
 
 BITS = 62
-"""Of a place on the curve, shared by the axes."""
+"""Bits of a place on the curve, shared by the axes."""
 
 
 class Points:

@@ -11,10 +11,10 @@ from streamumap.neighbors.packed_footprint import CORPUS_ROWS
 from streamumap.neighbors.table import insert
 
 SLACK = 64 * float(np.finfo(np.float32).eps)
-"""What a float32 sum may be off by, in squared norms of the two rows."""
+"""The error of a float32 sum, at most, in squared norms of the two rows."""
 
 WIDE_SLACK = 1e-12
-"""The same of a float64 sum of up to some thousand products."""
+"""The error of a float64 sum of up to some thousand products."""
 
 
 @njit(cache=True)
