@@ -23,9 +23,8 @@ def one_by_one(function, items):
 
 def by_products(rows, others, k, metric, non_negative, other_rows=64, query_rows=1000):
     there = DenseRows(ArraySource(others), metric)
-    centre = nearest.centre_of(there)
-    asking = DenseRows(ArraySource(rows), metric).block(0, len(rows)) - centre
-    options = dict(centre=centre, other_rows=other_rows, non_negative=non_negative, each=one_by_one)
+    asking = DenseRows(ArraySource(rows), metric).block(0, len(rows))
+    options = dict(other_rows=other_rows, non_negative=non_negative, each=one_by_one)
     parts = [
         nearest.nearest(asking[at : at + query_rows], there, k, **options) for at in range(0, len(rows), query_rows)
     ]
