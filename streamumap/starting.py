@@ -140,7 +140,7 @@ def _spectral(
     if len(parts.order) < n or parts.n_parts > 1:
         others, _ = _multilevel(by_pca, "by pca", plan, p, blocks, settings, tick)
         vectors = spectral.apart(found, parts, others)
-        said += f" of {parts.n_parts:,} pieces of the graph"
+        said += f", {parts.n_parts:,} of the graph's pieces each along its own"
     positions = initial.placed(vectors, p.n_components, p.seed)
     return (lambda numbers: positions[numbers]), said
 

@@ -6,12 +6,16 @@ threads: a vertex is always summed by one.
 """
 
 import numpy as np
-from numba import njit, prange
+from numba import get_num_threads, njit, prange, set_num_threads
 
 from streamumap.layout.schedule import ATTRACTION, CLIP, PUSH_SOFTENING, STEP_LIMIT, Settings
 
 FAST = {"reassoc", "contract", "nsz", "nnan", "ninf"}
 GOLDEN = np.uint32(0x9E3779B9)
+FEW_ROWS = 2048
+"""Rows that one thread does, 800 in 0.1 ms. Two take half of that where they are alone, but an epoch waits for the slower one: on a
+busy machine the thousands of epochs of a start took half a minute."""
+
 _ONE, _ATTRACTION, _CLIP, _LIMIT, _SOFT, _TINY = (
     np.float32(x) for x in (1.0, ATTRACTION, CLIP, STEP_LIMIT, PUSH_SOFTENING, 1e-12)
 )
@@ -34,11 +38,14 @@ def epoch(
     """
     step = s.step_size(number)
     kernel = _epoch_2d if old.shape[1] == 2 else _epoch_nd
+    threads = get_num_threads()
+    set_num_threads(1 if len(indptr) <= FEW_ROWS else threads)
     kernel(
         old, new, first_row, indptr, targets, weights, np.uint32(first_edge & 0xFFFFFFFF), np.uint32(number), np.uint32(s.epoch_key(number)),
         np.uint32(s.phase_key()), np.uint32(s.rate_scale), s.least_weight, s.n_pushes(number), np.float32(step), np.float32(s.a),
         np.float32(s.b), np.float32(-2 * s.a * s.b), np.float32(2 * s.b * s.push_strength(number)),
     )  # fmt: skip
+    set_num_threads(threads)
 
 
 @njit(inline="always")
