@@ -6,9 +6,10 @@ ours makes parts of a fixed size, with BLAS on one thread. Not for several threa
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 
 import numpy as np
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 from streamumap.memory import n_cores
 
@@ -43,5 +44,11 @@ def _parts(length: int) -> list[slice]:
 
 
 def _in_threads(make: Callable, parts: list) -> None:
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(n_cores()) as pool:
+    with _libraries().limit(limits=1, user_api="blas"), ThreadPoolExecutor(n_cores()) as pool:
         list(pool.map(make, parts))
+
+
+@cache
+def _libraries() -> ThreadpoolController:
+    """What NumPy multiplies with. Looking through the loaded libraries takes time and memory: once is enough."""
+    return ThreadpoolController()

@@ -53,8 +53,8 @@ PUSH_SOFTENING = 1e-3
 
 
 DEFAULT_EPOCHS = 500
-"""For any number of rows; umap-learn has 500 up to 10,000 rows and 200 beyond. On 63,666 rows and two cores 500 take 8 CPU seconds,
-umap-learn's 200 take 49."""
+"""For any number of rows; umap-learn has 500 up to 10,000 rows and 200 beyond. On 341,479 rows and two cores 500 take 50 CPU
+seconds, umap-learn's 200 take 143."""
 
 
 @dataclass(frozen=True)
