@@ -26,7 +26,7 @@ Fashion-MNIST, exact graphs, one seed, 3,000 rows; standard errors about 0.002, 
     umap-learn                    0.940       0.144  0.924  0.267            0.992       0.019  0.976  0.130
 
 More attraction, and repulsion that stays weak for longer, mend tears and lose neighbours. These are the values that tear no
-curve (with FIRST_REPULSION 1 a line of 10,000 points is cut in 50 places) and keep the most neighbours.
+curve (with FIRST_REPULSION 1 a line of 10,000 points is cut in 4 places) and keep the most neighbours.
 `repulsion_strength` 0.3 restores umap-learn's ratio of attraction to repulsion."""
 
 CLIP = 4.0
