@@ -50,5 +50,5 @@ def _in_threads(make: Callable, parts: list) -> None:
 
 @cache
 def _libraries() -> ThreadpoolController:
-    """What NumPy multiplies with. Looking through the loaded libraries takes time and memory: once is enough."""
+    """Finds NumPy's BLAS among the loaded libraries, once: a search takes time and memory."""
     return ThreadpoolController()

@@ -20,8 +20,8 @@ FAR = 2.0**10
 spread. Nearer ones cost a few of float32's 24 bits, and what a product cannot tell apart is measured from differences."""
 
 AROUND, AROUND_SHARE = 0.25, 0.99
-"""That share of the rows must lie within so much of the centre's length from it: a row near the origin has digits that a far centre
-would take from it."""
+"""So near the centre, in its lengths, must this share of the rows lie: a row near the origin has digits that a far centre would
+take from it."""
 
 SMALLEST_EXPONENT = -24
 """Centred rows whose largest norm is below 2 to this are brought to length 1: what tells them apart may be 2^30 times smaller still,

@@ -59,8 +59,8 @@ def _draws_on_device(f: Fitting) -> bool:
 
 
 def _before(f: Fitting, block_rows: int) -> tuple[int, int, int]:
-    """What comes before the default start, which gives the places of a graph's pieces, and stands in for what fails: bytes
-    of the host, those that stay beside it, and bytes of the device."""
+    """Counts bytes of what comes before the levels are made: on the host, those that stay there beside the levels, and on the
+    device."""
     n, c = f.job.n_rows, f.params.n_components
     if f.params.init == "spectral":
         sizes = n, c, block_rows, f.n_edges

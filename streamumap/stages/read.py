@@ -114,7 +114,7 @@ def _look_at_rows(run: Run, tick: Meter) -> tuple[Scan, PackedRows | None]:
 
 
 def look_at_new(run: Run, given: RowSource, kept: Kept, block_rows: int, tick: Meter) -> New | None:
-    """Those of the rows that are to be placed that can be; None where there are none. Seen as those of the map are."""
+    """Finds the rows that can be placed, seen as the map's rows are; None where there are none."""
     source = kept.source(given)
     if not source.n_rows:
         return None
