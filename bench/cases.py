@@ -10,6 +10,7 @@ curve-n, curve-d              seconds against rows (pairs, 0.1M to 10M) and agai
 """
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -18,7 +19,8 @@ from pathlib import Path
 
 from measures import ROOT, dense_file, skip
 
-DEBIAN = Path("/work/shared/data/debian")
+DEBIAN = Path(os.environ.get("STREAMUMAP_DATA", "")) / "debian"
+"""The real rows, in the folder that STREAMUMAP_DATA names, as the tests have it."""
 K = 32
 """Values a row that are not zero."""
 

@@ -131,7 +131,8 @@ def measure(embedding: np.ndarray, data: Data, graph: np.ndarray | None = None) 
     (NAME_error). Recall, continuity and torn share only with a k-NN graph, int (N, k): a row's true neighbours are those of
     the graph that its exact ranks confirm. Label measures only with labels."""
     n, parts = len(embedding), []
-    near = backends.nearest_on_map(data.plan, embedding, data.sample, NEIGHBORS)
+    on_map = backends.points(data.plan, embedding)
+    near = on_map.nearest(data.sample, NEIGHBORS)
     others = np.zeros((len(near), 0), np.int64) if graph is None else others_of(graph, data.sample, graph.shape[1])
     looked_at = np.concatenate([near, others], axis=1)
     size = data.plan["quality"].blocks["sample_rows"]
@@ -145,7 +146,7 @@ def measure(embedding: np.ndarray, data: Data, graph: np.ndarray | None = None) 
         "knn_preservation": quality.preservations(ranks[:, :NEIGHBORS]),
     }
     if graph is not None:
-        shares |= _kept_on_map(embedding, data, others, ranks[:, NEIGHBORS:])
+        shares |= _kept_on_map(on_map, embedding, data, others, ranks[:, NEIGHBORS:])
     if data.labels is not None:
         majority, share = _label_agreement(data.labels[near], data.labels[data.sample])
         shares |= {"label_majority": majority, "label_share": share, "silhouette": _silhouettes(embedding, data)}
@@ -157,11 +158,12 @@ def measure(embedding: np.ndarray, data: Data, graph: np.ndarray | None = None) 
     return out | {"far_share": quality.far_share(embedding)}
 
 
-def _kept_on_map(embedding: np.ndarray, data: Data, others: np.ndarray, ranks: np.ndarray) -> dict[str, np.ndarray]:
+def _kept_on_map(
+    on_map: Any, embedding: np.ndarray, data: Data, others: np.ndarray, ranks: np.ndarray
+) -> dict[str, np.ndarray]:
     """Row by row: recall of the graph, and what the map does with the true neighbours among `others` int64 (S, m), whose exact
     ranks in the rows are `ranks`."""
     is_true = (others >= 0) & (ranks < others.shape[1])
-    on_map = backends.points(data.plan, embedding)
     gaps = quality.distances(embedding, data.sample, others)
     return {
         "knn_recall": quality.recalls(ranks, others),

@@ -198,11 +198,6 @@ def points(plan: Plan, embedding: np.ndarray) -> Any:
     return cpu_points.Points(embedding, plan.machine.n_cores)
 
 
-def nearest_on_map(plan: Plan, embedding: np.ndarray, sample: np.ndarray, k: int) -> np.ndarray:
-    """int64 (S, k): for each sampled row the k rows nearest on the map, itself apart."""
-    return points(plan, embedding).nearest(sample, k)
-
-
 def build_graph(plan: Plan, p: Params, knn: tuple[BlockFile, BlockFile], units: Units, tick: Tick):
     """The fuzzy graph of a k-NN graph, (indices, distances), and the rows of each of its components."""
     planned = plan["graph"]

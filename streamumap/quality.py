@@ -91,20 +91,10 @@ def recalls(ranks: np.ndarray, found: np.ndarray) -> np.ndarray:
     return (right + np.minimum((~there).sum(1), k - n_true)) / k
 
 
-def preservation(ranks: np.ndarray) -> float:
-    """The mean of `preservations`."""
-    return float(preservations(ranks).mean())
-
-
 def preservations(ranks: np.ndarray) -> np.ndarray:
     """Share of the k nearest on the map that are among the k nearest rows, float64 (S,). `ranks` int64 (S, k): among the
     rows, of the nearest on the map."""
     return (ranks < ranks.shape[1]).mean(1)
-
-
-def trustworthiness(ranks: np.ndarray, n_rows: int) -> float:
-    """The mean of `trusts`."""
-    return float(trusts(ranks, n_rows).mean())
 
 
 def trusts(ranks: np.ndarray, n_rows: int) -> np.ndarray:

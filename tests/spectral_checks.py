@@ -41,14 +41,14 @@ def blobs(sizes, seed=0, k=6):
 
 
 def true_eigenvectors(dense, n_components):
-    """Of the symmetric normalised Laplacian of one component, by NumPy: float64 (n, n_components), and all eigenvalues."""
+    """Solves for eigenvectors of one component's symmetric normalised Laplacian, by NumPy: float64 (n, n_components); and all eigenvalues."""
     degrees = dense.sum(1, dtype=np.float64)
     values, vectors = np.linalg.eigh(np.eye(len(dense)) - dense / np.sqrt(degrees[:, None] * degrees[None]))
     return vectors[:, 1 : n_components + 1], values
 
 
 def share(ours, true):
-    """Of the space of the true vectors in that of ours: up to the number of vectors."""
+    """Measures how much of the space of the true vectors lies in ours: up to the number of vectors."""
     return np.linalg.norm(np.linalg.qr(ours)[0].T @ true) ** 2
 
 

@@ -70,7 +70,7 @@ def test_pca_of_equal_rows_parts_them_a_little(rows):
 
 
 def scaled_by_umap_learn(umap_, positions):
-    """What umap-learn's layout starts from: none of its epochs, on a graph of one edge a row."""
+    """Asks umap-learn where its layout starts: none of its epochs, on a graph of one edge a row."""
     n = len(positions)
     graph = sparse.coo_matrix((np.ones(n, np.float32), (np.arange(n), (np.arange(n) + 1) % n)), shape=(n, n))
     return umap_.simplicial_set_embedding(

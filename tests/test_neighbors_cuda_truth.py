@@ -100,7 +100,7 @@ def true_counts(squares, sample, others, part=1e-6):
 @cases
 @pytest.mark.parametrize("right", [True, False])
 def test_ranks_are_those_of_float64(metric, make, right):
-    """Of the true neighbours, and of any rows: what is wrong is not called right."""
+    """Recall is 1 for the true neighbours and low for any rows: what is wrong is not called right."""
     rows = make().astype(np.float32)
     sample = quality.sample_rows(N, 12, 0)
     squares = true_squares(rows, rows, metric)

@@ -183,7 +183,7 @@ def test_the_plan_of_a_spectral_start_has_its_bytes_and_the_default_ones(n_rows,
 
 
 def started(x, tmp_path, monkeypatch, **params):
-    """Of a run: its graph, where all rows lie along its eigenvectors, where the layout starts, and what was said."""
+    """Runs a start and returns its graph, where all rows lie along its eigenvectors, where the layout starts, and what was said."""
     seen = {}
     begin, along = starting.first_positions, starting._spectral
 

@@ -43,7 +43,7 @@ def long_steps(embedding):
 
 
 MOST_LONG_STEPS = {"auto": 0, "spectral": 5, "random": 7}
-"""Of five seeds the worst had 0, 3 and 4, on the ring and the trajectory; the line had none from any start."""
+"""Bounds with room: the worst of five seeds had 0, 3 and 4, on the ring and the trajectory; the line had none from any start."""
 
 
 @pytest.mark.parametrize("init", MOST_LONG_STEPS)

@@ -43,7 +43,7 @@ def test_the_graph_of_zero_rows_mixes_fast(n_rows):
 
 
 def blob(map_of_all, rows):
-    """Of these rows: their width as a part of the map's, and how much longer than wide they lie."""
+    """Measures how wide these rows lie, as a part of the map's width, and how much longer than wide."""
     lying = map_of_all[rows].astype(np.float64)
     spread = np.linalg.eigvalsh(np.cov(lying.T))
     return np.ptp(lying, axis=0).max() / np.ptp(map_of_all, axis=0).max(), np.sqrt(spread[1] / spread[0])

@@ -40,12 +40,14 @@ def epoch(
     kernel = _epoch_2d if old.shape[1] == 2 else _epoch_nd
     threads = get_num_threads()
     set_num_threads(1 if len(indptr) <= FEW_ROWS else threads)
-    kernel(
-        old, new, first_row, indptr, targets, weights, np.uint32(first_edge & 0xFFFFFFFF), np.uint32(number), np.uint32(s.epoch_key(number)),
-        np.uint32(s.phase_key()), np.uint32(s.rate_scale), s.least_weight, s.n_pushes(number), np.float32(step), np.float32(s.a),
-        np.float32(s.b), np.float32(-2 * s.a * s.b), np.float32(2 * s.b * s.push_strength(number)),
-    )  # fmt: skip
-    set_num_threads(threads)
+    try:
+        kernel(
+            old, new, first_row, indptr, targets, weights, np.uint32(first_edge & 0xFFFFFFFF), np.uint32(number), np.uint32(s.epoch_key(number)),
+            np.uint32(s.phase_key()), np.uint32(s.rate_scale), s.least_weight, s.n_pushes(number), np.float32(step), np.float32(s.a),
+            np.float32(s.b), np.float32(-2 * s.a * s.b), np.float32(2 * s.b * s.push_strength(number)),
+        )  # fmt: skip
+    finally:
+        set_num_threads(threads)
 
 
 @njit(inline="always")
