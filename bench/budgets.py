@@ -37,7 +37,7 @@ from typing import Any
 import numpy as np
 from measures import RESULTS, ROOT, append, facts, print_table
 
-from streamumap.memory import parse_bytes
+from streamumap.machine.memory import parse_bytes
 
 LEAST_BYTES = 100 * 10**6
 """Stages that take less are not judged by what was predicted."""
@@ -46,7 +46,7 @@ LEAST_SHARE, MOST_SHARE = 0.70, 1.00
 
 SHOWN = """
 import os, torch, pynvml
-from streamumap.memory import visible_handles
+from streamumap.machine.memory import visible_handles
 torch.zeros(1, device="cuda"); pynvml.nvmlInit()
 print(any(p.pid == os.getpid() for p in pynvml.nvmlDeviceGetComputeRunningProcesses(visible_handles()[0])))
 """

@@ -29,8 +29,8 @@ from typing import Any
 from budgets import broken, of_run, shares
 from measures import RESULTS, ROOT, append, facts
 
-from streamumap.limits import Limit, host_limits
-from streamumap.memory import format_bytes
+from streamumap.machine.limits import Limit, host_limits
+from streamumap.machine.memory import format_bytes
 
 PEAKS = ("memory.max_usage_in_bytes", "memory.peak")
 """Of a control group of version 1 and 2, in its folder: the most it has held so far."""

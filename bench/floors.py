@@ -26,7 +26,7 @@ import numpy as np
 from measures import RESULTS, append, facts, print_table
 
 from streamumap import engine
-from streamumap.neighbors.footprint import CUDA_SKETCH as SKETCH
+from streamumap.neighbors.sizes import CUDA_SKETCH as SKETCH
 from streamumap.params import Params
 from streamumap.source import Reading
 
@@ -105,7 +105,7 @@ def _write(path: Path, values: np.ndarray) -> None:
 @contextmanager
 def counted() -> Iterator[Counter]:
     """What searches look through while this is open: pairs of tiles, tiles and rows for which others are `measured`."""
-    from streamumap.neighbors.cuda import approximate, packed, sketch, tiles
+    from streamumap.neighbors.cuda import approximate, sketch, sparse_rows, tiles
 
     counts: Counter = Counter()
 
@@ -125,7 +125,7 @@ def counted() -> Iterator[Counter]:
     module = sys.modules[approximate.__module__]
     with (
         mock.patch.object(module, "lists", lists),
-        mock.patch.object(packed.PackedOnDevice, "measure", counting(packed.PackedOnDevice.measure)),
+        mock.patch.object(sparse_rows.PackedOnDevice, "measure", counting(sparse_rows.PackedOnDevice.measure)),
         mock.patch.object(sketch.Sketches, "measure", counting(sketch.Sketches.measure)),
     ):
         yield counts

@@ -18,10 +18,11 @@ import numpy as np
 import torch
 from measures import append, facts, print_table
 
-from streamumap.blockfile import BlockFile
-from streamumap.graph import build, cuda, footprint
+from streamumap.graph import build, cuda
+from streamumap.graph import sizes as footprint
 from streamumap.graph.files import Graph
-from streamumap.memory import format_bytes
+from streamumap.machine.memory import format_bytes
+from streamumap.store.blockfile import BlockFile
 
 LOCAL, HUB_SHARE = 40, 0.1
 """Neighbours are at most so many rows away, but for a share of hubs."""

@@ -42,17 +42,19 @@ from measures import (
 )  # fmt: skip
 from tree import ROOT
 
-from streamumap import backends, initial, quality
-from streamumap.blockfile import BlockFile
+from streamumap import quality
 from streamumap.errors import InputError
 from streamumap.events import no_tick
 from streamumap.graph.files import WEIGHT_ONE, Graph
-from streamumap.layout import levels, run, schedule
+from streamumap.layout import epochs, schedule
+from streamumap.layout.init import levels, pca
 from streamumap.params import Params
-from streamumap.planner import make_plan, with_edges
+from streamumap.planning.planner import make_plan, with_edges
+from streamumap.run import dispatch
+from streamumap.run.initialize import GraphBlocks, first_positions, layout_backend
 from streamumap.source import open_source
-from streamumap.starting import GraphBlocks, first_positions, layout_backend
-from streamumap.units import ALONE, Alone
+from streamumap.store.blockfile import BlockFile
+from streamumap.store.checkpoint import ALONE, Alone
 
 EDGE_ROWS = 65_536
 ROWS_SEED = 7
@@ -84,7 +86,7 @@ class System:
 
 def set_up(data: Data, folder: Path) -> Setup:
     """The exact k-NN graph, and the fuzzy graph as a run makes it."""
-    indices, distances = backends.search(
+    indices, distances = dispatch.search(
         data.rows, data.plan, data.params, data.sample, lambda *_: False, no_tick, ALONE
     )
 
@@ -100,7 +102,7 @@ def set_up(data: Data, folder: Path) -> Setup:
     seconds, graph = 0.0, None
     for _ in range(2):  # the first time may compile
         started = time.perf_counter()
-        graph, _ = backends.build_graph(data.plan, data.params, (near, far), Alone(create), no_tick)
+        graph, _ = dispatch.build_graph(data.plan, data.params, (near, far), Alone(create), no_tick)
         seconds = time.perf_counter() - started
     assert graph is not None
     return Setup(data, indices, distances, graph, seconds, graph.heaviest())
@@ -125,7 +127,7 @@ def changed(constants: dict[str, float]) -> Iterator[None]:
 
 
 @contextmanager
-def backend_with(constants: dict[str, float], device: str | None) -> Iterator[run.Backend]:
+def backend_with(constants: dict[str, float], device: str | None) -> Iterator[epochs.Backend]:
     """The backend with other constants. numba freezes ATTRACTION when it compiles, and its cache does not see that it
     changed: the module is loaded a second time, with a cache of its own."""
     with changed(constants):
@@ -133,7 +135,7 @@ def backend_with(constants: dict[str, float], device: str | None) -> Iterator[ru
             from streamumap.layout import cuda
 
             with mock.patch.object(cuda, "ATTRACTION", schedule.ATTRACTION):
-                yield run.cuda_backend(device)
+                yield epochs.cuda_backend(device)
         elif "ATTRACTION" in constants:
             from numba import config
 
@@ -142,17 +144,19 @@ def backend_with(constants: dict[str, float], device: str | None) -> Iterator[ru
             module = importlib.util.module_from_spec(spec)
             with tempfile.TemporaryDirectory() as cache, mock.patch.object(config, "CACHE_DIR", cache):
                 spec.loader.exec_module(module)
-                yield dataclasses.replace(run.cpu_backend(), epoch=module.epoch)
+                yield dataclasses.replace(epochs.cpu_backend(), epoch=module.epoch)
         else:
-            yield run.cpu_backend()
+            yield epochs.cpu_backend()
 
 
 def ours(
-    setup: Setup, backend: run.Backend, start: np.ndarray, seed: int, n_epochs: int, until: int | None = None
+    setup: Setup, backend: epochs.Backend, start: np.ndarray, seed: int, n_epochs: int, until: int | None = None
 ) -> np.ndarray:
     block = setup.graph.block(0, setup.graph.n_rows)
     until = n_epochs if until is None else until
-    return run.run(run.LayoutState(start), until, [lambda: block], settings(setup, seed, n_epochs), backend).positions
+    return epochs.run(
+        epochs.LayoutState(start), until, [lambda: block], settings(setup, seed, n_epochs), backend
+    ).positions
 
 
 def umap_learn(setup: Setup, start: np.ndarray, seed: int, n_epochs: int) -> np.ndarray:
@@ -193,7 +197,7 @@ def umap_learns_start(setup: Setup, seed: int, init: str) -> np.ndarray:
                 warnings.simplefilter("ignore")  # it says where eigenvectors do not converge
                 start = spectral_layout(np.zeros((n, 1), np.float32), graph, 2, random)
         start = start * (10 / np.abs(start).max()) + random.normal(scale=1e-4, size=start.shape)
-    return initial.given(start, seed)
+    return pca.given(start, seed)
 
 
 def cuml(setup: Setup, umap, start: np.ndarray, seed: int, n_epochs: int) -> np.ndarray:

@@ -23,14 +23,15 @@ from unittest import mock
 import numpy as np
 from measures import Data, append, facts, measure, open_data, print_table, sizes
 
-from streamumap import memory
-from streamumap.blockfile import BlockFile
 from streamumap.events import no_tick
 from streamumap.graph.files import Graph
-from streamumap.layout import levels, run, schedule
+from streamumap.layout import epochs, schedule
+from streamumap.layout.init import levels
+from streamumap.machine import memory
 from streamumap.params import Params
-from streamumap.planner import with_edges
-from streamumap.starting import GraphBlocks, first_positions, layout_backend
+from streamumap.planning.planner import with_edges
+from streamumap.run.initialize import GraphBlocks, first_positions, layout_backend
+from streamumap.store.blockfile import BlockFile
 
 RUNS = 3
 STOPS = (50, 101, 150)
@@ -66,9 +67,9 @@ def lay_out(
     blocks = GraphBlocks(graph, backend)
     positions, _ = first_positions(data.rows, data.plan, p, blocks, s, no_tick, print)
     between = time.perf_counter()
-    state, in_blocks = run.LayoutState(positions), blocks.of(data.plan["layout"].blocks["block_rows"])
+    state, in_blocks = epochs.LayoutState(positions), blocks.of(data.plan["layout"].blocks["block_rows"])
     for until in (*stops, n_epochs):
-        state = run.run(state, until, in_blocks, s, backend)
+        state = epochs.run(state, until, in_blocks, s, backend)
     return state.positions, {"start_seconds": between - began, "layout_seconds": time.perf_counter() - between}
 
 

@@ -19,11 +19,13 @@ import numpy as np
 from searches import open_setting
 from tree import ROOT
 
-from streamumap import backends, gpu, memory, quality
+from streamumap import quality
+from streamumap.machine import gpu, memory
 from streamumap.params import Params
-from streamumap.plans import Plan
-from streamumap.source.rows import DenseRows
-from streamumap.writer import ActivationWriter
+from streamumap.planning.job import Plan
+from streamumap.run import dispatch
+from streamumap.source.views.normalized import DenseRows
+from streamumap.writer.activation_writer import ActivationWriter
 
 RESULTS = ROOT / "bench" / "results"
 PACKAGES = (
@@ -52,7 +54,7 @@ BLOCK_BYTES = 64 * 2**20
 class Data:
     """Rows, and the samples on which every map of them is measured."""
 
-    rows: backends.Rows
+    rows: dispatch.Rows
     plan: Plan
     params: Params
     labels: np.ndarray | None  # int64 (N,)
@@ -131,14 +133,14 @@ def measure(embedding: np.ndarray, data: Data, graph: np.ndarray | None = None) 
     (NAME_error). Recall, continuity and torn share only with a k-NN graph, int (N, k): a row's true neighbours are those of
     the graph that its exact ranks confirm. Label measures only with labels."""
     n, parts = len(embedding), []
-    on_map = backends.points(data.plan, embedding)
+    on_map = dispatch.points(data.plan, embedding)
     near = on_map.nearest(data.sample, NEIGHBORS)
     others = np.zeros((len(near), 0), np.int64) if graph is None else others_of(graph, data.sample, graph.shape[1])
     looked_at = np.concatenate([near, others], axis=1)
     size = data.plan["quality"].blocks["sample_rows"]
     for start in range(0, len(near), size):
         part = slice(start, start + size)
-        parts.append(backends.count_closer(data.rows, data.plan, data.sample[part], looked_at[part]))
+        parts.append(dispatch.count_closer(data.rows, data.plan, data.sample[part], looked_at[part]))
     ranks = np.concatenate(parts)
     gpu.release()
     shares = {

@@ -34,9 +34,11 @@ from cases import DEBIAN, made, width_of
 from measures import RESULTS, facts, others_of, print_table, skip
 from searches import PEERS, Search, Setting, few_rows, open_setting, packed_bytes, prepare, why_not
 
-from streamumap import backends, gpu, memory, quality
+from streamumap import quality
 from streamumap.errors import StreamUMAPError
-from streamumap.stage_plans import CONTEXT_BYTES
+from streamumap.machine import gpu, memory
+from streamumap.planning.stages import CONTEXT_BYTES
+from streamumap.run import dispatch
 
 SAMPLE_ROWS = 1_000
 SEED = 7
@@ -73,7 +75,7 @@ class Bench:
             prepare(name, few, warm=True)()
             print(f"{name}: warm after {time.perf_counter() - started:.1f} s", file=sys.stderr, flush=True)
         if self.setting.machine.device:  # what measures the recall compiles as well
-            backends.count_closer(few.rows, few.plan()[0], np.arange(8), np.zeros((8, 1), int))
+            dispatch.count_closer(few.rows, few.plan()[0], np.arange(8), np.zeros((8, 1), int))
 
     def ready(self, name: str) -> Case:
         before, started = memory_in_use(), time.perf_counter()
@@ -101,7 +103,7 @@ class Bench:
         key = hashlib.blake2b(others.tobytes()).hexdigest()
         if key not in self.recalls:
             s = self.setting
-            ranks = backends.count_closer(s.rows, s.plan()[0], self.sample, others)
+            ranks = dispatch.count_closer(s.rows, s.plan()[0], self.sample, others)
             self.recalls[key] = quality.recall(ranks, others)
         return self.recalls[key]
 

@@ -13,9 +13,10 @@ import numpy as np
 from measures import print_table
 from tree import ROOT  # noqa: F401
 
-from streamumap import gpu, memory, quality
-from streamumap.neighbors import points_footprint
-from streamumap.plans import QUALITY_ROWS
+from streamumap import quality
+from streamumap.machine import gpu, memory
+from streamumap.neighbors import points_sizes
+from streamumap.planning.job import QUALITY_ROWS
 
 
 def made(n_rows: int, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -41,7 +42,7 @@ def points_on(device: str, positions: np.ndarray, query_rows: int):
         return Points(positions, memory.n_cores())
     from streamumap.neighbors.cuda.points import Points as OnDevice
 
-    return OnDevice(positions, device, points_footprint.values(query_rows))
+    return OnDevice(positions, device, points_sizes.values(query_rows))
 
 
 def main() -> None:

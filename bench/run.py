@@ -38,8 +38,8 @@ from peers import PEERS, Job
 from summary import print_summary
 from watching import watched
 
-from streamumap import memory
 from streamumap.layout.schedule import DEFAULT_EPOCHS
+from streamumap.machine import memory
 from streamumap.params import Params
 
 BUDGETS = {"cuda": "2GB,8GB,40GB,all", "cpu": "1GB,2GB,8GB,all"}

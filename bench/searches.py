@@ -15,18 +15,21 @@ from unittest import mock
 import numpy as np
 import tree  # noqa: F401
 
-from streamumap import backends, intake, memory, quality
-from streamumap.backends import Rows
+from streamumap import quality
 from streamumap.events import no_tick
+from streamumap.machine import memory
 from streamumap.params import Params
-from streamumap.planner import make_plan
-from streamumap.plans import SEARCH_ROWS, Plan, job_of
+from streamumap.planning.job import SEARCH_ROWS, Plan, job_of
+from streamumap.planning.planner import make_plan
+from streamumap.run import dispatch
+from streamumap.run import prepare as intake
+from streamumap.run.dispatch import Rows
 from streamumap.source import Reading, open_rows, stored_dtype
-from streamumap.source.packed import pack, packed_footprint
-from streamumap.source.rows import DenseRows
-from streamumap.source.scan import check_finite
-from streamumap.source.view import View
-from streamumap.units import ALONE
+from streamumap.source.scan.cpu import check_finite
+from streamumap.source.sparse.csr_rows import pack, packed_footprint
+from streamumap.source.views.centered import View
+from streamumap.source.views.normalized import DenseRows
+from streamumap.store.checkpoint import ALONE
 
 OURS = ("packed", "dense", "cuda", "cuvs")
 PEERS = {"nn-descent": "cuvs", "pynndescent": "pynndescent"}
@@ -60,7 +63,7 @@ def open_setting(x, width: int | None, metric: str, k: int, device: str, budget:
     source, machine = open_rows(x, Reading(n_features=width)), memory.machine(device)
     caps, p = intake.budget_for(machine, budget, None), Params(metric=metric, n_neighbors=k)
     plan = make_plan(job_of(source), p, caps, machine)
-    found, packed = backends.read(source, plan, no_tick, ALONE)
+    found, packed = dispatch.read(source, plan, no_tick, ALONE)
     check_finite(source.name, found)
     plan = make_plan(replace(job_of(source), n_nonzero=found.n_nonzero), p, caps, machine)
     if plan.packs and packed is None:
@@ -124,9 +127,9 @@ def _ours(name: str, recall: float, setting: Setting, warm: bool) -> Search:
     def search() -> np.ndarray:
         with ExitStack() as patched:
             if warm and name == "dense" and recall < 1:
-                way = "streamumap.neighbors.dense.all_with_all_is_cheaper"
+                way = "streamumap.neighbors.dense.search.all_with_all_is_cheaper"
                 patched.enter_context(mock.patch(way, lambda *_: False))
-            return backends.search(setting.rows, plan, p, sample, enough, no_tick, ALONE)[0]
+            return dispatch.search(setting.rows, plan, p, sample, enough, no_tick, ALONE)[0]
 
     return search
 

@@ -5,7 +5,7 @@ from statistics import median
 
 from measures import print_table
 
-from streamumap.memory import format_bytes, parse_bytes
+from streamumap.machine.memory import format_bytes, parse_bytes
 
 MEASURES = ("trustworthiness", "knn_preservation", "triplet_accuracy", "label_share", "knn_recall")
 COSTS = ("wall_seconds", "cpu_seconds", "host_bytes", "device_bytes")

@@ -26,19 +26,19 @@ from unittest import mock
 import numpy as np
 from measures import append, facts, print_table
 
-from streamumap import gpu, memory
-from streamumap.backends import Rows
 from streamumap.events import ignore
-from streamumap.intake import budget_for, first_plan
-from streamumap.neighbors import footprint
+from streamumap.machine import gpu, memory
+from streamumap.neighbors import sizes
 from streamumap.params import Params
-from streamumap.plans import job_of
+from streamumap.planning.job import job_of
+from streamumap.run.dispatch import Rows
+from streamumap.run.keys import keys_of
+from streamumap.run.prepare import budget_for, first_plan
+from streamumap.run.run import Run
+from streamumap.run.stages.neighbors import neighbors
+from streamumap.run.stages.read import read
 from streamumap.source import open_source
-from streamumap.stages.keys import keys_of
-from streamumap.stages.neighbors import neighbors
-from streamumap.stages.read import read
-from streamumap.stages.run import Run
-from streamumap.workdir import Workdir
+from streamumap.store.workdir import Workdir
 
 FEW, MANY = 12_000, 400_000
 """Rows that are compared all with all, and that are searched approximately."""
@@ -179,7 +179,7 @@ def as_if_many(n: int) -> Iterator[None]:
     if n < MANY:
         yield
         return
-    with mock.patch.object(footprint, "cuda_is_exhaustive", lambda *_: False):
+    with mock.patch.object(sizes, "cuda_is_exhaustive", lambda *_: False):
         yield
 
 

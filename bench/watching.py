@@ -9,8 +9,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from streamumap.memory import Device
-from streamumap.watch import DeviceMemory
+from streamumap.machine.memory import Device
+from streamumap.machine.sampler import DeviceMemory
 
 SAMPLE_SECONDS = 0.02
 LOOK_FOR_CHILDREN = 10

@@ -13,7 +13,7 @@ __all__ = ["ActivationWriter", "StreamUMAP", "__version__", "plan"]
 
 if TYPE_CHECKING:
     from streamumap.estimator import StreamUMAP
-    from streamumap.writer import ActivationWriter
+    from streamumap.writer.activation_writer import ActivationWriter
 
 
 def plan(
@@ -38,7 +38,7 @@ def plan(
     "40GB"; `params` are fields of `params.Params`.
     Raises DoesNotFit where the budget cannot hold the job, InputError where something is wrong.
     """
-    from streamumap.intake import plan_for
+    from streamumap.run.prepare import plan_for
 
     return plan_for(
         x, rows, features, dtype, active, budget, host_budget, device, sample=sample, place_rest=place_rest, **params
@@ -52,7 +52,7 @@ def __getattr__(name: str):
 
         return StreamUMAP
     if name == "ActivationWriter":
-        from streamumap.writer import ActivationWriter
+        from streamumap.writer.activation_writer import ActivationWriter
 
         return ActivationWriter
     raise AttributeError(f"module 'streamumap' has no attribute {name!r}")

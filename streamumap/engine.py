@@ -10,27 +10,28 @@ from typing import Any
 
 import numpy as np
 
-from streamumap import backends, memory
-from streamumap.backends import Rows
 from streamumap.errors import InputError
 from streamumap.events import Listener, ignore
-from streamumap.intake import budget_for, first_plan, given_graph
-from streamumap.meta import Meta
+from streamumap.machine import memory
 from streamumap.params import Params
-from streamumap.plans import job_of, placing_job, sampled_job
-from streamumap.sampling import sampled
+from streamumap.planning.job import job_of, placing_job, sampled_job
+from streamumap.run import dispatch
+from streamumap.run.dispatch import Rows
+from streamumap.run.keys import Keys, keys_of
+from streamumap.run.prepare import budget_for, first_plan, given_graph
+from streamumap.run.run import Run
+from streamumap.run.sampling import sampled
+from streamumap.run.stages.graph import graph
+from streamumap.run.stages.layout import layout
+from streamumap.run.stages.neighbors import neighbors
+from streamumap.run.stages.out_of_sample import place_rest
+from streamumap.run.stages.quality import quality
+from streamumap.run.stages.read import read
+from streamumap.run.stages.reduce import reduce
+from streamumap.run.stages.write import get_ready, write
+from streamumap.show.meta import Meta
 from streamumap.source import Reading, open_source
-from streamumap.stages.graph import graph
-from streamumap.stages.keys import Keys, keys_of
-from streamumap.stages.layout import layout
-from streamumap.stages.neighbors import neighbors
-from streamumap.stages.place import place_rest
-from streamumap.stages.quality import quality
-from streamumap.stages.read import read
-from streamumap.stages.reduce import reduce
-from streamumap.stages.run import Run
-from streamumap.stages.write import get_ready, write
-from streamumap.workdir import Workdir, check_space, used_bytes
+from streamumap.store.workdir import Workdir, check_space, used_bytes
 
 
 def embed(
@@ -69,7 +70,7 @@ def embed(
         raise InputError(f"--out: {out}: expected another place than the input, found the input; choose another --out.")
     source = open_source(x, reading)
     columns = None if meta is None else Meta(meta, source.n_rows)
-    backends.check_installed(params)
+    dispatch.check_installed(params)
     machine = memory.machine(device)
     with ExitStack() as opened:
         opened.callback(source.close)

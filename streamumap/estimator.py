@@ -15,10 +15,10 @@ from sklearn.utils.validation import check_is_fitted
 from streamumap.engine import embed
 from streamumap.errors import InputError
 from streamumap.events import Event, Listener, Note
-from streamumap.finished import finished_map
 from streamumap.params import Params
+from streamumap.run.finished import finished_map
 from streamumap.source import Reading, open_source
-from streamumap.source.kept import Kept
+from streamumap.source.views.row_selection import Kept
 from streamumap.transform import transform
 
 

@@ -10,23 +10,24 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from streamumap import __version__, memory
+from streamumap import __version__
 from streamumap.errors import InputError
 from streamumap.events import Listener, ignore
-from streamumap.finished import Finished, open_finished
-from streamumap.intake import budget_for
-from streamumap.place import Mapped
-from streamumap.planner import make_plan
-from streamumap.plans import job_of
+from streamumap.machine import memory
+from streamumap.planning.job import job_of
+from streamumap.planning.planner import make_plan
+from streamumap.run.finished import Finished, open_finished
+from streamumap.run.keys import hash_of
+from streamumap.run.out_of_sample import Mapped
+from streamumap.run.prepare import budget_for
+from streamumap.run.run import New, Run
+from streamumap.run.stages.out_of_sample import place_new, say_who_has_no_place
+from streamumap.run.stages.read import look_at_new, new_job, say_what_is_special
+from streamumap.run.stages.reduce import along_components
 from streamumap.source import Reading, RowSource, ToConvert, open_source
-from streamumap.source.kept import Kept
-from streamumap.source.packed import PackedRows, pack
-from streamumap.stages.keys import hash_of
-from streamumap.stages.place import place_new, say_who_has_no_place
-from streamumap.stages.read import look_at_new, new_job, say_what_is_special
-from streamumap.stages.reduce import along_components
-from streamumap.stages.run import New, Run
-from streamumap.workdir import Workdir, check_space, key_of, used_bytes
+from streamumap.source.sparse.csr_rows import PackedRows, pack
+from streamumap.source.views.row_selection import Kept
+from streamumap.store.workdir import Workdir, check_space, key_of, used_bytes
 
 
 def transform(
@@ -154,7 +155,7 @@ def _write(run: Run, there: Finished, new: New, positions: np.ndarray) -> dict:
 
 
 def _write_table(positions: np.ndarray, is_zero: np.ndarray, file: BinaryIO) -> None:
-    from streamumap import output
+    from streamumap.show import output
 
     output.write_parquet(file, positions, is_zero, None)
 

@@ -9,16 +9,18 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from streamumap import demo, engine, memory, saving, transform
-from streamumap.blockfile import BlockFile
+from streamumap import demo, engine, transform
 from streamumap.errors import Stopped
+from streamumap.machine import memory
 from streamumap.neighbors import reference
-from streamumap.recorder import Meter
-from streamumap.saving import SavedUnits
+from streamumap.planning.stages import TINY, tiny
+from streamumap.run.recorder import Meter
 from streamumap.source import open_source
-from streamumap.source.packed import pack
-from streamumap.stage_plans import TINY, tiny
-from streamumap.workdir import Workdir
+from streamumap.source.sparse.csr_rows import pack
+from streamumap.store import resumable
+from streamumap.store.blockfile import BlockFile
+from streamumap.store.resumable import SavedUnits
+from streamumap.store.workdir import Workdir
 
 settings.register_profile("untimed", deadline=None)  # the first example may compile
 settings.load_profile("untimed")
@@ -51,7 +53,7 @@ def restart_after_every_unit():
         return again_and_again
 
     memory.Watch = lambda device: SimpleNamespace(lap=lambda: (1, 0), close=lambda: None)  # half of the time
-    saving.SAVE_SECONDS, SavedUnits.done, Workdir.done = 0, ended, stage_ended
+    resumable.SAVE_SECONDS, SavedUnits.done, Workdir.done = 0, ended, stage_ended
     engine.embed, transform.transform = until_it_ends(engine.embed), until_it_ends(transform.transform)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from streamumap.source import Reading, open_source
-from streamumap.source.packed import pack
+from streamumap.source.sparse.csr_rows import pack
 
 torch = pytest.importorskip("torch")
 GPU = torch.cuda.is_available()
@@ -39,7 +39,7 @@ def as_source(rows, dtype="float32"):
 
 def on_device(rows, metric, form, dtype="float32", chunk_rows=64):
     """float32 rows -> rows on the device, in one of the FORMS."""
-    from streamumap.neighbors import cuda
+    from streamumap.neighbors.cuda import search as cuda
 
     source = as_source(rows, dtype)
     if form == "packed":

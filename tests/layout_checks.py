@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 
+from streamumap.graph.files import GraphBlock
 from streamumap.layout import reference, schedule
 
 DEGREES = (0, 1, 2, 5, 31, 32, 33, 65, 130)
@@ -108,3 +109,24 @@ def check_equal_positions(epoch, n_components, n=20):
     indptr, targets, weights = make_graph(n)
     old = np.full((n, n_components), 1.5, np.float32)
     assert np.array_equal(epoch(old, 0, indptr, targets, weights, 0, 0, make_settings(n)), old)
+
+
+def as_blocks(graph, cuts):
+    indptr, targets, weights = graph
+
+    def reader(start, stop):
+        first, last = indptr[start], indptr[stop]
+        return lambda: GraphBlock(
+            start, int(first), indptr[start : stop + 1] - first, targets[first:last], weights[first:last]
+        )
+
+    return [reader(start, stop) for start, stop in zip(cuts[:-1], cuts[1:], strict=True)]
+
+
+def symmetric(pairs, n):
+    dense = np.zeros((n, n), np.uint16)
+    for i, j, weight in pairs:
+        dense[i, j] = dense[j, i] = weight
+    rows, targets = np.nonzero(dense)
+    indptr = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=n))]).astype(np.int64)
+    return indptr, targets.astype(np.int32), dense[rows, targets]

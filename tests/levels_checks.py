@@ -1,9 +1,13 @@
 """What the passes of every levels backend must do. `backend` is a layout.run.Backend."""
 
 import numpy as np
-from layout_checks import make_graph, make_positions
+from layout_checks import as_blocks, make_graph, make_positions, make_settings, symmetric
 
-from streamumap.layout import levels_reference as reference
+from streamumap.layout import epochs
+from streamumap.layout.init import levels
+from streamumap.layout.init import levels_reference as reference
+
+CPU = epochs.cpu_backend()
 
 
 def graph_blocks(graph, cuts):
@@ -92,3 +96,30 @@ def check_smooth(backend, n_components, n=40):
         for cuts in ((0, n), (0, 7, n)):
             new = passed(backend, backend.levels.smooth, positions, graph, cuts)
             assert new.dtype == np.float32 and np.abs(new - true).max() < 1e-5
+
+
+def ring(n, reach=3):
+    return symmetric([(i, (i + d) % n, 65535 // d) for i in range(n) for d in range(1, reach + 1)], n)
+
+
+def on_circle(n):
+    def place_top(numbers):
+        turn = 2 * np.pi * numbers / n
+        return (10 * np.stack([np.cos(turn), np.sin(turn)], 1)).astype(np.float32)
+
+    return place_top
+
+
+def started(graph, cuts=None, seed=42, place_top=None, ticks=None, backend=CPU):
+    n = len(graph[0]) - 1
+    s = make_settings(n, seed=seed)
+    tick = (lambda _: None) if ticks is None else ticks.append
+    return levels.start(as_blocks(graph, cuts or (0, n)), s, backend, place_top or on_circle(n), tick)
+
+
+def many_pieces():
+    """A ring of 900, 60 triangles, 20 vertices alone, and a hub with 300 leaves."""
+    pairs = [(i, (i + d) % 900, 65535 // d) for i in range(900) for d in (1, 2)]
+    pairs += [(900 + 3 * t + i, 900 + 3 * t + (i + 1) % 3, 500) for t in range(60) for i in range(3)]
+    pairs += [(1100, 1100 + leaf, 900) for leaf in range(1, 301)]
+    return symmetric(pairs, 1401)

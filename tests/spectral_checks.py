@@ -1,9 +1,16 @@
 """Graphs, their true eigenvectors, and what every backend's product must do."""
 
 import numpy as np
-from layout_checks import make_graph
+from layout_checks import as_blocks, make_graph
 from levels_checks import graph_blocks
 from scipy import sparse
+
+from streamumap.graph.files import Graph
+from streamumap.graph.parts import roots_and_degrees
+from streamumap.layout import epochs
+from streamumap.layout.init import spectral
+
+CPU = epochs.cpu_backend()
 
 
 def csr(dense):
@@ -69,3 +76,24 @@ def check_product(backend, n=40, width=8):
             placed = [backend.place(a) for a in (old, part, factors, *block)]
             backend.product(placed[0], out, *placed[1:3], first_row, *placed[3:])
         np.testing.assert_allclose(np.array(backend.fetch(out)), true, atol=1e-12)
+
+
+class Array:
+    """An array with what a BlockFile has."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def __len__(self):
+        return len(self.values)
+
+    def read(self, start, stop):
+        return self.values[start:stop]
+
+
+def solved(graph, n_components=2, seed=42, block_rows=None, backend=CPU, cuts=None):
+    """(Eigenvectors, Parts) of indptr, targets, weights."""
+    files, n = Graph(*map(Array, graph)), len(graph[0]) - 1
+    parts = spectral.split(*roots_and_degrees(files, block_rows or n), n_components)
+    place = epochs.placer(as_blocks(graph, cuts or (0, n)), backend)
+    return spectral.solve(place, parts, n_components, files.n_edges, seed, backend), parts

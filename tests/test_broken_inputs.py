@@ -22,9 +22,10 @@ import numpy as np
 import pytest
 import zarr
 
-from streamumap import blockfile, cli
-from streamumap.manifest import as_text, new_manifest
+from streamumap import cli
 from streamumap.source.file import OpenFile
+from streamumap.store import blockfile
+from streamumap.store.manifest import as_text, new_manifest
 
 DOCS = Path(__file__).parent.parent / "docs" / "inputs.md"
 RESULTS: dict[str, str] = {}

@@ -28,7 +28,7 @@ FILES = ["embedding.npy", "knn_indices.npy", "knn_distances.npy"]
 def plain_pictures():
     """Runs without the seconds that a picture takes."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("streamumap.render.draw", lambda embedding, file, **_: file.write(b"a picture"))
+        patch.setattr("streamumap.show.png.draw", lambda embedding, file, **_: file.write(b"a picture"))
         yield
 
 
@@ -271,7 +271,7 @@ def test_a_run_that_is_stopped_again_and_again_gets_there(finished, rows, run, t
 @pytest.mark.one_process
 def test_a_run_that_dies_goes_on_from_its_last_checkpoint(finished, rows, run, tmp_path, monkeypatch):
     """Not asked to stop: what is there then is what it saved on the way."""
-    monkeypatch.setattr("streamumap.saving.SAVE_SECONDS", 0)
+    monkeypatch.setattr("streamumap.store.resumable.SAVE_SECONDS", 0)
 
     def die(event):
         if isinstance(event, StageAdvanced) and event.stage == "layout" and event.done == 12:
@@ -363,7 +363,8 @@ def test_an_array_that_changes_is_noticed(rows, tmp_path):
 def test_a_failure_lets_the_folder_go(rows, run, tmp_path):
     with pytest.raises(OutputError), pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "streamumap.output.write_parquet", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+            "streamumap.show.output.write_parquet",
+            lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")),
         )
         run()
     assert not (tmp_path / "run" / "embedding.parquet").exists() and (tmp_path / "run" / "embedding.npy").exists()
@@ -528,7 +529,7 @@ def test_as_many_dimensions_as_there_are_lose_nothing(tmp_path):
 
 
 def test_the_search_of_dense_rows_stops_where_the_recall_is_reached(tmp_path, monkeypatch):
-    from streamumap.neighbors import dense
+    from streamumap.neighbors.dense import search as dense
 
     monkeypatch.setattr(dense, "all_with_all_is_cheaper", lambda n_rows, n_features: False)
     monkeypatch.setattr(dense, "all_with_all", lambda work, units: pytest.fail("all rows were compared with all"))

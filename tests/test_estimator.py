@@ -26,7 +26,7 @@ FAST = dict(n_epochs=15, budget="2GB", device="cpu", metric="cosine")
 def plain_pictures():
     """Runs without the seconds that a picture takes."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("streamumap.render.render", lambda embedding, path, **_: path.write_bytes(b"a picture"))
+        patch.setattr("streamumap.show.png.render", lambda embedding, path, **_: path.write_bytes(b"a picture"))
         yield
 
 
@@ -235,7 +235,7 @@ def test_the_public_names_are_there_before_and_after_the_engine_was_imported():
     code = (
         "import streamumap\n"
         "from streamumap import StreamUMAP, plan, ActivationWriter\n"
-        "import streamumap.engine, streamumap.planner, streamumap.estimator, streamumap.writer, streamumap.cli\n"
+        "import streamumap.engine, streamumap.planning.planner, streamumap.estimator, streamumap.writer.activation_writer, streamumap.cli\n"
         "from streamumap import StreamUMAP, plan, ActivationWriter\n"
         "assert callable(streamumap.plan) and callable(streamumap.StreamUMAP) and callable(streamumap.ActivationWriter)\n"
         "assert set(streamumap.__all__) <= set(dir(streamumap)) | {'StreamUMAP', 'ActivationWriter'}\n"

@@ -13,9 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from streamumap import engine, memory, saving
+from streamumap import engine
 from streamumap.errors import OutputError
+from streamumap.machine import memory
 from streamumap.params import Params
+from streamumap.store import resumable
 
 FILES = ["embedding.npy", "embedding.parquet", "knn_indices.npy", "knn_distances.npy", "map.png", "run.json"]
 CALLS = ["write", "pwrite", "fsync", "replace", "posix_fallocate", "ftruncate", "truncate", "mkdir", "open", "unlink"]
@@ -57,8 +59,8 @@ def quick(monkeypatch):
     monkeypatch.setattr(memory.Watch, "__init__", lambda self, device: None)
     monkeypatch.setattr(memory.Watch, "lap", lambda self: (1, 0))
     monkeypatch.setattr(memory.Watch, "close", lambda self: None)
-    monkeypatch.setattr("streamumap.render.draw", lambda embedding, file, **_: file.write(embedding.tobytes()))
-    monkeypatch.setattr(saving, "SAVE_SECONDS", 0)
+    monkeypatch.setattr("streamumap.show.png.draw", lambda embedding, file, **_: file.write(embedding.tobytes()))
+    monkeypatch.setattr(resumable, "SAVE_SECONDS", 0)
 
 
 @pytest.fixture(params=PARAMS)

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from streamumap.blockfile import BlockFile
 from streamumap.graph.files import Graph
-from streamumap.plans import job_of
+from streamumap.planning.job import job_of
 from streamumap.source import open_source
-from streamumap.source.packed import PackedRows
-from streamumap.source.scan import scan
+from streamumap.source.scan.cpu import scan
+from streamumap.source.sparse.csr_rows import PackedRows
+from streamumap.store.blockfile import BlockFile
 
 FAR = 2**31 + 1000
 
@@ -130,7 +130,7 @@ def test_pairs_on_a_device_behind_two_billion_values():
     torch = pytest.importorskip("torch")
     if not torch.cuda.is_available() or torch.cuda.mem_get_info()[0] < 2e10:
         pytest.skip("needs a GPU with 20 GB free")
-    from streamumap.neighbors.cuda import PackedOnDevice
+    from streamumap.neighbors.cuda.search import PackedOnDevice
 
     n = ManyPairs.n_rows
     rows = PackedOnDevice(ManyPairs(), "euclidean", "cuda")

@@ -13,10 +13,10 @@ import pytest
 
 import streamumap
 from streamumap.errors import DoesNotFit
-from streamumap.memory import Budget, Device, Machine
+from streamumap.machine.memory import Budget, Device, Machine
 from streamumap.params import Params
-from streamumap.planner import make_plan, smallest_budget
-from streamumap.plans import Job
+from streamumap.planning.job import Job
+from streamumap.planning.planner import make_plan, smallest_budget
 
 GB = 10**9
 CARDS = [Machine(16, 128 * GB, Device(0, "Fake", size * GB, size * GB - GB)) for size in (16, 80, 141)]

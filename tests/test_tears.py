@@ -6,8 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from streamumap import demo, engine, initial, quality, starting
+from streamumap import demo, engine, quality
+from streamumap.layout.init import pca
 from streamumap.params import Params
+from streamumap.run import initialize
 
 BOUNDS = dict(budget="1GB", device="cpu")
 TOOL = Path(__file__).parent.parent / "tools" / "curves.py"
@@ -25,7 +27,7 @@ def curves():
 def plain_pictures():
     """Runs without the seconds that a picture takes."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("streamumap.render.draw", lambda embedding, file, **_: file.write(b"a picture"))
+        patch.setattr("streamumap.show.png.draw", lambda embedding, file, **_: file.write(b"a picture"))
         yield
 
 
@@ -61,15 +63,15 @@ def test_the_default_start_is_by_pca(tmp_path):
 
 
 def test_random_is_random_for_few_rows_and_goes_down_levels_for_many(tmp_path, monkeypatch):
-    begun, begin = [], starting.first_positions
+    begun, begin = [], initialize.first_positions
     monkeypatch.setattr(
-        "streamumap.stages.layout.first_positions", lambda *args: begun.append(begin(*args)) or begun[-1]
+        "streamumap.run.stages.layout.first_positions", lambda *args: begun.append(begin(*args)) or begun[-1]
     )
     rows = np.random.default_rng(0).normal(size=(700, 5)).astype(np.float32)
     for n_rows in (500, 700):
         drawn(rows[:n_rows], tmp_path / str(n_rows), init="random", n_epochs=1)
     (few, said), (many, levels) = begun
-    assert said == "at random" and np.array_equal(few, initial.random(500, 2, 42))
+    assert said == "at random" and np.array_equal(few, pca.random(500, 2, 42))
     assert levels == "multilevel, 700 -> 70 vertices, the last at random" and many.shape == (700, 2)
 
 

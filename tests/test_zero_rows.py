@@ -110,7 +110,7 @@ def test_without_copies_nothing_is_done():
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 @pytest.mark.parametrize("form", ["dense", "packed"])
 def test_copies_found_by_an_approximate_search_lie_in_a_blob(form, metric, tmp_path, monkeypatch):
-    monkeypatch.setattr("streamumap.neighbors.dense.all_with_all_is_cheaper", lambda n_rows, n_features: False)
+    monkeypatch.setattr("streamumap.neighbors.dense.search.all_with_all_is_cheaper", lambda n_rows, n_features: False)
     monkeypatch.setenv("STREAMUMAP_FORCE_TINY_BUDGET", "1")
     x, rows = some_rows(form, n=3000)
     x[rows] = x[rows[0]]

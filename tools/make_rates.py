@@ -1,4 +1,4 @@
-"""Writes streamumap/rates.json, from which `plan` tells seconds: the stages of the runs in bench/results, by machine.
+"""Writes streamumap/planning/rates.json, from which `plan` tells seconds: the stages of the runs in bench/results, by machine.
 
 python tools/make_rates.py
 """
@@ -6,10 +6,10 @@ python tools/make_rates.py
 import json
 from pathlib import Path
 
-from streamumap.source.packed import pays
+from streamumap.source.sparse.csr_rows import pays
 
 ROOT = Path(__file__).parent.parent
-OUT = ROOT / "streamumap" / "rates.json"
+OUT = ROOT / "streamumap" / "planning" / "rates.json"
 
 
 def rates(folder: Path) -> list[dict]:

@@ -10,9 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from streamumap import __version__
+from streamumap.cli.signals import stop_signals
 from streamumap.errors import Stopped, StreamUMAPError
 from streamumap.params import Params
-from streamumap.stopping import stop_signals
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False,
@@ -66,6 +66,6 @@ def running(quiet: bool) -> Iterator[dict[str, Any]]:
 
 
 def progress_of(quiet: bool):
-    from streamumap.terminal import progress
+    from streamumap.cli.terminal import progress
 
     return progress(quiet)

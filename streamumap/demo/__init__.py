@@ -8,7 +8,7 @@ import numpy as np
 
 from streamumap.errors import InputError, OutputError
 from streamumap.source import open_rows
-from streamumap.writer import ActivationWriter
+from streamumap.writer.activation_writer import ActivationWriter
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ block is made, 6 bytes on disk.
 
 import numpy as np
 
-from streamumap.blockfile import BlockFile
 from streamumap.events import Tick, no_tick
 from streamumap.graph import cpu
 from streamumap.graph.files import WEIGHT_ONE, Create, Graph, Growing
-from streamumap.units import ALONE, Units
+from streamumap.store.blockfile import BlockFile
+from streamumap.store.checkpoint import ALONE, Units
 
 
 def build(

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from streamumap import gpu
-from streamumap.blockfile import BlockFile
 from streamumap.events import Tick, no_tick
 from streamumap.graph.files import WEIGHT_ONE, Create, Graph, Growing
 from streamumap.graph.reference import MIN_SCALE, N_BISECTIONS, TOLERANCE
+from streamumap.machine import gpu
+from streamumap.store.blockfile import BlockFile
 
 TARGET_BITS = 32
 """Of a sorting key, below the row within its block."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from streamumap.blockfile import BlockFile
+from streamumap.store.blockfile import BlockFile
 
 WEIGHT_ONE = 65535
 """A weight of 1 on disk: uint16, weight x 65535, half a step (8e-6) off at most."""

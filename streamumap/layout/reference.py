@@ -2,15 +2,7 @@
 
 import numpy as np
 
-from streamumap.layout.schedule import (
-    ATTRACTION,
-    CLIP,
-    PUSH_SOFTENING,
-    STEP_LIMIT,
-    Settings,
-    mix32,
-    rates_of,
-)
+from streamumap.layout.schedule import ATTRACTION, CLIP, PUSH_SOFTENING, STEP_LIMIT, Settings, mix32, rates_of
 
 GOLDEN = 0x9E3779B9
 

@@ -17,15 +17,8 @@ from streamumap.errors import InputError
 from streamumap.events import Tick, no_tick
 from streamumap.neighbors.cuda.decide import decide
 from streamumap.neighbors.cuda.join import merge, no_neighbors
-from streamumap.neighbors.cuda.packed import PackedOnDevice
-from streamumap.neighbors.footprint import (
-    CUVS_FACTOR,
-    CUVS_FILL_BYTES,
-    CUVS_FILLING,
-    cuvs_degree,
-    cuvs_padded,
-    cuvs_width,
-)
+from streamumap.neighbors.cuda.sparse_rows import PackedOnDevice
+from streamumap.neighbors.sizes import CUVS_FACTOR, CUVS_FILL_BYTES, CUVS_FILLING, cuvs_degree, cuvs_padded, cuvs_width
 from streamumap.neighbors.zero import join_zero_rows
 
 EFFORTS = ((2, 20), (CUVS_FACTOR, 40))

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from streamumap.neighbors.footprint import GIVEN_CHECKED_ROWS
+from streamumap.neighbors.sizes import GIVEN_CHECKED_ROWS
 from streamumap.source import RowSource, widen
-from streamumap.source.array import ArraySource
 from streamumap.source.checks import wrong
-from streamumap.source.npy import npy_rows
-from streamumap.source.rows import DenseRows
+from streamumap.source.formats.array import ArraySource
+from streamumap.source.formats.npy import npy_rows
+from streamumap.source.views.normalized import DenseRows
 
 LOOKED_AT_ROWS = 1024
 """The first rows, by which a graph is said to have the rows themselves in its first column or not."""

@@ -6,7 +6,7 @@ The tree holds float64: distances are differences of float32 positions, which lo
 import numpy as np
 from scipy.spatial import cKDTree
 
-from streamumap.neighbors.points_footprint import LOST_ROWS
+from streamumap.neighbors.points_sizes import LOST_ROWS
 from streamumap.quality import distances
 
 TIE = 1e-12

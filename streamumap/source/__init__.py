@@ -1,7 +1,7 @@
 """Rows in: one `RowSource` whatever they are kept in."""
 
 from streamumap.source.base import Pairs, RowSource, SparseSource, blocks, check_shape, stored_dtype, widen
-from streamumap.source.convert import ToConvert, in_place
+from streamumap.source.formats.convert import ToConvert, in_place
 from streamumap.source.opening import Reading, open_rows, open_source
 
 __all__ = [

@@ -17,7 +17,7 @@ from functools import cache
 from threading import Lock
 
 from streamumap.errors import InputChanged, InputError
-from streamumap.memory import host_free_bytes
+from streamumap.machine.memory import host_free_bytes
 from streamumap.source.checks import wrong
 
 SAMPLE_BYTES = 64 << 10

@@ -5,19 +5,19 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from streamumap.source.archive import Archive
-from streamumap.source.array import ArraySource
 from streamumap.source.base import RowSource, check_shape
 from streamumap.source.checks import short, wrong
-from streamumap.source.convert import ToConvert
-from streamumap.source.csr import csr_of
 from streamumap.source.file import OpenFile
-from streamumap.source.npy import npy_rows
-from streamumap.source.raw import raw_rows
-from streamumap.source.shard_files import check_sequence, in_folder, listed, make_room, matching
-from streamumap.source.shards import join
-from streamumap.source.sidecar import find_pair, group_pairs, sidecar_width
-from streamumap.source.topk import TopKSource
+from streamumap.source.formats.archive import Archive
+from streamumap.source.formats.array import ArraySource
+from streamumap.source.formats.convert import ToConvert
+from streamumap.source.formats.csr import csr_of
+from streamumap.source.formats.npy import npy_rows
+from streamumap.source.formats.raw import raw_rows
+from streamumap.source.formats.shard_files import check_sequence, in_folder, listed, make_room, matching
+from streamumap.source.formats.shards import join
+from streamumap.source.formats.sidecar import find_pair, group_pairs, sidecar_width
+from streamumap.source.formats.topk import TopKSource
 
 EXTENSIONS = (".npy", ".npz", ".safetensors", ".parquet", ".arrow", ".feather", ".pt", ".pth", ".h5", ".hdf5", ".h5ad")
 """Files of a folder that are its shards. What each of them is, its content says."""
@@ -93,12 +93,12 @@ def _open_as(x: Any, reading: Reading) -> RowSource | ToConvert:
     source = _open(x, reading)
     try:
         if reading.sae is not None:
-            from streamumap.sae.checkpoint import read_checkpoint
-            from streamumap.sae.rows import EncodedRows
+            from streamumap.source.sae.load import read_checkpoint
+            from streamumap.source.sae.rows import EncodedRows
 
             source = EncodedRows(source, read_checkpoint(reading.sae))
         if reading.of == "features":
-            from streamumap.source.transposed import TransposedRows
+            from streamumap.source.sparse.transposed import TransposedRows
 
             source = TransposedRows(source)
         return source
@@ -108,7 +108,7 @@ def _open_as(x: Any, reading: Reading) -> RowSource | ToConvert:
 
 
 def _decoder(x: Any) -> RowSource:
-    from streamumap.sae.checkpoint import decoder_rows, read_checkpoint
+    from streamumap.source.sae.load import decoder_rows, read_checkpoint
 
     if not isinstance(x, (str, os.PathLike)):
         raise wrong("--of decoder", "input", "the checkpoint of an SAE", f"a {type(x).__name__}", "name it, or --sae")
@@ -127,7 +127,7 @@ def _open(x: Any, reading: Reading) -> RowSource | ToConvert:
     if isinstance(x, (RowSource, ToConvert)):
         return x
     if isinstance(x, Iterable) and not isinstance(x, (list, tuple, dict, set)) and not hasattr(x, "__array__"):
-        from streamumap.source.spooled import spooled_rows
+        from streamumap.source.formats.iterable import spooled_rows
 
         return spooled_rows(x, reading.dtype)
     return ArraySource(x, reading.dtype)
@@ -155,22 +155,22 @@ def open_file(path: str, reading: Reading) -> RowSource | ToConvert:
     if kind == "npy":
         return npy_rows(path, reading.dtype)
     if kind == "npz":
-        from streamumap.source.npz import npz_rows
+        from streamumap.source.formats.npz import npz_rows
 
         return npz_rows(path, reading.dtype, reading.key, reading.n_features)
     if kind == "pt":
-        from streamumap.source.torchfile import torch_rows
+        from streamumap.source.formats.torch_file import torch_rows
 
         return torch_rows(path, reading.key, reading.n_features)
     if kind == "safetensors":
-        from streamumap.source.safetensors import safetensors_rows
+        from streamumap.source.formats.safetensors import safetensors_rows
 
         return safetensors_rows(path, reading.key, reading.n_features)
     if kind == "hdf5":
-        from streamumap.source.hdf5 import hdf5_rows
+        from streamumap.source.formats.hdf5 import hdf5_rows
 
         return hdf5_rows(path, reading.key, reading.n_features)
-    from streamumap.source.arrow import arrow_rows
+    from streamumap.source.formats.arrow import arrow_rows
 
     return arrow_rows(path, kind, reading.key)
 
@@ -199,7 +199,7 @@ def _kind(file: OpenFile) -> str:
 
 
 def _open_folder(path: str, reading: Reading) -> RowSource | ToConvert:
-    from streamumap.source.zarrfile import is_zarr, zarr_rows
+    from streamumap.source.formats.zarr_file import is_zarr, zarr_rows
 
     if is_zarr(path):
         return zarr_rows(path, reading.key, reading.n_features)

@@ -15,13 +15,13 @@ from torch import Tensor
 from streamumap.events import Tick
 from streamumap.neighbors.cuda.decide import decide
 from streamumap.neighbors.cuda.join import candidates, merge, no_neighbors, reverse_neighbors
-from streamumap.neighbors.cuda.packed import PackedOnDevice
 from streamumap.neighbors.cuda.probe import TILE, nearest_columns, unpack
 from streamumap.neighbors.cuda.sketch import Sketches, make_sketches
+from streamumap.neighbors.cuda.sparse_rows import PackedOnDevice
 from streamumap.neighbors.cuda.tiles import Tiles, lists, make_tiles
-from streamumap.neighbors.footprint import CUDA_PROPOSED as PROPOSED
-from streamumap.neighbors.footprint import cuda_width
-from streamumap.units import ALONE, Units
+from streamumap.neighbors.sizes import CUDA_PROPOSED as PROPOSED
+from streamumap.neighbors.sizes import cuda_width
+from streamumap.store.checkpoint import ALONE, Units
 
 Reached = Callable[[Tensor], bool]
 

@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from streamumap import gpu
 from streamumap.events import Tick, no_tick
-from streamumap.neighbors.cuda.apart import centred, exact
+from streamumap.machine import gpu
 from streamumap.neighbors.cuda.chunk import precision, slack
 from streamumap.neighbors.cuda.closer import count_exact, count_sure
-from streamumap.neighbors.cuda.packed import PackedOnDevice
-from streamumap.neighbors.footprint import CUDA_LOOKED_PAIRS as LOOKED_PAIRS
-from streamumap.neighbors.footprint import CUDA_TILE_ROWS as TILE_ROWS
+from streamumap.neighbors.cuda.distances import centred, exact
+from streamumap.neighbors.cuda.sparse_rows import PackedOnDevice
+from streamumap.neighbors.sizes import CUDA_LOOKED_PAIRS as LOOKED_PAIRS
+from streamumap.neighbors.sizes import CUDA_TILE_ROWS as TILE_ROWS
 
 PART, WHOLE = 1e-6, 1e-14
 """By so much squared distances (cosine: distances) may differ and still be equal: as a part of them, for lists of neighbours have them

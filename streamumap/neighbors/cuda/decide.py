@@ -6,7 +6,7 @@ import triton.language as tl
 from torch import Tensor
 
 from streamumap.events import Tick
-from streamumap.neighbors.cuda.apart import pair_squares, sizes
+from streamumap.neighbors.cuda.distances import pair_squares, sizes
 from streamumap.neighbors.cuda.join import merge
 
 LOOK_ROWS = 1 << 16

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from streamumap.events import Tick, no_tick
 from streamumap.neighbors.cuda.chunk import Rule, as_chunk, merge_chunk, precision
-from streamumap.neighbors.cuda.streamed import row_squares
+from streamumap.neighbors.cuda.dense_rows import row_squares
 
 SCALING = 1e-6
 """What a row may be apart from itself, as a part of its length, once both sides have made that 1: they add up its squares in other

@@ -1,0 +1,101 @@
+"""Rows before they are on a map."""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from streamumap.cli.app import app, progress_of
+from streamumap.cli.options import Dtype, Features, Input, Json, Key, Of, Quiet, Sae, Shape, reading_of
+from streamumap.machine.memory import format_bytes
+from streamumap.source import Reading, RowSource
+
+PACKING_PAYS = 4
+"""How many times smaller the pairs of a dense file must be to be spoken of."""
+
+
+@app.command()
+def inspect(
+    input: Input,
+    dtype: Dtype = None,
+    features: Features = None,
+    key: Key = None,
+    shape: Shape = None,
+    sae: Sae = None,
+    of: Of = "rows",
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Shape, dtype, density, zero rows, dead features, duplicates, non-finite values."""
+    from streamumap.source import stored_dtype
+    from streamumap.source.scan.cpu import scan
+    from streamumap.source.scan.inspect import inspect_report
+
+    with _rows_of("inspect", input, reading_of(dtype, features, key, shape, sae, of), quiet) as (rows, tick):
+        block_rows = max(1, 32 * 2**20 // (rows.n_features * stored_dtype(rows.dtype).itemsize))
+        report = inspect_report(rows, scan(rows, block_rows, tick))
+    if json_:
+        print(json.dumps(report, indent=2))
+    else:
+        from streamumap.cli.terminal import print_report
+
+        print_report(report)
+        if not quiet and PACKING_PAYS * report["pairs_bytes"] < report["stored_bytes"]:
+            sizes = f"{format_bytes(report['pairs_bytes'])} instead of {format_bytes(report['stored_bytes'])}"
+            print(f"Mostly zeros: streamumap pack {input} OUT.npz keeps the same rows in {sizes}.", file=sys.stderr)
+
+
+@app.command()
+def pack(
+    input: Input,
+    out: Annotated[Path, typer.Argument(help="The new file: .npz.", metavar="OUT")],
+    dtype: Dtype = None,
+    features: Features = None,
+    key: Key = None,
+    shape: Shape = None,
+    sae: Sae = None,
+    quiet: Quiet = False,
+) -> None:
+    """INPUT's rows without their zeros, exactly, as a CSR .npz, which embed reads as it is."""
+    from streamumap.source.sparse.pack import pack_file
+
+    with _rows_of("pack", input, reading_of(dtype, features, key, shape, sae, "rows"), quiet) as (rows, tick):
+        n_bytes = pack_file(rows, out, tick)
+    print(f"{out}: {format_bytes(n_bytes)}")
+
+
+@contextmanager
+def _rows_of(name: str, input: str, reading: Reading, quiet: bool) -> Iterator[tuple[RowSource, Callable[[int], None]]]:
+    """INPUT's rows, converted where they cannot be read as they are, and the tick of a stage of this name."""
+    from streamumap.source import ToConvert, in_place, open_source
+
+    source = open_source(input, reading)
+    n_passes = 2 if isinstance(source, ToConvert) else 1
+    with (
+        progress_of(quiet) as listener,
+        _stage(listener, name, n_passes * source.n_rows) as tick,
+        in_place(source, tick) as rows,
+    ):
+        yield rows, tick
+
+
+@contextmanager
+def _stage(listener, name: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Tells the listener of a stage of `total` rows; gives its tick."""
+    from streamumap.events import StageAdvanced, StageDone, StageStarted
+
+    done, started = 0, time.monotonic()
+
+    def tick(n: int) -> None:
+        nonlocal done
+        done += n
+        listener(StageAdvanced(name, min(done, total)))
+
+    listener(StageStarted(name, total, "rows"))
+    yield tick
+    listener(StageDone(name, time.monotonic() - started, f"{total:,} rows"))

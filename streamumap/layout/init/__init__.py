@@ -1,0 +1,1 @@
+"""First positions: PCA, eigenvectors of the graph, and the coarsened graphs of the multilevel start."""

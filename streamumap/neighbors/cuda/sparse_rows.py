@@ -1,0 +1,270 @@
+"""Rows that are mostly zeros, on the device as pairs: a hundredth of the dense matrix, so all of them stay there.
+
+Distances between any of them are sums over the pairs: a program spreads one row out in a strip of its own and looks the
+other rows' features up in it (the dense accumulator of Gustavson 1978).
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from streamumap.neighbors.cuda.dense_rows import KEPT
+from streamumap.neighbors.sizes import CUDA_PROGRAMS as PROGRAMS
+from streamumap.neighbors.sizes import CUDA_UPLOAD_ROWS as UPLOAD_ROWS
+from streamumap.source.base import widen
+
+SPREAD_ROWS = 16_384
+"""Rows whose zeros are put back together: bounds the temporaries, 36 bytes for each of their non-zeros."""
+
+PAIRS = 32
+"""Pairs of a row that are looked at together."""
+
+TOGETHER = 16
+"""Candidates that are measured together."""
+
+COUNTED_TOGETHER = 64
+"""Where these are rows in a row, whose pairs lie side by side."""
+
+PROJECTED_TOGETHER = 8
+"""Pairs of a row whose projections are added up together."""
+
+PARTS = 4
+"""Pieces of work for each program, where queries are too few to share out."""
+
+
+class PackedOnDevice:
+    """All rows of a PackedRows: `indptr` int64 (N + 1,), `features` int16 (its bits unsigned) or int32 and `values` (float16
+    or bfloat16 as stored, else float32) (nnz,), `squares` float64 (N,), the squared norms."""
+
+    def __init__(self, rows, metric: str, device: str):
+        self.metric, self.device = metric, device
+        self.n_rows, self.n_features, n = rows.n_rows, rows.n_features, rows.n_nonzero
+        self.kept = KEPT.get(rows.dtype, torch.float32)
+        narrow = rows.n_features <= 1 << 16
+        self.feature_mask = 0xFFFF if narrow else 0x7FFFFFFF
+        self.indptr = torch.zeros(self.n_rows + 1, dtype=torch.int64, device=device)
+        self.features = torch.empty(n, dtype=torch.int16 if narrow else torch.int32, device=device)
+        self.values = torch.empty(n, dtype=self.kept, device=device)
+        self.squares = torch.empty(self.n_rows, dtype=torch.float64, device=device)
+        self.strips = torch.zeros((min(PROGRAMS, self.n_rows), self.n_features), dtype=self.kept, device=device)
+        at = 0
+        for start in range(0, self.n_rows, UPLOAD_ROWS):
+            at = self._upload(rows, start, min(start + UPLOAD_ROWS, self.n_rows), at)
+
+    def close(self) -> None:
+        pass
+
+    def chunk(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Rows start..stop with their zeros: (n, D) as kept, and float32 (n,), what makes their length 1 (cosine; 0 for a
+        zero row)."""
+        return self._spread(self.indptr[start:stop], self.indptr[start + 1 : stop + 1]), self._scale(start, stop)
+
+    def stream(self, chunk_rows: int) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """(first, rows, scale) of every chunk."""
+        for first in range(0, self.n_rows, chunk_rows):
+            yield first, *self.chunk(first, min(first + chunk_rows, self.n_rows))
+
+    def projected(self, centre: Tensor, along: Tensor, chunk_rows: int) -> Iterator[tuple[int, Tensor]]:
+        """(first, rows (of length 1 for cosine) less `centre` float32 (D,), times `along` float32 (D, w), float32 (n, w)) of every
+        chunk; w: a power of two. Without their zeros: sums in float64, since centre and rows are multiplied apart."""
+        along = along.contiguous()
+        offset = centre.double() @ along.double()
+        for first in range(0, self.n_rows, chunk_rows):
+            stop = min(first + chunk_rows, self.n_rows)
+            out = torch.empty((stop - first, along.shape[1]), device=self.device)
+            _project[(stop - first,)](
+                self.indptr, self.features, self.values, self._scale(first, stop), along, offset, out, first,
+                WIDTH=along.shape[1], MASK=self.feature_mask, PAIRS=PROJECTED_TOGETHER,
+            )  # fmt: skip
+            yield first, out
+
+    def take(self, numbers: np.ndarray) -> Tensor:
+        """The rows with these numbers, (n, D) as kept."""
+        at = torch.from_numpy(numbers).to(self.device)
+        return self._spread(self.indptr[at], self.indptr[at + 1])
+
+    def measure(self, queries: Tensor, candidates: Tensor) -> Tensor:
+        """float32 (n, m): squared distance of row queries[i] to row candidates[i, j] (candidates[j] where these are the same for
+        all), for cosine the distance itself.
+
+        inf where the candidate is -1 or the row itself. Sums in float64: any two calls say the same of a pair.
+        """
+        queries, candidates = queries.contiguous(), candidates.contiguous()
+        out = torch.empty((len(queries), candidates.shape[-1]), dtype=torch.float32, device=self.device)
+        grid = (min(len(queries), len(self.strips)),)
+        _measure[grid](
+            self.indptr, self.features, self.values, self.squares, queries, candidates, out, self.strips, len(queries),
+            candidates.shape[-1], candidates.shape[1] if candidates.ndim == 2 else 0, self.n_features,
+            COSINE=self.metric == "cosine", MASK=self.feature_mask, PAIRS=PAIRS, TOGETHER=TOGETHER,
+        )  # fmt: skip
+        return out
+
+    def count_closer(self, queries: Tensor, limits: Tensor, start: int, stop: int) -> Tensor:
+        """How many of rows start..stop are closer to row queries[i] than limits[i, j], float32, as `measure` has it: int64
+        (n, m)."""
+        n, m = limits.shape
+        n_parts = max(1, min(PARTS * len(self.strips) // n, (stop - start) // COUNTED_TOGETHER))
+        counts = torch.empty((n, n_parts, m), dtype=torch.int32, device=self.device)
+        grid = (min(n * n_parts, len(self.strips)),)
+        _count_closer[grid](
+            self.indptr, self.features, self.values, self.squares, queries.contiguous(), limits.contiguous(), counts,
+            self.strips, n, n_parts, start, stop, m, self.n_features, triton.next_power_of_2(m),
+            COSINE=self.metric == "cosine", MASK=self.feature_mask, PAIRS=PAIRS, TOGETHER=COUNTED_TOGETHER,
+        )  # fmt: skip
+        return counts.sum(1)
+
+    def _upload(self, rows, start, stop, at):
+        indptr, features, values = rows.stored(start, stop)
+        end = at + len(values)
+        self.indptr[start + 1 : stop + 1] = torch.from_numpy(indptr[1:] + at).to(self.device)
+        if self.features.dtype == torch.int16:
+            features = features.astype(np.uint16, copy=False).view(np.int16)
+        self.features[at:end] = torch.from_numpy(features.view(f"i{features.itemsize}")).to(self.device)
+        if rows.dtype not in KEPT:
+            values = widen(values, rows.dtype)
+        sent = torch.from_numpy(values).to(self.device)
+        self.values[at:end] = sent.view(self.kept)
+        doubles = self.values[at:end].double() ** 2
+        self.squares[start:stop] = torch.segment_reduce(
+            doubles, "sum", offsets=self.indptr[start : stop + 1] - at, initial=0.0
+        )
+        return end
+
+    def _scale(self, start, stop):
+        if self.metric != "cosine":
+            return torch.ones(stop - start, device=self.device)
+        squares = self.squares[start:stop]
+        return torch.where(squares > 0, squares.rsqrt(), 0.0).float()
+
+    def _spread(self, low, high):
+        out = torch.zeros((len(low), self.n_features), dtype=self.kept, device=self.device)
+        for first in range(0, len(low), SPREAD_ROWS):
+            here = slice(first, first + SPREAD_ROWS)
+            lengths = high[here] - low[here]
+            row = torch.repeat_interleave(torch.arange(len(lengths), device=self.device), lengths)
+            before = torch.cumsum(lengths, 0) - lengths
+            at = torch.arange(len(row), device=self.device) + (low[here] - before)[row]
+            out[here][row, self.features[at].to(torch.int64) & self.feature_mask] = self.values[at]
+        return out
+
+
+@triton.jit(do_not_specialize=["start"])
+def _project(
+    indptr, features, values, scale, along, offset, out, start, WIDTH: tl.constexpr, MASK: tl.constexpr, PAIRS: tl.constexpr
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    number = tl.arange(0, WIDTH)
+    low = tl.load(indptr + start + row)
+    high = tl.load(indptr + start + row + 1)
+    total = tl.zeros([WIDTH], tl.float64)
+    for first in range(low, high, PAIRS):
+        at = first + tl.arange(0, PAIRS)
+        feature = tl.load(features + at, mask=at < high, other=0).to(tl.int32) & MASK
+        value = tl.load(values + at, mask=at < high, other=0.0).to(tl.float64)
+        total += tl.sum(value[:, None] * tl.load(along + feature.to(tl.int64)[:, None] * WIDTH + number[None, :]), 0)
+    total = total * tl.load(scale + row) - tl.load(offset + number)
+    tl.store(out + row * WIDTH + number, total.to(tl.float32))
+
+
+@triton.jit
+def _put(strip, features, values, low, high, MASK: tl.constexpr, PAIRS: tl.constexpr):
+    """The row's values into the strip."""
+    pairs = tl.arange(0, PAIRS)
+    for start in range(low, high, PAIRS):
+        live = start + pairs < high
+        feature = tl.load(features + start + pairs, mask=live, other=0).to(tl.int32) & MASK
+        tl.store(strip + feature, tl.load(values + start + pairs, mask=live, other=0.0), mask=live)
+
+
+@triton.jit
+def _clear(strip, features, low, high, MASK: tl.constexpr, PAIRS: tl.constexpr):
+    pairs = tl.arange(0, PAIRS)
+    for start in range(low, high, PAIRS):
+        live = start + pairs < high
+        feature = tl.load(features + start + pairs, mask=live, other=0).to(tl.int32) & MASK
+        tl.store(strip + feature, tl.zeros([PAIRS], tl.float32).to(strip.dtype.element_ty), mask=live)
+
+
+@triton.jit
+def _distances(
+    strip, indptr, features, values, squares, i, aa, j, there, COSINE: tl.constexpr, MASK: tl.constexpr,
+    PAIRS: tl.constexpr, TOGETHER: tl.constexpr,
+):  # fmt: skip
+    """Of row i, which lies in the strip, to rows j, float32; inf where none is there, and to itself."""
+    pairs = tl.arange(0, PAIRS)
+    from_ = tl.load(indptr + j, mask=there, other=0)
+    to = tl.load(indptr + j + 1, mask=there, other=0)
+    bb = tl.load(squares + j, mask=there, other=0.0)
+    dot = tl.zeros([TOGETHER], tl.float64)
+    for step in range(0, tl.max(to - from_, 0), PAIRS):
+        at = from_[:, None] + step + pairs[None, :]
+        inside = at < to[:, None]
+        other = tl.load(features + at, mask=inside, other=0).to(tl.int32) & MASK
+        theirs = tl.load(values + at, mask=inside, other=0.0).to(tl.float64)
+        ours = tl.load(strip + other, mask=inside, other=0.0).to(tl.float64)
+        dot += tl.sum(ours * theirs, 1)
+    if COSINE:
+        product = aa * bb
+        near = 1.0 - dot / tl.sqrt(tl.where(product > 0.0, product, 1.0))
+        d = tl.where(product > 0.0, near, tl.where(aa == bb, 0.0, 1.0))
+    else:
+        d = aa + bb - 2.0 * dot
+    return tl.where(there & (j != i), tl.maximum(d, 0.0), float("inf")).to(tl.float32)
+
+
+@triton.jit(do_not_specialize=["n_queries", "stride"])
+def _measure(
+    indptr, features, values, squares, queries, candidates, out, strips, n_queries, n_candidates, stride, n_features,
+    COSINE: tl.constexpr, MASK: tl.constexpr, PAIRS: tl.constexpr, TOGETHER: tl.constexpr,
+):  # fmt: skip
+    strip = strips + tl.program_id(0).to(tl.int64) * n_features
+    for q in range(tl.program_id(0), n_queries, tl.num_programs(0)):
+        i = tl.load(queries + q)
+        low = tl.load(indptr + i)
+        high = tl.load(indptr + i + 1)
+        aa = tl.load(squares + i)
+        _put(strip, features, values, low, high, MASK, PAIRS)
+        tl.debug_barrier()
+        for first in range(0, n_candidates, TOGETHER):
+            column = first + tl.arange(0, TOGETHER)
+            j = tl.load(candidates + q * stride + column, mask=column < n_candidates, other=-1)
+            d = _distances(strip, indptr, features, values, squares, i, aa, j, j >= 0, COSINE, MASK, PAIRS, TOGETHER)
+            tl.store(out + q * n_candidates + column, d, mask=column < n_candidates)
+        tl.debug_barrier()
+        _clear(strip, features, low, high, MASK, PAIRS)
+        tl.debug_barrier()
+
+
+@triton.jit(do_not_specialize=["n_queries", "n_parts", "start", "stop"])
+def _count_closer(
+    indptr, features, values, squares, queries, limits, counts, strips, n_queries, n_parts, start, stop, n_limits, n_features,
+    LIMITS: tl.constexpr, COSINE: tl.constexpr, MASK: tl.constexpr, PAIRS: tl.constexpr, TOGETHER: tl.constexpr,
+):  # fmt: skip
+    """A program takes one query and a part of the rows at a time."""
+    strip = strips + tl.program_id(0).to(tl.int64) * n_features
+    limit = tl.arange(0, LIMITS)
+    part_rows = (stop - start + n_parts - 1) // n_parts
+    for item in range(tl.program_id(0), n_queries * n_parts, tl.num_programs(0)):
+        q = item // n_parts
+        first = start + item % n_parts * part_rows
+        last = tl.minimum(first + part_rows, stop)
+        i = tl.load(queries + q)
+        low = tl.load(indptr + i)
+        high = tl.load(indptr + i + 1)
+        aa = tl.load(squares + i)
+        below = tl.load(limits + q * n_limits + limit, mask=limit < n_limits, other=0.0)
+        closer = tl.zeros([LIMITS, TOGETHER], tl.int32)
+        _put(strip, features, values, low, high, MASK, PAIRS)
+        tl.debug_barrier()
+        for at in range(first, last, TOGETHER):
+            j = at + tl.arange(0, TOGETHER)
+            d = _distances(strip, indptr, features, values, squares, i, aa, j, j < last, COSINE, MASK, PAIRS, TOGETHER)
+            closer += (d[None, :] < below[:, None]).to(tl.int32)
+        tl.store(counts + item * n_limits + limit, tl.sum(closer, 1), mask=limit < n_limits)
+        tl.debug_barrier()
+        _clear(strip, features, low, high, MASK, PAIRS)
+        tl.debug_barrier()

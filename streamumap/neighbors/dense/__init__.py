@@ -1,0 +1,1 @@
+"""Nearest neighbours of dense rows on a CPU."""

@@ -1,0 +1,80 @@
+"""Neighbours of neighbours by the rows themselves, for rows whose sketches do not tell near from far.
+
+Every row introduces those that it names, and those that name it, to each other: one small matrix product a row.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+from numba import njit
+
+from streamumap.neighbors.dense.workspace import SLACK, Work, slices, squared_norms
+from streamumap.neighbors.sizes import DENSE_GROUP as GROUP
+from streamumap.neighbors.sizes import DENSE_REVERSE as REVERSE
+from streamumap.neighbors.sizes import dense_join_step
+from streamumap.neighbors.table import difference, insert, members_of
+
+
+def join_rows(work: Work) -> int:
+    """Merges into the table what the neighbours of each row, in both directions, are to each other. Returns how many places of it
+    changed. Ticks N rows.
+
+    Products say which pairs may be nearer than the last neighbours, differences of the rows how far they are: what is in the table
+    stays measured, and nothing in it gives way to what is further. Pairs are merged in the order of the rows, whichever thread made
+    their products.
+    """
+    changes = 0
+    members = members_of(work.indices, work.squares, np.ones(work.indices.shape, np.uint8), work.k - 1, REVERSE)
+    for pivots, needed, block in work.batches(members):
+        norms = np.ones(len(needed), np.float32) if work.cosine else squared_norms(block).astype(np.float32)
+        for found, local, dots in _products(work, members, pivots, needed, block):
+            changes += _merge_pairs(found, local, norms, dots, block, work.is_zero, work.indices, work.squares)
+    work.tick(work.n)
+    return changes
+
+
+def _products(work: Work, members, pivots, needed, block) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """For runs of pivots, GROUP of them in memory at a time: members (p, m), where they are in `block` (p, m), their
+    products (p, m, m)."""
+
+    def products(piece):
+        found = members[pivots[piece]]
+        local = np.where(found >= 0, np.searchsorted(needed, found), 0)
+        gathered = block[local]
+        return found, local, gathered @ gathered.transpose(0, 2, 1)
+
+    pieces = slices(len(pivots), dense_join_step(work.rows.n_features, members.shape[1]))
+    for first in range(0, len(pieces), GROUP):
+        yield from work.pool.map(products, pieces[first : first + GROUP])
+
+
+@njit(cache=True)
+def _merge_pairs(members, local, norms, dots, rows, is_zero, indices, squares):
+    """The number of changes."""
+    width, changes = members.shape[1], 0
+    for pivot in range(len(members)):
+        for a in range(width):
+            i = members[pivot, a]
+            if i < 0:
+                continue
+            for b in range(a):
+                j = members[pivot, b]
+                if j < 0 or i == j:
+                    continue
+                both = norms[local[pivot, a]] + norms[local[pivot, b]]
+                least = both - np.float32(2) * dots[pivot, a, b] - np.float32(SLACK) * both
+                for_i = least <= squares[i, -1] and not _is_in(indices[i], j)
+                for_j = least <= squares[j, -1] and not _is_in(indices[j], i)
+                if (for_i or for_j) and is_zero[i] == is_zero[j]:
+                    square = np.float32(difference(rows[local[pivot, a]], rows[local[pivot, b]]))
+                    changes += for_i and insert(indices[i], squares[i], square, j) >= 0
+                    changes += for_j and insert(indices[j], squares[j], square, i) >= 0
+    return changes
+
+
+@njit(inline="always")
+def _is_in(numbers, number):
+    there = np.int32(0)  # without a branch, for vectors
+    for c in range(len(numbers)):
+        there |= np.int32(numbers[c] == number)
+    return there != 0

@@ -1,0 +1,149 @@
+"""What the steps of a dense search share: the rows, one buffer for those that are gathered, and the table of the best
+so far."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from numba import njit
+
+from streamumap.neighbors.sizes import DENSE_PIECE_BYTES as PIECE_BYTES
+from streamumap.neighbors.table import difference, insert
+from streamumap.neighbors.zero import join_zero_rows
+
+SLACK = 64 * float(np.finfo(np.float32).eps)
+"""The error of a squared distance that comes from a float32 product, at most, in squared norms of the two rows."""
+
+
+def slices(n: int, piece: int) -> list[slice]:
+    """0..n in pieces, the last one shorter."""
+    piece = max(1, piece)
+    return [slice(start, min(start + piece, n)) for start in range(0, n, piece)]
+
+
+def squared_norms(rows: np.ndarray) -> np.ndarray:
+    """float64 (n,)."""
+    return np.einsum("ij,ij->i", rows, rows, dtype=np.float64)
+
+
+class Work:
+    """`rows`, a DenseRows; `buffer` float32 (cell_rows, D) for gathered rows; `indices` int32 and `squares` float32 (N,
+    k - 1), the table, without self; `order` int64 (N,), in which neighbours are likely to be close.
+    """
+
+    def __init__(self, rows, k, cell_rows, seed, pool, is_zero, tick):
+        self.rows, self.k, self.seed, self.pool, self.tick = rows, k, seed, pool, tick
+        self.n, self.cosine = rows.n_rows, rows.metric == "cosine"
+        self.cell_rows = min(cell_rows, self.n)
+        self.is_zero = np.zeros(self.n, bool) if is_zero is None or not self.cosine else is_zero
+        self.buffer = np.empty((self.cell_rows, rows.n_features), np.float32)
+        self.order = np.arange(self.n)
+        self.clear(k - 1)
+
+    def clear(self, width):
+        """An empty table."""
+        self.indices = np.full((self.n, width), -1, np.int32)
+        self.squares = np.full((self.n, width), np.inf, np.float32)
+
+    def state(self):
+        """As of `units.Units`."""
+        return {"indices": self.indices, "squares": self.squares, "order": self.order}, {}
+
+    def gather(self, needed, out):
+        """Rows of these ascending numbers into `out`, by pieces, several at a time."""
+        pieces = slices(len(needed), PIECE_BYTES // (4 * self.rows.n_features))
+        contiguous = len(needed) > 0 and needed[-1] - needed[0] == len(needed) - 1
+
+        def read(piece):
+            part = needed[piece]
+            out[piece] = self.rows.block(int(part[0]), int(part[-1]) + 1) if contiguous else self.rows.take(part)
+
+        for _ in self.pool.map(read, pieces):
+            pass
+        return out[: len(needed)]
+
+    def each(self, kernel, n_items, piece, *arguments):
+        """kernel(start, stop, *arguments) over the items by pieces, several at a time; what they return."""
+        return list(self.pool.map(lambda part: kernel(part.start, part.stop, *arguments), slices(n_items, piece)))
+
+    def batches(self, lists) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """(pivots, needed, rows needed): runs of rows in `order` whose lists need at most `cell_rows` rows."""
+        seen = np.full(self.n, -1, np.int32)
+        start, number = 0, 0
+        while start < self.n:
+            stop = _batch_end(self.order, start, lists, seen, number, self.cell_rows)
+            needed = (
+                np.flatnonzero(seen == number)
+                if self.cell_rows * 8 > self.n
+                else _unique(self.order[start:stop], lists)
+            )
+            yield self.order[start:stop], needed, self.gather(needed, self.buffer)
+            start, number = stop, number + 1
+
+    def measure(self, lists):
+        """Merges the rows in `lists` int32 (N, m), at their true distances, into the table."""
+        local = np.empty(self.n, np.int32)
+        for pivots, needed, block in self.batches(lists):
+            local[needed] = np.arange(len(needed), dtype=np.int32)
+            self.each(
+                _merge_measured, len(pivots), 64, block, local, pivots, lists, self.is_zero, self.indices, self.squares
+            )
+        self.tick(self.n)
+
+    def measure_again(self):
+        """For a table that comes from products of rows, which err where distances are small: takes distances from
+        differences."""
+        chosen = self.indices
+        self.clear(self.k - 1)
+        self.measure(chosen)
+
+    def finish(self) -> tuple[np.ndarray, np.ndarray]:
+        """indices int32, distances float32 (N, k), self in front."""
+        indices = np.empty((self.n, self.k), np.int32)
+        distances = np.zeros((self.n, self.k), np.float32)
+        indices[:, 0] = np.arange(self.n)
+        indices[:, 1:] = self.indices[:, : self.k - 1]
+        distances[:, 1:] = self.squares[:, : self.k - 1] / 2 if self.cosine else np.sqrt(self.squares[:, : self.k - 1])
+        if self.is_zero.any():
+            join_zero_rows(indices, distances, np.flatnonzero(self.is_zero).astype(np.int32))
+        return indices, distances
+
+
+def _unique(pivots, lists):
+    found = np.unique(lists[pivots])
+    return np.union1d(found[found >= 0], pivots)
+
+
+@njit(cache=True)
+def _batch_end(order, start, lists, seen, number, limit):
+    """The first place after `start` whose row and list no longer fit: `seen` marks up to `limit` rows with `number`."""
+    n_needed = 0
+    for place in range(start, len(order)):
+        i = order[place]
+        added = 0
+        if seen[i] != number:
+            added += 1
+        for j in lists[i]:
+            if j >= 0 and seen[j] != number:
+                added += 1
+        if n_needed + added > limit and place > start:
+            return place
+        if seen[i] != number:
+            seen[i] = number
+            n_needed += 1
+        for j in lists[i]:
+            if j >= 0 and seen[j] != number:
+                seen[j] = number
+                n_needed += 1
+    return len(order)
+
+
+@njit(nogil=True, fastmath={"reassoc", "contract"}, cache=True)
+def _merge_measured(start, stop, block, local, pivots, lists, is_zero, indices, squares):
+    for place in range(start, stop):
+        i = pivots[place]
+        for j in lists[i]:
+            if j >= 0:
+                square = difference(block[local[i]], block[local[j]])
+                if is_zero[i] != is_zero[j]:
+                    square = 2.0
+                insert(indices[i], squares[i], np.float32(square), j)

@@ -1,0 +1,1 @@
+"""Nearest neighbours of sparse rows on a CPU."""

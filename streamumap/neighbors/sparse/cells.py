@@ -1,0 +1,206 @@
+"""Cells: rows that are near the same centre, by k-means on a sample of the rows, and all rows in the order of their cells.
+
+Centres are sparse too: the strongest features of a cell's mean. So a row is compared with all of them through an
+inverted index, at the price of as many rows.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit, prange
+
+from streamumap.events import Tick
+from streamumap.neighbors.sparse.lists import add_products, highest, inverse_norms, invert, squared_norms
+from streamumap.neighbors.sparse.sizes import BLOCK_ROWS, PER_CELL, ROUNDS, STRONGEST, mean_cell_rows
+
+PARTS = 64
+"""Of the work of one call, each done by one thread."""
+
+Csr = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""indptr int64 (n + 1,), features, values float32."""
+
+
+@dataclass(frozen=True)
+class Cells:
+    """All rows in the order of their cells: rows starts[c]..starts[c + 1] are those of cell c.
+
+    `rows`: their pairs, values as they came; `scale` float32 (N,): what makes their length 1 for cosine; `half`
+    float32 (N,): half their squared norm, 0 for cosine; `names` int32 (N,): their numbers in the input; `centres`
+    (values as they are compared) and `centre_half` (C,): those of the cells; `starts` int64 (C + 1,).
+
+    Half the squared distance of two rows (cosine: 1 less than half of it) is half[i] + half[j] - scale[i] * scale[j] *
+    their product.
+    """
+
+    rows: Csr
+    scale: np.ndarray
+    half: np.ndarray
+    names: np.ndarray
+    starts: np.ndarray
+    centres: Csr
+    centre_half: np.ndarray
+
+
+def make_cells(rows, metric: str, seed: int, tick: Tick) -> Cells:
+    """`rows`: a PackedRows. No cell has more than twice the rows that all have on average. Ticks N rows."""
+    n, cosine = rows.n_rows, metric == "cosine"
+    cell_rows = mean_cell_rows(n)
+    lists, halves = _learn(rows, cell_rows, cosine, np.random.Generator(np.random.Philox(key=[seed, 1])))
+    own, lengths = np.empty(n, np.int32), np.empty(n, np.int32)
+    scale, half = np.ones(n, np.float32), np.zeros(n, np.float32)
+    for start in range(0, n, BLOCK_ROWS):
+        part = slice(start, min(start + BLOCK_ROWS, n))
+        block = rows.block(part.start, part.stop)
+        lengths[part] = np.diff(block[0])
+        scale[part], half[part] = _scale_and_half(squared_norms(block[0], block[2]), cosine)
+        _nearest_centre(*block, scale[part], *lists, halves, own[part])
+        tick(part.stop - start)
+    names = np.argsort(own, kind="stable").astype(np.int32)
+    starts = _starts(np.bincount(own, minlength=len(halves)), 2 * cell_rows)
+    del own
+    arranged = _arrange(rows, names, lengths)
+    scale, half = scale[names], half[names]
+    centres, centre_half = _means(arranged, scale, np.arange(n, dtype=np.int32), starts, rows.n_features, cosine)
+    return Cells(arranged, scale, half, names, starts, centres, centre_half)
+
+
+def _scale_and_half(squares, cosine):
+    if cosine:
+        return inverse_norms(squares), np.zeros(len(squares), np.float32)
+    return np.ones(len(squares), np.float32), np.minimum(0.5 * squares, np.finfo(np.float32).max).astype(np.float32)
+
+
+def _learn(rows, cell_rows, cosine, random):
+    """k-means on PER_CELL rows for each cell to be: inverted lists of the centres and half their squared norms.
+
+    A cell that has twice its share gives way to several random rows of it, one that has an eighth to none: dense places
+    get more cells.
+    """
+    n, n_cells = rows.n_rows, max(1, rows.n_rows // cell_rows)
+    sample = rows.take(np.sort(random.choice(n, min(n, PER_CELL * n_cells), replace=False)))
+    scale, half = _scale_and_half(squared_norms(sample[0], sample[2]), cosine)
+    n_sample = len(scale)
+    chosen = np.sort(random.choice(n_sample, n_cells, replace=False))
+    centres, centre_half = _scaled(_take(sample, chosen), scale[chosen]), half[chosen]
+    for number in range(ROUNDS):
+        own = np.empty(n_sample, np.int32)
+        lists = invert(*centres, rows.n_features)
+        _nearest_centre(*sample, scale, *lists, centre_half, own)
+        order = np.argsort(own, kind="stable").astype(np.int32)
+        size = np.bincount(own, minlength=len(centre_half))
+        starts = np.concatenate([[0], np.cumsum(size)])
+        centres, centre_half = _means(sample, scale, order, starts, rows.n_features, cosine)
+        if number < ROUNDS - 1:
+            large = np.flatnonzero(size > 2 * PER_CELL)
+            kept = np.flatnonzero((size >= PER_CELL // 8) & (size <= 2 * PER_CELL))
+            new = [order[starts[c] + random.choice(size[c], size[c] // PER_CELL, replace=False)] for c in large]
+            chosen = np.sort(np.concatenate([np.empty(0, np.int32), *new]))
+            centres = _joined(_take(centres, kept), _scaled(_take(sample, chosen), scale[chosen]))
+            centre_half = np.concatenate([centre_half[kept], half[chosen]])
+    return invert(*centres, rows.n_features), centre_half
+
+
+def _take(rows: Csr, numbers) -> Csr:
+    indptr, features, values = rows
+    lengths = np.diff(indptr)[numbers]
+    out = np.concatenate([[0], np.cumsum(lengths)])
+    at = np.repeat(indptr[numbers] - out[:-1], lengths) + np.arange(out[-1])
+    return out, features[at], values[at]
+
+
+def _scaled(rows: Csr, scale) -> Csr:
+    return rows[0], rows[1], rows[2] * np.repeat(scale, np.diff(rows[0]))
+
+
+def _joined(a: Csr, b: Csr) -> Csr:
+    return np.concatenate([a[0], a[0][-1] + b[0][1:]]), np.concatenate([a[1], b[1]]), np.concatenate([a[2], b[2]])
+
+
+def _means(rows: Csr, scale, members, starts, n_features, cosine) -> tuple[Csr, np.ndarray]:
+    """The mean of rows members[starts[c]..starts[c + 1]] for each c, its STRONGEST features; half its squared norm.
+
+    For cosine of length 1, and the half is 0.
+    """
+    n_cells = len(starts) - 1
+    features, values = np.zeros((n_cells, STRONGEST), rows[1].dtype), np.zeros((n_cells, STRONGEST), np.float32)
+    lengths = np.zeros(n_cells, np.int64)
+    _sum_strongest(*rows, scale, members, starts, n_features, features, values, lengths)
+    squares = np.einsum("ij,ij->i", values, values, dtype=np.float64)
+    there = np.arange(STRONGEST) < lengths[:, None]
+    if cosine:
+        values *= inverse_norms(squares)[:, None]
+    indptr = np.concatenate([[0], np.cumsum(lengths)])
+    return (indptr, features[there], values[there]), _scale_and_half(squares, cosine)[1]
+
+
+@njit(parallel=True, cache=True)
+def _sum_strongest(indptr, feature, value, scale, members, starts, n_features, features, values, lengths):
+    n_cells, n_kept = features.shape
+    for part in prange(PARTS):
+        sums, seen = np.zeros(n_features), np.zeros(n_features, np.bool_)
+        touched = np.empty(n_features, feature.dtype)
+        for c in range(n_cells * part // PARTS, n_cells * (part + 1) // PARTS):
+            n_touched = 0
+            for place in range(starts[c], starts[c + 1]):
+                i = members[place]
+                for at in range(indptr[i], indptr[i + 1]):
+                    f = feature[at]
+                    if not seen[f]:
+                        seen[f] = True
+                        touched[n_touched] = f
+                        n_touched += 1
+                    sums[f] += np.float64(value[at]) * scale[i]
+            own = np.sort(touched[:n_touched])
+            strength = np.abs(sums[own])
+            least = np.sort(strength)[n_touched - n_kept] if n_touched > n_kept else 0.0
+            for x in range(n_touched):
+                if strength[x] >= least and lengths[c] < n_kept:
+                    features[c, lengths[c]] = own[x]
+                    values[c, lengths[c]] = sums[own[x]] / (starts[c + 1] - starts[c])
+                    lengths[c] += 1
+            for f in own:
+                sums[f], seen[f] = 0.0, False
+
+
+@njit(parallel=True, fastmath={"reassoc", "nsz", "contract"}, cache=True)
+def _nearest_centre(indptr, features, values, scale, bounds, owner, amount, centre_half, own):
+    """own int32 (n,): the nearest centre of each row, the first of several."""
+    n = len(own)
+    for part in prange(PARTS):
+        sums = np.empty(len(centre_half), np.float32)
+        for i in range(n * part // PARTS, n * (part + 1) // PARTS):
+            sums[:] = -centre_half
+            add_products(sums, features, values, indptr[i], indptr[i + 1], scale[i], bounds, owner, amount)
+            highest(sums, own[i : i + 1])
+
+
+def _starts(sizes, most):
+    """Where cells of these sizes begin, those of more than `most` rows in several pieces: int64 (C + 1,)."""
+    pieces = np.maximum(1, -(-sizes // most))
+    first = np.repeat(np.cumsum(sizes) - sizes, pieces)
+    number = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+    starts = first + np.repeat(sizes, pieces) * number // np.repeat(pieces, pieces)
+    return np.append(starts, sizes.sum())[np.append(np.repeat(sizes > 0, pieces), True)]
+
+
+def _arrange(rows, names, lengths) -> Csr:
+    """The rows with these numbers, in this order."""
+    place = np.empty(len(names), np.int32)
+    place[names] = np.arange(len(names), dtype=np.int32)
+    indptr = np.zeros(len(names) + 1, np.int64)
+    np.cumsum(lengths[names], out=indptr[1:])
+    _, features, values = rows.block(0, 0)
+    arranged = indptr, np.empty(indptr[-1], features.dtype), np.empty(indptr[-1], values.dtype)
+    for start in range(0, len(names), BLOCK_ROWS):
+        stop = min(start + BLOCK_ROWS, len(names))
+        _put(*rows.block(start, stop), place[start:stop], *arranged)
+    return arranged
+
+
+@njit(cache=True)
+def _put(indptr, features, values, place, out_indptr, out_features, out_values):
+    for i in range(len(place)):
+        at = out_indptr[place[i]]
+        for p in range(indptr[i], indptr[i + 1]):
+            out_features[at], out_values[at] = features[p], values[p]
+            at += 1

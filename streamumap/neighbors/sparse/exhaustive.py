@@ -1,0 +1,134 @@
+"""All rows with all through an inverted index: exact.
+
+A block of rows is turned into lists; a row's products with the whole block are sums over the lists of its own features,
+and its best are picked from those. The candidates that are left are measured again from the rows themselves. Where that leaves open
+whether another row is nearer, since sums err, the row's list is completed (`settle.py`). Every row is computed by one thread from
+the same numbers in the same order: the same bytes for any number of threads.
+"""
+
+import numpy as np
+from numba import njit, prange
+
+from streamumap.events import Tick
+from streamumap.neighbors.sparse.lists import CHUNK, add_products, inverse_norms, invert, squared_norms
+from streamumap.neighbors.sparse.measure import measure
+from streamumap.neighbors.sparse.settle import settle, unsure
+from streamumap.neighbors.sparse.sizes import CORPUS_ROWS, MARGIN
+from streamumap.store.checkpoint import ALONE, Units
+
+FAST = {"reassoc", "nsz", "nnan"}
+
+
+def search(
+    rows, k: int, metric: str, *, non_negative: bool, query_rows: int, tick: Tick, units: Units = ALONE
+) -> tuple[np.ndarray, np.ndarray]:
+    """Exact k-NN. `rows`: a PackedRows. Ticks N rows for each block of CORPUS_ROWS, then N rows more."""
+    best, least = _best(rows, k, metric, non_negative, query_rows, tick, units)
+    indices, distances = _measure_all(rows, best, k, metric, query_rows, tick)
+    if best.shape[1] < rows.n_rows - 1:
+        open_rows = _unsure(rows, least, distances[:, -1], metric, query_rows)
+        settle(rows, np.flatnonzero(open_rows), metric, non_negative, query_rows, indices, distances, tick)
+    return indices, distances
+
+
+def _unsure(rows, least, last, metric, block_rows):
+    out = np.zeros(rows.n_rows, bool)
+    for start in range(0, rows.n_rows, block_rows):
+        part = slice(start, min(start + block_rows, rows.n_rows))
+        indptr, _, values = rows.block(part.start, part.stop)
+        unsure(squared_norms(indptr, values), least[part], last[part], metric == "cosine", out[part])
+    return out
+
+
+def _best(rows, k, metric, non_negative, query_rows, tick, units):
+    """int32 (N, m), m >= k - 1: the rows with the largest scores; the least of these scores, float32 (N,)."""
+    n = rows.n_rows
+    n_kept = min(k - 1 + MARGIN, n - 1)
+    best = np.full((n, n_kept), -1, np.int32)
+    scores = np.full((n, n_kept), -np.inf, np.float32)
+    scale = _inverse_norms(rows, query_rows) if metric == "cosine" else np.ones(n, np.float32)
+    least = np.float32(0.0 if metric == "cosine" and non_negative else -np.inf)
+    whole = dict(best=best, scores=scores)
+    facts = units.resume(whole)
+    corpus, query = facts.get("corpus", 0), facts.get("query", 0)
+    for start in range(corpus, n, CORPUS_ROWS):
+        lists = _lists(rows, start, min(start + CORPUS_ROWS, n), scale, metric)
+        for first in range(query if start == corpus else 0, n, query_rows):
+            part = slice(first, min(first + query_rows, n))
+            _score(
+                *rows.block(part.start, part.stop), scale[part], first, start, *lists, least, best[part], scores[part]
+            )
+            tick(part.stop - first)
+            units.done(lambda: (whole, {}), corpus=start, query=part.stop)
+        del lists  # before the next are made
+    return best, scores[:, -1].copy()
+
+
+def _inverse_norms(rows, block_rows):
+    out = np.empty(rows.n_rows, np.float32)
+    for start in range(0, rows.n_rows, block_rows):
+        indptr, _, values = rows.block(start, min(start + block_rows, rows.n_rows))
+        out[start : start + len(indptr) - 1] = inverse_norms(squared_norms(indptr, values))
+    return out
+
+
+def _lists(rows, start, stop, scale, metric):
+    """What the score of each of these rows starts from, so that nearest is then largest (euclidean: 2 x.y - y.y, halved),
+    and their inverted lists."""
+    indptr, features, values = rows.block(start, stop)
+    bias = np.zeros(stop - start, np.float32)
+    if metric != "cosine":
+        bias[:] = np.maximum(-0.5 * squared_norms(indptr, values), np.finfo(np.float32).min)
+    return bias, *invert(indptr, features, values, rows.n_features, scale[start:stop])
+
+
+@njit(parallel=True, fastmath=FAST, cache=True)
+def _score(indptr, features, values, scale, first_row, first_other, bias, bounds, owner, amount, least, best, scores):
+    """Merges each query row's best among the block's rows into `best` and `scores` (n, n_kept), highest first."""
+    n_others = len(bias)
+    for row in prange(len(indptr) - 1):
+        sums = bias.copy()
+        add_products(sums, features, values, indptr[row], indptr[row + 1], scale[row], bounds, owner, amount)
+        itself = first_row + row - first_other
+        if 0 <= itself < n_others:
+            sums[itself] = -np.inf
+        for start in range(0, n_others, CHUNK):
+            stop = min(start + CHUNK, n_others)
+            floor = max(scores[row, -1], least)
+            highest = np.float32(-np.inf)
+            for j in range(start, stop):
+                highest = np.float32(max(highest, sums[j]))
+            if highest > floor:
+                _keep(sums, start, stop, first_other, least, best[row], scores[row])
+
+
+@njit(cache=True)
+def _keep(sums, start, stop, first_other, least, best, scores):
+    for j in range(start, stop):
+        score = sums[j]
+        if score > scores[-1] and score > least:
+            at = len(scores) - 1
+            while at > 0 and scores[at - 1] < score:
+                scores[at], best[at] = scores[at - 1], best[at - 1]
+                at -= 1
+            scores[at], best[at] = score, first_other + j
+
+
+def _measure_all(rows, best, k, metric, query_rows, tick):
+    n = len(best)
+    indices, out = np.full((n, k), -1, np.int32), np.full((n, k), np.inf, np.float32)
+    for start in range(0, n, query_rows):
+        part = slice(start, min(start + query_rows, n))
+        measure(*_with_theirs(rows, best[part], start), metric == "cosine", indices[part], out[part])
+        tick(part.stop - start)
+    return indices, out
+
+
+def _with_theirs(rows, best, start):
+    """Rows from `start` on with the rows that are their candidates, as `measure` wants them."""
+    needed = np.unique(best)
+    needed = needed[needed >= 0]
+    theirs = rows.take(needed.astype(np.int64))
+    names = np.arange(start, start + len(best))
+    local = np.searchsorted(needed, best).astype(np.int32)
+    return names, *rows.block(start, start + len(best)), *theirs, best, local

@@ -1,0 +1,48 @@
+"""Neighbours of neighbours of packed rows (NN-descent: Dong, Moses, Li 2011): a row is spread out in a strip of its own,
+and the features of others are looked up in it (the dense accumulator of Gustavson 1978)."""
+
+import numba
+import numpy as np
+from numba import njit, prange
+
+from streamumap.events import Tick
+from streamumap.neighbors.sparse.cells import Cells
+from streamumap.neighbors.sparse.sizes import FORWARD, REVERSE
+from streamumap.neighbors.table import insert_fresh, meet, members_of, places
+
+RUN_ROWS = 1024
+"""Rows that one thread takes together."""
+
+
+def join(cells: Cells, n_features: int, table, tick: Tick) -> None:
+    """Compares each row with the neighbours of its neighbours, in both directions. Ticks N rows."""
+    indices, keys, fresh = table
+    n = len(indices)
+    members = members_of(indices, keys, fresh, FORWARD, REVERSE)
+    fresh[:, :FORWARD] = 0
+    step = RUN_ROWS * 16 * numba.get_num_threads()
+    for start in range(0, n, step):
+        stop = min(start + step, n)
+        _join(start, stop, *cells.rows, cells.scale, cells.half, n_features, members, indices, keys, fresh)
+        tick(stop - start)
+
+
+@njit(parallel=True, fastmath={"reassoc", "nsz", "contract"}, cache=True)
+def _join(start, stop, indptr, features, values, scale, half, n_features, members, indices, keys, fresh):
+    n_met = places(indices, members)
+    for run in prange((stop - start + RUN_ROWS - 1) // RUN_ROWS):
+        strip = np.zeros(n_features, np.float32)
+        visited, met = np.empty(n_met[0], np.int32), np.empty(n_met[1], np.int32)
+        low = start + run * RUN_ROWS
+        for i in range(low, min(low + RUN_ROWS, stop)):
+            for at in range(indptr[i], indptr[i + 1]):
+                strip[features[at]] = values[at] * scale[i]
+            for j in met[: meet(np.int32(i), indices[i], members, visited, met)]:
+                product = np.float32(0)
+                for at in range(indptr[j], indptr[j + 1]):
+                    product += strip[features[at]] * values[at]
+                key = half[i] + half[j] - product * scale[j]
+                if key < keys[i, -1]:
+                    insert_fresh(indices[i], keys[i], fresh[i], key, j)
+            for at in range(indptr[i], indptr[i + 1]):
+                strip[features[at]] = 0

@@ -1,0 +1,141 @@
+"""Bytes of `packed` as formulas, importable without numba, and the sizes by which it works."""
+
+from math import isqrt
+
+from streamumap.neighbors.sizes import UNEVEN
+from streamumap.source.sparse.csr_rows import SPAN_VALUES
+
+CORPUS_ROWS = 65_536
+"""Rows of an inverted index: their numbers fit uint16 and a row's sums (256 KiB) stay in a core's cache."""
+
+MARGIN = 8
+"""Candidates kept beyond k - 1: float32 sums may order near ties wrongly, the float64 distances put them right."""
+
+EXHAUSTIVE_ROWS = 2 * CORPUS_ROWS
+"""Up to so many, all with all takes no more than 35 CPU seconds and is exact. Measured: 1.85 ns for each pair, cells and
+joins 75 us for each row."""
+
+LISTED_BYTES = 2 + 4
+"""Of a pair in inverted lists: its row as uint16, its value as float32. Reading a block takes no more than making its
+lists, not of float64 values either."""
+
+TAKEN_ROW_BYTES = 40
+"""Of a row that others name, while it is taken: its number as int32 and int64, how long it is, where it was and where it
+goes."""
+
+PLACE_BYTES = 8 + 4
+"""Of each time that a row is named: where it is among those that are taken, as it is searched for and as int32."""
+
+CHOICES = 16
+"""Cells that a row looks through in the first round."""
+
+LEAST_CELL = 64
+STRONGEST = 32
+"""Features of a centre; 96 find no more."""
+
+PER_CELL = 16
+"""Rows for each cell in the sample on which centres are learnt, and the rounds that takes."""
+
+ROUNDS = 3
+BLOCK_ROWS = 16_384
+BATCH_ROWS = 8192
+LEAST_WIDTH = 24
+FORWARD = 20
+REVERSE = 14
+"""Nearest neighbours of a row, and nearest rows that name it as neighbour, that take part in its join."""
+
+
+def search(
+    n_rows: int,
+    n_features: int,
+    n_nonzero: int,
+    k: int,
+    query_rows: int,
+    batch_rows: int,
+    n_sample: int,
+    n_threads: int,
+) -> int:
+    """Host bytes of `packed.search` beyond the rows themselves; `n_sample` rows measure the recall. What is approximate
+    may end with all with all."""
+    exhaustive = _exhaustive(n_rows, n_features, n_nonzero, k, query_rows, n_sample, n_threads)
+    if not batch_rows:
+        return exhaustive
+    return max(exhaustive, _approximate(n_rows, n_features, n_nonzero, k, batch_rows, n_sample, n_threads))
+
+
+def count_closer(
+    n_rows: int, n_features: int, n_nonzero: int, n_sample: int, n_others: int, block_rows: int, n_threads: int
+) -> int:
+    """Host bytes of `packed.count_closer`: the sample with its others, in one piece while these are taken, then beside the
+    lists of a block, its squares and the float64 sums of each thread."""
+    read_bytes = pair_bytes(n_features)
+    own, others = (_pairs_of(size, n_rows, n_nonzero) for size in (n_sample, n_sample * n_others))
+    block = _pairs_of(block_rows, n_rows, n_nonzero) * (read_bytes + LISTED_BYTES)
+    block += block_rows * (8 + 8 * n_threads) + n_features * 8
+    return (own + others) * read_bytes + n_sample * n_others * TAKEN_ROW_BYTES + max(_taking(others), block)
+
+
+def pair_bytes(n_features: int) -> int:
+    """Of a pair of rows as they are read: its feature, its value as float32."""
+    return (2 if n_features <= 1 << 16 else 4) + 4
+
+
+def mean_cell_rows(n_rows: int) -> int:
+    """Rows of a cell on average: as rows grow in number, so do cells and the rows of each."""
+    return max(LEAST_CELL, isqrt(n_rows) // 8)
+
+
+def list_width(k: int) -> int:
+    """Neighbours kept of each row while a search is approximate."""
+    return max(LEAST_WIDTH, k - 1 + MARGIN)
+
+
+def _exhaustive(n_rows, n_features, n_nonzero, k, query_rows, n_sample, n_threads):
+    """Three steps. Candidates with their scores and every row's scale, beside lists while they are made of a block's pairs,
+    then beside the pairs of those that ask and sums of each thread. Candidates and the graph, beside the pairs of those that
+    ask and of all rows that they name. The graph while it is measured."""
+    read_bytes, width = pair_bytes(n_features), k - 1 + MARGIN
+    corpus = _pairs_of(CORPUS_ROWS, n_rows, n_nonzero)
+    asking = _pairs_of(query_rows, n_rows, n_nonzero) * read_bytes
+    beside_lists = max(corpus * read_bytes, asking + (1 + n_threads) * CORPUS_ROWS * 4)
+    scoring = n_rows * (width * 8 + 4) + corpus * LISTED_BYTES + beside_lists + n_features * 8
+    naming = query_rows * width
+    named = _pairs_of(naming, n_rows, n_nonzero)
+    taken = named * read_bytes + _taking(named) + min(n_rows, naming) * TAKEN_ROW_BYTES + naming * PLACE_BYTES
+    deciding = n_rows * (width * 4 + 4 + k * 8) + taken + asking
+    completing = (
+        n_rows * (k * 8 + 13) + corpus * (read_bytes + LISTED_BYTES) + asking + CORPUS_ROWS * (1 + n_threads) * 8
+    )
+    counting = count_closer(n_rows, n_features, n_nonzero, n_sample, k - 1, min(n_rows, CORPUS_ROWS), n_threads)
+    return max(scoring, deciding, completing + n_features * 8, n_rows * k * 8 + counting)
+
+
+def _pairs_of(some_rows, n_rows, n_nonzero):
+    return int(min(1.0, some_rows / n_rows * UNEVEN) * n_nonzero)
+
+
+def _taking(n_pairs):
+    """What `PackedRows.take` takes beside the pairs: where those of a span are, and what is read of them."""
+    return min(n_pairs, SPAN_VALUES) * 28
+
+
+def _approximate(n_rows, n_features, n_nonzero, k, batch_rows, n_sample, n_threads):
+    """Rows in the order of their cells, with the centres of these, throughout; then the step that needs most beyond. What a
+    thread probes with stays: glibc does not give back the end of a thread's heap."""
+    n, width, index_bytes = n_rows, list_width(k), 2 if n_features <= 1 << 16 else 4
+    share = n_nonzero / n * UNEVEN
+    block_rows, cell_rows = min(n, BLOCK_ROWS), mean_cell_rows(n)
+    n_cells = 2 * max(1, n // cell_rows)
+    centres = n_cells * STRONGEST * (index_bytes + 4)
+    arranged = n_nonzero * (index_bytes + 4) + n * 20 + centres
+    learning = int(min(n, PER_CELL * n_cells // 2) * (share * (index_bytes + 12) + 20)) + centres * 6
+    arranging = n * 28 + centres * 4 + int(block_rows * share * 18) + n_threads * n_features * (9 + index_bytes)
+    table = n * width * 9
+    chosen = max(batch_rows * CHOICES, 256 * CHOICES * 16)
+    listed = int(2 * cell_rows * share * 6) + n_features * 4
+    threads = n_threads * (chosen * 8 + n_cells * 20 + listed)
+    joining = n * (FORWARD + 2 * REVERSE) * 4 + n_threads * (n_features * 4 + 24 * 1024)
+    counted = count_closer(n, n_features, n_nonzero, n_sample, k - 1, min(n, CORPUS_ROWS), n_threads) + n * 4
+    measuring = n * (width * 4 + k * 8) + block_rows * (width * 12 + k * 8)
+    rounds = table + max(centres * 4, joining, counted)
+    return max(learning, arranged + max(arranging, threads + max(rounds, measuring)))

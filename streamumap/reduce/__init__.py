@@ -1,0 +1,1 @@
+"""Linear reductions of streamed rows: PCA and ICA."""

@@ -1,0 +1,1 @@
+"""A run: its stages in order, and what they share."""

@@ -1,0 +1,181 @@
+"""Where points start, and the graph by blocks for start and layout: as the plan says."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from streamumap.errors import InputError
+from streamumap.events import Tick
+from streamumap.graph.files import Graph, GraphBlock
+from streamumap.layout.init import pca
+from streamumap.layout.init.spectral_sizes import PART_ROWS
+from streamumap.layout.sizes import FEW
+from streamumap.params import Params
+from streamumap.planning.job import Plan
+from streamumap.run.dispatch import Rows
+from streamumap.source import open_rows, widen
+from streamumap.source.views.normalized import DenseRows
+
+
+def layout_backend(plan: Plan):
+    """The `layout.run.Backend` that the plan names; for cuML's layout, the one that makes its start."""
+    from streamumap.layout import epochs
+
+    if plan.device and plan["layout"].backend != "cpu":
+        return epochs.cuda_backend(plan.device)
+    return epochs.cpu_backend()
+
+
+class GraphBlocks:
+    """A graph by blocks of its rows, for start and layout. A block that is all of it is read and placed once for both."""
+
+    def __init__(self, graph: Graph, backend):
+        self.graph, self.backend = graph, backend
+        self._whole: GraphBlock | None = None
+
+    def of(self, block_rows: int) -> list[Callable[[], GraphBlock]]:
+        """Functions that read the blocks, in order."""
+        n = self.graph.n_rows
+        if block_rows >= n:
+            return [self._placed]
+        self.forget()
+        return [partial(self.graph.block, start, min(start + block_rows, n)) for start in range(0, n, block_rows)]
+
+    def forget(self) -> None:
+        self._whole = None
+
+    def _placed(self) -> GraphBlock:
+        if self._whole is None:
+            block, place = self.graph.block(0, self.graph.n_rows), self.backend.place
+            self._whole = GraphBlock(0, 0, place(block.indptr), place(block.targets), place(block.weights))
+        return self._whole
+
+
+PlaceTop = Callable[[np.ndarray], np.ndarray]
+"""Positions float32 (M, n_components) of the rows of these numbers, int64 (M,) ascending."""
+
+
+def first_positions(
+    rows: Rows, plan: Plan, p: Params, blocks: GraphBlocks, settings, tick: Tick, warn: Callable[[str], None]
+) -> tuple[np.ndarray, str]:
+    """float32 (N, n_components), and in a few words how they were found. `settings`: the layout's.
+
+    Rows start where a user's positions have them. Otherwise the coarsest level of the graph starts where `init` says, and
+    few rows start there themselves.
+    """
+    n = rows.original.n_rows
+    if p.init.endswith(".npy"):
+        positions = _given_positions(p.init, n, p.n_components)
+        if np.ptp(positions, axis=0).any():
+            return pca.given(positions, p.seed), f"{p.init}, scaled to {pca.WIDTH:g}"
+        warn(
+            f"--init: {p.init}: all rows have the same position, which says nothing; the default start is used instead."
+        )
+    with threadpool_limits(1):  # the same sums for any number of threads
+        place_top, how = _first_of_all(rows, plan, p, blocks, settings, lambda _: tick(0), warn)
+        return _multilevel(place_top, how, plan, p, blocks, settings, tick)
+
+
+def _first_of_all(
+    rows: Rows, plan: Plan, p: Params, blocks: GraphBlocks, settings, tick: Tick, warn: Callable[[str], None]
+) -> tuple[PlaceTop, str]:
+    """Where the coarsest level starts, and how that is found. Ticks 0: no row is placed yet."""
+    if p.init == "random":
+        return (lambda numbers: pca.random(len(numbers), p.n_components, p.seed)), "at random"
+    by_pca = partial(_pca, rows, plan, p)
+    if p.init == "spectral":
+        return _spectral(by_pca, plan, p, blocks, settings, tick, warn)
+    return by_pca, "by pca"
+
+
+def _multilevel(
+    place_top: PlaceTop, how: str, plan: Plan, p: Params, blocks: GraphBlocks, settings, tick: Tick
+) -> tuple[np.ndarray, str]:
+    n = settings.n_vertices
+    if n < FEW:
+        tick(n)
+        return place_top(np.arange(n)), how
+    from streamumap.layout.init import levels
+
+    in_blocks = blocks.of(plan["start"].blocks["block_rows"])
+    top = levels.RANDOM_TOP if p.init == "random" else levels.TOP
+    begun = levels.start(in_blocks, settings, blocks.backend, place_top, tick, top)
+    said = f"multilevel, {' -> '.join(f'{size:,}' for size in begun.level_sizes)} vertices, the last {how}"
+    if begun.n_unreached:
+        said += f"; {begun.n_unreached:,} rows in small pieces of the graph start at random places"
+    return begun.positions, said
+
+
+def _pca(rows: Rows, plan: Plan, p: Params, numbers: np.ndarray) -> np.ndarray:
+    """A `PlaceTop`: along the first principal components of these rows."""
+    size, read = plan["start"].blocks["sample_rows"], _reader(rows, rows.metric)
+    sample = read(numbers[pca.sample_numbers(len(numbers), size)])
+    parts = pca.blocks(lambda a, b: read(numbers[a:b]), len(numbers), size)
+    return pca.pca(parts, sample, rows.searched.n_features, p.n_components, p.seed)
+
+
+def _spectral(
+    by_pca: PlaceTop, plan: Plan, p: Params, blocks: GraphBlocks, settings, tick: Tick, warn: Callable[[str], None]
+) -> tuple[PlaceTop, str]:
+    """Along the graph's eigenvectors; where it is in pieces, each along its own at the place where the default start has it."""
+    from streamumap.graph.parts import roots_and_degrees
+    from streamumap.layout.epochs import placer
+    from streamumap.layout.init import spectral
+
+    n, graph = settings.n_vertices, blocks.graph
+    parts = spectral.split(*roots_and_degrees(graph, PART_ROWS), p.n_components)
+    place = placer(blocks.of(n if n < FEW else plan["start"].blocks["block_rows"]), blocks.backend)
+    found = spectral.solve(place, parts, p.n_components, graph.n_edges, p.seed, blocks.backend, tick)
+    said = f"along eigenvectors after {found.n_products:,} products"
+    if not found.converged:
+        warn(
+            f"--init spectral: no eigenvectors after {found.n_products:,} products with the graph, whose smallest eigenvalues lie "
+            "too close together (long chains of rows have such); the default start is used instead."
+        )
+        return by_pca, "by pca"
+    vectors = found.vectors
+    if len(parts.order) < n or parts.n_parts > 1:
+        others, _ = _multilevel(by_pca, "by pca", plan, p, blocks, settings, tick)
+        vectors = spectral.apart(found, parts, others)
+        said += f", {parts.n_parts:,} of the graph's pieces each along its own"
+    positions = pca.placed(vectors, p.n_components, p.seed)
+    return (lambda numbers: positions[numbers]), said
+
+
+def _given_positions(path: str, n_rows: int, n_components: int) -> np.ndarray:
+    """float64 (N, n_components)."""
+    source = open_rows(path)
+    if (source.n_rows, source.n_features) != (n_rows, n_components):
+        found = f"{source.n_rows} x {source.n_features}"
+        raise InputError(
+            f"--init: {path}: expected {n_rows} x {n_components} positions, found {found}; give one position for each row."
+        )
+    stored = source.read(0, n_rows)
+    positions = (stored if source.dtype == "float64" else widen(stored, source.dtype)).astype(np.float64)
+    source.close()
+    if not np.isfinite(positions).all():
+        raise InputError(f"--init: {path}: expected finite positions, found NaN or Inf; replace them.")
+    return positions
+
+
+def _reader(rows: Rows, metric: str) -> Callable[[np.ndarray], Any]:
+    """A function that gives the rows of some numbers (int64, ascending) as a matrix, of rows of length 1 for cosine."""
+    packed = rows.packed
+    if packed is not None:
+        return lambda numbers: _sparse(packed.take(numbers), packed.n_features, metric)
+    return DenseRows(rows.searched, metric).take
+
+
+def _sparse(rows, n_features: int, metric: str):
+    """Packed rows as a scipy matrix."""
+    import scipy.sparse
+
+    indptr, indices, values = rows
+    matrix = scipy.sparse.csr_matrix((values, indices.astype(np.int32), indptr), shape=(len(indptr) - 1, n_features))
+    if metric == "cosine":
+        norms = np.sqrt(np.asarray(matrix.multiply(matrix).sum(1), np.float64)).ravel()
+        matrix = scipy.sparse.diags(1.0 / np.where(norms > 0, norms, 1.0)).astype(np.float32) @ matrix
+    return matrix.tocsr()

@@ -1,0 +1,67 @@
+"""run.json: what was asked, what was planned, what was measured."""
+
+import platform
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib import metadata
+
+from streamumap import __version__
+from streamumap.params import Params
+from streamumap.planning.job import Plan
+from streamumap.source import RowSource
+from streamumap.source.scan.cpu import Scan
+
+PACKAGES = ("numpy", "torch", "triton", "numba", "scipy", "scikit-learn")
+
+
+def report(
+    source: RowSource,
+    n_rows: int,
+    n_sampled: int | None,
+    found: Scan,
+    params: Params,
+    plan: Plan,
+    seconds: float,
+    measured: dict,
+    origin: dict,
+) -> dict:
+    """JSON-able. `n_rows`: of the input; `source` has fewer where rows are left out. `measured`: stages (each with
+    seconds, predicted and measured bytes), quality, warnings, reused. `origin`: what else is to be known to read the rows
+    again as they were mapped."""
+    machine = plan.machine
+    return {
+        "schema": 1,
+        "streamumap": __version__,
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "exit_status": 0,
+        "input": {
+            "name": source.name,
+            "rows": n_rows,
+            "sampled_rows": n_sampled,
+            "dropped_rows": (n_sampled or n_rows) - source.n_rows,
+            "features": source.n_features,
+            "dtype": found.dtype,
+            "density": found.density,
+            "zero_rows": found.n_zero_rows,
+            "duplicate_rows": found.n_duplicate_rows,
+            "dead_features": found.n_dead_features,
+            "fingerprint": source.fingerprint,
+            **origin,
+        },
+        "params": params.to_json(),
+        "device": machine.device.name if machine.device else f"cpu, {machine.n_cores} cores, {platform.machine()}",
+        "versions": {"python": platform.python_version()}
+        | {name: version for name in PACKAGES if (version := _version(name))},
+        "budget": asdict(plan.budget),
+        "predicted_peak": asdict(plan.peak),
+        "measured_peak": {f: max(s["measured"][f] for s in measured["stages"]) for f in ("host_bytes", "device_bytes")},
+        "seconds": round(seconds, 3),
+        **measured,
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None

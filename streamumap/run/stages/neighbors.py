@@ -1,0 +1,110 @@
+"""The k-NN graph: searched for, or given by the user. Its recall is measured on a few sampled rows either way, by which a
+search knows when it is done; the figure that counts is measured with those of the map (`quality.py`)."""
+
+from functools import partial
+
+import numpy as np
+
+from streamumap import quality as measures
+from streamumap.events import Note, Tick
+from streamumap.neighbors.copies import join_copies
+from streamumap.neighbors.given import GivenGraph, look_at_distances
+from streamumap.planning.job import SEARCH_ROWS
+from streamumap.run import dispatch
+from streamumap.run.dispatch import Rows
+from streamumap.run.run import Run
+from streamumap.run.stages.precision import say_what_is_not_told_apart
+from streamumap.run.stages.quality import ranks_of
+from streamumap.source.views.normalized import DenseRows
+from streamumap.store.workdir import key_of
+
+FILES = {"knn_indices": np.int32, "knn_distances": np.float32}
+
+
+def neighbors(run: Run, rows: Rows, key: str) -> None:
+    """Leaves knn_indices.npy and knn_distances.npy, made from what `key` stands for."""
+    there = run.work.has("neighbors", key)
+    if there and "knn_recall" in run.work.facts("neighbors"):
+        run.reuse("the k-NN graph")
+    elif run.given_knn is not None:
+        _take(run, rows, key, run.given_knn)
+    else:
+        _search(run, rows, key, there)
+    say_what_is_not_told_apart(run, rows, _sample(run))
+
+
+def _search(run: Run, rows: Rows, key: str, there: bool) -> None:
+    """`there`: the graph is found already, but not measured."""
+    p, sample = run.params, _sample(run)
+    recall, reached = -1.0, False
+
+    def enough(others: np.ndarray, ranks: np.ndarray) -> bool:
+        nonlocal recall, reached
+        recall, reached = measures.recall(ranks, others), measures.reaches(ranks, others, p.recall)
+        return reached
+
+    planned = run.plan["neighbors"]
+    with run.stage("neighbors", dispatch.search_ticks(run.plan), "rows", patient=True) as (tick, result):
+        if not there:
+            # Sketches are made of as many rows as fit a block: with other blocks the search is another one.
+            blocks = {} if planned.backend == "packed" else planned.blocks
+            units = run.units("neighbors", key_of(key, blocks), "the k-NN search", tick)
+            search = partial(dispatch.search, rows, run.plan, p, sample, enough, tick, units)
+            indices, distances = run.fitting("neighbors", search)
+            join_copies(indices, distances, rows.found.duplicate_of)
+            run.work.forget("neighbors", "graph", "embedding")
+            run.publish("knn_indices", indices, -1, run.kept.numbers_back)
+            run.publish("knn_distances", distances, np.nan, lambda block: run.view.sized(block, p.metric))
+            run.work.done("neighbors", key)
+            units.forget()
+        if not reached:  # not measured yet, or not since all were compared with all
+            others = run.neighbors_of(sample)[0]
+            enough(others, ranks_of(run, rows, sample, others))
+        result.append(f"recall@{p.n_neighbors} {recall:.4f} on {len(sample):,} sampled rows, backend {planned.backend}")
+        _done(run, key, recall, len(sample))
+
+
+def _take(run: Run, rows: Rows, key: str, given: GivenGraph) -> None:
+    """The graph that is given, as if it had been searched for. Its recall is measured, whatever it is."""
+    k, sample = run.params.n_neighbors, _sample(run)
+    with run.stage("neighbors", run.given.n_rows, "rows") as (tick, result):
+        run.work.forget("neighbors", "graph", "embedding")
+        _write_given(run, given, tick)
+        given.check_unchanged()
+        others, far = run.neighbors_of(sample)
+        recall = measures.recall(ranks_of(run, rows, sample, others, "neighbors"), others)
+        result.append(f"given by {given.indices.name}, recall@{k} {recall:.4f} on {len(sample):,} sampled rows")
+    for text in given.notes(k):
+        run.listener(Note("info", text))
+    problem = look_at_distances(DenseRows(run.source, rows.metric), sample, others, far, run.params.metric)
+    for text in (*given.warnings(), *([f"--knn: {given.distances.name}: {problem}."] if problem else [])):
+        run.warn(text)
+    _done(run, key, recall, len(sample))
+
+
+def _write_given(run: Run, given: GivenGraph, tick: Tick) -> None:
+    k, left_out = run.params.n_neighbors, None
+    if run.kept.rows is not None:
+        left_out = run.kept.back(np.zeros(len(run.kept.rows), bool), True)
+    files = [run.work.create(name, (run.given.n_rows, k), dtype) for name, dtype in FILES.items()]
+    for start, near, far in given.blocks(k, run.plan["neighbors"].blocks["block_rows"], left_out):
+        if left_out is not None:
+            gone = left_out[start : start + len(near)]
+            near[gone], far[gone] = -1, np.nan
+        files[0].write(start, near)
+        files[1].write(start, far)
+        tick(len(near))
+    for file, name in zip(files, FILES, strict=True):
+        file.sync()
+        file.close()
+        run.work.publish_saved(name)
+
+
+def _sample(run: Run) -> np.ndarray:
+    n = run.source.n_rows
+    return measures.sample_rows(n, min(SEARCH_ROWS, n), run.params.seed)
+
+
+def _done(run: Run, key: str, recall: float, sample_size: int) -> None:
+    k = run.params.n_neighbors
+    run.work.done("neighbors", key, knn_recall={"value": recall, "k": k, "sample_size": sample_size})

@@ -1,0 +1,206 @@
+"""One pass over the input that finds what is broken or special, and what follows from it: rows that are left out, packed
+rows, the plan of the stages to come."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from streamumap.events import Note
+from streamumap.planning.job import Job
+from streamumap.planning.planner import make_plan
+from streamumap.run import dispatch
+from streamumap.run.keys import input_key, rows_key
+from streamumap.run.recorder import Meter
+from streamumap.run.run import New, Run
+from streamumap.source import RowSource, ToConvert, check_shape
+from streamumap.source.base import SparseSource
+from streamumap.source.scan.cpu import Scan, check_finite, scan, wild_features
+from streamumap.source.sparse.csr_rows import PackedRows, pack
+from streamumap.source.views.centered import View, centred
+from streamumap.source.views.row_selection import Kept, all_but
+from streamumap.source.views.scaled import extreme_exponent
+from streamumap.store.workdir import key_of
+
+
+def read(run: Run) -> Scan:
+    """Gives `run` its source, its packed rows and its plan; what was found in the rows that are left."""
+    _say_what_is_given(run)
+    n_passes = 2 if isinstance(run.given, ToConvert) else 1
+    block_rows = run.plan["read"].blocks["block_rows"]
+    with run.stage("read", n_passes * run.given.n_rows, "rows", patient=True) as (tick, result):
+        found, packed = _look_at_rows(run, tick)
+        _plan(run, found, found.n_nonzero)
+        found, packed = _centre(run, found, packed, tick)
+        run.work.reserve(run.plan.peak.disk_bytes)
+        run.packed = _packed(run, packed, block_rows, tick)
+        run.source.check_unchanged()
+        result.append(f"{found.n_rows:,} x {found.n_features:,} {found.dtype}, {100 * found.density:.3g}% non-zero")
+    _say_what_was_found(run, found)
+    return found
+
+
+def _plan(run: Run, found: Scan, n_nonzero: int) -> None:
+    """The plan of the stages to come. `n_nonzero`: of the rows as they are compared."""
+    job = replace(
+        run.plan.job,
+        n_rows=found.n_rows,
+        dtype=run.source.dtype,
+        n_nonzero=n_nonzero,
+        n_left_out=run.given.n_rows - found.n_rows,
+        placed=None if run.new is None else new_job(run.new),
+    )
+    run.plan = make_plan(job, run.params, run.plan.budget, run.plan.machine)
+
+
+def _centre(run: Run, found: Scan, packed: PackedRows | None, tick: Meter) -> tuple[Scan, PackedRows | None]:
+    """Where the rows lie far from the origin they are compared less their centre: sets view, source and plan anew. A second pass finds
+    what is zero then, and what float32 tells apart."""
+    given: RowSource = run.kept.source(run.opened)
+    largest = np.ldexp([found.feature_low, found.feature_high], run.view.exponent, dtype=np.float64)
+    view = centred(given, run.params.metric, largest)
+    if view is None:
+        return found, packed
+    run.view, run.source = view, view.of(given)
+    if run.new is not None:
+        run.new = replace(run.new, source=view.of(run.new.kept.source(run.opened)))
+    _plan(run, found, found.n_nonzero)
+    if packed is not None:
+        packed.close()  # before they are packed anew
+    seen, packed = run.fitting("read", lambda: dispatch.read(run.source, run.plan, lambda n: tick(0)))
+    found = replace(found, n_rounded_away=_rounded_away(found, seen))
+    _plan(run, found, seen.n_nonzero)
+    what = "near one direction" if view.unit else "far from the origin"
+    run.listener(Note("info", f"the rows lie {what}; they are compared less their centre"))
+    return found, packed
+
+
+def _rounded_away(found: Scan, seen: Scan) -> int:
+    """Rows that are another one both as rounded to float32 (`found`: the rows as stored) and as they are compared (`seen`). Those
+    that are so only as compared are multiples of another row, the same under cosine whatever the precision."""
+    return min(found.n_rounded_away, max(0, seen.n_duplicate_rows - found.n_duplicate_rows))
+
+
+def _look_at_rows(run: Run, tick: Meter) -> tuple[Scan, PackedRows | None]:
+    """Sets the source; packed rows are those that a GPU packs in the same pass."""
+    given = run.given
+    if isinstance(given, ToConvert):
+        given.device = run.plan.device
+        given = given.convert(run.work.scratch, tick)
+    run.opened = given
+    run.source = source = run.kept.source(given)
+    units = run.units("scan", input_key(run), "reading", tick)
+    found, packed = run.fitting("read", lambda: dispatch.read(source, run.plan, tick, units))
+
+    def again() -> tuple[Scan, PackedRows | None]:
+        return run.fitting("read", lambda: dispatch.read(run.source, run.plan, lambda n: tick(0)))
+
+    if isinstance(run.given, ToConvert) and run.given.drop_zero_rows and found.n_zero_rows:
+        _leave_out(run, np.flatnonzero(found.is_zero), "features are dead, active in no row")
+        found, packed = again()
+    if run.drop_nonfinite and found.n_nonfinite_rows:
+        _leave_out(run, found.nonfinite_rows, "rows have NaN or infinite values")
+        found, packed = again()
+    check_finite(run.source.name, found)
+    run.view = View(extreme_exponent(found.norm_max))
+    if run.view.exponent:
+        run.source = run.view.of(run.source)
+        seen, packed = again()
+        stored = {name: getattr(found, name) for name in ("dtype", "duplicate_of")}
+        found = replace(seen, n_rounded_away=_rounded_away(found, seen), **stored)
+    if run.places_rest and run.sample is not None:
+        rest = all_but(given.n_rows, run.sample)
+        run.new = look_at_new(run, given, rest, run.plan["read"].blocks["block_rows"], tick)
+    return found, packed
+
+
+def look_at_new(run: Run, given: RowSource, kept: Kept, block_rows: int, tick: Meter) -> New | None:
+    """Finds the rows that can be placed, seen as the map's rows are; None where there are none."""
+    source = kept.source(given)
+    if not source.n_rows:
+        return None
+    found = scan(source, block_rows, tick)
+    lost, why = np.empty(0, np.int64), "rows to be placed have NaN or infinite values"
+    if isinstance(run.given, ToConvert) and run.given.drop_zero_rows:
+        lost, why = np.flatnonzero(found.is_zero), "features to be placed are dead, active in no row"
+    elif run.drop_nonfinite:
+        lost = found.nonfinite_rows
+    if len(lost):
+        run.warn(_left_out(source.name, len(lost), source.n_rows, why))
+        kept = kept.only(all_but(source.n_rows, lost))
+        source = kept.source(given)
+        if not source.n_rows:
+            return None
+        found = scan(source, block_rows)
+    check_finite(source.name, replace(found, nonfinite_rows=kept.numbers_back(found.nonfinite_rows)))
+    return New(kept, run.view.of(source), found)
+
+
+def new_job(new: New) -> Job:
+    """Of rows that were looked at."""
+    source, found = new.source, new.found
+    return Job(source.n_rows, source.n_features, source.dtype, found.n_nonzero, isinstance(source, SparseSource))
+
+
+def _leave_out(run: Run, rows: np.ndarray, why: str) -> None:
+    """The source without these rows; there must be enough others."""
+    source: RowSource = run.source
+    n, name = source.n_rows, source.name
+    run.warn(_left_out(name, len(rows), n, why))
+    check_shape(f"{name} without the rows left out", n - len(rows), source.n_features)
+    left = all_but(n, rows)
+    run.kept = run.kept.only(left)
+    run.clip_to(n - len(rows))
+    run.source = left.source(source)
+
+
+def _left_out(name: str, n_rows: int, n: int, why: str) -> str:
+    return f"{name}: {n_rows:,} of {n:,} {why}; they are left out and NaN in the map."
+
+
+def _packed(run: Run, packed: PackedRows | None, block_rows: int, tick: Meter) -> PackedRows | None:
+    """The rows without their zeros, where the plan wants them so; `packed` are those that there are already, in memory."""
+    if not run.plan.packs:
+        return None
+    if packed is not None and not run.plan.packed_on_disk:
+        return packed
+    folder = run.work.scratch if run.plan.packed_on_disk else None
+    units = run.units("pack", key_of(input_key(run), rows_key(run), run.view.key), "packing", tick)
+    assert run.plan.job.n_nonzero is not None
+    return pack(run.source, block_rows, run.plan.job.n_nonzero, folder, lambda n: tick(0), units)
+
+
+def _say_what_is_given(run: Run) -> None:
+    run.clip_to(run.plan.job.n_rows)
+    if run.given_knn is not None:
+        run.measured["given_knn"] = run.given_knn.facts()
+    say_what_is_special(run)
+    if run.sample is not None:
+        sizes = f"{len(run.sample):,} of {run.given.n_rows:,} rows"
+        others = "placed on their map" if run.places_rest else "NaN in the map"
+        run.listener(Note("info", f"{sizes} are sampled; the others are {others}"))
+
+
+def say_what_is_special(run: Run) -> None:
+    """What opening the input has shown."""
+    for text in getattr(run.given, "warnings", ()):
+        run.warn(text)
+    for text in getattr(run.given, "notes", ()):
+        run.listener(Note("info", text))
+
+
+def _say_what_was_found(run: Run, found: Scan) -> None:
+    for column in wild_features(found)[:3]:
+        run.warn(
+            f"feature {column}: its values are millions of times those of the others and decide every distance; check or drop it."
+        )
+    if found.n_zero_rows:
+        run.listener(Note("info", f"{found.n_zero_rows:,} rows are all zeros; they are marked is_zero"))
+    if found.n_rounded_away:
+        run.warn(
+            f"{found.n_rounded_away:,} rows differ from an earlier row only below the precision of float32, in which rows are compared; "
+            "for the map they are the same."
+        )
+    if found.n_duplicate_rows:
+        run.listener(
+            Note("info", f"{found.n_duplicate_rows:,} rows repeat an earlier row; they are marked duplicate_of")
+        )

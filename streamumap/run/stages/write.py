@@ -1,0 +1,64 @@
+"""What is not there yet of the files that a finished run leaves: the table, the picture, run.json."""
+
+from concurrent.futures import ThreadPoolExecutor
+from threading import Thread
+from typing import BinaryIO
+
+import numpy as np
+
+from streamumap.run.run import Run
+from streamumap.run.stages.out_of_sample import say_who_has_no_place
+from streamumap.source.scan.cpu import Scan
+
+
+def get_ready() -> None:
+    """Imports what the picture is drawn with, half a second, while the main thread waits for a device."""
+    from streamumap.show.png import load
+
+    Thread(target=load).start()
+
+
+def write(run: Run, found: Scan, embedding: np.ndarray, distortion: np.ndarray) -> dict:
+    """The content of run.json. `distortion` float32 (N,): of the rows that were mapped."""
+    if run.new is not None:
+        embedding = run.work.read("embedding")
+        say_who_has_no_place(run, run.new, embedding[run.new.kept.rows])
+    with run.stage("write", 2, "files") as (tick, result), ThreadPoolExecutor(1) as beside:
+        table = beside.submit(
+            run.work.publish, "embedding.parquet", lambda file: _write_table(run, file, embedding, distortion, found)
+        )
+        if run.params.n_components >= 2:
+            run.work.publish("map.png", lambda file: _draw(run, file, embedding, found))
+        tick(1)
+        table.result()
+        tick(1)
+        result.append(str(run.work.path))
+    finished = run.report(found)
+    run.work.publish_json("run.json", finished)
+    run.work.finish()
+    return finished
+
+
+def _write_table(run: Run, file: BinaryIO, embedding: np.ndarray, distortion: np.ndarray, found: Scan) -> None:
+    """`embedding`: with a row for each that was given where some of them were placed."""
+    from streamumap.show import output
+
+    kept, first, placed = run.kept, run.kept.numbers_back(found.duplicate_of), None
+    is_zero = kept.back(found.is_zero, False)
+    if run.new is None:
+        embedding = kept.back(embedding, np.nan)
+    else:
+        placed = run.new.kept.back(np.ones(run.new.found.n_rows, bool), False)
+        is_zero |= run.new.kept.back(run.new.found.is_zero, False)
+    output.write_parquet(
+        file, embedding, is_zero, kept.back(first, -1), run.meta, placed, kept.back(distortion, np.nan)
+    )
+
+
+def _draw(run: Run, file: BinaryIO, embedding: np.ndarray, found: Scan) -> None:
+    from streamumap.show import runs
+    from streamumap.show.png import draw
+
+    title, subtitle = runs.describe(run.report(found))
+    size_px = run.plan["write"].blocks["size_px"]
+    draw(embedding, file, title=title, subtitle=subtitle, size_px=size_px)

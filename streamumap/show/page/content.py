@@ -1,0 +1,174 @@
+"""What a page carries: a description as JSON, and blocks of bytes that it reads as it needs them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+
+from streamumap.show.colors import Coded, code, ends
+from streamumap.show.columns import Column
+from streamumap.show.palette import DARK, LIGHT, Theme
+from streamumap.show.png import Mark
+from streamumap.show.raster import View, fit_view
+
+PAGE_ROWS = 4096
+WIDEST = 16
+"""Sides of the view. Rows that lie farther out are drawn on the edge of a square of this size, so that they do not cost
+the others their resolution."""
+STEPS = 65_535  # across the square
+
+
+@dataclass(frozen=True)
+class Label(Mark):
+    """A name on the map; those of level 1 are shown from twice the first zoom on."""
+
+    level: int = 0
+
+
+@dataclass(frozen=True)
+class Content:
+    """`meta` is JSON-able; `blocks` are made when they are asked for."""
+
+    meta: dict[str, Any]
+    blocks: dict[str, Callable[[], bytes]]
+
+    def without(self, kind: str) -> "Content":
+        """Less the pages of "names" or "features"."""
+        blocks = {name: make for name, make in self.blocks.items() if not name.startswith(kind + "-")}
+        return replace(self, meta=self.meta | {kind: None}, blocks=blocks)
+
+
+@dataclass(frozen=True)
+class TopFeatures:
+    ids: np.ndarray  # (N, top) uint16 or uint32
+    values: np.ndarray  # (N, top) float32, descending, 0 where there is no feature
+
+    @cached_property
+    def largest(self) -> float:
+        return float(self.values.max(initial=0)) or 1.0
+
+
+def content(
+    embedding: np.ndarray,
+    *,
+    title: str,
+    facts: str,
+    columns: Sequence[Column] = (),
+    names: Any = None,
+    features: TopFeatures | None = None,
+    labels: Sequence[Label] = (),
+    first: int = 0,
+) -> Content:
+    """embedding: (N, 2 or more) float32. names: a pyarrow array of N strings. first: the column that is shown first; -1, or
+    where there are none: how dense places are."""
+    view = fit_view(embedding)
+    box = _box(embedding, view)
+    low, high, missing, n_far = _quantise(embedding, box)
+    coded = [code(column) for column in columns]
+    notes = [f"Rows without a position: {view.n_missing:,}."] if view.n_missing else []
+    notes += [f"Rows farther out, drawn at the edge: {n_far:,}."] if n_far else []
+    meta = {
+        "title": title,
+        "facts": facts,
+        "notes": notes,
+        "rows": len(embedding),
+        "pageRows": PAGE_ROWS,
+        "view": {"left": view.left, "bottom": view.bottom, "side": view.side},
+        "box": dict(zip(("left", "bottom", "side"), box, strict=True)),
+        "first": min(first, len(coded) - 1),
+        "columns": [_column_meta(column, f"column-{i}") for i, column in enumerate(coded)],
+        "names": names is not None,
+        "features": None if features is None else _features_meta(features),
+        "labels": [{"text": mark.text, "x": mark.x, "y": mark.y, "level": mark.level} for mark in labels],
+        "themes": {"light": _theme(LIGHT), "dark": _theme(DARK)},
+    }
+    blocks: dict[str, Callable[[], bytes]] = {
+        "low": low.tobytes,
+        "high": high.tobytes,
+        "missing": missing.astype("<u4").tobytes,
+    }
+    blocks |= {f"column-{i}": column.codes.tobytes for i, column in enumerate(coded)}
+    for page in range(-(-len(embedding) // PAGE_ROWS)):
+        rows = slice(page * PAGE_ROWS, (page + 1) * PAGE_ROWS)
+        if names is not None:
+            blocks[f"names-{page}"] = partial(_names_page, names, rows)
+        if features is not None:
+            blocks[f"features-{page}"] = partial(_features_page, features, rows)
+    return Content(meta, blocks)
+
+
+def _box(embedding: np.ndarray, view: View) -> tuple[float, float, float]:
+    """Left, bottom and side of the square across which positions are quantised: around all rows, within reason."""
+    points = embedding[np.isfinite(embedding[:, :2]).all(axis=1), :2].astype(np.float64)
+    if not len(points):
+        return view.left, view.bottom, view.side
+    reach = (WIDEST - 1) / 2 * view.side
+    least = np.maximum(points.min(axis=0), (view.left - reach, view.bottom - reach))
+    most = np.minimum(points.max(axis=0), (view.left + view.side + reach, view.bottom + view.side + reach))
+    side = float((most - least).max()) or view.side
+    return float(least[0]), float(least[1]), side
+
+
+def _quantise(embedding: np.ndarray, box: tuple[float, float, float]) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+    """The lower and the upper bytes of x, then of y, (2, N) uint8 each; the rows without a position; how many lie
+    outside the box."""
+    low, high = (np.zeros((2, len(embedding)), np.uint8) for _ in range(2))
+    outside = np.zeros(len(embedding), bool)
+    finite = np.isfinite(embedding[:, :2]).all(axis=1)
+    for axis in range(2):
+        steps = (np.where(finite, embedding[:, axis], box[axis]).astype(np.float64) - box[axis]) * (STEPS / box[2])
+        outside |= (steps < -0.5) | (steps > STEPS + 0.5)
+        words = np.round(np.clip(steps, 0, STEPS)).astype(np.uint16)
+        low[axis], high[axis] = words & 255, words >> 8
+    return low, high, np.flatnonzero(~finite), int(outside.sum())
+
+
+def _column_meta(column: Coded, block: str) -> dict[str, Any]:
+    kind = "numbers" if column.labels is None else "labels"
+    low, high = ends(column)
+    return {
+        "name": column.name,
+        "kind": kind,
+        "data": block,
+        "labels": list(column.labels or ()),
+        "counts": list(column.counts),
+        "grey": column.n_grey,
+        "rarer": column.n_rarer,
+        "none": column.n_none,
+        "layered": column.layered,
+        **({"low": column.low, "high": column.high, "ends": [low, high]} if kind == "numbers" else {}),
+    }
+
+
+def _theme(theme: Theme) -> dict[str, Any]:
+    return {
+        "page": theme.page,
+        "ink": theme.ink,
+        "faint_ink": theme.faint_ink,
+        "other": theme.other,
+        "palette": list(theme.palette),
+        "ramp": list(theme.ramp),
+    }
+
+
+def _names_page(names: Any, rows: slice) -> bytes:
+    """Names, one a line: a name that has lines itself is put on one."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    part = names.slice(rows.start, rows.stop - rows.start).cast(pa.string()).fill_null("")
+    part = pc.replace_substring(part, "\n", " ")
+    return pc.binary_join(pa.ListArray.from_arrays([0, len(part)], part), "\n")[0].as_py().encode()
+
+
+def _features_meta(features: TopFeatures) -> dict[str, Any]:
+    return {"top": features.ids.shape[1], "largest": features.largest, "wide": features.ids.dtype.itemsize == 4}
+
+
+def _features_page(features: TopFeatures, rows: slice) -> bytes:
+    """The numbers of the features, then their activations as bytes: (b / 255)² of the largest of all."""
+    ids, values = features.ids[rows], features.values[rows]
+    levels = np.ceil(255 * np.sqrt(np.maximum(values, 0) / features.largest)).clip(0, 255).astype(np.uint8)
+    return ids.astype(ids.dtype.newbyteorder("<")).tobytes() + levels.tobytes()

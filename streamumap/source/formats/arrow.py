@@ -1,0 +1,134 @@
+"""Rows in a column of lists of a Parquet or Arrow (Feather) file. They are converted: neither can be read at a place."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from streamumap.source.base import stored_dtype
+from streamumap.source.checks import resolve_dtype, short, wrong
+from streamumap.source.file import OpenFile
+from streamumap.source.formats.convert import Part, ToConvert
+
+BUFFER_BYTES = 1 << 20
+
+
+def arrow_rows(path: str, kind: str, key: str | None) -> ToConvert:
+    """The rows in the column of lists of a "parquet" or "arrow" file; `key` names it where there are several. All lists
+    must be of one length. Raises InputError."""
+    import pyarrow as pa
+
+    file = OpenFile(path, f"a {kind} file")
+    try:
+        schema, n_rows = _guarded(path, lambda: _schema(path, kind))
+        column = _choose(path, schema, key)
+        values = schema.field(column).type.value_type
+        called = f"{path}[{column}]"
+        if not (pa.types.is_floating(values) or pa.types.is_integer(values)):
+            raise wrong(called, "dtype", "lists of numbers", str(values), "choose another column with --key")
+        dtype = resolve_dtype(called, np.dtype(values.to_pandas_dtype()), None)
+        first = next(_matrices(path, kind, column, called, None, 1), None)
+        width = 0 if first is None else first.shape[1]
+
+        def blocks(block_rows: int) -> Iterator[np.ndarray]:
+            for block in _matrices(path, kind, column, called, width, block_rows):
+                yield np.ascontiguousarray(block, stored_dtype(dtype))
+
+        fingerprint = {
+            "format": kind,
+            "column": column,
+            "blake2b": file.sampled_hash(0, 0, file.n_bytes),
+        } | file.identity
+        return ToConvert(path, {"rows": Part(called, n_rows, width, dtype, blocks)}, width, fingerprint, [file])
+    except BaseException:
+        file.close()
+        raise
+
+
+def _schema(path: str, kind: str):
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    if kind == "parquet":
+        with pyarrow.parquet.ParquetFile(path) as file:
+            return file.schema_arrow, file.metadata.num_rows
+    with pa.OSFile(path) as raw:
+        reader = pa.ipc.open_file(raw)
+        return reader.schema, sum(reader.get_batch(i).num_rows for i in range(reader.num_record_batches))
+
+
+def _choose(path: str, schema, key: str | None) -> str:
+    import pyarrow as pa
+
+    kinds = (pa.types.is_fixed_size_list, pa.types.is_list, pa.types.is_large_list)
+    lists = [field.name for field in schema if any(is_kind(field.type) for is_kind in kinds)]
+    if key is not None and key not in lists:
+        raise wrong(
+            path, "--key", f"one of {', '.join(lists) or 'no column of lists'}", short(key), "choose one of these"
+        )
+    if key is None and len(lists) != 1:
+        remedy = "name one with --key" if lists else "save the rows as a column of fixed-size lists"
+        raise wrong(path, "columns", "one of lists", ", ".join(lists) or "none", remedy)
+    return key or lists[0]
+
+
+def _matrices(
+    path: str, kind: str, column: str, called: str, width: int | None, block_rows: int
+) -> Iterator[np.ndarray]:
+    row = 0
+    batches = _batches(path, kind, column, block_rows)
+    while (batch := _guarded(path, lambda: next(batches, None))) is not None:
+        for start in range(0, len(batch), block_rows):
+            lists = batch.slice(start, block_rows)
+            matrix = _matrix(called, lists, width, row)
+            width, row = matrix.shape[1], row + len(matrix)
+            yield matrix
+
+
+def _batches(path: str, kind: str, column: str, block_rows: int):
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    if kind == "parquet":
+        with pyarrow.parquet.ParquetFile(path, buffer_size=BUFFER_BYTES, pre_buffer=False) as file:
+            for batch in file.iter_batches(block_rows, columns=[column], use_threads=False):
+                yield batch.column(0)
+        return
+    with pa.OSFile(path) as raw:
+        reader = pa.ipc.open_file(raw)
+        for i in range(reader.num_record_batches):
+            yield reader.get_batch(i).column(column)
+
+
+def _matrix(called: str, lists, width: int | None, first_row: int) -> np.ndarray:
+    """An array of lists -> (rows, width)."""
+    import pyarrow.compute as pc
+
+    lengths = pc.fill_null(pc.list_value_length(lists), -1).to_numpy(zero_copy_only=False)
+    expected = int(lengths[0]) if width is None and len(lengths) else width
+    other = np.flatnonzero((lengths != expected) | (lengths < 0))
+    if len(other):
+        at = int(other[0])
+        found = "none" if lengths[at] < 0 else lengths[at]
+        raise wrong(
+            called,
+            f"row {first_row + at}",
+            f"{max(0, expected or 0)} values, as in the first row",
+            found,
+            "mend that row",
+        )
+    values = lists.flatten()
+    if values.null_count:
+        at = int(np.argmax(pc.is_null(values).to_numpy(zero_copy_only=False))) // max(1, expected or 1)
+        raise wrong(called, f"row {first_row + at}", "values", "null", "fill it in or remove that row")
+    return values.to_numpy(zero_copy_only=False).reshape(len(lists), expected or 0)
+
+
+def _guarded(path, action):
+    import pyarrow as pa
+
+    try:
+        return action()
+    except (pa.ArrowException, OSError) as error:
+        raise wrong(
+            path, "content", "a whole file", short(" ".join(str(error).split())), "write the file again"
+        ) from error

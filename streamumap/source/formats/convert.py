@@ -1,0 +1,180 @@
+"""Rows in a container that cannot be read in place: converted once, into files of the run's own, as they stream past."""
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from streamumap.errors import InputChanged, OutputError
+from streamumap.events import Tick, no_tick
+from streamumap.source.base import RowSource, blocks, stored_dtype
+from streamumap.source.file import OpenFile
+from streamumap.source.formats.csr import CsrSource
+from streamumap.source.formats.npy import FileRows
+from streamumap.source.formats.topk import TopKSource, checked_width
+
+R = TypeVar("R", bound=FileRows)
+
+BLOCK_BYTES = 8 << 20
+"""Of a part, read at a time."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A matrix that can only be read from its first row to its last. A vector is a matrix of one column."""
+
+    name: str
+    n_rows: int
+    n_features: int
+    dtype: str  # as of RowSource
+    blocks: Callable[[int], Iterator[np.ndarray]]  # block_rows -> blocks as stored, which together are all rows
+
+    @property
+    def row_bytes(self) -> int:
+        return self.n_features * stored_dtype(self.dtype).itemsize
+
+
+Parts = dict[str, Part | RowSource]
+"""By name: "rows"; "indices" and "values" of TopK pairs; "indptr", "indices" and "data" of compressed sparse rows."""
+
+
+class ToConvert:
+    """What a source says before a row is read, where the rows must be converted first. `convert` gives the RowSource.
+
+    `max_nonzero` is that of a SparseSource, None of dense rows. `device`: a GPU that may be used, "cuda:N".
+    """
+
+    device: str | None = None
+    drop_zero_rows = False
+    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __init__(self, name: str, parts: Parts, n_features: int, fingerprint: dict, opened: list):
+        self.name, self.n_features, self.fingerprint = name, n_features, fingerprint
+        self._parts, self._opened = parts, opened
+        main = next(parts[part] for part in ("rows", "values", "data") if part in parts)
+        self.dtype = main.dtype
+        self.n_rows = parts["indptr"].n_rows - 1 if "indptr" in parts else main.n_rows
+        self.max_nonzero = None if "rows" in parts else main.n_rows * main.n_features
+        self.n_bytes = sum(part.n_rows * part.row_bytes for part in parts.values())
+        self.row_bytes = -(-self.n_bytes // max(1, self.n_rows))
+
+    def convert(self, folder: str | os.PathLike, tick: Tick = no_tick) -> RowSource:
+        """Writes the parts into `folder` and gives the rows, as a RowSource that goes by the name and the fingerprint of
+        what was converted. Ticks rows, about `n_rows` in all. Raises InputError, InputChanged, OutputError."""
+        total = sum(part.n_rows for part in self._parts.values())
+        ticks = _Shared(tick, self.n_rows, total)
+        files: Parts = {name: write_part(part, Path(folder), name, ticks) for name, part in self._parts.items()}
+        self.check_unchanged()
+        rows = assemble(self.name, files, self.n_features)
+        assert not isinstance(rows, ToConvert)
+        rows.fingerprint = self.fingerprint
+        return rows
+
+    def check_unchanged(self) -> None:
+        """Raises InputChanged when the container is no longer what was opened."""
+        for file in self._opened:
+            file.check_identity()
+
+    def close(self) -> None:
+        for file in self._opened:
+            file.close()
+
+
+def assemble(
+    name: str, parts: Parts, n_features: int | None, fingerprint: dict | None = None, opened: list | None = None
+) -> RowSource | ToConvert:
+    """The rows that the parts make: in place where all of them are, else to be converted. `n_features`: of what is kept
+    as pairs. `opened`: files to hold open for parts that are to be converted. Raises InputError."""
+    if any(isinstance(part, Part) for part in parts.values()):
+        width = parts["rows"].n_features if "rows" in parts else checked_width(name, n_features)
+        return ToConvert(name, parts, width, fingerprint or {}, opened or [])
+    placed: dict[str, RowSource] = {key: part for key, part in parts.items() if not isinstance(part, Part)}
+    if "rows" in placed:
+        rows = placed["rows"]
+        rows.name = name
+        return rows
+    if "indptr" in placed:
+        shape = (placed["indptr"].n_rows - 1, n_features)
+        return CsrSource(name, placed["indptr"], placed["indices"], placed["data"], shape)
+    return TopKSource(name, placed["indices"], placed["values"], n_features)
+
+
+def write_part(part: Part | RowSource, folder: Path, name: str, tick: Tick = no_tick) -> FileRows:
+    """Writes all rows to `converted_NAME.bin` and reads them there. Ticks rows."""
+    step = max(1, BLOCK_BYTES // max(1, part.row_bytes))
+    stream = part.blocks(step) if isinstance(part, Part) else (block for _, block in blocks(part, step))
+    with AppendFile(folder / f"converted_{name}.bin", part.n_features, part.dtype) as file:
+        for block in stream:
+            file.append(block)
+            tick(len(block))
+    if file.n_rows != part.n_rows:
+        raise InputChanged(
+            f"{part.name}: rows: expected {part.n_rows} as on opening, found {file.n_rows}; start again when nothing writes to it."
+        )
+    return file.rows()
+
+
+@contextmanager
+def in_place(source: RowSource | ToConvert, tick: Tick = no_tick) -> Iterator[RowSource]:
+    """The rows where they can be read: those of a container are converted into a temporary folder, which goes again."""
+    with tempfile.TemporaryDirectory(prefix="streamumap-") as folder:
+        yield source.convert(folder, tick) if isinstance(source, ToConvert) else source
+
+
+class AppendFile:
+    """A file of rows of one width and dtype that grows. Raises OutputError."""
+
+    def __init__(self, path: Path, n_features: int, dtype: str):
+        self.path, self.n_features, self.dtype, self.n_rows = path, n_features, dtype, 0
+        try:
+            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise self._cannot_write(error) from error
+
+    def __enter__(self) -> "AppendFile":
+        return self
+
+    def __exit__(self, *_) -> None:
+        os.close(self._fd)
+
+    def append(self, rows: np.ndarray) -> None:
+        """Rows as stored, (any number, n_features)."""
+        assert rows.dtype == stored_dtype(self.dtype) and rows.shape[1:] == (self.n_features,)
+        left = np.ascontiguousarray(rows).reshape(-1).view(np.uint8).data
+        while left:
+            try:
+                left = left[os.write(self._fd, left) :]
+            except OSError as error:
+                raise self._cannot_write(error) from error
+        self.n_rows += len(rows)
+
+    def rows(self, kind: type[R] = FileRows) -> R:  # type: ignore[assignment]
+        """What was written."""
+        file = OpenFile(self.path)
+        shape = (self.n_rows, self.n_features)
+        return kind(file, os.fspath(self.path), 0, shape, stored_dtype(self.dtype), self.dtype)
+
+    def _cannot_write(self, error: OSError) -> OutputError:
+        return OutputError(
+            f"{self.path}: expected to write the converted rows, found: {error.strerror}; free space or choose another --out."
+        )
+
+
+class _Shared:
+    """A tick for the rows of several parts, of `total` rows together, that ticks `n_rows` in all."""
+
+    def __init__(self, tick: Tick, n_rows: int, total: int):
+        self._tick, self._n_rows, self._total = tick, n_rows, max(1, total)
+        self._done = self._told = 0
+
+    def __call__(self, n: int) -> None:
+        self._done += n
+        told = self._done * self._n_rows // self._total
+        self._tick(told - self._told)
+        self._told = told

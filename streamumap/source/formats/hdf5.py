@@ -1,0 +1,113 @@
+"""Rows in an HDF5 or `.h5ad` file. Needs the extra "hdf5".
+
+External storage, links and virtual data sets are refused: through them a file could show any other file of the user's.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from streamumap.errors import InputError
+from streamumap.source.base import RowSource, stored_dtype
+from streamumap.source.checks import check_2d, resolve_dtype, short, wrong
+from streamumap.source.file import OpenFile
+from streamumap.source.formats.convert import Part, Parts, ToConvert, assemble
+from streamumap.source.formats.npy import FileRows
+from streamumap.source.formats.tensors import CSR_NAMES, choose_parts
+
+MAX_DATA_SETS = 10_000
+BROKEN = (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError)
+
+
+def hdf5_rows(path: str, key: str | None, n_features: int | None) -> RowSource | ToConvert:
+    """The rows in an HDF5 file: a 2-D data set, TopK pairs or a CSR group; `key` names it, or a group that holds it. Of
+    an `.h5ad` it is `X` where no key is given. What lies in one piece is read in place. Raises InputError."""
+    try:
+        import h5py
+    except ImportError as error:
+        raise wrong(path, "package", "h5py, which reads HDF5", "none", "pip install 'streamumap[hdf5]'") from error
+    file = OpenFile(path, "an HDF5 file")
+    try:
+        opened = h5py.File(path, "r")
+        if key is None and "X" in opened and "obs" in opened:
+            key = "X"
+        target = opened if key is None else _at(path, opened, key)
+        is_set = isinstance(target, h5py.Dataset)
+        sets: dict[str, Any] = {key or "": target} if is_set else dict(_data_sets(path, target, ""))
+        chosen = choose_parts(path, {name: found.shape for name, found in sets.items()}, key if is_set else None)
+        parts: Parts = {part: _part(file, sets[name], part) for part, name in chosen.items()}
+        width = n_features if n_features is not None else _width(path, target, chosen)
+        fingerprint = {"format": "hdf5", "sets": sorted(sets[name].name for name in chosen.values())}
+        fingerprint |= {"blake2b": file.sampled_hash(0, 0, file.n_bytes)} | file.identity
+        return assemble(path, parts, width, fingerprint, [file])
+    except BROKEN as error:
+        file.close()
+        if isinstance(error, InputError):
+            raise
+        raise wrong(path, "content", "a whole HDF5 file", short(str(error)), "write the file again") from error
+
+
+def _at(path: str, group: Any, key: str) -> Any:
+    """What lies at a place of the file, every step of which is in the file itself."""
+    import h5py
+
+    for step in filter(None, key.split("/")):
+        link = group.get(step, getlink=True) if isinstance(group, h5py.Group) else None
+        if link is None:
+            there = ", ".join(list(group)[:8]) if isinstance(group, h5py.Group) else "a data set"
+            raise wrong(path, "--key", f"one of {there or 'nothing'}", short(step), "name what is there")
+        if not isinstance(link, h5py.HardLink):
+            raise wrong(path, f"link {step}", "data in the file itself", "a link", "copy the data into the file")
+        group = group[step]
+    return group
+
+
+def _data_sets(path: str, group: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    """(name, data set) of a group, or where it has none of the groups in it. Links are passed by."""
+    import h5py
+
+    names = [name for name in group if isinstance(group.get(name, getlink=True), h5py.HardLink)]
+    if len(names) > MAX_DATA_SETS:
+        raise wrong(path, "data sets", f"at most {MAX_DATA_SETS}", len(names), "name one with --key")
+    here = [(prefix + name, group[name]) for name in names if isinstance(group[name], h5py.Dataset)]
+    yield from here
+    if not here and prefix.count("/") < 4:
+        for name in names:
+            yield from _data_sets(path, group[name], f"{prefix}{name}/")
+
+
+def _part(file: OpenFile, found: Any, part: str) -> Part | RowSource:
+    called = f"{file.name}[{found.name.lstrip('/')}]"
+    if found.external or found.is_virtual:
+        raise wrong(called, "storage", "data in the file itself", "another file's", "copy the data into the file")
+    dtype = resolve_dtype(called, found.dtype, None)
+    is_vector = part in CSR_NAMES and len(found.shape) == 1
+    shape = (found.shape[0], 1) if is_vector else check_2d(called, found.shape)
+    offset = found.id.get_offset() if found.chunks is None and not found.file.userblock_size else None
+    if offset is not None and offset + shape[0] * shape[1] * found.dtype.itemsize <= file.n_bytes:
+        return FileRows(file, called, offset, shape, found.dtype)
+
+    def blocks(block_rows: int) -> Iterator[np.ndarray]:
+        for start in range(0, shape[0], block_rows):
+            try:
+                rows = found[start : start + block_rows]
+            except BROKEN as error:
+                raise wrong(
+                    called, f"rows from {start}", "a whole file", short(str(error)), "write it again"
+                ) from error
+            yield rows.reshape(-1, shape[1]).astype(stored_dtype(dtype), copy=False)
+
+    return Part(called, shape[0], shape[1], dtype, blocks)
+
+
+def _width(path: str, group: Any, chosen: dict[str, str]) -> int | None:
+    """What the file says of the width of pairs, or None."""
+    if "indptr" in chosen:
+        shape = group.attrs.get("shape", group.attrs.get("h5sparse_shape"))
+        kind = str(group.attrs.get("encoding-type", group.attrs.get("h5sparse_format", "csr_matrix")))
+        if not kind.startswith("csr"):
+            raise wrong(path, "format", "csr_matrix", kind, "save it as CSR")
+        return int(shape[1]) if shape is not None and len(shape) == 2 else None
+    width = next((group.attrs[name] for name in ("n_features", "num_features") if name in group.attrs), None)
+    return None if width is None else int(width)

@@ -1,0 +1,75 @@
+"""Rows that come block by block from an iterable, and can come only once: kept in a file that goes with the source."""
+
+import hashlib
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from streamumap.source.base import stored_dtype
+from streamumap.source.checks import check_2d, resolve_dtype, wrong
+from streamumap.source.formats.array import as_array
+from streamumap.source.formats.convert import AppendFile
+from streamumap.source.formats.npy import FileRows
+
+NAME = "the blocks of rows"
+
+
+def spooled_rows(blocks: Iterable[Any], dtype: str | None = None) -> FileRows:
+    """All blocks, 2-D arrays or torch tensors of one width and dtype, as rows of a file in the folder for temporary
+    files. It is removed when the source is closed or forgotten. Raises InputError, OutputError."""
+    folder = tempfile.TemporaryDirectory(prefix="streamumap-")
+    try:
+        rows = _written(blocks, dtype, Path(folder.name))
+    except BaseException:
+        folder.cleanup()
+        raise
+    rows.folder = folder
+    return rows
+
+
+class _Spooled(FileRows):
+    folder: tempfile.TemporaryDirectory
+
+    def check_unchanged(self) -> None:
+        """Nobody else knows the file."""
+
+    def close(self) -> None:
+        super().close()
+        self.folder.cleanup()
+
+
+def _written(blocks: Iterable[Any], given: str | None, folder: Path) -> _Spooled:
+    digest, out = hashlib.blake2b(digest_size=16), None
+    for number, block in enumerate(blocks):
+        rows, dtype = _block(f"{NAME}: block {number}", block, given)
+        if out is None:
+            out = AppendFile(folder / "blocks.bin", rows.shape[1], dtype)
+        elif (rows.shape[1], dtype) != (out.n_features, out.dtype):
+            expected, found = f"{out.n_features} features of {out.dtype}", f"{rows.shape[1]} of {dtype}"
+            out.__exit__()
+            raise wrong(f"{NAME}: block {number}", "shape", expected, found, "give blocks of one width and dtype")
+        out.append(rows)
+        digest.update(np.ascontiguousarray(rows).reshape(-1).view(np.uint8).data)
+    if out is None:
+        raise wrong(NAME, "blocks", "2-D arrays", "none", "an iterator gives its blocks only once: make a new one")
+    out.__exit__()
+    source = out.rows(_Spooled)
+    source.name, source.fingerprint = NAME, {"format": "blocks", "shape": [source.n_rows, source.n_features]}
+    source.fingerprint |= {"dtype": source.dtype, "blake2b": digest.hexdigest()}
+    return source
+
+
+def _block(name: str, block: Any, given: str | None) -> tuple[np.ndarray, str]:
+    if hasattr(block, "detach"):
+        block = block.detach().cpu()
+        if str(block.dtype) == "torch.bfloat16":
+            block, given = block.contiguous().view(sys.modules["torch"].int16).numpy().view(np.uint16), "bfloat16"
+    rows = as_array(name, block)
+    dtype = resolve_dtype(name, rows.dtype, given)
+    check_2d(name, rows.shape)
+    rows = rows.view(np.uint16) if rows.dtype.kind == "V" else rows
+    return rows.astype(stored_dtype(dtype), copy=False), dtype

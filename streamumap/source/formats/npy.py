@@ -1,0 +1,135 @@
+"""Rows that lie one after the other in a file, as those of a `.npy` file do."""
+
+import os
+from itertools import pairwise
+
+import numpy as np
+
+from streamumap.source.base import stored_dtype
+from streamumap.source.checks import check_2d, resolve_dtype
+from streamumap.source.file import SAMPLE_BYTES, OpenFile
+from streamumap.source.formats.npy_header import NpyHeader, fortran_order, header_at
+
+PIECE_BYTES = 4 << 20
+
+
+class FileRows:
+    """Rows of `stored` values from byte `offset` of a file on, row after row, as a `RowSource`.
+
+    `dtype="bfloat16"` reads V2 or uint16 words as bfloat16. Raises InputError for a dtype that is none of numbers,
+    InputChanged from `read`, `take` and `check_unchanged`. `warnings` and `notes` are sentences for the user.
+    """
+
+    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __init__(
+        self, file: OpenFile, name: str, offset: int, shape: tuple[int, int], stored: np.dtype, dtype: str | None = None
+    ):
+        self.file, self.name, self._offset, self._stored = file, name, offset, stored
+        self.dtype = resolve_dtype(name, stored, dtype)
+        self.n_rows, self.n_features = shape
+        self.row_bytes = self.n_features * stored.itemsize
+        self._hash = self._sampled_hash()
+        self.fingerprint: dict = {"format": "file", "dtype": self.dtype, "shape": list(shape), "offset": offset}
+        self.fingerprint |= {"blake2b": self._hash} | file.identity
+
+    def read(self, start: int, stop: int, out: np.ndarray | None = None) -> np.ndarray:
+        """Rows start..stop as stored, (stop - start, n_features), in the machine's byte order."""
+        assert 0 <= start <= stop <= self.n_rows
+        rows = self._buffer(stop - start, out)
+        body = _bytes_of(rows)
+        offset = self._offset + start * self.row_bytes
+        pieces = range(0, len(body), PIECE_BYTES)
+        self.file.run(lambda at: self.file.fill(body[at : at + PIECE_BYTES], offset + at), pieces)
+        self.file.release(offset, offset + len(body))
+        return self._native(rows)
+
+    def take(self, rows: np.ndarray) -> np.ndarray:
+        """The rows with these numbers (int64, ascending), (len(rows), n_features); neighbours are read at once."""
+        rows = np.asarray(rows, np.int64)
+        assert rows.ndim == 1 and (rows.size == 0 or (rows.min() >= 0 and rows.max() < self.n_rows))
+        out = self._buffer(len(rows), None)
+        step = max(1, PIECE_BYTES // max(1, self.row_bytes))
+        self.file.run(lambda at: self._take_runs(rows[at : at + step], out[at : at + step]), range(0, len(rows), step))
+        return self._native(out)
+
+    def check_unchanged(self) -> None:
+        """Raises InputChanged when the path leads to another file, or size, time of change or sampled bytes differ."""
+        self.file.check_identity()
+        self.file.check_hash(self._hash, self._sampled_hash())
+
+    def close(self) -> None:
+        self.file.close()
+
+    def _sampled_hash(self) -> str:
+        head_bytes = min(self._offset, SAMPLE_BYTES)
+        return self.file.sampled_hash(head_bytes, self._offset, self.n_rows * self.row_bytes)
+
+    def _buffer(self, n_rows: int, out: np.ndarray | None) -> np.ndarray:
+        dtype = stored_dtype(self.dtype)
+        if out is None:
+            return np.empty((n_rows, self.n_features), dtype)
+        assert out.dtype == dtype and out.flags.c_contiguous
+        assert out.shape[1:] == (self.n_features,) and len(out) >= n_rows
+        return out[:n_rows]
+
+    def _native(self, rows: np.ndarray) -> np.ndarray:
+        if not self._stored.isnative:
+            rows.byteswap(inplace=True)
+        return rows
+
+    def _take_runs(self, rows: np.ndarray, out: np.ndarray) -> None:
+        body = _bytes_of(out)
+        starts = np.flatnonzero(np.diff(rows, prepend=rows[0] - 2) != 1)
+        places = np.append(starts, len(rows)) * self.row_bytes
+        offsets = rows[starts] * self.row_bytes + self._offset
+        for (start, stop), offset in zip(pairwise(places.tolist()), offsets.tolist(), strict=True):
+            self.file.fill(body[start:stop], offset)
+
+
+def npy_rows(path: str | bytes | os.PathLike, dtype: str | None = None) -> FileRows:
+    """The rows of a 2-D `.npy` file in C order. Raises InputError.
+
+    `dtype="bfloat16"` reads V2 or uint16 words as bfloat16. `warnings` holds sentences for the user.
+    """
+    file = OpenFile(path, "a .npy file")
+    try:
+        return npy_rows_at(file, file.name, dtype)
+    except BaseException:
+        file.close()
+        raise
+
+
+def npy_rows_at(
+    file: OpenFile, name: str, dtype: str | None = None, start: int = 0, n_bytes: int | None = None
+) -> FileRows:
+    """The rows of the 2-D `.npy` that begins at byte `start` of a file and takes `n_bytes` (None: the rest of it)."""
+    header = header_at(file, name, start, n_bytes)
+    rows = FileRows(file, name, header.data_offset, matrix_shape(name, header, dtype), header.dtype, dtype)
+    rows.fingerprint |= {"format": "npy", "header": header.text}
+    rows.warnings = tail_warning(name, header)
+    return rows
+
+
+def matrix_shape(name: str, header: NpyHeader, dtype: str | None = None, column: bool = False) -> tuple[int, int]:
+    """(rows, features) of a `.npy` that can be read row after row; `column`: of one with 1 dimension. Raises
+    InputError."""
+    resolve_dtype(name, header.dtype, dtype)
+    if column and len(header.shape) == 1:
+        return header.shape[0], 1
+    shape = check_2d(name, header.shape)
+    if header.fortran:
+        raise fortran_order(name)
+    return shape
+
+
+def tail_warning(name: str, header: NpyHeader) -> tuple[str, ...]:
+    """A sentence about bytes behind the body, where there are any."""
+    if not header.extra_bytes:
+        return ()
+    return (f"{name}: body: expected {header.body_bytes} bytes, found {header.extra_bytes} more; they are ignored.",)
+
+
+def _bytes_of(rows: np.ndarray) -> memoryview:
+    return rows.reshape(-1).view(np.uint8).data

@@ -1,0 +1,114 @@
+"""Rows in a `.npz`: members that are stored are read where they are, compressed ones are converted first.
+
+A member that inflates to more than LARGEST_RATIO times its size is refused, and no more than its header announces is ever
+taken out of it.
+"""
+
+import io
+from collections.abc import Iterator
+from functools import partial
+
+import numpy as np
+
+from streamumap.source.base import RowSource, stored_dtype
+from streamumap.source.checks import resolve_dtype, short, wrong
+from streamumap.source.file import OpenFile
+from streamumap.source.formats.archive import RESAVE, Archive
+from streamumap.source.formats.convert import Part, Parts, ToConvert, assemble
+from streamumap.source.formats.npy import FileRows, matrix_shape, tail_warning
+from streamumap.source.formats.npy_header import LONGEST_HEAD, NpyHeader, header_at, parse_header
+from streamumap.source.formats.tensors import choose_parts
+
+LARGEST_RATIO = 500
+LARGEST_FACT = 4096
+"""Bytes of a member that holds a single fact: a shape, a format, a width."""
+
+FACTS = ("shape", "format", "n_features", "num_features", "_is_array")
+
+
+def npz_rows(path: str, dtype: str | None, key: str | None, n_features: int | None) -> RowSource | ToConvert:
+    """The rows of a `.npz`: a 2-D array (`key` names it where there are several), TopK pairs `indices` and `values`, or
+    a CSR matrix as SciPy saves it. Raises InputError."""
+    file = OpenFile(path, "a .npz file")
+    try:
+        archive = Archive(file)
+        names = {name.removesuffix(".npy"): name for name in archive.members}
+        facts = {name: _fact(archive, names[name]) for name in FACTS if name in names}
+        shapes = {name: _header(archive, member).shape for name, member in names.items() if name not in FACTS}
+        chosen = choose_parts(file.name, shapes, key)
+        width = n_features if n_features is not None else _width(file.name, facts, chosen)
+        parts: Parts = {part: _part(archive, names[name], part, dtype) for part, name in chosen.items()}
+        rows = assemble(file.name, parts, width, {"format": "npz", "members": sorted(chosen.values())}, [file])
+        if isinstance(rows, ToConvert):
+            rows.fingerprint |= {"blake2b": file.sampled_hash(0, 0, file.n_bytes)} | file.identity
+        return rows
+    except BaseException:
+        file.close()
+        raise
+
+
+def _part(archive: Archive, member: str, part: str, dtype: str | None) -> Part | RowSource:
+    """A matrix, or a vector as a matrix of one column."""
+    called, header = archive.called(member), _header(archive, member)
+    given = dtype if part in ("rows", "values", "data") else None
+    shape = matrix_shape(called, header, given, column=part in ("indptr", "indices", "data"))
+    if archive.is_stored(member):
+        rows = FileRows(archive.file, called, header.data_offset, shape, header.dtype, given)
+        rows.warnings = tail_warning(called, header)
+        return rows
+    packed_bytes = archive.members[member].compress_size
+    if header.body_bytes > LARGEST_RATIO * max(1, packed_bytes):
+        expected = f"at most {LARGEST_RATIO} times the {packed_bytes} bytes it takes"
+        remedy = "write it uncompressed, with numpy.savez or numpy.save"
+        raise wrong(called, "size", expected, f"{header.body_bytes} bytes", remedy)
+    resolved = resolve_dtype(called, header.dtype, given)
+
+    def blocks(block_rows: int) -> Iterator[np.ndarray]:
+        with archive.open(member) as stream:
+            archive.guarded(member, lambda: _exactly(stream, header.data_offset))
+            for start in range(0, shape[0], block_rows):
+                n_rows = min(block_rows, shape[0] - start)
+                n_bytes = n_rows * shape[1] * header.dtype.itemsize
+                data = archive.guarded(member, partial(_exactly, stream, n_bytes))
+                rows = np.frombuffer(data, header.dtype).reshape(n_rows, shape[1])
+                yield (
+                    rows.view(np.uint16) if rows.dtype.kind == "V" else rows.astype(stored_dtype(resolved), copy=False)
+                )
+
+    return Part(called, *shape, resolved, blocks)
+
+
+def _header(archive: Archive, member: str) -> NpyHeader:
+    called, n_bytes = archive.called(member), archive.members[member].file_size
+    if archive.is_stored(member):
+        return header_at(archive.file, called, archive.body(member), n_bytes)
+    return parse_header(archive.head(member, LONGEST_HEAD), called, 0, n_bytes)
+
+
+def _fact(archive: Archive, member: str) -> np.ndarray:
+    n_bytes = archive.members[member].file_size
+    if n_bytes > LARGEST_FACT:
+        raise wrong(archive.called(member), "size", f"at most {LARGEST_FACT} bytes", n_bytes, RESAVE)
+    content = io.BytesIO(archive.head(member, LARGEST_FACT))
+    return np.asarray(archive.guarded(member, lambda: np.load(content, allow_pickle=False)))
+
+
+def _exactly(stream, n_bytes: int) -> bytes:
+    data = stream.read(n_bytes)
+    if len(data) != n_bytes:
+        raise EOFError(f"the end after {len(data)} of {n_bytes} bytes")
+    return data
+
+
+def _width(name: str, facts: dict[str, np.ndarray], chosen: dict[str, str]) -> int | None:
+    """What the file says of the width of pairs, or None."""
+    if "indptr" in chosen:
+        kind = facts["format"].item() if "format" in facts else b"csr"
+        if kind not in (b"csr", "csr"):
+            raise wrong(name, "format", "csr", short(kind), "call .tocsr() before saving")
+        shape = facts.get("shape", np.zeros(0))
+        if shape.shape != (2,) or shape.dtype.kind not in "iu":
+            raise wrong(name, "shape", "two sizes", short(shape.tolist()), "write it again with scipy.sparse.save_npz")
+        return int(shape[1])
+    widths = [facts[field] for field in ("n_features", "num_features") if field in facts]
+    return int(widths[0].item()) if widths and widths[0].size == 1 and widths[0].dtype.kind in "iu" else None

@@ -1,0 +1,84 @@
+"""Rows in a `.pt` file of `torch.save`, read where they are: tensors only, nothing else is unpickled."""
+
+from typing import Any
+
+import numpy as np
+
+from streamumap.source.base import RowSource
+from streamumap.source.checks import check_2d, resolve_dtype, short, wrong
+from streamumap.source.file import OpenFile
+from streamumap.source.formats.archive import Archive
+from streamumap.source.formats.convert import Parts, ToConvert, assemble
+from streamumap.source.formats.npy import FileRows
+from streamumap.source.formats.tensors import choose_parts
+
+LARGEST_PICKLE = 16 << 20
+"""Bytes of the program that puts the tensors together."""
+
+REMEDY = "save a tensor, or a dictionary of tensors, with torch.save"
+
+
+def load_tensors(path: str) -> dict[str, Any]:
+    """The tensors in a file of `torch.save`, on the CPU and mapped from the file, those of nested dictionaries by their
+    names with dots between; a bare tensor is called "tensor". Raises InputError where there is anything else."""
+    import torch
+
+    with OpenFile(path, "a .pt file") as file:
+        Archive(file).check_stored(LARGEST_PICKLE)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # what torch's unpickler, zip reader and C++ raise has no common class
+        found = short(str(error).strip().split("\n")[0])
+        raise wrong(path, "content", "tensors and nothing else", found, REMEDY) from error
+    return dict(_tensors(content, ""))
+
+
+def torch_rows(path: str, key: str | None, n_features: int | None) -> RowSource:
+    """The rows in a `.pt` file: a 2-D tensor (`key` names it where there are several), or TopK pairs. Raises
+    InputError."""
+    file = OpenFile(path, "a .pt file")
+    try:
+        tensors = load_tensors(path)
+        chosen = choose_parts(path, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, key)
+        parts: Parts = {part: _rows(file, name, tensors[name]) for part, name in chosen.items()}
+        rows = assemble(path, parts, n_features)
+        assert not isinstance(rows, ToConvert)
+        return rows
+    except BaseException:
+        file.close()
+        raise
+
+
+def _rows(file: OpenFile, key: str, tensor: Any) -> FileRows:
+    name, dtype = f"{file.name}[{key}]", str(tensor.dtype).removeprefix("torch.")
+    if str(tensor.layout) != "torch.strided" or not tensor.is_contiguous():
+        raise wrong(name, "layout", "rows one after the other", "others", "save tensor.to_dense().contiguous()")
+    try:
+        stored = np.dtype(np.uint16 if dtype == "bfloat16" else dtype)
+    except TypeError as error:
+        raise wrong(name, "dtype", "numbers of 8 to 64 bits", dtype, "save tensor.half()") from error
+    given = "bfloat16" if dtype == "bfloat16" else None
+    resolve_dtype(name, stored, given)
+    shape = check_2d(name, tuple(tensor.shape))
+    rows = FileRows(file, name, _place(tensor.data_ptr()) if tensor.numel() else 0, shape, stored, given)
+    rows.fingerprint |= {"format": "pt", "key": key}
+    return rows
+
+
+def _place(address: int) -> int:
+    """Where in its file the mapped byte at this address lies."""
+    with open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:
+        for line in maps:
+            span, _, offset = line.split()[:3]
+            start, stop = (int(bound, 16) for bound in span.split("-"))
+            if start <= address < stop:
+                return int(offset, 16) + address - start
+    raise AssertionError("torch maps the file")
+
+
+def _tensors(value: Any, name: str):
+    if hasattr(value, "untyped_storage"):
+        yield name or "tensor", value
+    elif isinstance(value, dict):
+        for key, part in value.items():
+            yield from _tensors(part, f"{name}.{key}" if name else str(key))

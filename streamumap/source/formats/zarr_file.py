@@ -1,0 +1,155 @@
+"""Rows in a Zarr array or group in a folder. Needs the extra "zarr".
+
+A chunk that is not there reads as zeros, so all of them must be; only codecs that cannot run anything are let through.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from streamumap.errors import InputChanged, InputError
+from streamumap.source.base import stored_dtype
+from streamumap.source.checks import check_2d, resolve_dtype, short, wrong
+from streamumap.source.formats.convert import Part, Parts, ToConvert, assemble
+from streamumap.source.formats.tensors import CSR_NAMES, choose_parts
+
+METADATA = ("zarr.json", ".zarray", ".zgroup")
+SAFE_CODECS = {
+    "bytes", "blosc", "zstd", "gzip", "zlib", "lz4", "bz2", "lzma", "transpose", "crc32c", "sharding_indexed", "shuffle", "delta",
+    "bitround", "fixedscaleoffset",
+}  # fmt: skip
+MAX_JSON_BYTES = 1 << 20
+MAX_CHUNKS = 10_000_000
+REMEDY = "write the array again"
+
+
+def is_zarr(folder: str) -> bool:
+    return any(os.path.isfile(os.path.join(folder, name)) for name in METADATA)
+
+
+def zarr_rows(folder: str, key: str | None, n_features: int | None) -> ToConvert:
+    """The rows of a Zarr array, or in a group: a 2-D array (`key` names it where there are several), TopK pairs or CSR.
+    They are converted. Raises InputError."""
+    try:
+        import zarr
+    except ImportError as error:
+        raise wrong(folder, "package", "zarr, which reads Zarr", "none", "pip install 'streamumap[zarr]'") from error
+    store = _Folder(folder)
+    try:
+        opened = zarr.open(folder, mode="r", path=key.strip("/") if key else None)
+        if isinstance(opened, zarr.Array):
+            arrays, chosen = {"": opened}, {"rows": ""}
+        else:
+            arrays = dict(opened.arrays())
+            chosen = choose_parts(folder, {name: tuple(array.shape) for name, array in arrays.items()}, None)
+        parts: Parts = {part: _part(folder, arrays[name], part) for part, name in chosen.items()}
+        width = n_features if n_features is not None else _width(opened, chosen)
+        rows = assemble(folder, parts, width, {"format": "zarr", "key": key, "files": store.known}, [store])
+    except InputError:
+        raise
+    except Exception as error:  # zarr and its codecs have no common class of their own
+        raise wrong(folder, "content", "a whole Zarr array", short(str(error)), REMEDY) from error
+    assert isinstance(rows, ToConvert)
+    return rows
+
+
+class _Folder:
+    """The files of a Zarr store: known by name, size and time of change. Raises InputError for what must not be read."""
+
+    def __init__(self, folder: str):
+        self._folder = os.path.abspath(folder)
+        for path in self._files():
+            if os.path.basename(path) in (*METADATA, ".zmetadata"):
+                _check_codecs(path)
+        self.known = self._hash()
+
+    def check_identity(self) -> None:
+        found = self._hash()
+        if found != self.known:
+            raise InputChanged(
+                f"{self._folder}: files: expected {self.known} as on opening, found {found}; start again when nothing writes there."
+            )
+
+    def close(self) -> None: ...
+
+    def _files(self) -> Iterator[str]:
+        for folder, folders, names in os.walk(self._folder):
+            folders.sort()
+            for name in (*folders, *sorted(names)):
+                path = os.path.join(folder, name)
+                if os.path.islink(path):
+                    raise wrong(path, "file", "one within the store", "a link", "copy it there")
+            yield from (os.path.join(folder, name) for name in sorted(names))
+
+    def _hash(self) -> str:
+        digest = hashlib.blake2b(digest_size=16)
+        for path in self._files():
+            status = os.stat(path)
+            digest.update(f"{os.path.relpath(path, self._folder)} {status.st_size} {status.st_mtime_ns}\n".encode())
+        return digest.hexdigest()
+
+
+def _check_codecs(path: str) -> None:
+    """Some codecs unpickle or call what they are told: none but the known ones may be named."""
+    if os.path.getsize(path) > MAX_JSON_BYTES:
+        raise wrong(path, "size", f"at most {MAX_JSON_BYTES} bytes", os.path.getsize(path), REMEDY)
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = json.load(file)
+    except (ValueError, RecursionError) as error:
+        raise wrong(path, "metadata", "JSON", short(str(error)), REMEDY) from error
+    for codec in _codecs(content):
+        if codec not in SAFE_CODECS:
+            expected = f"one of {', '.join(sorted(SAFE_CODECS))}"
+            raise wrong(path, "codec", expected, short(codec), "write the array with one of these")
+
+
+def _codecs(value: Any) -> Iterator[object]:
+    """Every name of a codec, however deep: `name` in Zarr 3, `id` in Zarr 2."""
+    if isinstance(value, dict):
+        for field, inner in value.items():
+            if field in ("codecs", "index_codecs", "filters", "compressor"):
+                for codec in inner if isinstance(inner, list) else [inner]:
+                    if isinstance(codec, dict):
+                        yield codec.get("name", codec.get("id"))
+                    elif codec is not None:
+                        yield codec
+            yield from _codecs(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _codecs(inner)
+
+
+def _part(folder: str, array: Any, part: str) -> Part:
+    called = f"{folder}[{array.path}]" if array.path else folder
+    dtype = resolve_dtype(called, np.dtype(array.dtype), None)
+    is_vector = part in CSR_NAMES and len(array.shape) == 1
+    shape = (array.shape[0], 1) if is_vector else check_2d(called, tuple(array.shape))
+    if array.nchunks > MAX_CHUNKS:
+        raise wrong(called, "chunks", f"at most {MAX_CHUNKS}", array.nchunks, "write it in larger chunks")
+    missing = array.nchunks - array.nchunks_initialized
+    if missing > 0:
+        remedy = "copy the rest; chunks of zeros are written with write_empty_chunks=True"
+        raise wrong(called, "chunks", f"all {array.nchunks}", f"{missing} of them missing", remedy)
+
+    def blocks(block_rows: int) -> Iterator[np.ndarray]:
+        for start in range(0, shape[0], block_rows):
+            try:
+                rows = np.asarray(array[start : start + block_rows])
+            except Exception as error:  # zarr and its codecs have no common class of their own
+                raise wrong(called, f"rows from {start}", "whole chunks", short(str(error)), REMEDY) from error
+            yield np.ascontiguousarray(rows.reshape(-1, shape[1]), stored_dtype(dtype))
+
+    return Part(called, shape[0], shape[1], dtype, blocks)
+
+
+def _width(group: Any, chosen: dict[str, str]) -> int | None:
+    if "indptr" in chosen:
+        shape = group.attrs.get("shape")
+        return int(shape[1]) if shape is not None and len(shape) == 2 else None
+    width = group.attrs.get("n_features", group.attrs.get("num_features"))
+    return None if width is None else int(width)

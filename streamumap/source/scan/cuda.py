@@ -1,0 +1,234 @@
+"""`scan` on a GPU, and the packing of rows that are mostly zeros in the same pass: the file is read once.
+
+The numbers are those of `scan.py`, the keys to the bit; norms to the last bits.
+"""
+
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from streamumap.events import Tick, no_tick
+from streamumap.source.base import Pairs, RowSource, SparseSource, index_dtype, stored_dtype
+from streamumap.source.pieces import DEVICE_VALUES, Piece, over_rows
+from streamumap.source.scan.cpu import Scan, Totals
+from streamumap.source.scan.describe import SPARSE_FROM, Described, Hashing
+from streamumap.source.sparse.csr_rows import Filling, PackedRows, pays
+from streamumap.source.views.device_feed import Feed
+from streamumap.store.checkpoint import ALONE, Arrays, Units
+
+BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32}
+
+
+def scan(
+    source: RowSource, block_rows: int, device: str, room_bytes: int = 0, tick: Tick = no_tick, units: Units = ALONE
+) -> tuple[Scan, PackedRows | None]:
+    """Reads all rows once. One tick a row. `source.dtype`: one of DEVICE_DTYPES.
+
+    The packed rows: where that pays and takes no more than `room_bytes` of host memory, else None.
+    """
+    totals = Totals(source.n_rows, source.n_features, source.dtype)
+    filling = Filling(source.n_rows, source.n_features, source.dtype, room_bytes)
+    whole, by_row = totals.state(source.n_rows)
+    facts = units.resume(whole, by_row | filling.room())
+    totals.resume(facts)
+    filling.resume(facts)
+    hashing = Hashing.of(source.n_features, source.dtype)
+    describe = _of_pairs if isinstance(source, SparseSource) else _of_blocks
+    with closing(describe(source, block_rows, device, hashing, filling, totals.row)) as all_rows:
+        for described in all_rows:
+            totals.add(described)
+            tick(len(described.keys))
+            units.done(partial(_state, totals, filling), **totals.counts(), **filling.counts())
+    found = totals.finish(source.dtype, lambda keys: _first_equal(torch.from_numpy(keys.view(np.int64)).to(device)))
+    keep = pays(source.n_rows, source.n_features, found.n_nonzero) and source.dtype != "float64"
+    return found, filling.finish() if keep else None
+
+
+def _state(totals: Totals, filling: Filling) -> tuple[Arrays, Arrays]:
+    whole, rows = totals.state()
+    return whole, rows | filling.state()
+
+
+def _of_blocks(source, block_rows, device, hashing: Hashing, filling: Filling, first: int) -> Generator[Described]:
+    """What is known of one part of the rows after the other, from row `first` on; fills in their pairs."""
+    sums, n_features = _Sums(hashing, device), source.n_features
+    step = max(1, DEVICE_VALUES // n_features)
+    feed = Feed(source, block_rows, device)
+    try:
+        for _, block in feed.blocks(block_rows, first):
+            rows, dtype = (block.float(), "float32") if source.dtype == "float64" else (block, source.dtype)
+            mask = rows != 0
+            counts = np.concatenate([_row_sums(part) for part in mask.split(max(1, 4 * DEVICE_VALUES // n_features))])
+            if counts.sum() * SPARSE_FROM > mask.numel():
+                filling.give_up()
+                for part in range(0, len(rows), step):
+                    here = slice(part, part + step)
+                    yield _describe_dense(rows[here], block[here], mask[here], counts[here], sums)
+                continue
+            for here in _parts(counts):
+                at = mask[here].flatten().nonzero().squeeze(1)
+                values = rows[here].flatten()[at]
+                stored = values if block is rows else block[here].flatten()[at]
+                column = at.remainder_(n_features)
+                if filling.open:
+                    filling.add(counts[here], *_stored(column, values, n_features, dtype))
+                yield _describe(column, values, stored, counts[here], sums)
+    finally:
+        feed.close()
+
+
+def _row_sums(mask: Tensor) -> np.ndarray:
+    return mask.sum(1, dtype=torch.int32).cpu().numpy().astype(np.int64)
+
+
+def _parts(counts: np.ndarray) -> Iterator[slice]:
+    """Rows that have no more than DEVICE_VALUES values together, or one row."""
+    ends, start = np.cumsum(counts), 0
+    while start < len(counts):
+        before = ends[start - 1] if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, before + DEVICE_VALUES, side="right")))
+        yield slice(start, stop)
+        start = stop
+
+
+def _of_pairs(source, block_rows, device, hashing: Hashing, filling: Filling, first: int) -> Generator[Described]:
+    """The same of rows that come as pairs, DEVICE_VALUES and a piece more at a time."""
+    sums = _Sums(hashing, device)
+    waiting: list[Pairs] = []
+
+    def described() -> Described:
+        counts = np.concatenate([np.diff(pairs.indptr) for pairs in waiting])
+        indices, values = (
+            np.concatenate([getattr(pairs, name) for pairs in waiting]) for name in ("indices", "values")
+        )
+        if filling.open:
+            filling.add(counts, indices, values)
+        waiting.clear()
+        return _describe(*_sent(indices, values, source.dtype, device), counts, sums)
+
+    for pairs in over_rows(source, block_rows, _as_pairs, no_tick, first):
+        waiting.append(pairs)
+        if sum(len(pairs.values) for pairs in waiting) >= DEVICE_VALUES:
+            yield described()
+    if waiting:
+        yield described()
+
+
+def _as_pairs(piece: Piece) -> Pairs:
+    assert isinstance(piece, Pairs)
+    return piece
+
+
+def _sent(indices: np.ndarray, values: np.ndarray, dtype: str, device: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Pairs on the device: columns int64, values with float64 as float32, and as stored."""
+    column = torch.from_numpy(indices.view(f"i{indices.itemsize}")).to(device).long()
+    column &= (1 << (8 * indices.itemsize)) - 1
+    if dtype == "bfloat16":
+        stored = torch.from_numpy(values.view(np.int16)).to(device).view(torch.bfloat16)
+        return column, stored, stored
+    stored = torch.from_numpy(values).to(device)
+    return column, stored.float() if dtype == "float64" else stored, stored
+
+
+class _Sums:
+    """The two sums of a row's hash, as `Hashing` has them."""
+
+    def __init__(self, hashing: Hashing, device: str):
+        self.hashing, self.device, self.n_features = hashing, device, hashing.n_features
+        factors = hashing.by_value[None]
+        if hashing.rounded:  # values of two lanes
+            factors = hashing.by_lane.reshape(2, -1, 2).transpose(2, 0, 1)
+        self._factors = torch.from_numpy(factors.astype(np.uint64).view(np.int64)).to(device)  # (lanes, 2, D)
+        self.rounded = _Sums(hashing.rounded, device) if hashing.rounded else None
+
+    def of_values(self, column: Tensor, values: Tensor, active: Tensor) -> np.ndarray:
+        """Keys uint64 (R,) of rows of `active` values each, one after the other."""
+        ends = active.cumsum(0)
+        sums = np.zeros((2, len(active)), np.uint64)
+        for factors, bits in zip(self._factors, _bits(values), strict=True):
+            for total, factor in zip(sums, factors, strict=True):
+                running = torch.zeros(len(column) + 1, dtype=torch.int64, device=column.device)
+                torch.cumsum(factor[column] * bits, 0, out=running[1:])
+                total += (running[ends] - running[ends - active]).cpu().numpy().view(np.uint64)
+                del running
+        return self.hashing.key(sums)
+
+    def of_rows(self, rows: Tensor, mask: Tensor) -> np.ndarray:
+        """Of rows with their zeros; `mask`: where these are not, for a zero may have a sign."""
+        sums = np.zeros((2, len(rows)), np.uint64)
+        for factors, bits in zip(self._factors, _bits(rows), strict=True):
+            bits *= mask
+            for total, factor in zip(sums, factors, strict=True):
+                total += (bits * factor).sum(1).cpu().numpy().view(np.uint64)
+        return self.hashing.key(sums)
+
+
+def _bits(values: Tensor) -> Iterator[Tensor]:
+    """The lanes of values, int64: one, or the low and the high one of 8 bytes."""
+    if values.element_size() == 8:
+        yield values.view(torch.int64) & 0xFFFFFFFF
+        yield (values.view(torch.int64) >> 32) & 0xFFFFFFFF
+        return
+    bits = values if values.dtype == torch.bool else values.view(BITS[values.element_size()])
+    yield bits.to(torch.int64).bitwise_and_((1 << (8 * values.element_size())) - 1)
+
+
+def _describe(column: Tensor, values: Tensor, stored: Tensor, counts: np.ndarray, sums: _Sums) -> Described:
+    """Describes rows of `counts` values that are not zero each, one after the other: as `stored`, and as float32 in `values`."""
+    active, n_features = torch.from_numpy(counts).to(sums.device), sums.n_features
+    keys = sums.of_values(column, stored, active)
+    rounded_keys = sums.rounded.of_values(column, values, active) if sums.rounded else None
+    square = torch.segment_reduce(values.double() ** 2, "sum", lengths=active, initial=0.0)
+    active_per_feature = torch.bincount(column, minlength=n_features)
+    values = values.float()
+    there = values.isfinite()
+    if not bool(there.all()):
+        column, values = column[there], values[there]
+    low, high = (torch.full((n_features,), end, device=sums.device) for end in (torch.inf, -torch.inf))
+    low.scatter_reduce_(0, column, values, "amin")
+    high.scatter_reduce_(0, column, values, "amax")
+    has_zero = active_per_feature < len(counts)
+    low, high = torch.where(has_zero, low.clamp_max(0), low), torch.where(has_zero, high.clamp_min(0), high)
+    return Described(
+        keys, counts, _host(square), _host(active_per_feature), _host(low), _host(high), rounded_keys
+    )  # fmt: skip
+
+
+def _describe_dense(rows: Tensor, stored: Tensor, mask: Tensor, counts: np.ndarray, sums: _Sums) -> Described:
+    keys = sums.of_rows(stored, mask)
+    rounded_keys = sums.rounded.of_rows(rows, mask) if sums.rounded else None
+    values = rows.float()
+    there = values.isfinite()
+    low, high = torch.where(there, values, torch.inf).amin(0), torch.where(there, values, -torch.inf).amax(0)
+    square, active_per_feature = (values.double() ** 2).sum(1), mask.sum(0)
+    return Described(
+        keys, counts, _host(square), _host(active_per_feature), _host(low), _host(high), rounded_keys
+    )  # fmt: skip
+
+
+def _host(found: Tensor) -> np.ndarray:
+    return found.cpu().numpy()
+
+
+def _stored(column, values, n_features, dtype):
+    """Columns and values as packed rows keep them."""
+    column = column.to(torch.int32)
+    if index_dtype(n_features).itemsize == 2:
+        column = column.to(torch.int16)  # its low bits
+    if dtype == "bfloat16":
+        values = values.view(torch.int16)
+    return column.cpu().numpy().view(index_dtype(n_features)), values.cpu().numpy().view(stored_dtype(dtype))
+
+
+def _first_equal(keys: Tensor) -> np.ndarray:
+    """As `scan._first_equal`, of int64 (N,)."""
+    keys, rows = keys.sort(stable=True)
+    new = torch.ones_like(keys, dtype=torch.bool)
+    new[1:] = keys[1:] != keys[:-1]
+    del keys
+    first = rows[new][new.cumsum(0) - 1]
+    return torch.empty_like(rows).scatter_(0, rows, torch.where(first == rows, -1, first)).cpu().numpy()

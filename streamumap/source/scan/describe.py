@@ -1,0 +1,202 @@
+"""What is known of a piece of rows: a key for each of them, counts, extremes. From the non-zeros alone where these are few."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from streamumap.source.base import Pairs, stored_dtype, widen
+from streamumap.source.pieces import Piece
+from streamumap.source.sparse.csr_block import nonzero_mask, pairs_of
+
+SPARSE_FROM = 16
+"""A piece with at most one non-zero in so many values is described from its non-zeros alone. Measured."""
+
+DENSE_VALUES = 1 << 16
+"""Values of a dense piece that are widened at a time: their float64 form is 512 kB and stays in the cache."""
+
+ROUNDED = ("float64", "int64", "uint64")
+"""Dtypes of 8 bytes, of which float32 does not hold all values: their rows get a second key, of what float32 makes of them."""
+
+HASH_KEY = 0x5EED_0F_0A11_2012
+"""Key of the counter generator (Philox) that gives the multipliers: the same in every run."""
+
+
+@dataclass(frozen=True)
+class Hashing:
+    """Multipliers, uint64. A lane is 32 bits of a row (its last one padded with zeros)."""
+
+    n_features: int
+    offset: np.ndarray  # (2,)
+    by_lane: np.ndarray  # (2, lanes)
+    by_value: np.ndarray  # (2, D): that of the value's first lane, shifted to where the value lies in it
+    rounded: "Hashing | None" = None  # of the rows as float32, for one of ROUNDED
+
+    @staticmethod
+    def of(n_features: int, dtype: str) -> "Hashing":
+        itemsize = stored_dtype(dtype).itemsize
+        lanes = -(-n_features * itemsize // 4)
+        random = np.random.Philox(key=HASH_KEY).random_raw(2 * (lanes + 1)).reshape(2, lanes + 1)
+        place = np.arange(n_features) * itemsize
+        by_value = random[:, 1 + place // 4] << (8 * (place % 4)).astype(np.uint64)
+        rounded = Hashing.of(n_features, "float32") if dtype in ROUNDED else None
+        return Hashing(n_features, random[:, 0], random[:, 1:].copy(), by_value, rounded)
+
+    def products(self, column: np.ndarray, stored: np.ndarray) -> Iterator[np.ndarray]:
+        """What each value adds to the two sums of its row: uint64, twice."""
+        bits = np.ascontiguousarray(stored).view(f"u{stored.itemsize}").astype(np.uint64)
+        for by_value, by_lane in zip(self.by_value, self.by_lane, strict=True):
+            if stored.itemsize < 8:
+                yield by_value[column] * bits
+            else:  # two lanes
+                low = by_lane[0::2][column] * (bits & np.uint64(0xFFFFFFFF))
+                yield low + by_lane[1::2][column] * (bits >> np.uint64(32))
+
+    def key(self, sums: Iterable[np.ndarray]) -> np.ndarray:
+        high, low = (total + offset for total, offset in zip(sums, self.offset, strict=True))
+        return (high & np.uint64(0xFFFFFFFF_00000000)) | (low >> np.uint64(32))
+
+
+@dataclass(frozen=True)
+class Described:
+    """What is known of R rows."""
+
+    keys: np.ndarray  # uint64 (R,), of the rows as stored; a value that float32 calls zero counts as one
+    active: np.ndarray  # int64 (R,)
+    square: np.ndarray  # float64 (R,): squared norm; not finite where a value is not
+    active_per_feature: np.ndarray  # int64 (D,)
+    low: np.ndarray  # float32 (D,)
+    high: np.ndarray  # float32 (D,)
+    rounded_keys: np.ndarray | None = None  # uint64 (R,), of the rows as float32, for one of ROUNDED
+
+
+def describe(rows: Piece, dtype: str, hashing: Hashing) -> Described:
+    """Stored rows, or pairs -> what is known of them: the same whichever they are."""
+    with np.errstate(all="ignore"):
+        if isinstance(rows, Pairs):
+            return describe_pairs(rows, dtype, hashing)
+        rows = np.ascontiguousarray(rows)
+        mask = nonzero_mask(rows, dtype)
+        if np.count_nonzero(mask) * SPARSE_FROM <= mask.size:
+            return describe_pairs(pairs_of(rows, mask), dtype, hashing)
+        return describe_dense(rows, mask, dtype, hashing)
+
+
+def describe_pairs(pairs: Pairs, dtype: str, hashing: Hashing) -> Described:
+    n_rows, n_features = pairs.n_rows, hashing.n_features
+    column = pairs.indices
+    values = widen(pairs.values, dtype)
+    active = np.diff(pairs.indptr)
+    keys = _keys_of_pairs(pairs, pairs.values, hashing)
+    rounded_keys = None if hashing.rounded is None else _keys_of_pairs(pairs, values, hashing.rounded)
+    row = np.repeat(np.arange(n_rows), active)
+    square = np.bincount(row, weights=np.square(values, dtype=np.float64), minlength=n_rows)
+    active_per_feature = np.bincount(column, minlength=n_features)
+    finite = np.isfinite(values)
+    if not finite.all():
+        column, values = column[finite], values[finite]
+    low, high = np.full(n_features, np.inf, np.float32), np.full(n_features, -np.inf, np.float32)
+    np.minimum.at(low, column, values)
+    np.maximum.at(high, column, values)
+    has_zero = active_per_feature < n_rows
+    np.minimum(low, 0, out=low, where=has_zero)
+    np.maximum(high, 0, out=high, where=has_zero)
+    return Described(keys, active, square, active_per_feature, low, high, rounded_keys)
+
+
+def _keys_of_pairs(pairs: Pairs, values: np.ndarray, hashing: Hashing) -> np.ndarray:
+    """Sums modulo 2^64 are exact, so that of a row is the difference of two running ones."""
+    sums = []
+    for products in hashing.products(pairs.indices, values):
+        running = np.zeros(len(values) + 1, np.uint64)
+        np.cumsum(products, out=running[1:])
+        sums.append(running[pairs.indptr[1:]] - running[pairs.indptr[:-1]])
+    return hashing.key(sums)
+
+
+def describe_dense(rows: np.ndarray, mask: np.ndarray, dtype: str, hashing: Hashing) -> Described:
+    n_rows, n_features = rows.shape
+    step = max(1, min(n_rows, DENSE_VALUES // n_features))
+    values_of = Widener(step, n_features, dtype)
+    wide = np.empty((step, n_features), np.float64)
+    keys, square = _Keys(hashing, n_rows, step), np.empty(n_rows)
+    rounded = None if hashing.rounded is None else _Keys(hashing.rounded, n_rows, step)
+    low, high = np.full(n_features, np.inf, np.float32), np.full(n_features, -np.inf, np.float32)
+    for start in range(0, n_rows, step):
+        part = slice(start, min(start + step, n_rows))
+        n = part.stop - start
+        keys.add(part, rows[part], mask[part])
+        wide[:n] = values = values_of(rows[part])
+        if rounded:
+            rounded.add(part, values, mask[part])
+        np.einsum("ij,ij->i", wide[:n], wide[:n], out=square[part])
+        finite = True if np.isfinite(square[part]).all() else np.isfinite(values)
+        np.minimum(low, values.min(axis=0, where=finite, initial=np.inf), out=low)
+        np.maximum(high, values.max(axis=0, where=finite, initial=-np.inf), out=high)
+    active, rounded_keys = np.count_nonzero(mask, axis=1), rounded.all() if rounded else None
+    return Described(keys.all(), active, square, _count_columns(mask), low, high, rounded_keys)
+
+
+class _Keys:
+    """Keys of `n_rows` rows, which come at most `step` at a time."""
+
+    def __init__(self, hashing: Hashing, n_rows: int, step: int):
+        self._hashing, self._sums = hashing, np.empty((2, n_rows), np.uint64)
+        self._lanes = np.empty((step, hashing.by_lane.shape[1]), np.uint64)
+
+    def add(self, part: slice, rows: np.ndarray, mask: np.ndarray) -> None:
+        lanes = self._lanes[: len(rows)]
+        lanes[...] = _lanes(rows, mask)
+        for total, multipliers in zip(self._sums, self._hashing.by_lane, strict=True):
+            np.einsum("ij,j->i", lanes, multipliers, out=total[part])
+
+    def all(self) -> np.ndarray:
+        """uint64 (n_rows,)."""
+        return self._hashing.key(self._sums)
+
+
+class Widener:
+    """`widen`, faster for float16: its bits, moved to their places in a float32, mean 2^-112 times as much."""
+
+    def __init__(self, n_rows: int, n_features: int, dtype: str):
+        self._dtype = dtype
+        if dtype == "float16":
+            self._bits, self._sign = np.empty((2, n_rows, n_features), np.uint32)
+
+    def __call__(self, rows: np.ndarray) -> np.ndarray:
+        """Rows as stored -> float32 of the same shape, valid until the next call."""
+        if self._dtype != "float16":
+            return widen(rows, self._dtype)
+        bits, sign = self._bits[: len(rows)], self._sign[: len(rows)]
+        bits[...] = rows.view(np.uint16)
+        np.bitwise_and(bits, 0x8000, out=sign)
+        bits ^= sign
+        if bits.max() >= 0x7C00:  # infinite or NaN
+            return widen(rows, self._dtype)
+        bits <<= 13
+        sign <<= 16
+        bits |= sign
+        values = bits.view(np.float32)
+        values *= np.float32(2.0**112)
+        return values
+
+
+def _lanes(rows: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Stored rows (R, D) -> uint32 lanes, -0.0 made 0.0, rows padded with zeros to a multiple of 4 bytes."""
+    bits = rows.view(f"u{rows.itemsize}")
+    if np.count_nonzero(bits) != np.count_nonzero(mask):
+        bits = np.multiply(bits, mask, dtype=bits.dtype)
+    n_rows, row_bytes = len(bits), bits.shape[1] * bits.itemsize
+    if row_bytes % 4:
+        padded = np.zeros((n_rows, row_bytes + -row_bytes % 4), np.uint8)
+        padded[:, :row_bytes] = bits.view(np.uint8)
+        bits = padded
+    return bits.view(np.uint32)
+
+
+def _count_columns(mask: np.ndarray) -> np.ndarray:
+    """bool (R, D) -> int64 (D,). 255 rows at a time, whose sums fit bytes: the fastest sum there is."""
+    counts = np.zeros(mask.shape[1], np.int64)
+    for start in range(0, len(mask), 255):
+        counts += mask[start : start + 255].view(np.uint8).sum(axis=0, dtype=np.uint8)
+    return counts

@@ -1,0 +1,1 @@
+"""Rows that are mostly zeros, kept without their zeros."""

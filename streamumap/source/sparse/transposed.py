@@ -1,0 +1,113 @@
+"""The transposed matrix: a row for each feature, with the rows in which it is active. Made from pairs, in several passes
+of bounded memory."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from streamumap.events import Tick, no_tick
+from streamumap.source.base import Pairs, RowSource, index_dtype, stored_dtype
+from streamumap.source.formats.convert import BLOCK_BYTES, AppendFile, ToConvert
+from streamumap.source.formats.csr import CsrSource
+from streamumap.source.pieces import Piece, over_rows
+from streamumap.source.sparse.csr_block import nonzero_mask, pairs_of
+
+PASS_PAIRS = 1 << 23
+"""Pairs that are put in order at a time."""
+
+
+class TransposedRows(ToConvert):
+    """The features of `given` rows as rows. Those that are never active are rows of zeros."""
+
+    drop_zero_rows = True
+
+    def __init__(self, given: RowSource | ToConvert):
+        self.given = given
+        self.name, self.dtype = given.name, given.dtype
+        self.n_rows, self.n_features = given.n_features, given.n_rows
+        self.max_nonzero = getattr(given, "max_nonzero", None) or given.n_rows * given.n_features
+        self.row_bytes = -(-given.n_rows * given.row_bytes // max(1, self.n_rows))
+        self.n_bytes = getattr(given, "n_bytes", 0)
+        self.warnings, self.notes = getattr(given, "warnings", ()), getattr(given, "notes", ())
+        self.fingerprint = {"format": "transposed", "rows": given.fingerprint}
+
+    def convert(self, folder: str | os.PathLike, tick: Tick = no_tick) -> RowSource:
+        """Writes the rows of features. Ticks features. Raises InputError, InputChanged, OutputError."""
+        given, folder = self.given, Path(folder)
+        if isinstance(given, ToConvert):
+            given.device = self.device
+        source = given.convert(folder, no_tick) if isinstance(given, ToConvert) else given
+        rows = self._write(source, folder, tick)
+        source.check_unchanged()
+        if source is not given:
+            source.close()
+        rows.name, rows.fingerprint = self.name, self.fingerprint
+        return rows
+
+    def check_unchanged(self) -> None:
+        self.given.check_unchanged()
+
+    def close(self) -> None:
+        self.given.close()
+
+    def _write(self, source: RowSource, folder: Path, tick: Tick) -> CsrSource:
+        indptr = np.zeros(self.n_rows + 1, np.int64)
+        for _, pairs in _pieces(source):
+            indptr[1:] += np.bincount(pairs.indices, minlength=self.n_rows)
+        np.cumsum(indptr, out=indptr)
+        with (
+            AppendFile(folder / "features_indices.bin", 1, index_dtype(self.n_features).name) as indices,
+            AppendFile(folder / "features_data.bin", 1, self.dtype) as data,
+            AppendFile(folder / "features_indptr.bin", 1, "int64") as bounds,
+        ):
+            bounds.append(indptr[:, None])
+            for first, last in _spans(indptr):
+                rows, values = _transposed(source, indptr, first, last, self.dtype)
+                indices.append(rows.astype(index_dtype(self.n_features))[:, None])
+                data.append(values[:, None])
+                tick(last - first)
+        shape = (self.n_rows, self.n_features)
+        return CsrSource(self.name, bounds.rows(), indices.rows(), data.rows(), shape)
+
+
+def _pieces(source: RowSource) -> Iterator[tuple[int, Pairs]]:
+    """(first row, pairs) over all rows in order."""
+
+    def work(rows: Piece) -> Pairs:
+        return rows if isinstance(rows, Pairs) else pairs_of(rows, nonzero_mask(rows, source.dtype))
+
+    block_rows = max(1, BLOCK_BYTES // (source.n_features * stored_dtype(source.dtype).itemsize))
+    first = 0
+    for pairs in over_rows(source, block_rows, work, no_tick):
+        yield first, pairs
+        first += pairs.n_rows
+
+
+def _spans(indptr: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Features first..last that have at most PASS_PAIRS pairs together, or one of them."""
+    first, n_features = 0, len(indptr) - 1
+    while first < n_features:
+        last = int(np.searchsorted(indptr, indptr[first] + PASS_PAIRS, side="right")) - 1
+        last = min(max(last, first + 1), n_features)
+        yield first, last
+        first = last
+
+
+def _transposed(source, indptr, first, last, dtype):
+    """Of the features first..last: their rows, ascending in a feature, and values; feature after feature."""
+    n_pairs = int(indptr[last] - indptr[first])
+    rows, values = np.empty(n_pairs, np.uint32), np.empty(n_pairs, stored_dtype(dtype))
+    ends = indptr[first:last] - indptr[first]
+    for first_row, pairs in _pieces(source):
+        wanted = np.flatnonzero((pairs.indices >= first) & (pairs.indices < last))
+        feature = pairs.indices[wanted].astype(np.int64) - first
+        order = np.argsort(feature, kind="stable")
+        feature, wanted = feature[order], wanted[order]
+        counts = np.bincount(feature, minlength=last - first)
+        place = np.arange(len(feature)) + np.repeat(ends - (np.cumsum(counts) - counts), counts)
+        owner = np.repeat(np.arange(pairs.n_rows), np.diff(pairs.indptr))
+        rows[place], values[place] = first_row + owner[wanted], pairs.values[wanted]
+        ends = ends + counts
+    return rows, values

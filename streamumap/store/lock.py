@@ -1,0 +1,47 @@
+"""One process at a time works in a run's folder: a lock that goes with the process, and a note that says whose it is."""
+
+import fcntl
+import json
+import os
+import socket
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+from streamumap.errors import InputError
+from streamumap.store.atomic import write_whole
+
+NOTE = ".holder.json"
+
+
+def lock(folder: Path) -> int:
+    """The descriptor that holds the lock until it is closed. Raises InputError, which says who holds it, and OSError."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as e:
+        os.close(descriptor)
+        raise InputError(
+            f"--out: {folder}: another run is writing here{_holder(folder)}; wait for it or choose another --out."
+        ) from e
+    except OSError:
+        return descriptor  # a file system without locks
+    return descriptor
+
+
+def leave_note(folder: Path) -> None:
+    """Says who we are. Of use only while we hold the lock: it outlasts a process that is killed."""
+    since = datetime.now(UTC).isoformat(timespec="seconds")
+    note = {"process": os.getpid(), "host": socket.gethostname(), "since": since, "command": " ".join(sys.argv)}
+    write_whole(folder / NOTE, lambda file: file.write(json.dumps(note).encode() + b"\n"))
+
+
+def _holder(folder: Path) -> str:
+    """Who holds the lock, as far as the note can be believed: nobody who is no more, on this host."""
+    try:
+        note = json.loads((folder / NOTE).read_text(encoding="utf-8"))
+        if note["host"] == socket.gethostname() and not Path(f"/proc/{int(note['process'])}").exists():
+            return ""
+        return f", process {note['process']} on {note['host']} since {note['since']} ({note['command']})"
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""

@@ -1,0 +1,161 @@
+"""`units.Units` of a run: what is done so far is kept in the run's scratch, every few seconds."""
+
+import os
+import time
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from streamumap.errors import OutputError
+from streamumap.store.blockfile import BlockFile, Checksum
+from streamumap.store.checkpoint import Arrays
+from streamumap.store.statefile import Damaged, State, checksum, dtype_of, fill_from, in_blocks, read_state, write_state
+from streamumap.store.workdir import Workdir
+
+SAVE_SECONDS = 5.0
+"""Between two savings; where one takes over half a second, ten times as long as that."""
+
+
+class SavedUnits:
+    """One kind of unit, `name`, of a run, made from what `key` stands for; `what` is its name for people.
+
+    `counted` is a Meter: where it is goes along. `stopping()` says whether the run is to stop, `stop()` raises Stopped,
+    `warn` and `reuse` tell the user.
+    """
+
+    def __init__(
+        self, work: Workdir, name: str, key: str, what: str, counted: Any, stopping: Callable[[], bool],
+        stop: Callable[[], None], warn: Callable[[str], None], reuse: Callable[[str], None],
+    ):  # fmt: skip
+        self.work, self.name, self.key, self.what, self.counted = work, name, key, what, counted
+        self.stopping, self.stop, self.warn, self.reuse = stopping, stop, warn, reuse
+        self.path = work.scratch / f"{name}.state"
+        self.saved_at, self.cost, self.failed = time.monotonic(), 0.0, False
+        self._begin({})
+
+    def resume(self, whole: Arrays, rows: Arrays | None = None) -> dict:
+        """As `Units.resume`."""
+        self._begin({})
+        try:
+            state = read_state(self.path)
+            if state.content["key"] != self.key or not _fit(state, whole):
+                self.forget()
+                return {}
+            self._check(state.content)
+            for name, (n, _, _) in state.content["rows"].items():
+                out = (rows or {})[name]
+                with open(self._part(name), "rb", buffering=0) as file:
+                    fill_from(file, 0, (out(state.content["facts"]) if callable(out) else out)[:n])
+        except FileNotFoundError:
+            return {}
+        except Damaged:
+            self.forget()
+            self.warn(f"{self.what}: what is kept of it in {self.path.name} is not what was written; it is done again.")
+            return {}
+        for name, out in whole.items():
+            state.fill(name, out)
+        self._begin(state.content)
+        self.counted.done = state.content["counted"]
+        self.reuse(f"{self.what} up to {self.counted.where}")
+        return state.content["facts"] | {name: state.array(name) for name in state.places.keys() - whole.keys()}
+
+    def done(self, state: Callable[[], tuple[Arrays, Arrays]], **facts: Any) -> None:
+        stopping, started = self.stopping(), time.monotonic()
+        if not stopping and started - self.saved_at < SAVE_SECONDS * max(1.0, 2 * self.cost):
+            return
+        for file in self._files.values():
+            file.sync()
+        try:
+            n_bytes = self._keep(*state(), facts)
+            self.work.log("unit", stage=self.name, **facts, bytes=n_bytes, seconds=round(time.monotonic() - started, 3))
+        except OutputError as e:  # what the run is to leave has its room already, and goes on without
+            if not self.failed:
+                self.warn(
+                    f"{self.what}: how far it is cannot be kept ({e}); a run that continues this one does more of it again."
+                )
+            self.failed = True
+        self.saved_at = time.monotonic()
+        self.cost = self.saved_at - started
+        if stopping:
+            self.stop()
+
+    @property
+    def begun(self) -> bool:
+        try:
+            return read_state(self.path).content["key"] == self.key
+        except (FileNotFoundError, Damaged):
+            return False
+
+    def of(self, name: str) -> "SavedUnits":
+        return SavedUnits(
+            self.work, f"{self.name}-{name}", self.key, self.what, self.counted, self.stopping, self.stop, self.warn, self.reuse
+        )  # fmt: skip
+
+    def create(self, name: str, shape: tuple[int, ...], dtype) -> BlockFile:
+        there = self._files_there.get(name)
+        if there is None:
+            self._files[name] = self.work.create(name, shape, dtype)
+        else:
+            self._files[name] = self.work.go_on(name, shape, dtype, Checksum(*there))
+        return self._files[name]
+
+    def forget(self) -> None:
+        """Nothing is to be continued any more."""
+        self.work.remove(self.path, *self.work.scratch.glob(f"{self.name}[-_]*"))
+
+    def _begin(self, content: dict) -> None:
+        self._rows: dict[str, list[int]] = content.get("rows", {})
+        self._files_there: dict[str, list[int]] = content.get("files", {})
+        self._files: dict[str, BlockFile] = {}
+
+    def _part(self, name: str) -> Path:
+        return self.work.scratch / f"{self.name}_{name}.part"
+
+    def _check(self, content: dict) -> None:
+        for name, (_, crc, n_bytes) in content["rows"].items():
+            with open(self._part(name), "rb", buffering=0) as part:
+                if checksum(part.fileno(), 0, n_bytes) != crc:
+                    raise Damaged
+        for name, (n, crc) in content["files"].items():
+            try:
+                file = self.work.open(name)
+                found = file.checksum(n)
+                file.close()
+            except (OSError, ValueError) as e:
+                raise Damaged from e
+            if found != crc:
+                raise Damaged
+
+    def _keep(self, whole: Arrays, rows: Arrays, facts: dict) -> int:
+        n_bytes = sum(self._append(name, array) for name, array in rows.items())
+        files = {name: [file.written.rows, file.written.crc] for name, file in self._files.items()}
+        content = {"key": self.key, "facts": facts, "counted": self.counted.done, "rows": self._rows, "files": files}
+        state_bytes = sum(array.nbytes for array in whole.values())
+        self.work.replace(self.path, lambda file: write_state(file, content, whole))
+        return n_bytes + state_bytes
+
+    def _append(self, name: str, array: Any) -> int:
+        """Those of the rows that are not in the file yet; how many bytes."""
+        n, crc, start = self._rows.get(name, [0, 0, 0])
+        offset = start
+        with self.work.writing(self._part(name)) as descriptor:
+            os.ftruncate(descriptor, offset)
+            for block in in_blocks(array[n:]):
+                crc = zlib.crc32(block, crc)
+                while len(block):
+                    written = os.pwrite(descriptor, block, offset)
+                    block, offset = block[written:], offset + written
+            os.fsync(descriptor)
+        self._rows[name] = [len(array), crc, offset]
+        return offset - start
+
+
+def _fit(state: State, whole: Arrays) -> bool:
+    """Whether the arrays are those that were kept: other blocks may have other ones."""
+    return whole.keys() <= state.places.keys() and all(
+        (tuple(out.shape), dtype_of(out)) == (shape, np.dtype(dtype))
+        for out, (shape, dtype, _) in ((out, state.places[name]) for name, out in whole.items())
+    )

@@ -1,0 +1,313 @@
+"""The run's directory: the only place that knows which file is called what.
+
+A file under its final name is whole: it is written under a name of its own, synced and renamed, and then the directory
+is synced. What a stage made is kept under a key, a hash of all that it depends on, with checksums; the same command finds
+it again, another one makes it anew.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from streamumap.errors import OutputError
+from streamumap.machine.memory import format_bytes
+from streamumap.store import lock
+from streamumap.store.atomic import sync_folder, write_whole
+from streamumap.store.blockfile import BlockFile, Checksum
+from streamumap.store.manifest import NAME as MANIFEST
+from streamumap.store.manifest import as_text, check_input, is_whole, new_manifest, read_manifest
+
+UNFINISHED_MANIFEST = f".{MANIFEST}"
+LOG = "run.log"
+SCRATCH = "scratch"
+SNAPSHOTS = "snapshots"
+RESERVED = "reserved"
+FILES = {
+    "reduced": ("reduced", "components"),
+    "neighbors": ("knn_indices", "knn_distances"),
+    "graph": ("indptr", "targets", "weights"),
+    "embedding": ("embedding",),
+}
+"""What the stages leave behind, without .npy."""
+
+OF_THE_MAP = ("run.json", "map.png", "embedding.parquet", "labels.parquet", "map.html", "map.gif")
+
+
+def key_of(*parts) -> str:
+    """A short hash of JSON-able values."""
+    return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def used_bytes(path: Path) -> int:
+    """On disk, of a run's folder and of its scratch."""
+    files = [f for folder in (path, path / SCRATCH) if folder.is_dir() for f in os.scandir(folder)]
+    return sum(f.stat(follow_symlinks=False).st_blocks * 512 for f in files if f.is_file(follow_symlinks=False))
+
+
+def check_space(path: Path, n_bytes: int) -> None:
+    """Of the file system that `path` is on, or will be. Raises OutputError where fewer bytes are free."""
+    there = path.absolute()
+    while not there.exists():
+        there = there.parent
+    found = os.statvfs(there)
+    free_bytes = found.f_bavail * found.f_frsize
+    if found.f_blocks and free_bytes < n_bytes:  # /proc and its like have no blocks
+        raise OutputError(
+            f"--out: {path}: expected {format_bytes(n_bytes)} of free space for the files of the run, found "
+            f"{format_bytes(free_bytes)}, {format_bytes(n_bytes - free_bytes)} too little; free as much or choose another --out."
+        )
+
+
+class Workdir:
+    """RUN. Opened for the input `name` with a fingerprint; `fresh`: what an earlier run left is removed first. Raises
+    InputError where the folder holds something else, InputChanged where the input is not what it was, OutputError where
+    nothing can be written."""
+
+    def __init__(self, path: Path, fingerprint: dict, name: str = "", fresh: bool = False):
+        self.path = Path(path)
+        self.scratch = self.path / SCRATCH
+        self.warn: Callable[[str], None] = lambda text: None
+        self._written: dict[str, Checksum] = {}
+        self._whole: dict[str, bool] = {}
+        self._log = -1
+        self._writable(lambda: self.path.mkdir(parents=True, exist_ok=True))
+        self._lock: int = self._writable(lambda: lock.lock(self.path))
+        try:
+            found = read_manifest(self.path, {UNFINISHED_MANIFEST, lock.NOTE, LOG})
+            self.damaged = found is not None and not fresh and not is_whole(found)
+            if found is not None and not fresh and not self.damaged:
+                check_input(found, fingerprint, name, self.path)
+            self._writable(lambda: lock.leave_note(self.path))
+            if found is not None and fresh:
+                self._remove_all()
+            if found is None or fresh or self.damaged:
+                found = new_manifest(fingerprint, name)
+            self._manifest = found
+            self._save_manifest()
+            self._writable(lambda: self.scratch.mkdir(exist_ok=True))
+            self._log = self._open_log()
+        except BaseException:
+            self.close()
+            raise
+
+    def log(self, event: str, **facts: Any) -> None:
+        """A line of run.log, for whoever wants to know afterwards what happened. A full disk is no reason to end for it."""
+        when = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime()) + f".{time.time_ns() // 10**6 % 1000:03d}Z"
+        line = json.dumps({"time": when, "process": os.getpid(), "event": event} | facts)
+        with suppress(OSError):
+            os.write(self._log, line.encode() + b"\n")
+
+    def reserve(self, n_bytes: int) -> None:
+        """Sets aside what is missing to `n_bytes` in all, of which files made later take their part. Raises OutputError where
+        there is less."""
+        self._reserve(0)
+        n_bytes = max(0, n_bytes - used_bytes(self.path))
+        check_space(self.path, n_bytes)
+        self._reserve(n_bytes)
+
+    def take(self, n_bytes: int) -> None:
+        """A file of so many bytes is about to be made out of what was set aside."""
+        path = self.scratch / RESERVED
+        self._reserve(max(0, (path.stat().st_size if path.exists() else 0) - n_bytes))
+
+    def _reserve(self, n_bytes: int) -> None:
+        path = self.scratch / RESERVED
+        if not n_bytes:
+            self._writable(partial(path.unlink, missing_ok=True))
+        elif path.exists():
+            self._writable(partial(os.truncate, path, n_bytes))
+        else:
+            BlockFile.create(path, (n_bytes,), np.uint8).close()
+
+    def has(self, stage: str, key: str) -> bool:
+        """Whether the stage's output is there, whole, made from what `key` stands for."""
+        kept = self._manifest["stages"].get(stage, {})
+        if kept.get("key") != key:
+            return False
+        damaged = [name for name in FILES[stage] if not self._is_whole(name, kept.get("checksums", {}).get(name))]
+        for name in damaged:
+            self.warn(f"{name}.npy is missing, or not what the run wrote there; {stage} is done again.")
+        return not damaged
+
+    def done(self, stage: str, key: str, **facts) -> None:
+        """The stage's output is whole. `facts`: JSON-able values that go with it."""
+        checksums = {name: self._checksum_of(name) for name in FILES[stage]}
+        self._manifest["stages"][stage] = {"key": key, "facts": facts, "checksums": checksums}
+        self._save_manifest()
+
+    def facts(self, stage: str) -> dict:
+        return self._manifest["stages"][stage]["facts"]
+
+    def forget(self, *stages: str) -> None:
+        """Stages whose files are about to be replaced or are gone."""
+        there = [stage for stage in stages if self._manifest["stages"].pop(stage, None)]
+        if there:
+            self._save_manifest()
+
+    def retract(self) -> None:
+        """Removes what described the map that is about to be replaced."""
+        self.forget("embedding")
+        self.remove(*(self.path / name for name in OF_THE_MAP))
+
+    def remove(self, *paths: Path) -> None:
+        for path in paths:
+            self._writable(partial(path.unlink, missing_ok=True))
+
+    def create(self, name: str, shape: tuple[int, ...], dtype) -> BlockFile:
+        """A new BlockFile in scratch."""
+        self.take(int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize)
+        file = BlockFile.create(self.scratch / f"{name}.npy", shape, dtype)
+        self._written[name] = file.written
+        return file
+
+    def go_on(self, name: str, shape: tuple[int, ...], dtype, written: Checksum) -> BlockFile:
+        """Such a file that is there already in part."""
+        self._written[name] = written
+        return BlockFile.go_on(self.scratch / f"{name}.npy", shape, dtype, written)
+
+    def open(self, name: str) -> BlockFile:
+        """A BlockFile of scratch or of the run, by its name without .npy."""
+        scratch = self.scratch / f"{name}.npy"
+        return BlockFile.open(scratch if scratch.exists() else self.path / f"{name}.npy")
+
+    def read(self, name: str) -> np.ndarray:
+        """The whole of such a file."""
+        file = self.open(name)
+        array = file.read(0, len(file))
+        file.close()
+        return array
+
+    def save(self, name: str, array: np.ndarray) -> None:
+        """An array as a file in scratch."""
+        file = self.create(name, array.shape, array.dtype)
+        file.write(0, array)
+        file.sync()
+        file.close()
+
+    def publish_saved(self, name: str) -> None:
+        """Moves a file from scratch to the run, under its own name."""
+        self._rename(self.scratch / f"{name}.npy", self.path / f"{name}.npy")
+
+    def publish_snapshot(self, epoch: int, positions: np.ndarray) -> None:
+        """RUN/snapshots/epoch_000123.npy."""
+        name = f"epoch_{epoch:06d}.npy"
+        self.save(name.removesuffix(".npy"), positions)
+        self._writable(lambda: (self.path / SNAPSHOTS).mkdir(exist_ok=True))
+        self._rename(self.scratch / name, self.path / SNAPSHOTS / name)
+
+    def publish(self, name: str, write: Callable[[BinaryIO], object]) -> None:
+        """`write(file)` makes the file, out of all that is still set aside; then it gets its final name."""
+        self._reserve(0)
+        self.replace(self.path / name, write)
+
+    def publish_json(self, name: str, value: dict) -> None:
+        text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+        self.publish(name, lambda file: file.write(text.encode()))
+
+    def replace(self, path: Path, write: Callable[[BinaryIO], object]) -> None:
+        """The same with any file of the run."""
+        temporary = self.scratch / f".{path.name}"
+        self._writable(lambda: write_whole(temporary, write))
+        self._rename(temporary, path)
+
+    @contextmanager
+    def writing(self, path: Path) -> Iterator[int]:
+        """The descriptor of a file of the run that is made where it is missing."""
+        with self._as_output_error():
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            try:
+                yield descriptor
+            finally:
+                os.close(descriptor)
+
+    def finish(self) -> None:
+        """Removes what nobody needs after the run; reduced rows stay for the next one."""
+        self.forget("graph")
+        if "reduced" not in self._manifest["stages"]:
+            shutil.rmtree(self.scratch, ignore_errors=True)
+            return
+        kept = {f"{name}.npy" for name in FILES["reduced"]}
+        self.remove(*(self.scratch / name for name in os.listdir(self.scratch) if name not in kept))
+
+    def close(self) -> None:
+        if self._lock >= 0:
+            with suppress(OSError):
+                (self.path / lock.NOTE).unlink(missing_ok=True)
+        for descriptor in (self._log, self._lock):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._log = self._lock = -1
+
+    def _is_whole(self, name: str, expected: int | None) -> bool:
+        """As it was when it was done; looked at once."""
+        if name not in self._whole:
+            try:
+                file = self.open(name)
+                self._whole[name] = file.checksum() == expected
+                file.close()
+            except (OSError, ValueError):  # removed or cut by somebody else
+                self._whole[name] = False
+        return self._whole[name]
+
+    def _checksum_of(self, name: str) -> int:
+        self._whole[name] = True
+        file = self.open(name)
+        written = self._written.get(name)
+        crc = written.crc if written and written.rows == len(file) else file.checksum()
+        file.close()
+        return crc
+
+    def _remove_all(self) -> None:
+        """What a run makes, and nothing else."""
+        self._writable((self.path / MANIFEST).unlink)
+        files = [f"{name}.npy" for names in FILES.values() for name in names]
+        self.remove(*(self.path / name for name in (*files, *OF_THE_MAP, LOG)))
+        for folder in (self.scratch, self.path / SNAPSHOTS):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _open_log(self) -> int:
+        """To be written to at its end, where a new line begins."""
+        with suppress(OSError):
+            log = os.open(self.path / LOG, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            size = os.fstat(log).st_size
+            if size and os.pread(log, 1, size - 1) != b"\n":
+                os.write(log, b"\n")
+            return log
+        return -1
+
+    def _save_manifest(self):
+        temporary = self.path / UNFINISHED_MANIFEST
+        text = as_text(self._manifest).encode()
+        self._writable(lambda: write_whole(temporary, lambda file: file.write(text)))
+        self._rename(temporary, self.path / MANIFEST)
+
+    def _rename(self, source: Path, target: Path):
+        def rename():
+            os.replace(source, target)
+            sync_folder(target.parent)
+
+        self._writable(rename)
+
+    def _writable(self, action: Callable[[], Any]) -> Any:
+        with self._as_output_error():
+            return action()
+
+    @contextmanager
+    def _as_output_error(self) -> Iterator[None]:
+        try:
+            yield
+        except OutputError:
+            raise
+        except OSError as e:
+            raise OutputError(
+                f"--out: {self.path}: cannot be written ({e.strerror or e}); free space or choose another --out."
+            ) from e

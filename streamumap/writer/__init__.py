@@ -1,0 +1,1 @@
+"""Files of activations, written batch by batch."""

@@ -1,0 +1,126 @@
+"""The device bytes that plans are made of are enough: measured on a GPU, where alone they can be."""
+
+import numpy as np
+import pytest
+from devices import DEVICE, GPU, torch
+
+from streamumap.neighbors import sizes
+from streamumap.neighbors.cuda import search as cuda
+from streamumap.source import open_source
+from streamumap.source.sparse.csr_rows import pack
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not GPU, reason="needs a GPU: its memory is measured"),
+    pytest.mark.parametrize("dtype", ["float16", "float32"]),
+]
+
+N, FEATURES, K, OTHER_ROWS, SAMPLE = 50_000, 2048, 15, 4096, np.arange(0, 50_000, 50)
+
+
+@pytest.fixture(scope="module", params=[32, 120])
+def codes(request):
+    """Rows of so many non-zeros, float16 (N, FEATURES), in groups."""
+    rng = np.random.default_rng(0)
+    rows = np.zeros((N, FEATURES), np.float16)
+    near = rng.integers(0, FEATURES, (500, 2 * request.param))[rng.integers(0, 500, N)]
+    for _ in range(request.param):
+        rows[np.arange(N), near[np.arange(N), rng.integers(0, near.shape[1], N)]] = rng.random(N) + 0.1
+    return rows
+
+
+@pytest.fixture
+def peak():
+    """peak(function, ...): the most device bytes that were in use meanwhile, beyond what was before."""
+
+    def measure(function, *args, **kwargs):
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        result = function(*args, **kwargs)
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before, result
+
+    torch.mm(torch.ones(64, 64, device=DEVICE), torch.ones(64, 64, device=DEVICE))  # cuBLAS and its workspace
+    return measure
+
+
+def packed_rows(codes, dtype):
+    return pack(open_source(codes.astype(dtype)), 4096, int(np.count_nonzero(codes)))
+
+
+def streamed(codes, dtype):
+    return cuda.StreamedRows(open_source(codes.astype(dtype)), "cosine", OTHER_ROWS, DEVICE)
+
+
+def search(there, query_rows, chunk_rows, reached):
+    return cuda.search(
+        there, K, query_rows=query_rows, other_rows=OTHER_ROWS, chunk_rows=chunk_rows, non_negative=True,
+        is_zero=np.zeros(N, bool), seed=0, sample=SAMPLE, reached=reached,
+    )  # fmt: skip
+
+
+def limit(dtype, packed, query_rows, chunk_rows):
+    """As a plan has it, without packed rows themselves."""
+    exact = sizes.cuda_device(FEATURES, dtype, K, query_rows, OTHER_ROWS, resident=query_rows == N)
+    counting = sizes.count_closer(len(SAMPLE), K - 1, FEATURES, OTHER_ROWS)
+    if chunk_rows == 0:
+        return max(exact, counting)
+    way = sizes.cuda_approximate(N, FEATURES, K, dtype, packed, chunk_rows, query_rows, OTHER_ROWS)
+    return max(exact, counting, way)
+
+
+def counted(there):
+    """`reached` as the engine has it: it counts, then says yes."""
+
+    def reached(others):
+        cuda.count_closer(there, SAMPLE, others, other_rows=OTHER_ROWS)
+        return True
+
+    return reached
+
+
+def test_packed_rows(codes, dtype, peak):
+    rows = packed_rows(codes, dtype)
+    used, there = peak(cuda.PackedOnDevice, rows, "cosine", DEVICE)
+    allowed = sizes.cuda_packed_rows(N, FEATURES, rows.n_nonzero, dtype)
+    assert allowed / 3 < used <= allowed
+
+
+@pytest.mark.parametrize("query_rows", [N, 16_384, 2048])
+@pytest.mark.parametrize("chunk_rows", [0, 4096])
+def test_a_search_of_packed_rows(codes, dtype, chunk_rows, query_rows, peak):
+    rows = packed_rows(codes, dtype)
+
+    def whole():
+        there = cuda.PackedOnDevice(rows, "cosine", DEVICE)
+        search(there, query_rows, chunk_rows, counted(there))
+
+    allowed = sizes.cuda_packed_rows(N, FEATURES, rows.n_nonzero, dtype)
+    assert peak(whole)[0] <= allowed + limit(dtype, True, query_rows, chunk_rows)
+
+
+@pytest.mark.parametrize("query_rows", [N, 16_384, 2048])
+@pytest.mark.parametrize("chunk_rows", [0, 4096])
+def test_a_search_of_dense_rows(codes, dtype, chunk_rows, query_rows, peak):
+    there = streamed(codes, dtype)
+    used, _ = peak(search, there, query_rows, chunk_rows, counted(there))
+    there.close()
+    assert used <= limit(dtype, False, query_rows, chunk_rows)
+
+
+def test_all_rounds_and_all_with_all_in_the_end(codes, dtype, peak):
+    there = streamed(codes, dtype)
+    used, _ = peak(search, there, N, 4096, lambda lists: False)
+    there.close()
+    assert used <= limit(dtype, False, N, 4096)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_ranks(codes, dtype, packed, peak):
+    there = cuda.PackedOnDevice(packed_rows(codes, dtype), "cosine", DEVICE) if packed else streamed(codes, dtype)
+    others = np.random.default_rng(0).integers(0, N, (len(SAMPLE), K - 1))
+    used, _ = peak(cuda.count_closer, there, SAMPLE, others, other_rows=OTHER_ROWS)
+    there.close()
+    assert used <= sizes.count_closer(len(SAMPLE), K - 1, FEATURES, OTHER_ROWS)
