@@ -125,7 +125,7 @@ def counted() -> Iterator[Counter]:
     module = sys.modules[approximate.__module__]
     with (
         mock.patch.object(module, "lists", lists),
-        mock.patch.object(sparse_rows.PackedOnDevice, "measure", counting(sparse_rows.PackedOnDevice.measure)),
+        mock.patch.object(sparse_rows.SparseOnDevice, "measure", counting(sparse_rows.SparseOnDevice.measure)),
         mock.patch.object(sketch.Sketches, "measure", counting(sketch.Sketches.measure)),
     ):
         yield counts

@@ -57,16 +57,16 @@ def make_knn(n: int, k: int, device: str, create: Callable) -> tuple[BlockFile, 
 
 
 def timed(work: Callable, n: int) -> tuple[dict[str, float], tuple[Graph, np.ndarray]]:
-    """Seconds of the parts, which each tick all rows, and in all; and what `work(tick)` makes."""
+    """Seconds of the parts, which each tick all rows, and in all; and what `work(advance)` makes."""
     began, rows, at = time.perf_counter(), 0, []
 
-    def tick(n_rows: int) -> None:
+    def advance(n_rows: int) -> None:
         nonlocal rows
         rows += n_rows
         while len(at) < rows // n:
             at.append(time.perf_counter() - began)
 
-    made = work(tick)
+    made = work(advance)
     seconds = dict(zip(PARTS, np.diff([0.0, *at]).tolist(), strict=True))
     return seconds | {"all": time.perf_counter() - began}, made
 
@@ -90,13 +90,13 @@ def differences(one: Graph, other: Graph) -> dict[str, int]:
     return found
 
 
-def on_gpu(knn, create, block_edges: int, device: str, tick) -> tuple[tuple[Graph, np.ndarray], int]:
+def on_gpu(knn, create, block_edges: int, device: str, advance) -> tuple[tuple[Graph, np.ndarray], int]:
     """The graph and the components, and the most device bytes in use meanwhile."""
     gpu = device.startswith("cuda")
     if gpu:
         torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated() if gpu else 0
-    made = cuda.build(*knn, create, device=device, block_edges=block_edges, tick=tick, **HOW)
+    made = cuda.build(*knn, create, device=device, block_edges=block_edges, advance=advance, **HOW)
     return made, torch.cuda.max_memory_allocated() - before if gpu else 0
 
 
@@ -113,7 +113,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         create = partial(_create, Path(name))
         knn = make_knn(n, k, options.device, create)
-        by_cpu = lambda tick: build.build(*knn, partial(create, "cpu"), block_rows=n, tick=tick, **HOW)  # noqa: E731
+        by_cpu = lambda advance: build.build(*knn, partial(create, "cpu"), block_rows=n, advance=advance, **HOW)  # noqa: E731
         for _ in range(options.times):
             seconds, (graph, sizes) = timed(by_cpu, n)
         print(f"{n:,} rows, {graph.n_edges:,} edges, {len(sizes):,} components, the largest of {sizes[0]:,} rows")

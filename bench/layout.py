@@ -44,7 +44,7 @@ from tree import ROOT
 
 from streamumap import quality
 from streamumap.errors import InputError
-from streamumap.events import no_tick
+from streamumap.events import no_advance
 from streamumap.graph.files import WEIGHT_ONE, Graph
 from streamumap.layout import epochs, schedule
 from streamumap.layout.init import levels, pca
@@ -54,7 +54,7 @@ from streamumap.run import dispatch
 from streamumap.run.initialize import GraphBlocks, first_positions, layout_backend
 from streamumap.source import open_source
 from streamumap.store.blockfile import BlockFile
-from streamumap.store.checkpoint import ALONE, Alone
+from streamumap.store.checkpoint import NO_CHECKPOINT, NoCheckpoint
 
 EDGE_ROWS = 65_536
 ROWS_SEED = 7
@@ -87,7 +87,7 @@ class System:
 def set_up(data: Data, folder: Path) -> Setup:
     """The exact k-NN graph, and the fuzzy graph as a run makes it."""
     indices, distances = dispatch.search(
-        data.rows, data.plan, data.params, data.sample, lambda *_: False, no_tick, ALONE
+        data.rows, data.plan, data.params, data.sample, lambda *_: False, no_advance, NO_CHECKPOINT
     )
 
     def create(name, shape, dtype):
@@ -102,7 +102,7 @@ def set_up(data: Data, folder: Path) -> Setup:
     seconds, graph = 0.0, None
     for _ in range(2):  # the first time may compile
         started = time.perf_counter()
-        graph, _ = dispatch.build_graph(data.plan, data.params, (near, far), Alone(create), no_tick)
+        graph, _ = dispatch.build_graph(data.plan, data.params, (near, far), NoCheckpoint(create), no_advance)
         seconds = time.perf_counter() - started
     assert graph is not None
     return Setup(data, indices, distances, graph, seconds, graph.heaviest())
@@ -188,7 +188,7 @@ def umap_learns_start(setup: Setup, seed: int, init: str) -> np.ndarray:
         start = random.uniform(-10, 10, (n, 2))
     else:
         if init == "pca":
-            start = first_positions(*_for_start(setup, seed, init), no_tick, print)[0].astype(np.float64)
+            start = first_positions(*_for_start(setup, seed, init), no_advance, print)[0].astype(np.float64)
         else:
             block = setup.graph.block(0, n)
             weights = block.weights.astype(np.float32) / WEIGHT_ONE
@@ -272,7 +272,7 @@ def one_map(setup: Setup, options: argparse.Namespace, system: System, dims: int
     data, source = setup.data, setup.data.rows.original
     wall, cpu = time.perf_counter(), time.process_time()
     if system.start is None:
-        start, _ = first_positions(*_for_start(setup, seed, init, dims, system.n_epochs), no_tick, print)
+        start, _ = first_positions(*_for_start(setup, seed, init, dims, system.n_epochs), no_advance, print)
     else:
         start = system.start(seed, init)
     before = {"start_wall_seconds": time.perf_counter() - wall, "start_cpu_seconds": time.process_time() - cpu}

@@ -23,7 +23,7 @@ from unittest import mock
 import numpy as np
 from measures import Data, append, facts, measure, open_data, print_table, sizes
 
-from streamumap.events import no_tick
+from streamumap.events import no_advance
 from streamumap.graph.files import Graph
 from streamumap.layout import epochs, schedule
 from streamumap.layout.init import levels
@@ -65,7 +65,7 @@ def lay_out(
     s = schedule.settings(graph.n_rows, graph.heaviest(), **{name: getattr(p, name) for name in schedule.SETTINGS})
     began = time.perf_counter()
     blocks = GraphBlocks(graph, backend)
-    positions, _ = first_positions(data.rows, data.plan, p, blocks, s, no_tick, print)
+    positions, _ = first_positions(data.rows, data.plan, p, blocks, s, no_advance, print)
     between = time.perf_counter()
     state, in_blocks = epochs.LayoutState(positions), blocks.of(data.plan["layout"].blocks["block_rows"])
     for until in (*stops, n_epochs):

@@ -32,7 +32,7 @@ from statistics import median
 import numpy as np
 from cases import DEBIAN, made, width_of
 from measures import RESULTS, facts, others_of, print_table, skip
-from searches import PEERS, Search, Setting, few_rows, open_setting, packed_bytes, prepare, why_not
+from searches import PEERS, Search, Setting, csr_bytes, few_rows, open_setting, prepare, why_not
 
 from streamumap import quality
 from streamumap.errors import StreamUMAPError
@@ -81,7 +81,7 @@ class Bench:
         before, started = memory_in_use(), time.perf_counter()
         search = prepare(name, self.setting)
         seconds = time.perf_counter() - started
-        own = max(0, memory_in_use() - before) if name in PEERS else packed_bytes(self.setting)
+        own = max(0, memory_in_use() - before) if name in PEERS else csr_bytes(self.setting)
         return Case(name, search, seconds, own)
 
     def run(self, case: Case) -> None:

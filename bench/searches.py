@@ -16,7 +16,7 @@ import numpy as np
 import tree  # noqa: F401
 
 from streamumap import quality
-from streamumap.events import no_tick
+from streamumap.events import no_advance
 from streamumap.machine import memory
 from streamumap.params import Params
 from streamumap.planning.job import SEARCH_ROWS, Plan, job_of
@@ -26,10 +26,10 @@ from streamumap.run import prepare as intake
 from streamumap.run.dispatch import Rows
 from streamumap.source import Reading, open_rows, stored_dtype
 from streamumap.source.scan.cpu import check_finite
-from streamumap.source.sparse.csr_rows import pack, packed_footprint
+from streamumap.source.sparse.csr_rows import csr_footprint, pack
 from streamumap.source.views.centered import View
 from streamumap.source.views.normalized import DenseRows
-from streamumap.store.checkpoint import ALONE
+from streamumap.store.checkpoint import NO_CHECKPOINT
 
 OURS = ("packed", "dense", "cuda", "cuvs")
 PEERS = {"nn-descent": "cuvs", "pynndescent": "pynndescent"}
@@ -63,12 +63,12 @@ def open_setting(x, width: int | None, metric: str, k: int, device: str, budget:
     source, machine = open_rows(x, Reading(n_features=width)), memory.machine(device)
     caps, p = intake.budget_for(machine, budget, None), Params(metric=metric, n_neighbors=k)
     plan = make_plan(job_of(source), p, caps, machine)
-    found, packed = dispatch.read(source, plan, no_tick, ALONE)
+    found, csr = dispatch.read(source, plan, no_advance, NO_CHECKPOINT)
     check_finite(source.name, found)
     plan = make_plan(replace(job_of(source), n_nonzero=found.n_nonzero), p, caps, machine)
-    if plan.packs and packed is None:
-        packed = pack(source, plan["read"].blocks["block_rows"], found.n_nonzero)
-    rows = Rows(source, source, packed if plan.packs else None, found, View(), metric)
+    if plan.as_csr and csr is None:
+        csr = pack(source, plan["read"].blocks["block_rows"], found.n_nonzero)
+    rows = Rows(source, source, csr if plan.as_csr else None, found, View(), metric)
     return Setting(rows, machine, caps, metric, k, time.perf_counter() - started)
 
 
@@ -80,13 +80,13 @@ def few_rows(setting: Setting) -> Setting:
     return open_setting(few, None, setting.metric, setting.k, device.label if device else "cpu", None)
 
 
-def packed_bytes(setting: Setting) -> int:
+def csr_bytes(setting: Setting) -> int:
     """Of the rows in memory without their zeros; 0 where they are read from their file."""
-    source, packed = setting.rows.original, setting.rows.packed
-    if packed is None or setting.plan()[0].packed_on_disk:
+    source, csr = setting.rows.original, setting.rows.csr
+    if csr is None or setting.plan()[0].csr_on_disk:
         return 0
-    itemsize = stored_dtype(packed.dtype).itemsize
-    return packed_footprint(source.n_rows, source.n_features, packed.n_nonzero, itemsize, on_disk=False)[0]
+    itemsize = stored_dtype(csr.dtype).itemsize
+    return csr_footprint(source.n_rows, source.n_features, csr.n_nonzero, itemsize, on_disk=False)[0]
 
 
 def why_not(case: str, setting: Setting) -> str | None:
@@ -98,7 +98,7 @@ def why_not(case: str, setting: Setting) -> str | None:
         return f"it runs on a {'GPU' if needs_gpu else 'CPU'} and --device is {'cpu' if needs_gpu else 'a GPU'}"
     if package and find_spec(package) is None:
         return f"{package} is not installed"
-    if name == "packed" and setting.rows.packed is None:
+    if name == "packed" and setting.rows.csr is None:
         return "the rows are not mostly zeros"
     return None
 
@@ -129,7 +129,7 @@ def _ours(name: str, recall: float, setting: Setting, warm: bool) -> Search:
             if warm and name == "dense" and recall < 1:
                 way = "streamumap.neighbors.dense.search.all_with_all_is_cheaper"
                 patched.enter_context(mock.patch(way, lambda *_: False))
-            return dispatch.search(setting.rows, plan, p, sample, enough, no_tick, ALONE)[0]
+            return dispatch.search(setting.rows, plan, p, sample, enough, no_advance, NO_CHECKPOINT)[0]
 
     return search
 
@@ -161,8 +161,8 @@ def _pynndescent(setting: Setting) -> Search:
     """With umap-learn's settings, on a CSR matrix where the rows are mostly zeros, else on float32 rows."""
     from pynndescent import NNDescent
 
-    packed, n = setting.rows.packed, setting.rows.original.n_rows
-    rows = _float32(setting) if packed is None else _csr(packed)
+    csr, n = setting.rows.csr, setting.rows.original.n_rows
+    rows = _float32(setting) if csr is None else _csr(csr)
     settings = dict(
         n_trees=min(64, 5 + round(n**0.5 / 20)), n_iters=max(5, round(np.log2(n))), max_candidates=60, low_memory=True, n_jobs=-1,
         compressed=False, random_state=np.random.RandomState(42),
@@ -183,9 +183,9 @@ def _float32(setting: Setting) -> np.ndarray:
     return out
 
 
-def _csr(packed):
+def _csr(csr):
     import scipy.sparse
 
-    indptr, indices, values = packed.block(0, packed.n_rows)
+    indptr, indices, values = csr.block(0, csr.n_rows)
     parts = values.astype(np.float32), indices.astype(np.int32), indptr.astype(np.int32)
-    return scipy.sparse.csr_matrix(parts, shape=(packed.n_rows, packed.n_features))
+    return scipy.sparse.csr_matrix(parts, shape=(csr.n_rows, csr.n_features))

@@ -191,7 +191,7 @@ def searched(rows: np.ndarray, metric: str, device: str, out: Path) -> tuple[np.
         run = Run(source, params, plan, work, ignore, lambda: False, None, None, None, False, 0)
         with closing(run):
             found = read(run)
-            searched = Rows(run.source, run.source, run.packed, found, run.view, metric)
+            searched = Rows(run.source, run.source, run.csr, found, run.view, metric)
             neighbors(run, searched, keys_of(run).knn)
             said = work.facts("neighbors")["knn_recall"]["value"]
         return np.load(out / "knn_indices.npy"), said, run.measured["warnings"]

@@ -118,7 +118,7 @@ def stages(run: Run) -> dict:
     """All of them in order; the content of run.json."""
     found = read(run)
     keys = keys_of(run)
-    rows = Rows(run.source, reduce(run, keys.reduced), run.packed, found, run.view, run.params.metric)
+    rows = Rows(run.source, reduce(run, keys.reduced), run.csr, found, run.view, run.params.metric)
     neighbors(run, rows, keys.knn)
     if run.plan.device:
         get_ready()

@@ -18,7 +18,7 @@ from streamumap.events import Event, Listener, Note
 from streamumap.params import Params
 from streamumap.run.finished import finished_map
 from streamumap.source import Reading, open_source
-from streamumap.source.views.row_selection import Kept
+from streamumap.source.views.row_selection import RowSelection
 from streamumap.transform import transform
 
 
@@ -133,7 +133,7 @@ class StreamUMAP(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
                 "once; fit it on a path."
             )
         folder = None if self.out is None else Path(self.out)
-        kept = Kept(len(self.embedding_))
+        kept = RowSelection(len(self.embedding_))
         source = open_source(given, Reading(self.dtype))
         return finished_map("the fitted map", source, kept, self.embedding_, self.run_, folder)
 

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-Tick = Callable[[int], None]
-"""Given to a stage: `tick(n)` says that n more units of work are done. It raises `Stopped` when a signal came."""
+Advance = Callable[[int], None]
+"""Given to a stage: `advance(n)` says that n more units of work are done. It raises `Stopped` when a signal came."""
 
 
 @dataclass(frozen=True)
@@ -43,5 +43,5 @@ def ignore(event: Event) -> None:
     """The listener that draws nothing."""
 
 
-def no_tick(n: int) -> None:
+def no_advance(n: int) -> None:
     """The tick of a stage that is run on its own."""

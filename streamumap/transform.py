@@ -25,8 +25,8 @@ from streamumap.run.stages.out_of_sample import place_new, say_who_has_no_place
 from streamumap.run.stages.read import look_at_new, new_job, say_what_is_special
 from streamumap.run.stages.reduce import along_components
 from streamumap.source import Reading, RowSource, ToConvert, open_source
-from streamumap.source.sparse.csr_rows import PackedRows, pack
-from streamumap.source.views.row_selection import Kept
+from streamumap.source.sparse.csr_rows import CsrRows, pack
+from streamumap.source.views.row_selection import RowSelection
 from streamumap.store.workdir import Workdir, check_space, key_of, used_bytes
 
 
@@ -94,16 +94,16 @@ def _read(run: Run, there: Finished) -> tuple[New, Mapped]:
     """The rows that are placed, and those of the map as they were searched; they are packed where the plan wants it."""
     say_what_is_special(run)
     reduced, block_rows = run.params.reduce != "none", run.plan["read"].blocks["block_rows"]
-    n_ticks = run.given.n_rows * (1 + isinstance(run.given, ToConvert))
+    n_steps = run.given.n_rows * (1 + isinstance(run.given, ToConvert))
     needs_rows = there.centred or not reduced  # those of the map
-    n_passes = (run.plan.packs and not reduced) + (needs_rows and isinstance(there.given, ToConvert))
-    n_ticks += there.given.n_rows * n_passes
-    with run.stage("read", n_ticks, "rows", patient=True) as (tick, result):
-        given = _in_place(run, run.given, "new", tick)
+    n_passes = (run.plan.as_csr and not reduced) + (needs_rows and isinstance(there.given, ToConvert))
+    n_steps += there.given.n_rows * n_passes
+    with run.stage("read", n_steps, "rows", resumable=True) as (advance, result):
+        given = _in_place(run, run.given, "new", advance)
         if needs_rows:
-            of_map = _in_place(run, there.given, "map", tick)
+            of_map = _in_place(run, there.given, "map", advance)
             run.view = there.view(of_map)
-        new = look_at_new(run, given, Kept(given.n_rows), block_rows, tick)
+        new = look_at_new(run, given, RowSelection(given.n_rows), block_rows, advance)
         if new is None:
             raise InputError(f"{given.name}: rows: expected some with finite values, found none; give rows to place.")
         run.source = new.source
@@ -117,36 +117,36 @@ def _read(run: Run, there: Finished) -> tuple[New, Mapped]:
             mapped = Mapped(rows, None, there.positions, False, run.view, reduced=True)
         else:
             rows = run.view.of(there.kept.source(of_map))
-            run.packed = _packed(run, rows, there.n_nonzero, block_rows, tick)
-            mapped = Mapped(rows, run.packed, there.positions, there.non_negative, run.view)
+            run.csr = _to_csr(run, rows, there.n_nonzero, block_rows, advance)
+            mapped = Mapped(rows, run.csr, there.positions, there.non_negative, run.view)
         found = new.found
         result.append(f"{found.n_rows:,} x {found.n_features:,} {found.dtype}, {100 * found.density:.3g}% non-zero")
     return new, mapped
 
 
-def _in_place(run: Run, given: RowSource | ToConvert, name: str, tick: Callable[[int], None]) -> RowSource:
+def _in_place(run: Run, given: RowSource | ToConvert, name: str, advance: Callable[[int], None]) -> RowSource:
     """Its rows where they can be read."""
     if not isinstance(given, ToConvert):
         return given
     folder = run.work.scratch / name
     folder.mkdir(exist_ok=True)
-    return given.convert(folder, tick)
+    return given.convert(folder, advance)
 
 
-def _packed(
-    run: Run, rows: RowSource, n_nonzero: int, block_rows: int, tick: Callable[[int], None]
-) -> PackedRows | None:
-    if not run.plan.packs:
+def _to_csr(
+    run: Run, rows: RowSource, n_nonzero: int, block_rows: int, advance: Callable[[int], None]
+) -> CsrRows | None:
+    if not run.plan.as_csr:
         return None
-    return pack(rows, block_rows, n_nonzero, run.work.scratch if run.plan.packed_on_disk else None, tick)
+    return pack(rows, block_rows, n_nonzero, run.work.scratch if run.plan.csr_on_disk else None, advance)
 
 
 def _write(run: Run, there: Finished, new: New, positions: np.ndarray) -> dict:
     say_who_has_no_place(run, new, new.kept.of(positions))
     run.measured["map"] = {"run": there.path, "rows": len(there.positions), "quality": there.report["quality"]}
-    with run.stage("write", 1, "files") as (tick, result):
+    with run.stage("write", 1, "files") as (advance, result):
         run.work.publish("embedding.parquet", partial(_write_table, positions, new.kept.back(new.found.is_zero, False)))
-        tick(1)
+        advance(1)
         result.append(str(run.work.path))
     finished = run.report(new.found)
     run.work.publish_json("run.json", finished)

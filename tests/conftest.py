@@ -19,7 +19,7 @@ from streamumap.source import open_source
 from streamumap.source.sparse.csr_rows import pack
 from streamumap.store import resumable
 from streamumap.store.blockfile import BlockFile
-from streamumap.store.resumable import SavedUnits
+from streamumap.store.resumable import SavedCheckpoint
 from streamumap.store.workdir import Workdir
 
 settings.register_profile("untimed", deadline=None)  # the first example may compile
@@ -32,7 +32,7 @@ FORCE_RESTART = "STREAMUMAP_FORCE_RESTART"
 
 def restart_after_every_unit():
     """What a run leaves and returns is then that of its last process, which had next to nothing to do."""
-    done, stage_done = SavedUnits.done, Workdir.done
+    done, stage_done = SavedCheckpoint.done, Workdir.done
 
     def ended(*args, **kwargs):
         done(*args, **kwargs)
@@ -53,7 +53,7 @@ def restart_after_every_unit():
         return again_and_again
 
     memory.Watch = lambda device: SimpleNamespace(lap=lambda: (1, 0), close=lambda: None)  # half of the time
-    resumable.SAVE_SECONDS, SavedUnits.done, Workdir.done = 0, ended, stage_ended
+    resumable.SAVE_SECONDS, SavedCheckpoint.done, Workdir.done = 0, ended, stage_ended
     engine.embed, transform.transform = until_it_ends(engine.embed), until_it_ends(transform.transform)
 
 
@@ -91,7 +91,7 @@ def codes_knn(codes):
 
 
 @pytest.fixture
-def packed():
+def csr():
     """packed(array) -> PackedRows in memory."""
 
     def make(array):
@@ -216,9 +216,11 @@ def restarted(tmp_path):
     def call(do):
         for n_times in range(10_000):
             meter = Meter("work", 10**6, "rows", lambda event: None, lambda: False, 0.0)
-            units = SavedUnits(work, "work", "key", "it", meter, lambda: True, meter.stop, refused, said.append)
+            checkpoint = SavedCheckpoint(
+                work, "work", "key", "it", meter, lambda: True, meter.stop, refused, said.append
+            )
             try:
-                return do(units, meter), n_times, said
+                return do(checkpoint, meter), n_times, said
             except Stopped:
                 assert len(said) >= n_times, "what was done was not used again"
         raise AssertionError("it does not come to an end")

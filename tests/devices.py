@@ -43,8 +43,8 @@ def on_device(rows, metric, form, dtype="float32", chunk_rows=64):
 
     source = as_source(rows, dtype)
     if form == "packed":
-        return cuda.PackedOnDevice(pack(source, 100, int(np.count_nonzero(rows))), metric, DEVICE)
-    return cuda.StreamedRows(source, metric, chunk_rows, DEVICE)
+        return cuda.SparseOnDevice(pack(source, 100, int(np.count_nonzero(rows))), metric, DEVICE)
+    return cuda.DenseOnDevice(source, metric, chunk_rows, DEVICE)
 
 
 def numbers(*shape):

@@ -113,8 +113,8 @@ def on_circle(n):
 def started(graph, cuts=None, seed=42, place_top=None, ticks=None, backend=CPU):
     n = len(graph[0]) - 1
     s = make_settings(n, seed=seed)
-    tick = (lambda _: None) if ticks is None else ticks.append
-    return levels.start(as_blocks(graph, cuts or (0, n)), s, backend, place_top or on_circle(n), tick)
+    advance = (lambda _: None) if ticks is None else ticks.append
+    return levels.start(as_blocks(graph, cuts or (0, n)), s, backend, place_top or on_circle(n), advance)
 
 
 def many_pieces():

@@ -532,7 +532,7 @@ def test_the_search_of_dense_rows_stops_where_the_recall_is_reached(tmp_path, mo
     from streamumap.neighbors.dense import search as dense
 
     monkeypatch.setattr(dense, "all_with_all_is_cheaper", lambda n_rows, n_features: False)
-    monkeypatch.setattr(dense, "all_with_all", lambda work, units: pytest.fail("all rows were compared with all"))
+    monkeypatch.setattr(dense, "all_with_all", lambda work, checkpoint: pytest.fail("all rows were compared with all"))
     plane = np.random.default_rng(0).standard_normal((5000, 4)).astype(np.float32)
     rows = plane @ np.random.default_rng(1).standard_normal((4, 30)).astype(np.float32)
     report = engine.embed(rows, Params(n_epochs=5), out=tmp_path / "run", device="cpu", budget="1GB")

@@ -7,7 +7,7 @@ from streamumap.graph.files import Graph
 from streamumap.planning.job import job_of
 from streamumap.source import open_source
 from streamumap.source.scan.cpu import scan
-from streamumap.source.sparse.csr_rows import PackedRows
+from streamumap.source.sparse.csr_rows import CsrRows
 from streamumap.store.blockfile import BlockFile
 
 FAR = 2**31 + 1000
@@ -71,7 +71,7 @@ class Far:
 def test_packed_rows_behind_two_billion_values():
     counts = np.array([3, 0, 2])
     indptr = np.concatenate([[0], FAR + np.cumsum(np.concatenate([[0], counts]))])
-    rows = PackedRows(
+    rows = CsrRows(
         indptr, Far(np.array([1, 4, 9, 0, 7], np.uint16)), Far(np.arange(1, 6, dtype=np.float16)), 10, "float16"
     )
     assert rows.n_nonzero == FAR + 5
@@ -130,10 +130,10 @@ def test_pairs_on_a_device_behind_two_billion_values():
     torch = pytest.importorskip("torch")
     if not torch.cuda.is_available() or torch.cuda.mem_get_info()[0] < 2e10:
         pytest.skip("needs a GPU with 20 GB free")
-    from streamumap.neighbors.cuda.search import PackedOnDevice
+    from streamumap.neighbors.cuda.search import SparseOnDevice
 
     n = ManyPairs.n_rows
-    rows = PackedOnDevice(ManyPairs(), "euclidean", "cuda")
+    rows = SparseOnDevice(ManyPairs(), "euclidean", "cuda")
     found = rows.measure(
         torch.tensor([n - 1, n - 2], dtype=torch.int32, device="cuda"),
         torch.tensor([[n - 2, 0], [n - 3, n - 1]], dtype=torch.int32, device="cuda"),

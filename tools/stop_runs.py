@@ -135,7 +135,7 @@ def hashes(out: Path) -> list[str]:
     return [hashlib.blake2b((out / name).read_bytes()).hexdigest() for name in FILES]
 
 
-def units(out: Path) -> int:
+def checkpoint(out: Path) -> int:
     """Units that were saved, by the run's log."""
     lines = (out / "run.log").read_text().splitlines() if (out / "run.log").exists() else []
     return sum(json.loads(line)["event"] == "unit" for line in lines if line.endswith("}"))
@@ -157,11 +157,13 @@ def one(starter: Starter, out: Path, number: int, after: float, boundary: int, e
     found = {"code": starter.wait(0 if boundary else number)}
     found["exit_seconds"] = 0.0 if boundary else round(time.monotonic() - asked, 2)
     found["said"] = starter.said()
-    found["saved"], finished = units(out), (out / "run.json").exists()
+    found["saved"], finished = checkpoint(out), (out / "run.json").exists()
     starter.start(out)
     found["then"] = starter.wait()
     same = found["then"] == 0 and hashes(out) == expected[0]
-    found["again"] = 0 if finished else units(out) - expected[1]  # a finished run has removed what it could go on from
+    found["again"] = (
+        0 if finished else checkpoint(out) - expected[1]
+    )  # a finished run has removed what it could go on from
     found["good"] = (
         same and found["code"] in (0, 75, -number) and (not starter.setting.every_unit or found["again"] <= 1)
     )
@@ -216,7 +218,7 @@ def run_all(given: argparse.Namespace, folder: Path) -> int:
         whole_run(starters[0], folder / "first")  # compiles, and whatever else is done once
         outs = [folder / f"whole-{number}" for number in range(n_once)]
         seconds = sorted(pool.map(whole_run, starters, outs))[n_once // 2]
-        expected = hashes(outs[0]), units(outs[0])
+        expected = hashes(outs[0]), checkpoint(outs[0])
         assert all(hashes(out) == expected[0] for out in outs), "two runs that nobody stopped differ"
         print(f"a run that nobody stops: {seconds:.1f} s, {expected[1]} units saved", flush=True)
         random.seed(1)

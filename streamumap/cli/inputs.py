@@ -36,9 +36,9 @@ def inspect(
     from streamumap.source.scan.cpu import scan
     from streamumap.source.scan.inspect import inspect_report
 
-    with _rows_of("inspect", input, reading_of(dtype, features, key, shape, sae, of), quiet) as (rows, tick):
+    with _rows_of("inspect", input, reading_of(dtype, features, key, shape, sae, of), quiet) as (rows, advance):
         block_rows = max(1, 32 * 2**20 // (rows.n_features * stored_dtype(rows.dtype).itemsize))
-        report = inspect_report(rows, scan(rows, block_rows, tick))
+        report = inspect_report(rows, scan(rows, block_rows, advance))
     if json_:
         print(json.dumps(report, indent=2))
     else:
@@ -64,8 +64,8 @@ def pack(
     """INPUT's rows without their zeros, exactly, as a CSR .npz, which embed reads as it is."""
     from streamumap.source.sparse.pack import pack_file
 
-    with _rows_of("pack", input, reading_of(dtype, features, key, shape, sae, "rows"), quiet) as (rows, tick):
-        n_bytes = pack_file(rows, out, tick)
+    with _rows_of("pack", input, reading_of(dtype, features, key, shape, sae, "rows"), quiet) as (rows, advance):
+        n_bytes = pack_file(rows, out, advance)
     print(f"{out}: {format_bytes(n_bytes)}")
 
 
@@ -78,10 +78,10 @@ def _rows_of(name: str, input: str, reading: Reading, quiet: bool) -> Iterator[t
     n_passes = 2 if isinstance(source, ToConvert) else 1
     with (
         progress_of(quiet) as listener,
-        _stage(listener, name, n_passes * source.n_rows) as tick,
-        in_place(source, tick) as rows,
+        _stage(listener, name, n_passes * source.n_rows) as advance,
+        in_place(source, advance) as rows,
     ):
-        yield rows, tick
+        yield rows, advance
 
 
 @contextmanager
@@ -91,11 +91,11 @@ def _stage(listener, name: str, total: int) -> Iterator[Callable[[int], None]]:
 
     done, started = 0, time.monotonic()
 
-    def tick(n: int) -> None:
+    def advance(n: int) -> None:
         nonlocal done
         done += n
         listener(StageAdvanced(name, min(done, total)))
 
     listener(StageStarted(name, total, "rows"))
-    yield tick
+    yield advance
     listener(StageDone(name, time.monotonic() - started, f"{total:,} rows"))

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from streamumap.events import Event, Listener, Note, StageAdvanced, StageDone, StageStarted, ignore
 from streamumap.machine.memory import Budget, format_bytes
-from streamumap.planning.suggestions import InMemory, Lever, Outlook, fewest_cards
+from streamumap.planning.suggestions import InMemory, Outlook, Suggestion, fewest_cards
 
 LINE_SECONDS = 10.0
 """Where there is no terminal: seconds between two lines of the same stage."""
@@ -158,7 +158,7 @@ def _print_stages(found: Outlook) -> None:
         print(f"seconds  as runs took on {next(iter(seconds.values())).measured_on}; none where none was like this one")
 
 
-def _print_levers(levers: tuple[Lever, ...], device: bool) -> None:
+def _print_levers(levers: tuple[Suggestion, ...], device: bool) -> None:
     """What makes the job smaller: bytes, and below them what it costs."""
     for lever in levers:
         needed = lever.in_memory

@@ -6,11 +6,11 @@ block is made, 6 bytes on disk.
 
 import numpy as np
 
-from streamumap.events import Tick, no_tick
+from streamumap.events import Advance, no_advance
 from streamumap.graph import cpu
 from streamumap.graph.files import WEIGHT_ONE, Create, Graph, Growing
 from streamumap.store.blockfile import BlockFile
-from streamumap.store.checkpoint import ALONE, Units
+from streamumap.store.checkpoint import NO_CHECKPOINT, Checkpoint
 
 
 def build(
@@ -21,8 +21,8 @@ def build(
     local_connectivity: float,
     set_op_mix_ratio: float,
     block_rows: int,
-    tick: Tick = no_tick,
-    units: Units = ALONE,
+    advance: Advance = no_advance,
+    checkpoint: Checkpoint = NO_CHECKPOINT,
 ) -> tuple[Graph, np.ndarray]:
     """Streams the k-NN files (N, k) into a Graph. Also gives the rows of each of its connected components, int64,
     largest first. Ticks N rows three times.
@@ -33,12 +33,12 @@ def build(
     rho, sigma = np.empty(n, np.float32), np.empty(n, np.float32)
     incoming, parent = np.zeros(n, np.int64), np.arange(n, dtype=np.int32)
     whole = dict(rho=rho, sigma=sigma, incoming=incoming, parent=parent)
-    facts = units.resume(whole)
+    facts = checkpoint.resume(whole)
     if not facts:
-        _smooth(knn_distances, local_connectivity, block_rows, rho, sigma, tick)
+        _smooth(knn_distances, local_connectivity, block_rows, rho, sigma, advance)
         for start, indices in knn_indices.blocks(block_rows):
             cpu.count_incoming(indices, start, incoming)
-            tick(len(indices))
+            advance(len(indices))
         del indices
     growing = Growing(create, n, 2 * int(incoming.sum()), facts.get("row", 0), facts.get("edges", 0))
     for start in range(growing.n_rows, n, block_rows):
@@ -51,17 +51,17 @@ def build(
         )
         growing.add(degree, targets, weights)
         cpu.join_components(degree, targets, start, parent)
-        tick(stop - start)
-        units.done(lambda: (whole, {}), row=stop, edges=growing.n_edges)
+        advance(stop - start)
+        checkpoint.done(lambda: (whole, {}), row=stop, edges=growing.n_edges)
     return growing.finish(), cpu.component_sizes(parent)
 
 
-def _smooth(knn_distances, local_connectivity, block_rows, rho, sigma, tick):
+def _smooth(knn_distances, local_connectivity, block_rows, rho, sigma, advance):
     mean = _mean_distance(knn_distances, block_rows)
     for start, distances in knn_distances.blocks(block_rows):
         stop = start + len(distances)
         cpu.smooth_knn(distances, mean, local_connectivity, rho[start:stop], sigma[start:stop])
-        tick(len(distances))
+        advance(len(distances))
 
 
 def _incoming(knn_indices, knn_distances, rho, sigma, start, stop, incoming, block_rows):

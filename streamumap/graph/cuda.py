@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from streamumap.events import Tick, no_tick
+from streamumap.events import Advance, no_advance
 from streamumap.graph.files import WEIGHT_ONE, Create, Graph, Growing
 from streamumap.graph.reference import MIN_SCALE, N_BISECTIONS, TOLERANCE
 from streamumap.machine import gpu
@@ -30,12 +30,12 @@ def build(
     set_op_mix_ratio: float,
     block_edges: int,
     device: str,
-    tick: Tick = no_tick,
+    advance: Advance = no_advance,
 ) -> tuple[Graph, np.ndarray]:
     """As `build.build`. A block is so many rows in a row that they have no more than `block_edges` edges, or one row."""
     with torch.inference_mode(), ThreadPoolExecutor(2) as beside:
-        targets, weights = _on_device(knn_indices, knn_distances, block_edges, device, beside, tick)
-        _weigh(targets, weights, local_connectivity, block_edges, tick)
+        targets, weights = _on_device(knn_indices, knn_distances, block_edges, device, beside, advance)
+        _weigh(targets, weights, local_connectivity, block_edges, advance)
         bounds = _bounds(targets, block_edges)
         growing = Growing(create, len(targets), 2 * int((targets >= 0).sum()))
         parent = torch.arange(len(targets), device=device)
@@ -49,7 +49,7 @@ def build(
             del degree, ends, strengths
             written.result()
             written = beside.submit(growing.add, *block)
-            tick(stop - start)
+            advance(stop - start)
 
         for start, stop in bounds:
             gpu.in_halves(merge, start, stop)
@@ -58,7 +58,7 @@ def build(
         return growing.finish(), sizes[sizes > 0].sort(descending=True).values.cpu().numpy()
 
 
-def _on_device(knn_indices, knn_distances, block_edges, device, beside, tick) -> tuple[Tensor, Tensor]:
+def _on_device(knn_indices, knn_distances, block_edges, device, beside, advance) -> tuple[Tensor, Tensor]:
     """Indices int32 (N, k), -1 for a row itself, and distances float32 (N, k)."""
     n, k = knn_indices.shape
     targets = torch.empty((n, k), dtype=torch.int32, device=device)
@@ -69,7 +69,7 @@ def _on_device(knn_indices, knn_distances, block_edges, device, beside, tick) ->
         itself = torch.arange(start, stop, dtype=torch.int32, device=device)[:, None]
         targets[start:stop] = near.masked_fill_(near == itself, -1)
         distances[start:stop] = torch.from_numpy(far.result())
-        tick(stop - start)
+        advance(stop - start)
     return targets, distances
 
 
@@ -79,7 +79,7 @@ def _parts(n: int, k: int, block_edges: int) -> Iterator[tuple[int, int]]:
     return ((start, min(start + step, n)) for start in range(0, n, step))
 
 
-def _weigh(targets: Tensor, distances: Tensor, local_connectivity: float, block_edges: int, tick: Tick) -> None:
+def _weigh(targets: Tensor, distances: Tensor, local_connectivity: float, block_edges: int, advance: Advance) -> None:
     """Puts the strength of each edge where its distance was."""
     n, k = distances.shape
     total, count = 0.0, 0
@@ -92,7 +92,7 @@ def _weigh(targets: Tensor, distances: Tensor, local_connectivity: float, block_
         rho, sigma = smooth_knn(distances[start:stop], total / max(count, 1), local_connectivity)
         excess = (distances[start:stop].double() - rho.double()[:, None]).clamp_(min=0.0)
         distances[start:stop] = excess.div_(-sigma.double()[:, None]).exp_()
-        tick(stop - start)
+        advance(stop - start)
 
 
 def smooth_knn(distances: Tensor, mean_distance: float, local_connectivity: float) -> tuple[Tensor, Tensor]:

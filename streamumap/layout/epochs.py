@@ -8,7 +8,7 @@ from types import ModuleType
 
 import numpy as np
 
-from streamumap.events import Tick, no_tick
+from streamumap.events import Advance, no_advance
 from streamumap.layout.schedule import Settings
 
 AHEAD = 8
@@ -67,7 +67,7 @@ def run(
     blocks: Sequence[Callable],
     settings: Settings,
     backend: Backend,
-    tick: Tick = no_tick,
+    advance: Advance = no_advance,
     after_epoch: Callable[[int, Callable[[], LayoutState]], None] | None = None,
 ) -> LayoutState:
     """Epochs state.epoch..until. Each of `blocks` reads one GraphBlock, in order; a graph of one block is placed once,
@@ -84,7 +84,7 @@ def run(
         if number % AHEAD == 0:
             backend.wait()
         old, new = new, old
-        tick(1)
+        advance(1)
         if after_epoch is not None:
             after_epoch(number + 1, partial(_fetched, backend, old, number + 1))
     return _fetched(backend, old, max(until, state.epoch))

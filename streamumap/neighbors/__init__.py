@@ -17,5 +17,5 @@ A backend is a module with two functions:
 
 `points.py` and `cuda/points.py` find nearest points of a map and ranks on it, by which the map is measured.
 
-`footprint.py`, `packed_footprint.py` and `points_footprint.py` have the bytes of each, `zero.py` what all of them do with rows of zeros.
+`footprint.py`, `csr_footprint.py` and `points_footprint.py` have the bytes of each, `zero.py` what all of them do with rows of zeros.
 """

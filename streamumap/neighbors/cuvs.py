@@ -14,10 +14,10 @@ import numpy as np
 import torch
 
 from streamumap.errors import InputError
-from streamumap.events import Tick, no_tick
+from streamumap.events import Advance, no_advance
 from streamumap.neighbors.cuda.decide import decide
 from streamumap.neighbors.cuda.join import merge, no_neighbors
-from streamumap.neighbors.cuda.sparse_rows import PackedOnDevice
+from streamumap.neighbors.cuda.sparse_rows import SparseOnDevice
 from streamumap.neighbors.sizes import CUVS_FACTOR, CUVS_FILL_BYTES, CUVS_FILLING, cuvs_degree, cuvs_padded, cuvs_width
 from streamumap.neighbors.zero import join_zero_rows
 
@@ -42,7 +42,7 @@ def search(
     reached: Callable[[np.ndarray], bool],
     non_negative: bool,
     is_zero: np.ndarray,
-    tick: Tick = no_tick,
+    advance: Advance = no_advance,
 ) -> tuple[np.ndarray, np.ndarray]:
     """k-NN of `rows` (a DenseRows): indices int32 (N, k), distances float32 (N, k), nearest first, self in front, -1 and
     inf where none.
@@ -57,7 +57,7 @@ def search(
     matrix = _matrix(rows, kept)
     for factor, n_rounds in EFFORTS:
         near, distances = measured(_proposed(library, matrix, kept, n, k, factor, n_rounds, device))
-        tick(n)
+        advance(n)
         if reached(near[:, : k - 1]) or len(kept) <= SMALL_ROWS:
             break
     indices, out = np.full((n, k), -1, np.int32), np.full((n, k), np.inf, np.float32)
@@ -75,7 +75,7 @@ def search(
 
 
 def measure(
-    rows, candidates: np.ndarray, query_rows: int, other_rows: int, tick: Tick = no_tick
+    rows, candidates: np.ndarray, query_rows: int, other_rows: int, advance: Advance = no_advance
 ) -> tuple[np.ndarray, np.ndarray]:
     """The candidates int32 (N, w) of rows on the device, -1: none, nearest first and each once, with their distances float32 (N, w):
     euclidean or cosine ones, inf where none."""
@@ -85,11 +85,11 @@ def measure(
     with torch.inference_mode():
         proposed = torch.from_numpy(padded).to(rows.device)
         lists, distances = no_neighbors(rows.n_rows, rows.device, proposed.shape[1])
-        if isinstance(rows, PackedOnDevice):
+        if isinstance(rows, SparseOnDevice):
             queries = torch.arange(len(proposed), dtype=torch.int32, device=rows.device)
             merge(queries, proposed, rows.measure(queries, proposed), lists, distances, lists, distances)
         else:
-            decide(rows, proposed, lists, distances, query_rows, other_rows, tick)
+            decide(rows, proposed, lists, distances, query_rows, other_rows, advance)
         if rows.metric != "cosine":
             distances = distances.sqrt()
         return lists[:, :width].cpu().numpy(), distances[:, :width].cpu().numpy()

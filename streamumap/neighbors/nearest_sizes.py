@@ -20,10 +20,10 @@ def dense(n_features: int, itemsize: int, k: int, query_rows: int, other_rows: i
     return query_rows * n_features * 4 + block + products + table(query_rows, k)
 
 
-def packed(
+def sparse(
     n_features: int, row_pairs: float, query_pairs: float, k: int, query_rows: int, other_rows: int, n_threads: int
 ) -> int:
-    """Host bytes of `packed.nearest` with its queries: `row_pairs` and `query_pairs` non-zeros of a row on either side, on
+    """Host bytes of `sparse.nearest` with its queries: `row_pairs` and `query_pairs` non-zeros of a row on either side, on
     average. A block stays beside its lists; of its rows squares, bias twice and scale are there, and sums of each thread."""
     pairs = int(other_rows * row_pairs * UNEVEN)
     lists = pairs * (pair_bytes(n_features) + LISTED_BYTES) + n_features * 8 + other_rows * 24

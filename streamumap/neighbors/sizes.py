@@ -195,7 +195,7 @@ def cuda_packed_rows(n_rows: int, n_features: int, n_nonzero: int, dtype: str) -
 
 
 def cuda_approximate(
-    n_rows: int, n_features: int, k: int, dtype: str, packed: bool, chunk_rows: int, query_rows: int, other_rows: int
+    n_rows: int, n_features: int, k: int, dtype: str, is_sparse: bool, chunk_rows: int, query_rows: int, other_rows: int
 ) -> int:
     """Device bytes of `approximate` beyond packed rows: the most that one of its steps needs."""
     width = cuda_width(k)
@@ -203,14 +203,14 @@ def cuda_approximate(
     codes = n_rows * CUDA_SKETCH
     tiles = int(codes * CUDA_PADDED) + n_rows * 16
     sample = min(n_rows, CUDA_SAMPLE_ROWS, max(other_rows, 256)) * n_features * 12
-    blocks = codes + other_rows * ((0 if packed else n_features * 6) + CUDA_SKETCH * 9)
+    blocks = codes + other_rows * ((0 if is_sparse else n_features * 6) + CUDA_SKETCH * 9)
     sketching = max(sample, blocks) + n_features * CUDA_SKETCH * 20
     centring = CUDA_TILES_TOGETHER * 640 * CUDA_SKETCH
     ordering = codes + max(tiles + n_rows * 8 + centring, n_rows * (4 * CUDA_SKETCH // 8 + CUDA_SKETCH // 8 + 40))
     lists = n_rows * width * 8
     looking = chunk_rows * (1024 + kept * 48 + 2 * kept * 8) + CUDA_LIST_BYTES * 12
     joining = n_rows * 44 + chunk_rows // 4 * 480 * 20
-    if packed:
+    if is_sparse:
         return lists + max(sketching, ordering, tiles + looking, tiles + n_rows * (width * 4 + 64) + joining)
     width *= 2
     found = n_rows * width * 8
@@ -291,12 +291,12 @@ def cuvs_device(n_rows: int, n_features: int, k: int) -> int:
 
 
 def cuvs_measuring(
-    n_rows: int, n_features: int, k: int, dtype: str, packed: bool, query_rows: int, other_rows: int
+    n_rows: int, n_features: int, k: int, dtype: str, is_sparse: bool, query_rows: int, other_rows: int
 ) -> int:
     """Device bytes of `cuvs.search` while its neighbours are measured, beyond packed rows."""
     width = cuvs_padded(cuvs_width(n_rows, k))
     lists = n_rows * width * 8 * 3 + CUDA_MERGE_ROWS * 2 * width * 8 + 65_536 * width * 10
-    if packed:
+    if is_sparse:
         return lists
     chunks = query_rows + (0 if query_rows == n_rows else 3 * other_rows)
     return lists + chunks * n_features * cuda_itemsize(dtype) + CUDA_TILE_ROWS * n_features * 8

@@ -40,17 +40,17 @@ def powers(largest: int, smallest: int) -> list[int]:
     return out
 
 
-class Fitting:
+class BudgetFit:
     """Adds up stage after stage; `missing` collects what does not fit. `job` becomes that of reduced rows once they are;
     `original` stays. `host_base`: of libraries and of what stays in memory from stage to stage. `context_bytes`: what the
     device keeps for the process beside its arrays."""
 
-    def __init__(self, job: Job, params: Params, budget: Budget, machine: Machine, packed_on_disk: bool):
+    def __init__(self, job: Job, params: Params, budget: Budget, machine: Machine, csr_on_disk: bool):
         self.job, self.params, self.budget, self.machine = job, params, budget, machine
         self.original = job
         self.gpu: Device | None = machine.device
         self.missing: list[tuple[str, int]] = []
-        self.packs, self.packed_on_disk = job.n_nonzero is not None, packed_on_disk
+        self.as_csr, self.csr_on_disk = job.n_nonzero is not None, csr_on_disk
         self.context_bytes, self.device_base, self.spared_bytes = CONTEXT_BYTES, 0, 0
         self.host_base = TORCH_WORKING_BYTES if self.gpu else LIBRARIES_BYTES
         point_bytes = params.n_components * 4

@@ -99,8 +99,8 @@ class Plan:
     budget: Budget
     machine: Machine
     stages: tuple[StagePlan, ...]
-    packs: bool = False  # rows without their zeros
-    packed_on_disk: bool = False
+    as_csr: bool = False  # rows without their zeros
+    csr_on_disk: bool = False
 
     def __getitem__(self, name: str) -> StagePlan:
         return next(s for s in self.stages if s.name == name)

@@ -10,7 +10,7 @@ from streamumap.errors import DoesNotFit, InputError
 from streamumap.machine.memory import Budget, Machine, format_bytes
 from streamumap.params import Params
 from streamumap.planning.job import Job, Plan, StagePlan
-from streamumap.planning.stages import Fitting, plan_stages, tiny
+from streamumap.planning.stages import BudgetFit, plan_stages, tiny
 
 Stages = tuple[StagePlan, ...]
 
@@ -20,7 +20,7 @@ def make_plan(job: Job, params: Params, budget: Budget, machine: Machine) -> Pla
     ways = _ways(job, params, budget, machine)
     for planner, stages in ways:
         if not planner.missing:
-            return Plan(job, budget, machine, stages, planner.packs, planner.packed_on_disk)
+            return Plan(job, budget, machine, stages, planner.as_csr, planner.csr_on_disk)
     raise _does_not_fit(_least(ways), budget)
 
 
@@ -38,7 +38,7 @@ def smallest_budget(job: Job, params: Params, machine: Machine) -> Budget:
     return Budget(missing["host"], missing.get("device"))
 
 
-def _ways(job: Job, params: Params, budget: Budget, machine: Machine) -> list[tuple[Fitting, Stages]]:
+def _ways(job: Job, params: Params, budget: Budget, machine: Machine) -> list[tuple[BudgetFit, Stages]]:
     """Ways through, the fastest first, whether they fit or not.
 
     Rows that are mostly zeros are packed: in memory where that makes no block of any stage smaller, else on disk.
@@ -46,12 +46,12 @@ def _ways(job: Job, params: Params, budget: Budget, machine: Machine) -> list[tu
     """
     params = replace(params, n_neighbors=min(params.n_neighbors, job.n_rows))
 
-    def attempt(job: Job, packed_on_disk: bool = False) -> tuple[Fitting, Stages]:
-        return plan_stages(job, params, budget, machine, packed_on_disk)
+    def attempt(job: Job, csr_on_disk: bool = False) -> tuple[BudgetFit, Stages]:
+        return plan_stages(job, params, budget, machine, csr_on_disk)
 
     ways = [attempt(replace(job, n_nonzero=None))]
     if _packs(job, params):
-        memory, disk = attempt(job), attempt(job, packed_on_disk=True)
+        memory, disk = attempt(job), attempt(job, csr_on_disk=True)
         in_memory = not tiny() and [s.blocks for s in memory[1]] == [s.blocks for s in disk[1]]
         dense = [] if params.neighbors == "packed" else ways
         ways = [*([memory] if in_memory else []), disk, *dense]
@@ -76,11 +76,11 @@ def _packs(job: Job, params: Params) -> bool:
     return found
 
 
-def _least(ways: list[tuple[Fitting, Stages]]) -> dict[str, int]:
+def _least(ways: list[tuple[BudgetFit, Stages]]) -> dict[str, int]:
     """Of ways that do not fit, what the one with the smallest needs is short of: bytes, to a megabyte, of "device" and
     "host"."""
 
-    def needs(planner: Fitting) -> dict[str, int]:
+    def needs(planner: BudgetFit) -> dict[str, int]:
         places = [place for place in ("device", "host") if place in dict(planner.missing)]
         return {p: -(-max(n for place, n in planner.missing if place == p) // 10**6) * 10**6 for p in places}
 

@@ -51,7 +51,7 @@ class InMemory:
 
 
 @dataclass(frozen=True)
-class Lever:
+class Suggestion:
     """One way to make the job smaller: bytes as they would be with it. `quality`: what is known of its cost."""
 
     name: str
@@ -71,14 +71,14 @@ class Outlook(Plan):
     smallest: Budget
     binding: dict[str, tuple[str, ...]]
     seconds: dict[str, Expected]
-    levers: tuple[Lever, ...]
+    levers: tuple[Suggestion, ...]
 
 
 def outlook(job: Job, params: Params, budget: Budget, machine: Machine) -> Outlook:
     """Raises DoesNotFit as `make_plan` does."""
     plan = make_plan(job, params, budget, machine)
     return Outlook(
-        plan.job, plan.budget, plan.machine, plan.stages, plan.packs, plan.packed_on_disk,
+        plan.job, plan.budget, plan.machine, plan.stages, plan.as_csr, plan.csr_on_disk,
         in_memory=in_memory(job, params), smallest=smallest_budget(job, params, machine), binding=_binding(plan, params),
         seconds=expected_seconds(plan, params), levers=tuple(_levers(job, params, machine)),
     )  # fmt: skip
@@ -143,19 +143,19 @@ def _changed(plan: Plan, other: Plan) -> Iterable[str]:
     for ours, theirs in zip(plan.stages, other.stages, strict=True):
         if (ours.backend, ours.blocks) != (theirs.backend, theirs.blocks):
             yield ours.name
-    if (plan.packs, plan.packed_on_disk) != (other.packs, other.packed_on_disk):
+    if (plan.as_csr, plan.csr_on_disk) != (other.as_csr, other.csr_on_disk):
         yield "packed rows"
 
 
-def _levers(job: Job, params: Params, machine: Machine) -> Iterable[Lever]:
+def _levers(job: Job, params: Params, machine: Machine) -> Iterable[Suggestion]:
     """Those that change something here."""
 
-    def lever(name: str, how: str, job: Job, params: Params, quality: str, width: int | None = None) -> Lever:
+    def lever(name: str, how: str, job: Job, params: Params, quality: str, width: int | None = None) -> Suggestion:
         there = in_memory(
             replace(job, n_features=width or job.n_features, dtype="float32" if width else job.dtype), params
         )
         matrix_bytes = job.n_rows * width * 4 if width else job.matrix_bytes
-        return Lever(name, how, matrix_bytes, there, smallest_budget(job, params, machine), quality)
+        return Suggestion(name, how, matrix_bytes, there, smallest_budget(job, params, machine), quality)
 
     n, d = job.n_rows, job.n_features
     if job.itemsize > 2:
@@ -176,12 +176,12 @@ def _levers(job: Job, params: Params, machine: Machine) -> Iterable[Lever]:
         yield _pairs(job, params, machine)
 
 
-def _pairs(job: Job, params: Params, machine: Machine) -> Lever:
+def _pairs(job: Job, params: Params, machine: Machine) -> Suggestion:
     active = -(-job.n_nonzero // job.n_rows) if job.n_nonzero else ACTIVE
     pairs = replace(job, n_nonzero=job.n_rows * active, sparse=True)
     known = "none: nothing is lost"
     quality = known if job.n_nonzero else f"{known}, where no row has more than {active} values that are not zero"
     how = f"ActivationWriter(active={active})"
-    return Lever(
+    return Suggestion(
         "TopK pairs", how, pairs.matrix_bytes, in_memory(job, params), smallest_budget(pairs, params, machine), quality
     )

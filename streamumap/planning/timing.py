@@ -28,7 +28,7 @@ def expected_seconds(plan: Plan, params: Params) -> dict[str, Expected]:
     """By stage; without those that no run has shown on a machine like this, in this way, at about this size."""
     name, out = _machine_name(plan.machine), {}
     for stage in plan.stages:
-        seconds = _seconds(name, stage, plan.packs, plan.job, params)
+        seconds = _seconds(name, stage, plan.as_csr, plan.job, params)
         if seconds is not None:
             out[stage.name] = Expected(round(seconds, 1), name)
     return out

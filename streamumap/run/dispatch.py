@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from streamumap.errors import InputError
-from streamumap.events import Tick
+from streamumap.events import Advance
 from streamumap.machine import memory
 from streamumap.neighbors.points_sizes import values
 from streamumap.neighbors.sparse import sizes
@@ -19,21 +19,21 @@ from streamumap.params import Params
 from streamumap.planning.job import Plan
 from streamumap.source import RowSource
 from streamumap.source.scan.cpu import Scan, scan
-from streamumap.source.sparse.csr_rows import PackedRows
+from streamumap.source.sparse.csr_rows import CsrRows
 from streamumap.source.views.centered import View
 from streamumap.source.views.normalized import DenseRows
 from streamumap.store.blockfile import BlockFile
-from streamumap.store.checkpoint import ALONE, Units
+from streamumap.store.checkpoint import NO_CHECKPOINT, Checkpoint
 
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows in the forms that stages want, seen as `view` has them. `searched` is `original` or its reduced form; `packed` None: not
+    """The rows in the forms that stages want, seen as `view` has them. `searched` is `original` or its reduced form; `csr` None: not
     mostly zeros. `asked`: the metric of the user."""
 
     original: RowSource
     searched: RowSource
-    packed: PackedRows | None
+    csr: CsrRows | None
     found: Scan
     view: View
     asked: str
@@ -53,7 +53,9 @@ def check_installed(p: Params) -> None:
             )
 
 
-def read(source: RowSource, plan: Plan, tick: Tick, units: Units = ALONE) -> tuple[Scan, PackedRows | None]:
+def read(
+    source: RowSource, plan: Plan, advance: Advance, checkpoint: Checkpoint = NO_CHECKPOINT
+) -> tuple[Scan, CsrRows | None]:
     """What is to be known of the rows, and these without their zeros where a GPU packs them on the way."""
     stage = plan["read"]
     if stage.backend == "cuda":
@@ -61,8 +63,8 @@ def read(source: RowSource, plan: Plan, tick: Tick, units: Units = ALONE) -> tup
 
         assert plan.device
         room_bytes = plan.budget.host_bytes - stage.predicted.host_bytes
-        return scan_cuda.scan(source, stage.blocks["block_rows"], plan.device, room_bytes, tick, units)
-    return scan(source, stage.blocks["block_rows"], tick, units), None
+        return scan_cuda.scan(source, stage.blocks["block_rows"], plan.device, room_bytes, advance, checkpoint)
+    return scan(source, stage.blocks["block_rows"], advance, checkpoint), None
 
 
 def search(
@@ -71,14 +73,14 @@ def search(
     p: Params,
     sample: np.ndarray,
     enough: Callable[[np.ndarray, np.ndarray], bool],
-    tick: Tick,
-    units: Units = ALONE,
+    advance: Advance,
+    checkpoint: Checkpoint = NO_CHECKPOINT,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The k-NN graph by the planned backend: indices int32, distances float32 (N, k).
 
     Where it is approximate, until `enough(neighbours (S, k - 1) of the rows in `sample` int64 (S,), their ranks)`.
     """
-    indices, distances = _search(rows, plan, p, sample, enough, tick, units)
+    indices, distances = _search(rows, plan, p, sample, enough, advance, checkpoint)
     if rows.view.unit:
         rows.view.found(indices, distances, rows.found.is_zero[indices])
         if rows.searched is not rows.original:
@@ -87,13 +89,13 @@ def search(
     return indices, distances
 
 
-def _search(rows: Rows, plan: Plan, p: Params, sample, enough, tick: Tick, units: Units):
+def _search(rows: Rows, plan: Plan, p: Params, sample, enough, advance: Advance, checkpoint: Checkpoint):
     planned = plan["neighbors"]
     non_negative = rows.found.non_negative and rows.searched is rows.original and not rows.view.unit
-    given: dict = dict(is_zero=rows.found.is_zero, tick=tick, **planned.blocks)
+    given: dict = dict(is_zero=rows.found.is_zero, advance=advance, **planned.blocks)
     if planned.backend == "cuvs":
         return _search_by_cuvs(rows, plan, p, sample, enough, non_negative=non_negative, **given)
-    given["units"] = units
+    given["checkpoint"] = checkpoint
     if planned.backend == "packed":
         return _search_packed(rows, plan, p, sample, enough, non_negative=non_negative, **given)
     if planned.backend == "cuda":
@@ -109,12 +111,12 @@ def _search(rows: Rows, plan: Plan, p: Params, sample, enough, tick: Tick, units
 
 
 def _search_packed(rows: Rows, plan: Plan, p: Params, sample, enough, **given):
-    from streamumap.neighbors.sparse import search as packed
+    from streamumap.neighbors.sparse import search as sparse
 
     def reached(others: np.ndarray) -> bool:
         return enough(others, count_closer(rows, plan, sample, others))
 
-    return packed.search(rows.packed, p.n_neighbors, rows.metric, seed=p.seed, sample=sample, reached=reached, **given)
+    return sparse.search(rows.csr, p.n_neighbors, rows.metric, seed=p.seed, sample=sample, reached=reached, **given)
 
 
 def _search_on_device(rows: Rows, plan: Plan, p: Params, sample, enough, *, other_rows: int, **given):
@@ -154,15 +156,15 @@ def on_device(rows: Rows, plan: Plan, chunk_rows: int, original: bool = False) -
     from streamumap.neighbors.cuda import search as cuda
 
     assert plan.device
-    if rows.packed is not None:
-        there: Any = cuda.PackedOnDevice(rows.packed, rows.metric, plan.device)
+    if rows.csr is not None:
+        there: Any = cuda.SparseOnDevice(rows.csr, rows.metric, plan.device)
     else:
-        there = cuda.StreamedRows(rows.original if original else rows.searched, rows.metric, chunk_rows, plan.device)
+        there = cuda.DenseOnDevice(rows.original if original else rows.searched, rows.metric, chunk_rows, plan.device)
     with closing(there):
         yield there
 
 
-def search_ticks(plan: Plan) -> int:
+def search_steps(plan: Plan) -> int:
     """How many rows `search` ticks: of each pass over them. Approximate ones make as many as it takes; one is sure."""
     n, planned = plan.job.n_rows, plan["neighbors"]
     if planned.backend == "packed" and not planned.blocks["batch_rows"]:
@@ -178,10 +180,10 @@ def count_closer(rows: Rows, plan: Plan, sample: np.ndarray, others: np.ndarray,
 
         with on_device(rows, plan, block_rows, original=True) as there:
             return cuda.count_closer(there, sample, others, other_rows=block_rows)
-    if rows.packed is not None:
-        from streamumap.neighbors.sparse import search as packed
+    if rows.csr is not None:
+        from streamumap.neighbors.sparse import search as sparse
 
-        return packed.count_closer(rows.packed, sample, others, rows.metric, block_rows)
+        return sparse.count_closer(rows.csr, sample, others, rows.metric, block_rows)
     from streamumap.neighbors.dense import search as dense
 
     return dense.count_closer(DenseRows(rows.original, rows.metric), sample, others, block_rows)
@@ -199,17 +201,17 @@ def points(plan: Plan, embedding: np.ndarray) -> Any:
     return cpu_points.Points(embedding, plan.machine.n_cores)
 
 
-def build_graph(plan: Plan, p: Params, knn: tuple[BlockFile, BlockFile], units: Units, tick: Tick):
+def build_graph(plan: Plan, p: Params, knn: tuple[BlockFile, BlockFile], checkpoint: Checkpoint, advance: Advance):
     """The fuzzy graph of a k-NN graph, (indices, distances), and the rows of each of its components."""
     planned = plan["graph"]
     given: dict = dict(
-        local_connectivity=p.local_connectivity, set_op_mix_ratio=p.set_op_mix_ratio, tick=tick, **planned.blocks
+        local_connectivity=p.local_connectivity, set_op_mix_ratio=p.set_op_mix_ratio, advance=advance, **planned.blocks
     )
     if planned.backend == "cuda":
         from streamumap.graph import cuda
 
         assert plan.device
-        return cuda.build(*knn, units.create, device=plan.device, **given)
+        return cuda.build(*knn, checkpoint.create, device=plan.device, **given)
     from streamumap.graph import build
 
-    return build.build(*knn, units.create, units=units, **given)
+    return build.build(*knn, checkpoint.create, checkpoint=checkpoint, **given)

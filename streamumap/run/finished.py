@@ -15,7 +15,7 @@ from streamumap.params import Params
 from streamumap.planning.job import Job, job_of
 from streamumap.source import Reading, RowSource, ToConvert, open_rows, open_source
 from streamumap.source.views.centered import View, like
-from streamumap.source.views.row_selection import Kept
+from streamumap.source.views.row_selection import RowSelection
 from streamumap.store.blockfile import BlockFile
 from streamumap.store.manifest import NAME as MANIFEST
 from streamumap.store.manifest import check_identity
@@ -31,7 +31,7 @@ class Finished:
 
     name: str
     given: RowSource | ToConvert
-    kept: Kept
+    kept: RowSelection
     positions: np.ndarray
     params: Params
     report: dict
@@ -125,7 +125,7 @@ def open_finished(folder: Path, where: Any = None) -> Finished:
 def finished_map(
     name: str,
     given: RowSource | ToConvert,
-    kept: Kept,
+    kept: RowSelection,
     positions: np.ndarray,
     report: dict,
     folder: Path | None = None,
@@ -179,13 +179,13 @@ def _stages(folder: Path) -> dict:
         ) from e
 
 
-def _in_graph(indices: BlockFile) -> Kept:
+def _in_graph(indices: BlockFile) -> RowSelection:
     """The rows that have neighbours, themselves in front: those on the map."""
     n, found = len(indices), []
     for start, block in indices.blocks(65_536):
         found.append(start + np.flatnonzero(block[:, 0] == np.arange(start, start + len(block))))
     rows = np.concatenate(found).astype(np.int64)
-    return Kept(n, None if len(rows) == n else rows)
+    return RowSelection(n, None if len(rows) == n else rows)
 
 
 def _is_there(path: str) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from streamumap.errors import InputError
-from streamumap.events import Tick
+from streamumap.events import Advance
 from streamumap.graph.files import Graph, GraphBlock
 from streamumap.layout.init import pca
 from streamumap.layout.init.spectral_sizes import PART_ROWS
@@ -59,7 +59,7 @@ PlaceTop = Callable[[np.ndarray], np.ndarray]
 
 
 def first_positions(
-    rows: Rows, plan: Plan, p: Params, blocks: GraphBlocks, settings, tick: Tick, warn: Callable[[str], None]
+    rows: Rows, plan: Plan, p: Params, blocks: GraphBlocks, settings, advance: Advance, warn: Callable[[str], None]
 ) -> tuple[np.ndarray, str]:
     """float32 (N, n_components), and in a few words how they were found. `settings`: the layout's.
 
@@ -75,34 +75,34 @@ def first_positions(
             f"--init: {p.init}: all rows have the same position, which says nothing; the default start is used instead."
         )
     with threadpool_limits(1):  # the same sums for any number of threads
-        place_top, how = _first_of_all(rows, plan, p, blocks, settings, lambda _: tick(0), warn)
-        return _multilevel(place_top, how, plan, p, blocks, settings, tick)
+        place_top, how = _first_of_all(rows, plan, p, blocks, settings, lambda _: advance(0), warn)
+        return _multilevel(place_top, how, plan, p, blocks, settings, advance)
 
 
 def _first_of_all(
-    rows: Rows, plan: Plan, p: Params, blocks: GraphBlocks, settings, tick: Tick, warn: Callable[[str], None]
+    rows: Rows, plan: Plan, p: Params, blocks: GraphBlocks, settings, advance: Advance, warn: Callable[[str], None]
 ) -> tuple[PlaceTop, str]:
     """Where the coarsest level starts, and how that is found. Ticks 0: no row is placed yet."""
     if p.init == "random":
         return (lambda numbers: pca.random(len(numbers), p.n_components, p.seed)), "at random"
     by_pca = partial(_pca, rows, plan, p)
     if p.init == "spectral":
-        return _spectral(by_pca, plan, p, blocks, settings, tick, warn)
+        return _spectral(by_pca, plan, p, blocks, settings, advance, warn)
     return by_pca, "by pca"
 
 
 def _multilevel(
-    place_top: PlaceTop, how: str, plan: Plan, p: Params, blocks: GraphBlocks, settings, tick: Tick
+    place_top: PlaceTop, how: str, plan: Plan, p: Params, blocks: GraphBlocks, settings, advance: Advance
 ) -> tuple[np.ndarray, str]:
     n = settings.n_vertices
     if n < FEW:
-        tick(n)
+        advance(n)
         return place_top(np.arange(n)), how
     from streamumap.layout.init import levels
 
     in_blocks = blocks.of(plan["start"].blocks["block_rows"])
     top = levels.RANDOM_TOP if p.init == "random" else levels.TOP
-    begun = levels.start(in_blocks, settings, blocks.backend, place_top, tick, top)
+    begun = levels.start(in_blocks, settings, blocks.backend, place_top, advance, top)
     said = f"multilevel, {' -> '.join(f'{size:,}' for size in begun.level_sizes)} vertices, the last {how}"
     if begun.n_unreached:
         said += f"; {begun.n_unreached:,} rows in small pieces of the graph start at random places"
@@ -118,7 +118,13 @@ def _pca(rows: Rows, plan: Plan, p: Params, numbers: np.ndarray) -> np.ndarray:
 
 
 def _spectral(
-    by_pca: PlaceTop, plan: Plan, p: Params, blocks: GraphBlocks, settings, tick: Tick, warn: Callable[[str], None]
+    by_pca: PlaceTop,
+    plan: Plan,
+    p: Params,
+    blocks: GraphBlocks,
+    settings,
+    advance: Advance,
+    warn: Callable[[str], None],
 ) -> tuple[PlaceTop, str]:
     """Along the graph's eigenvectors; where it is in pieces, each along its own at the place where the default start has it."""
     from streamumap.graph.parts import roots_and_degrees
@@ -128,7 +134,7 @@ def _spectral(
     n, graph = settings.n_vertices, blocks.graph
     parts = spectral.split(*roots_and_degrees(graph, PART_ROWS), p.n_components)
     place = placer(blocks.of(n if n < FEW else plan["start"].blocks["block_rows"]), blocks.backend)
-    found = spectral.solve(place, parts, p.n_components, graph.n_edges, p.seed, blocks.backend, tick)
+    found = spectral.solve(place, parts, p.n_components, graph.n_edges, p.seed, blocks.backend, advance)
     said = f"along eigenvectors after {found.n_products:,} products"
     if not found.converged:
         warn(
@@ -138,7 +144,7 @@ def _spectral(
         return by_pca, "by pca"
     vectors = found.vectors
     if len(parts.order) < n or parts.n_parts > 1:
-        others, _ = _multilevel(by_pca, "by pca", plan, p, blocks, settings, tick)
+        others, _ = _multilevel(by_pca, "by pca", plan, p, blocks, settings, advance)
         vectors = spectral.apart(found, parts, others)
         said += f", {parts.n_parts:,} of the graph's pieces each along its own"
     positions = pca.placed(vectors, p.n_components, p.seed)
@@ -163,9 +169,9 @@ def _given_positions(path: str, n_rows: int, n_components: int) -> np.ndarray:
 
 def _reader(rows: Rows, metric: str) -> Callable[[np.ndarray], Any]:
     """A function that gives the rows of some numbers (int64, ascending) as a matrix, of rows of length 1 for cosine."""
-    packed = rows.packed
-    if packed is not None:
-        return lambda numbers: _sparse(packed.take(numbers), packed.n_features, metric)
+    csr = rows.csr
+    if csr is not None:
+        return lambda numbers: _sparse(csr.take(numbers), csr.n_features, metric)
     return DenseRows(rows.searched, metric).take
 
 

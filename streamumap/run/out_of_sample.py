@@ -9,17 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from streamumap.events import Tick
+from streamumap.events import Advance
 from streamumap.layout.schedule import SETTINGS, placing_settings
 from streamumap.params import Params
 from streamumap.planning.job import Plan
 from streamumap.source import RowSource, widen
-from streamumap.source.base import Pairs, SparseSource
+from streamumap.source.base import CsrBlock, SparseSource
 from streamumap.source.sparse.csr_block import nonzero_mask, pairs_of
-from streamumap.source.sparse.csr_rows import PackedRows
+from streamumap.source.sparse.csr_rows import CsrRows
 from streamumap.source.views.centered import View, as_they_came
 from streamumap.source.views.normalized import DenseRows
-from streamumap.store.checkpoint import ALONE, Units
+from streamumap.store.checkpoint import NO_CHECKPOINT, Checkpoint
 
 READ_BYTES = 8 << 20
 """Of rows that ask, read at a time while they are packed."""
@@ -33,12 +33,12 @@ Nearest = Callable[[int, int], tuple[np.ndarray, np.ndarray]]
 
 @dataclass(frozen=True)
 class Mapped:
-    """The rows of a map, as their neighbours were searched, seen as `view` has them, and where they lie: float32 (N, C). `packed`
+    """The rows of a map, as their neighbours were searched, seen as `view` has them, and where they lie: float32 (N, C). `csr`
     None: not mostly zeros. `non_negative`: no value is below 0. `reduced`: the same row may be reduced to another one by
     roundings."""
 
     rows: RowSource
-    packed: PackedRows | None
+    csr: CsrRows | None
     positions: np.ndarray
     non_negative: bool
     view: View
@@ -50,7 +50,9 @@ class Mapped:
         return ROUNDING if self.reduced else 0.0
 
 
-def place(there: Mapped, new: RowSource, plan: Plan, p: Params, tick: Tick, units: Units = ALONE) -> np.ndarray:
+def place(
+    there: Mapped, new: RowSource, plan: Plan, p: Params, advance: Advance, checkpoint: Checkpoint = NO_CHECKPOINT
+) -> np.ndarray:
     """float32 (M, C): where the rows of `new` lie on the map of the others, NaN where they have no neighbour there. Each
     depends on itself and the map alone. Ticks M rows."""
     from streamumap.graph import cpu as graph
@@ -58,9 +60,9 @@ def place(there: Mapped, new: RowSource, plan: Plan, p: Params, tick: Tick, unit
 
     settings = placing_settings(len(there.positions), **{name: getattr(p, name) for name in SETTINGS})
     out = np.full((new.n_rows, there.positions.shape[1]), np.nan, np.float32)
-    begin = units.resume({}, {"positions": out}).get("row", 0)
+    begin = checkpoint.resume({}, {"positions": out}).get("row", 0)
     query_rows = plan["place"].blocks["query_rows"]
-    with _searching(there, new, plan, p, tick) as nearest:
+    with _searching(there, new, plan, p, advance) as nearest:
         for start in range(begin, new.n_rows, query_rows):
             stop = min(start + query_rows, new.n_rows)
             indices, distances = nearest(start, stop)
@@ -69,7 +71,7 @@ def place(there: Mapped, new: RowSource, plan: Plan, p: Params, tick: Tick, unit
                 put_itself_first(as_they_came(there.rows), as_they_came(new), start, indices, distances)
             weights = graph.strengths(distances, p.local_connectivity)
             out[start:stop] = out_of_sample.place(there.positions, indices, distances, weights, settings)
-            units.done(lambda: ({}, {"positions": out[:stop]}), row=stop)  # noqa: B023, it is called at once
+            checkpoint.done(lambda: ({}, {"positions": out[:stop]}), row=stop)  # noqa: B023, it is called at once
     return out
 
 
@@ -93,16 +95,16 @@ def _one(rows: RowSource, number: int) -> np.ndarray:
 
 
 @contextmanager
-def _searching(there: Mapped, new: RowSource, plan: Plan, p: Params, tick: Tick) -> Iterator[Nearest]:
+def _searching(there: Mapped, new: RowSource, plan: Plan, p: Params, advance: Advance) -> Iterator[Nearest]:
     """A function that finds the nearest rows of the map for rows start..stop of `new`."""
     k = min(p.n_neighbors, there.rows.n_rows)
     ways = {"cuda": _on_device, "packed": _by_lists, "dense": _by_products}
-    with ways[plan["place"].backend](there, new, plan, there.view.metric(p.metric), k, tick) as nearest:
+    with ways[plan["place"].backend](there, new, plan, there.view.metric(p.metric), k, advance) as nearest:
         yield nearest
 
 
 @contextmanager
-def _by_products(there: Mapped, new: RowSource, plan: Plan, metric: str, k: int, tick: Tick) -> Iterator[Nearest]:
+def _by_products(there: Mapped, new: RowSource, plan: Plan, metric: str, k: int, advance: Advance) -> Iterator[Nearest]:
     from streamumap.neighbors.dense import nearest
 
     blocks, others, asking = plan["place"].blocks, DenseRows(there.rows, metric), DenseRows(new, metric)
@@ -116,39 +118,41 @@ def _by_products(there: Mapped, new: RowSource, plan: Plan, metric: str, k: int,
                 queries[first - start : last - start] = asking.block(first, last)
             return nearest.nearest(
                 queries[: stop - start], others, k, other_rows=other_rows, non_negative=there.non_negative,
-                each=lambda work, items: list(pool.map(work, items)), rounding=there.rounding, tick=tick,
+                each=lambda work, items: list(pool.map(work, items)), rounding=there.rounding, advance=advance,
             )  # fmt: skip
 
         yield search
 
 
 @contextmanager
-def _by_lists(there: Mapped, new: RowSource, plan: Plan, metric: str, k: int, tick: Tick) -> Iterator[Nearest]:
+def _by_lists(there: Mapped, new: RowSource, plan: Plan, metric: str, k: int, advance: Advance) -> Iterator[Nearest]:
     from streamumap.neighbors.sparse.nearest import nearest
 
-    assert there.packed is not None
-    packed, other_rows = there.packed, plan["place"].blocks["other_rows"]
+    assert there.csr is not None
+    csr, other_rows = there.csr, plan["place"].blocks["other_rows"]
 
     def search(start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        options: dict = dict(other_rows=other_rows, non_negative=there.non_negative, tick=tick)
-        return nearest(_without_zeros(new, start, stop), packed, k, metric, **options)
+        options: dict = dict(other_rows=other_rows, non_negative=there.non_negative, advance=advance)
+        return nearest(_without_zeros(new, start, stop), csr, k, metric, **options)
 
     yield search
 
 
 @contextmanager
-def _on_device(there: Mapped, new: RowSource, plan: Plan, metric: str, k: int, tick: Tick) -> Iterator[Nearest]:
+def _on_device(there: Mapped, new: RowSource, plan: Plan, metric: str, k: int, advance: Advance) -> Iterator[Nearest]:
     from streamumap.neighbors.cuda import search as cuda
     from streamumap.neighbors.cuda.nearest import nearest
 
     assert plan.device
     other_rows = plan["place"].blocks["other_rows"]
-    if there.packed is not None:
-        others: Any = cuda.PackedOnDevice(there.packed, metric, plan.device)
+    if there.csr is not None:
+        others: Any = cuda.SparseOnDevice(there.csr, metric, plan.device)
     else:
-        others = cuda.StreamedRows(there.rows, metric, other_rows, plan.device)
-    asking = cuda.StreamedRows(new, metric, other_rows, plan.device)
-    options: dict = dict(other_rows=other_rows, non_negative=there.non_negative, rounding=there.rounding, tick=tick)
+        others = cuda.DenseOnDevice(there.rows, metric, other_rows, plan.device)
+    asking = cuda.DenseOnDevice(new, metric, other_rows, plan.device)
+    options: dict = dict(
+        other_rows=other_rows, non_negative=there.non_negative, rounding=there.rounding, advance=advance
+    )
     with closing(others), closing(asking):
         yield lambda start, stop: nearest(*asking.chunk(start, stop), others, k, **options)
 
@@ -165,6 +169,6 @@ def _without_zeros(source: RowSource, start: int, stop: int) -> tuple[np.ndarray
     return np.cumsum(counts), np.concatenate([part.indices for part in parts]), values
 
 
-def _pairs(source: RowSource, start: int, stop: int) -> Pairs:
+def _pairs(source: RowSource, start: int, stop: int) -> CsrBlock:
     rows = source.read(start, stop)
     return pairs_of(rows, nonzero_mask(rows, source.dtype))

@@ -20,7 +20,7 @@ PATIENCE_SECONDS = 4.0
 
 
 class Meter:
-    """How far a stage is: the `Tick` that it is given. `asked` says that the run is to stop, and `late` for how long that
+    """How far a stage is: the `Advance` that it is given. `asked` says that the run is to stop, and `late` for how long that
     may wait."""
 
     def __init__(self, name: str, total: int, unit: str, listener: Listener, asked: Callable[[], bool], late: float):
@@ -63,7 +63,7 @@ class Recorder:
         self.measured["reused"].append(what)
         self.listener(Note("info", f"{what} of the run before is used again"))
 
-    def fitting(self, name: str, work: Callable[[], T]) -> T:
+    def retry_on_oom(self, name: str, work: Callable[[], T]) -> T:
         """`work()`, which does stage `name` in the blocks of the plan. Where the device runs out of memory, because an estimate
         was wrong or another process took it, once more with blocks of half the size."""
         while True:
@@ -89,20 +89,20 @@ class Recorder:
                 f"{name}: the device had less memory left than planned ({message}); blocks of half the size are used from here on."
             )
 
-    def meter(self, name: str, total: int, unit: str, patient: bool = False) -> Meter:
-        return Meter(name, total, unit, self.listener, self.stopping, PATIENCE_SECONDS if patient else 0.0)
+    def meter(self, name: str, total: int, unit: str, resumable: bool = False) -> Meter:
+        return Meter(name, total, unit, self.listener, self.stopping, PATIENCE_SECONDS if resumable else 0.0)
 
     @contextmanager
-    def stage(self, name: str, total: int, unit: str, patient: bool = False) -> Iterator[tuple[Meter, list[str]]]:
+    def stage(self, name: str, total: int, unit: str, resumable: bool = False) -> Iterator[tuple[Meter, list[str]]]:
         """Times and measures what happens inside. Gives a tick, and a list to put the stage's result in, as text. A
-        `patient` stage keeps what it has done: it is stopped at the end of a unit, if one comes soon."""
+        `resumable` stage keeps what it has done: it is stopped at the end of a unit, if one comes soon."""
         result = [""]
-        tick = self.meter(name, total, unit, patient)
+        advance = self.meter(name, total, unit, resumable)
         self.listener(StageStarted(name, total, unit))
         self.watch.lap()
         gpu.pinned_peak()
         started = time.monotonic()
-        yield tick, result
+        yield advance, result
         seconds = time.monotonic() - started
         host_bytes, device_bytes = self.watch.lap()
         host_bytes += gpu.pinned_peak()
@@ -121,5 +121,5 @@ class Recorder:
             }
         )
         self.listener(StageDone(name, seconds, result[-1]))
-        if patient and self.stopping():
+        if resumable and self.stopping():
             raise Stopped(f"stopped after {name}; the same command continues the run.")

@@ -19,11 +19,11 @@ from streamumap.run.report import report
 from streamumap.show.meta import Meta
 from streamumap.source import RowSource, ToConvert, open_rows
 from streamumap.source.scan.cpu import Scan
-from streamumap.source.sparse.csr_rows import PackedRows
+from streamumap.source.sparse.csr_rows import CsrRows
 from streamumap.source.views.centered import View
-from streamumap.source.views.row_selection import Kept
+from streamumap.source.views.row_selection import RowSelection
 from streamumap.store.blockfile import BlockFile
-from streamumap.store.resumable import SavedUnits
+from streamumap.store.resumable import SavedCheckpoint
 from streamumap.store.workdir import Workdir
 
 
@@ -31,14 +31,14 @@ from streamumap.store.workdir import Workdir
 class New:
     """Rows that are placed on the map of others: which of those that were given, and what a pass found in them."""
 
-    kept: Kept
+    kept: RowSelection
     source: RowSource
     found: Scan
 
 
 class Run(Recorder):
     """`given` is the input as it was opened, `origin` where and how, for run.json. `source`, once it is read: its rows that are in
-    the map, `kept` says which, as `view` has them, `packed` without their zeros where these are many; `opened`: all that were given,
+    the map, `kept` says which, as `view` has them, `csr` without their zeros where these are many; `opened`: all that were given,
     as they are read. `new`: with `places_rest`, the rows beside a sample."""
 
     source: RowSource
@@ -68,8 +68,8 @@ class Run(Recorder):
         self.given, self.params, self.work = given, params, work
         self.sample, self.given_knn, self.meta = sample, given_knn, meta
         self.drop_nonfinite, self.n_snapshots = drop_nonfinite, n_snapshots
-        self.kept = Kept(given.n_rows, sample)
-        self.packed: PackedRows | None = None
+        self.kept = RowSelection(given.n_rows, sample)
+        self.csr: CsrRows | None = None
         self.view = View()
         self.places_rest, self.origin = places_rest, origin or {}
         self.new: New | None = None
@@ -80,16 +80,16 @@ class Run(Recorder):
         if work.damaged:
             self.warn("manifest.json is not what the run wrote there; nothing of the run before is used.")
 
-    def units(self, name: str, key: str, what: str, meter: Meter) -> SavedUnits:
+    def checkpoint(self, name: str, key: str, what: str, meter: Meter) -> SavedCheckpoint:
         """Of work that is made from what `key` stands for; `what`: its name for people."""
-        return SavedUnits(self.work, name, key, what, meter, self.stopping, meter.stop, self.warn, self.reuse)
+        return SavedCheckpoint(self.work, name, key, what, meter, self.stopping, meter.stop, self.warn, self.reuse)
 
     @contextmanager
-    def stage(self, name: str, total: int, unit: str, patient: bool = False) -> Iterator[tuple[Meter, list[str]]]:
+    def stage(self, name: str, total: int, unit: str, resumable: bool = False) -> Iterator[tuple[Meter, list[str]]]:
         """As Recorder.stage, with a line of run.log when it begins and when it ends."""
         self.work.log("begin", stage=name, backend=self.plan[name].backend, blocks=self.plan[name].blocks)
         started = time.monotonic()
-        with super().stage(name, total, unit, patient) as (meter, result):
+        with super().stage(name, total, unit, resumable) as (meter, result):
             yield meter, result
             seconds = round(time.monotonic() - started, 3)
             self.work.log("end", stage=name, seconds=seconds, result=result[-1])
@@ -115,8 +115,8 @@ class Run(Recorder):
 
     def close(self) -> None:
         super().close()
-        if self.packed is not None:
-            self.packed.close()
+        if self.csr is not None:
+            self.csr.close()
 
     def clip_to(self, n_rows: int) -> None:
         """As many neighbours as there are rows, at most."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from streamumap.errors import InputError
-from streamumap.events import Tick, no_tick
+from streamumap.events import Advance, no_advance
 from streamumap.source import RowSource, blocks, widen
 
 BLOCK_BYTES = 32 << 20
@@ -194,22 +194,22 @@ def feature_number(color: str, n_features: int) -> int | None:
     return int(text)
 
 
-def read_features(source: RowSource, features: Sequence[int], tick: Tick = no_tick) -> list[Numbers]:
+def read_features(source: RowSource, features: Sequence[int], advance: Advance = no_advance) -> list[Numbers]:
     """The activations of some features, streamed from the input in one pass."""
     values = np.empty((len(features), source.n_rows), np.float32)
-    for start, rows in _wide_blocks(source, tick):
+    for start, rows in _wide_blocks(source, advance):
         values[:, start : start + len(rows)] = rows[:, features].T
     values[~np.isfinite(values)] = np.nan
     return [Numbers(f"feature {feature}", values[i], zero_is_none=True) for i, feature in enumerate(features)]
 
 
-def top_features(source: RowSource, n_top: int, tick: Tick = no_tick) -> tuple[np.ndarray, np.ndarray]:
+def top_features(source: RowSource, n_top: int, advance: Advance = no_advance) -> tuple[np.ndarray, np.ndarray]:
     """The strongest features of each row, in one pass: their numbers (N, n_top), uint16 or uint32, and activations
     (N, n_top) float32, descending; 0 where fewer are above zero."""
     n_top = min(n_top, source.n_features)
     ids = np.empty((source.n_rows, n_top), np.uint16 if source.n_features <= 1 << 16 else np.uint32)
     values = np.empty((source.n_rows, n_top), np.float32)
-    for start, rows in _wide_blocks(source, tick):
+    for start, rows in _wide_blocks(source, advance):
         every = np.arange(len(rows))
         rows = np.where(np.isfinite(rows), rows, 0)
         for i in range(n_top):
@@ -220,8 +220,8 @@ def top_features(source: RowSource, n_top: int, tick: Tick = no_tick) -> tuple[n
     return ids, values
 
 
-def _wide_blocks(source: RowSource, tick: Callable[[int], None]) -> Iterator[tuple[int, np.ndarray]]:
+def _wide_blocks(source: RowSource, advance: Callable[[int], None]) -> Iterator[tuple[int, np.ndarray]]:
     for start, block in blocks(source, max(1, BLOCK_BYTES // (4 * source.n_features))):
         yield start, widen(block, source.dtype)
-        tick(len(block))
+        advance(len(block))
     source.check_unchanged()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from streamumap.errors import InputError, OutputError
-from streamumap.events import Listener, Note, StageAdvanced, StageDone, StageStarted, Tick
+from streamumap.events import Advance, Listener, Note, StageAdvanced, StageDone, StageStarted
 from streamumap.show import clusters
 from streamumap.show.columns import (
     POSITIONS,
@@ -97,8 +97,8 @@ def _features(run: Run, wanted: Wanted, listener: Listener) -> dict[str, Column]
         )
     try:
         numbers = [feature_number(color, source.n_features) or 0 for color in asked]
-        with _stage(listener, "features", source) as tick:
-            return dict(zip(asked, read_features(source, numbers, tick), strict=True))
+        with _stage(listener, "features", source) as advance:
+            return dict(zip(asked, read_features(source, numbers, advance), strict=True))
     finally:
         source.close()
 
@@ -114,8 +114,8 @@ def top_features_of(run: Run, wanted: Wanted, listener: Listener) -> tuple[np.nd
     if source is None:
         return None
     try:
-        with _stage(listener, "features", source) as tick:
-            return top_features(source, TOP_FEATURES, tick)
+        with _stage(listener, "features", source) as advance:
+            return top_features(source, TOP_FEATURES, advance)
     finally:
         source.close()
 
@@ -127,10 +127,10 @@ def clusters_of(
     Nothing where there are neither names nor features."""
     if names is None and features is None:
         return None, []
-    with _stage(listener, "clusters", None) as tick:
+    with _stage(listener, "clusters", None) as advance:
         levels = clusters.find(run.embedding)
         found = clusters.name(run.embedding, levels, clusters.Words(names, features))
-        tick(1)
+        advance(1)
     try:
         clusters.write(run.path / "labels.parquet", found)
     except OutputError as e:  # somebody else's run, perhaps: the picture is what was asked for
@@ -145,11 +145,11 @@ def _stage(listener: Listener, name: str, source: RowSource | None):
     total, done, started = (source.n_rows, 0, monotonic()) if source else (1, 0, monotonic())
     listener(StageStarted(name, total, "rows" if source else "pass"))
 
-    def tick(n: int) -> None:
+    def advance(n: int) -> None:
         nonlocal done
         done += n
         listener(StageAdvanced(name, done))
 
-    given: Tick = tick
+    given: Advance = advance
     yield given
     listener(StageDone(name, monotonic() - started, f"{total:,} rows" if source else ""))

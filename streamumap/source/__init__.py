@@ -1,11 +1,11 @@
 """Rows in: one `RowSource` whatever they are kept in."""
 
-from streamumap.source.base import Pairs, RowSource, SparseSource, blocks, check_shape, stored_dtype, widen
+from streamumap.source.base import CsrBlock, RowSource, SparseSource, blocks, check_shape, stored_dtype, widen
 from streamumap.source.formats.convert import ToConvert, in_place
 from streamumap.source.opening import Reading, open_rows, open_source
 
 __all__ = [
-    "Pairs",
+    "CsrBlock",
     "Reading",
     "RowSource",
     "SparseSource",

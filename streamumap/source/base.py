@@ -45,7 +45,7 @@ class RowSource(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class Pairs:
+class CsrBlock:
     """Rows without their zeros. "Zero" is what float32 calls zero: 0.0, -0.0, a float64 too small for float32."""
 
     indptr: np.ndarray  # int64 (R + 1,), from 0
@@ -64,7 +64,7 @@ class SparseSource(RowSource, Protocol):
 
     max_nonzero: int  # in all rows; explicit zeros may be among them
 
-    def pairs(self, start: int, stop: int) -> Pairs:
+    def pairs(self, start: int, stop: int) -> CsrBlock:
         """Rows start..stop. Raises InputError where a row has a feature twice or one beyond the last."""
 
     def spans(self, n_pairs: int) -> Iterator[tuple[int, int]]:

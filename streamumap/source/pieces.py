@@ -8,11 +8,11 @@ from typing import TypeVar
 
 import numpy as np
 
-from streamumap.events import Tick
-from streamumap.source.base import Pairs, RowSource, SparseSource, blocks
+from streamumap.events import Advance
+from streamumap.source.base import CsrBlock, RowSource, SparseSource, blocks
 
 T = TypeVar("T")
-Piece = np.ndarray | Pairs
+Piece = np.ndarray | CsrBlock
 """Some rows: a matrix as stored, or pairs."""
 
 PIECE_VALUES = 1 << 19
@@ -45,7 +45,7 @@ def pool() -> ThreadPoolExecutor:
 
 
 def over_rows(
-    source: RowSource, block_rows: int, work: Callable[[Piece], T], tick: Tick, first: int = 0
+    source: RowSource, block_rows: int, work: Callable[[Piece], T], advance: Advance, first: int = 0
 ) -> Iterator[T]:
     """`work` of each piece of the rows from row `first` on, where a piece begins; in order whichever thread is first, with
     few results waiting at a time.
@@ -54,11 +54,11 @@ def over_rows(
     """
     with pool() as threads:
         if isinstance(source, SparseSource):
-            yield from _over_pairs(threads, source, work, tick, first)
+            yield from _over_pairs(threads, source, work, advance, first)
             return
         for _, block in blocks(source, block_rows, first):
             yield from _over_block(threads, block, work)
-            tick(len(block))
+            advance(len(block))
 
 
 def _over_block(threads: ThreadPoolExecutor, block: np.ndarray, work: Callable[[Piece], T]) -> Iterator[T]:
@@ -67,7 +67,7 @@ def _over_block(threads: ThreadPoolExecutor, block: np.ndarray, work: Callable[[
 
 
 def _over_pairs(
-    threads: ThreadPoolExecutor, source: SparseSource, work: Callable[[Piece], T], tick: Tick, first: int
+    threads: ThreadPoolExecutor, source: SparseSource, work: Callable[[Piece], T], advance: Advance, first: int
 ) -> Iterator[T]:
     def read_and_work(start: int, stop: int) -> tuple[T, int]:
         return work(source.pairs(start, stop)), stop - start
@@ -75,7 +75,7 @@ def _over_pairs(
     spans = (span for span in source.spans(PIECE_PAIRS) if span[0] >= first)
     for done, n_rows in in_order(threads.submit(read_and_work, *span) for span in spans):
         yield done
-        tick(n_rows)
+        advance(n_rows)
 
 
 def in_order(jobs: Iterator[Future]) -> Iterator:

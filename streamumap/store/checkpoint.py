@@ -7,7 +7,7 @@ Arrays = dict[str, Any]
 """Arrays, or tensors on a device, by name."""
 
 
-class Units(Protocol):
+class Checkpoint(Protocol):
     """Given to a stage that works in units. What it keeps is `whole` arrays, which change from unit to unit, and `rows`,
     which grow: their first rows stay as they are."""
 
@@ -24,14 +24,14 @@ class Units(Protocol):
     def begun(self) -> bool:
         """Whether there is something to resume."""
 
-    def of(self, name: str) -> "Units":
+    def of(self, name: str) -> "Checkpoint":
         """Those of another kind, in the same stage."""
 
     def create(self, name: str, shape: tuple[int, ...], dtype) -> Any:
         """A BlockFile that is kept as well as it is written, from its first row on; asked for after `resume`."""
 
 
-class Alone:
+class NoCheckpoint:
     """The units of a stage that is run on its own: nothing is kept."""
 
     begun = False
@@ -39,7 +39,7 @@ class Alone:
     def __init__(self, create: Callable | None = None):
         self._create = create
 
-    def of(self, name: str) -> "Alone":
+    def of(self, name: str) -> "NoCheckpoint":
         return self
 
     def resume(self, whole: Arrays, rows: Arrays | None = None) -> dict:
@@ -52,4 +52,4 @@ class Alone:
         return self._create(name, shape, dtype)
 
 
-ALONE = Alone()
+NO_CHECKPOINT = NoCheckpoint()

@@ -1,4 +1,4 @@
-"""`units.Units` of a run: what is done so far is kept in the run's scratch, every few seconds."""
+"""`checkpoint.Checkpoint` of a run: what is done so far is kept in the run's scratch, every few seconds."""
 
 import os
 import time
@@ -19,7 +19,7 @@ SAVE_SECONDS = 5.0
 """Between two savings; where one takes over half a second, ten times as long as that."""
 
 
-class SavedUnits:
+class SavedCheckpoint:
     """One kind of unit, `name`, of a run, made from what `key` stands for; `what` is its name for people.
 
     `counted` is a Meter: where it is goes along. `stopping()` says whether the run is to stop, `stop()` raises Stopped,
@@ -37,7 +37,7 @@ class SavedUnits:
         self._begin({})
 
     def resume(self, whole: Arrays, rows: Arrays | None = None) -> dict:
-        """As `Units.resume`."""
+        """As `Checkpoint.resume`."""
         self._begin({})
         try:
             state = read_state(self.path)
@@ -89,8 +89,8 @@ class SavedUnits:
         except (FileNotFoundError, Damaged):
             return False
 
-    def of(self, name: str) -> "SavedUnits":
-        return SavedUnits(
+    def of(self, name: str) -> "SavedCheckpoint":
+        return SavedCheckpoint(
             self.work, f"{self.name}-{name}", self.key, self.what, self.counted, self.stopping, self.stop, self.warn, self.reuse
         )  # fmt: skip
 

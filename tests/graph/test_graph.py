@@ -227,14 +227,14 @@ def test_a_hub_keeps_every_edge(built):
 
 def test_ticks_three_times_all_rows_and_stops(built):
     ticks = []
-    built(random_knn(8, 50, 5), 20, tick=ticks.append)
+    built(random_knn(8, 50, 5), 20, advance=ticks.append)
     assert sum(ticks) == 150
 
     def stop(n):
         raise Stopped("stop")
 
     with pytest.raises(Stopped):
-        built(random_knn(8, 50, 5), 20, tick=stop)
+        built(random_knn(8, 50, 5), 20, advance=stop)
 
 
 @settings(max_examples=60)

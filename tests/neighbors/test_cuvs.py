@@ -115,7 +115,7 @@ def test_a_second_try_is_harder_and_the_last(stand_in, monkeypatch):
         seen.append(neighbors.shape)
         return False
 
-    found = search(rows, 8, "euclidean", reached, tick=ticks.append)
+    found = search(rows, 8, "euclidean", reached, advance=ticks.append)
     check_neighbors(found, rows, 8, "euclidean")
     first, second = (params.nn_descent_params for _, params in library.calls)
     assert seen == [(60, 7)] * 2 and ticks == [60, 60]
@@ -137,9 +137,9 @@ def test_the_rows_decide(metric, form):
     rows = hard_rows(24)
     source = open_source(rows)
     if form == "packed":
-        there = cuda.PackedOnDevice(pack(source, 10, int(np.count_nonzero(rows))), metric, DEVICE)
+        there = cuda.SparseOnDevice(pack(source, 10, int(np.count_nonzero(rows))), metric, DEVICE)
     else:
-        there = cuda.StreamedRows(source, metric, 16, DEVICE)
+        there = cuda.DenseOnDevice(source, metric, 16, DEVICE)
     rng = np.random.default_rng(0)
     candidates = np.argsort(rng.random((24, 24)), axis=1)[:, :6].astype(np.int32)
     candidates[candidates == np.arange(24)[:, None]] = -1
@@ -179,7 +179,7 @@ def test_cuvs_itself(metric, n):
     source, k = open_source(rows), 8
 
     def measured(candidates):
-        with closing(cuda.StreamedRows(source, metric, 4096, DEVICE)) as there:
+        with closing(cuda.DenseOnDevice(source, metric, 4096, DEVICE)) as there:
             return cuvs.measure(there, candidates, n, 4096)
 
     found = cuvs.search(
@@ -189,6 +189,6 @@ def test_cuvs_itself(metric, n):
     if n == 60:
         return check_neighbors(found, rows, k, metric)
     sample = np.arange(0, n, 200)
-    with closing(cuda.StreamedRows(source, metric, 4096, DEVICE)) as there:
+    with closing(cuda.DenseOnDevice(source, metric, 4096, DEVICE)) as there:
         ranks = cuda.count_closer(there, sample, found[0][sample, 1:], other_rows=4096)
     assert quality.recall(ranks, found[0][sample, 1:]) > 0.95

@@ -7,7 +7,7 @@ import scipy.sparse
 from streamumap import engine
 from streamumap.neighbors import reference
 from streamumap.neighbors.dense import search as dense
-from streamumap.neighbors.sparse import search as packed
+from streamumap.neighbors.sparse import search as sparse
 from streamumap.neighbors.sparse.measure import pair
 from streamumap.params import Params
 from streamumap.source import open_source
@@ -125,10 +125,10 @@ def test_packed_rows_are_found_and_ranked_by_differences(kind):
     kept = pack(open_source(rows), 100, np.count_nonzero(rows))
     options = dict(non_negative=False, is_zero=~rows.any(1), query_rows=70, batch_rows=0, seed=1)
     sample = np.arange(0, N, 7)
-    indices, _ = packed.search(kept, K, metric, sample=sample, reached=lambda others: True, **options)
+    indices, _ = sparse.search(kept, K, metric, sample=sample, reached=lambda others: True, **options)
     assert true_recall(rows, metric, indices[:, 1:]) > 0.995
     order = np.argsort(truth(rows, metric), axis=1)[sample]
-    counts = packed.count_closer(kept, sample, order[:, [0, 3, 14, 60]].astype(np.int32), metric, 100)
+    counts = sparse.count_closer(kept, sample, order[:, [0, 3, 14, 60]].astype(np.int32), metric, 100)
     assert np.abs(counts - [0, 3, 14, 60])[:, :3].max() <= 1
 
 

@@ -112,7 +112,7 @@ def named(refused, option):
 def test_a_larger_budget_never_makes_a_block_smaller(job, params, machine, share, more):
     n_bytes = int(smallest(job, params, machine) * share)
     small, large = (make_plan(job, params, caps(machine, int(n)), machine) for n in (n_bytes, n_bytes * more))
-    if small.packs != large.packs:
+    if small.as_csr != large.as_csr:
         return  # another way altogether
     for a, b in zip(small.stages, large.stages, strict=True):
         if a.backend == b.backend and a.name not in ("neighbors", "place"):
@@ -128,7 +128,7 @@ def test_dense_rows_on_a_cpu():
     plan = make_plan(Job(63_666, 3072, "float16"), Params(), Budget(1 * GB), CPU)
     assert [s.name for s in plan.stages] == ["read", "neighbors", "graph", "start", "layout", "quality", "write"]
     assert [s.backend for s in plan.stages] == ["numpy", "dense", "numba", "numba", "cpu", "dense", "pyarrow"]
-    assert plan.device is None and not plan.packed_on_disk and plan.peak.device_bytes == 0
+    assert plan.device is None and not plan.csr_on_disk and plan.peak.device_bytes == 0
     assert "reduce" not in plan and "read" in plan and plan["graph"].name == "graph"
 
 
@@ -136,7 +136,7 @@ def test_dense_rows_on_a_cpu():
 def test_rows_mostly_of_zeros_are_packed_on_a_cpu():
     job = Job(63_666, 3072, "float16", 63_666 * 32)
     plan = make_plan(job, Params(), Budget(1 * GB), CPU)
-    assert plan["neighbors"].backend == plan["quality"].backend == "packed" and not plan.packed_on_disk
+    assert plan["neighbors"].backend == plan["quality"].backend == "packed" and not plan.csr_on_disk
 
 
 @pytest.mark.sizes
@@ -154,7 +154,7 @@ def test_as_many_rows_are_measured_as_errors_want_in_one_pass_where_there_is_roo
 def test_packed_rows_go_to_disk_when_the_blocks_need_the_memory():
     job = Job(1_000_000, 3072, "float16", 1_000_000 * 60)
     on_disk, in_memory = (make_plan(job, Params(), Budget(n), CPU) for n in (7 * GB // 10, 8 * GB))
-    assert on_disk.packed_on_disk and not in_memory.packed_on_disk
+    assert on_disk.csr_on_disk and not in_memory.csr_on_disk
     assert on_disk.peak.disk_bytes - in_memory.peak.disk_bytes >= 60_000_000 * 4
 
 
@@ -162,7 +162,7 @@ def test_rows_are_searched_as_they_are_where_packed_ones_do_not_fit():
     job = Job(100_000, 12_288, "float16", 100_000 * 300)
     assert pays(job.n_rows, job.n_features, job.n_nonzero)
     plan = make_plan(job, Params(), Budget(smallest(replace(job, n_nonzero=None), Params(), CPU)), CPU)
-    assert plan["neighbors"].backend == "dense" and not plan.packed_on_disk
+    assert plan["neighbors"].backend == "dense" and not plan.csr_on_disk
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ def test_an_impossible_backend_is_refused(machine, active, params, message):
 def test_packed_rows_are_searched_by_cells_where_they_are_many(n_rows, recall, budget, by_cells, on_disk):
     job = Job(n_rows, 3072, "float16", n_rows * 32)
     plan = make_plan(job, Params(recall=recall), Budget(budget), CPU)
-    assert plan["neighbors"].backend == "packed" and plan.packed_on_disk == on_disk
+    assert plan["neighbors"].backend == "packed" and plan.csr_on_disk == on_disk
     assert (plan["neighbors"].blocks["batch_rows"] > 0) == by_cells
 
 
@@ -315,7 +315,7 @@ def test_three_million_rows_of_zeros_mostly_on_a_gpu(n_features):
     job = Job(3_000_000, n_features, "float16", 3_000_000 * 32)
     for n_bytes in (6 * GB, 8 * GB, 40 * GB):
         plan = make_plan(job, Params(), caps(GPU, n_bytes), GPU)
-        assert plan.packs and not plan.packed_on_disk
+        assert plan.as_csr and not plan.csr_on_disk
         assert [plan[name].backend for name in ("read", "neighbors", "start", "quality")] == ["cuda"] * 4
         pairs = job.n_nonzero * 4
         for name in ("neighbors", "start", "quality"):
@@ -329,7 +329,7 @@ def test_three_million_rows_of_zeros_mostly_on_a_gpu(n_features):
 def test_packed_rows_on_a_gpu_go_to_disk_when_the_host_needs_the_memory():
     job = Job(3_000_000, 3072, "float16", 3_000_000 * 150)
     in_memory, on_disk = (make_plan(job, Params(), Budget(n, 40 * GB), GPU) for n in (60 * GB, 3 * GB))
-    assert in_memory.packs and on_disk.packs and on_disk.packed_on_disk and not in_memory.packed_on_disk
+    assert in_memory.as_csr and on_disk.as_csr and on_disk.csr_on_disk and not in_memory.csr_on_disk
     assert in_memory["neighbors"].blocks == on_disk["neighbors"].blocks
     assert on_disk.peak.disk_bytes - in_memory.peak.disk_bytes >= job.n_nonzero * 4
 
@@ -339,8 +339,8 @@ def test_rows_pass_by_a_gpu_that_cannot_hold_their_pairs():
     n_bytes = smallest(job, Params(), GPU)
     assert n_bytes == smallest(replace(job, n_nonzero=None), Params(), GPU)
     plan = make_plan(job, Params(), caps(GPU, n_bytes), GPU)
-    assert not plan.packs and plan["neighbors"].backend == "cuda"
-    assert make_plan(job, Params(), caps(GPU, 60 * GB), GPU).packs
+    assert not plan.as_csr and plan["neighbors"].backend == "cuda"
+    assert make_plan(job, Params(), caps(GPU, 60 * GB), GPU).as_csr
 
 
 @pytest.mark.parametrize(
@@ -415,8 +415,8 @@ def test_planning_does_no_work(tmp_path):
         "from streamumap.planning.job import Job\n"
         "from streamumap.params import Params\n"
         "from streamumap.machine.memory import Budget, Device, Machine\n"
-        "from streamumap.source import packed, scan\n"
-        "from streamumap import ica, reduce\n"
+        "from streamumap.source.scan import cpu\n"
+        "from streamumap.reduce import ica, pca\n"
         "opened = []\n"
         "sys.addaudithook(lambda event, args: opened.append(args) if event in ('open', 'os.listdir', 'subprocess.Popen') else None)\n"
         "for device in (None, Device(0, 'x', 10**11, 10**11)):\n"
@@ -448,7 +448,7 @@ def test_tiny_blocks_are_those_of_the_smallest_budget(machine, params, monkeypat
         assert ours.backend == large.backend
         if ours.backend == small.backend:
             assert list(ours.blocks.values()) <= list(small.blocks.values()) <= list(large.blocks.values())
-    assert forced["neighbors"].blocks != wide["neighbors"].blocks and forced.packed_on_disk == forced.packs
+    assert forced["neighbors"].blocks != wide["neighbors"].blocks and forced.csr_on_disk == forced.as_csr
 
 
 # Small parts
@@ -487,7 +487,7 @@ def test_compiled_kernels_are_spared_and_decide_nothing(budget):
         make_plan(job, Params(), Budget(budget), machine) for machine in (CPU, replace(CPU, compiled=COMPILED))
     )
     assert [s.blocks for s in first.stages] == [s.blocks for s in later.stages]
-    assert first.packed_on_disk == later.packed_on_disk
+    assert first.csr_on_disk == later.csr_on_disk
     spared = [a.predicted.host_bytes - b.predicted.host_bytes for a, b in zip(first.stages, later.stages, strict=True)]
     assert (
         spared[0] == 0 and all(a <= b for a, b in zip(spared, spared[1:], strict=False)) and spared[-1] >= 120 * 10**6

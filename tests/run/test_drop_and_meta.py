@@ -20,7 +20,7 @@ from streamumap.show.output import write_parquet
 from streamumap.source import SparseSource, open_source
 from streamumap.source.scan.cpu import scan
 from streamumap.source.views.centered import View
-from streamumap.source.views.row_selection import Kept, all_but
+from streamumap.source.views.row_selection import RowSelection, all_but
 from streamumap.store.workdir import Workdir
 
 BOUNDS = dict(budget="1GB", device="cpu")
@@ -120,14 +120,14 @@ def test_numbers_go_there_and_back():
     back = kept.numbers_back(numbers)
     assert back.dtype == np.int32 and back.tolist() == [[1, 6, -1], [58, 9, 10]]
     np.testing.assert_array_equal(kept.numbers_of(back), numbers)
-    everything = Kept(60)
+    everything = RowSelection(60)
     assert everything.numbers_of(numbers) is numbers and everything.of(numbers) is numbers
 
 
 @pytest.mark.parametrize("rows", [None, np.array([1, 2, 30, 31, 58]), np.arange(60)], ids=["all", "some", "each"])
 def test_results_go_there_and_back_by_blocks(rows, as_file, monkeypatch):
     monkeypatch.setattr("streamumap.source.views.row_selection.BLOCK_VALUES", 20)
-    kept, whole = Kept(60, rows), np.random.default_rng(0).random((60, 3)).astype(np.float32)
+    kept, whole = RowSelection(60, rows), np.random.default_rng(0).random((60, 3)).astype(np.float32)
     parts = list(kept.blocks_of(as_file(whole)))
     found = np.concatenate([part for _, part in parts])
     np.testing.assert_array_equal(found, kept.of(whole))

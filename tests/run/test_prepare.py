@@ -36,13 +36,13 @@ def test_the_bound_is_above_what_rows_have():
 
 @pytest.mark.sizes
 def test_rows_of_zeros_mostly_are_planned_so_where_dense_rows_do_not_fit():
-    dense, packed = needs(), needs(SHAPE[0] * 12)
-    assert packed < dense - 10 * 10**6
+    dense, csr = needs(), needs(SHAPE[0] * 12)
+    assert csr < dense - 10 * 10**6
     source = open_source(sparse(8))
-    for n_bytes, packs in ((dense + 10**6, False), (packed + 10**6, True)):
-        assert first_plan(source, job_of(source), Params(), Budget(n_bytes), CPU).packs == packs
+    for n_bytes, as_csr in ((dense + 10**6, False), (csr + 10**6, True)):
+        assert first_plan(source, job_of(source), Params(), Budget(n_bytes), CPU).as_csr == as_csr
     with pytest.raises(DoesNotFit):
-        first_plan(open_source(np.ones(SHAPE, np.float16)), job_of(source), Params(), Budget(packed + 10**6), CPU)
+        first_plan(open_source(np.ones(SHAPE, np.float16)), job_of(source), Params(), Budget(csr + 10**6), CPU)
 
 
 @pytest.mark.sizes

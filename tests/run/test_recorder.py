@@ -32,7 +32,7 @@ def test_what_does_not_fit_is_done_again_in_blocks_of_half_the_size(recorder):
             raise OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         return "done"
 
-    assert recorder.fitting("neighbors", work) == "done"
+    assert recorder.retry_on_oom("neighbors", work) == "done"
     assert [blocks["query_rows"] for blocks in tried] == [1000, 500, 250]
     assert tried[-1]["other_rows"] == LEAST_BLOCK and tried[-1]["chunk_rows"] == 0
     assert len(recorder.measured["warnings"]) == 2 and "half the size" in recorder.measured["warnings"][0]
@@ -43,7 +43,7 @@ def test_what_never_fits_is_refused_in_one_sentence(recorder):
         raise OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     with pytest.raises(DoesNotFit, match="wait until other processes have left"):
-        recorder.fitting("neighbors", work)
+        recorder.retry_on_oom("neighbors", work)
 
 
 def test_another_error_is_not_touched(recorder):
@@ -51,5 +51,5 @@ def test_another_error_is_not_touched(recorder):
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        recorder.fitting("neighbors", work)
+        recorder.retry_on_oom("neighbors", work)
     assert not recorder.measured["warnings"]

@@ -8,7 +8,7 @@ import pytest
 from streamumap.errors import Stopped
 from streamumap.graph import build
 from streamumap.neighbors.dense import search as dense
-from streamumap.neighbors.sparse import search as packed
+from streamumap.neighbors.sparse import search as sparse
 from streamumap.reduce.pca import StreamedPCA
 from streamumap.run.recorder import Meter
 from streamumap.source import open_source
@@ -16,7 +16,7 @@ from streamumap.source.scan.cpu import scan
 from streamumap.source.sparse.csr_rows import pack
 from streamumap.source.views.normalized import DenseRows
 from streamumap.store import resumable
-from streamumap.store.resumable import SavedUnits
+from streamumap.store.resumable import SavedCheckpoint
 from streamumap.store.workdir import Workdir
 
 METRICS = ("euclidean", "cosine")
@@ -46,8 +46,10 @@ def test_all_with_all_of_packed_rows(metric, restarted):
     wanted: dict = dict(is_zero=~rows.any(1), seed=0, sample=np.arange(9), reached=lambda near: True)
     wanted |= dict(non_negative=True, query_rows=64, batch_rows=0)
     given = pack(open_source(rows), 100, int(np.count_nonzero(rows)))
-    found, n_times, _ = restarted(lambda units, tick: packed.search(given, 6, metric, units=units, tick=tick, **wanted))
-    assert n_times == 5 and as_bytes(found) == as_bytes(packed.search(given, 6, metric, **wanted))
+    found, n_times, _ = restarted(
+        lambda checkpoint, advance: sparse.search(given, 6, metric, checkpoint=checkpoint, advance=advance, **wanted)
+    )
+    assert n_times == 5 and as_bytes(found) == as_bytes(sparse.search(given, 6, metric, **wanted))
 
 
 @pytest.mark.parametrize("reaches", [True, False], ids=["enough at once", "never enough"])
@@ -58,10 +60,10 @@ def test_packed_rows_by_cells(reaches, restarted, monkeypatch):
     wanted |= dict(non_negative=True, query_rows=64, batch_rows=10)
     given = pack(open_source(rows), 100, int(np.count_nonzero(rows)))
     found, n_times, _ = restarted(
-        lambda units, tick: packed.search(given, 6, "cosine", units=units, tick=tick, **wanted)
+        lambda checkpoint, advance: sparse.search(given, 6, "cosine", checkpoint=checkpoint, advance=advance, **wanted)
     )
     assert n_times >= (4 if reaches else 15)
-    assert as_bytes(found) == as_bytes(packed.search(given, 6, "cosine", **wanted))
+    assert as_bytes(found) == as_bytes(sparse.search(given, 6, "cosine", **wanted))
 
 
 @pytest.mark.parametrize("how", ["exhaustive", "enough at once", "never enough"])
@@ -70,7 +72,9 @@ def test_dense_rows(how, restarted, monkeypatch):
     rows = DenseRows(open_source(np.random.default_rng(0).normal(size=(400, 20)).astype(np.float32)), "euclidean")
     wanted: dict = dict(cell_rows=90, seed=0, n_threads=2, exhaustive=how == "exhaustive")
     wanted["reached"] = lambda near: how == "enough at once"
-    found, n_times, _ = restarted(lambda units, tick: dense.search(rows, 6, units=units, tick=tick, **wanted))
+    found, n_times, _ = restarted(
+        lambda checkpoint, advance: dense.search(rows, 6, checkpoint=checkpoint, advance=advance, **wanted)
+    )
     assert n_times >= 5 and as_bytes(found) == as_bytes(dense.search(rows, 6, **wanted))
 
 
@@ -78,8 +82,8 @@ def test_the_graph(restarted, codes_knn, as_file, create, tmp_path):
     knn = [as_file(array) for array in codes_knn]
     how: dict = dict(local_connectivity=1.0, set_op_mix_ratio=1.0, block_rows=70)
 
-    def make(units, tick):
-        return build.build(*knn, units.create, units=units, tick=tick, **how)
+    def make(checkpoint, advance):
+        return build.build(*knn, checkpoint.create, checkpoint=checkpoint, advance=advance, **how)
 
     (made, sizes), n_times, _ = restarted(make)
     right, right_sizes = build.build(*knn, create, **how)
@@ -99,7 +103,7 @@ def test_reading(kind, restarted, codes):
 
         rows = scipy.sparse.csr_matrix(rows)
     source = open_source(rows)
-    found, n_times, _ = restarted(lambda units, tick: scan(source, 40, tick, units))
+    found, n_times, _ = restarted(lambda checkpoint, advance: scan(source, 40, advance, checkpoint))
     right = scan(source, 40)
     assert n_times >= 1 and all(
         np.array_equal(value, getattr(right, name), equal_nan=True) if name != "dtype" else True
@@ -110,7 +114,9 @@ def test_reading(kind, restarted, codes):
 @pytest.mark.parametrize("on_disk", [False, True])
 def test_packing(on_disk, restarted, codes, tmp_path):
     source, n = open_source(codes), int(np.count_nonzero(codes))
-    made, n_times, _ = restarted(lambda units, tick: pack(source, 100, n, tmp_path if on_disk else None, tick, units))
+    made, n_times, _ = restarted(
+        lambda checkpoint, advance: pack(source, 100, n, tmp_path if on_disk else None, advance, checkpoint)
+    )
     assert n_times == 6 and as_bytes(made.block(0, 600)) == as_bytes(pack(source, 100, n).block(0, 600))
     made.close()
 
@@ -127,28 +133,28 @@ def test_principal_components_once_they_are_found(codes):
 # What is kept
 
 
-class Kept:
+class RowSelection:
     """A run's folder, and the units of a process that works in it."""
 
     def __init__(self, path):
         self.work, self.warned, self.said = Workdir(path, {}), [], []
         self.grown, self.table = np.arange(20, dtype=np.int32).reshape(10, 2), np.arange(6.0)
 
-    def units(self, key="k", stopping=False):
+    def checkpoint(self, key="k", stopping=False):
         self.meter = Meter("work", 10, "rows", lambda event: None, lambda: False, 0.0)
-        return SavedUnits(
+        return SavedCheckpoint(
             self.work, "work", key, "the work", self.meter, lambda: stopping, self.meter.stop, self.warned.append,
             self.said.append,
         )  # fmt: skip
 
-    def do(self, n, units=None, **facts):
-        units = units or self.units()
+    def do(self, n, checkpoint=None, **facts):
+        checkpoint = checkpoint or self.checkpoint()
         self.meter.done = n
-        units.done(lambda: ({"table": self.table + n}, {"grown": self.grown[:n]}), **facts)
+        checkpoint.done(lambda: ({"table": self.table + n}, {"grown": self.grown[:n]}), **facts)
 
     def resume(self, key="k"):
         table, grown = np.zeros(6), np.zeros((10, 2), np.int32)
-        facts = self.units(key).resume({"table": table}, {"grown": grown})
+        facts = self.checkpoint(key).resume({"table": table}, {"grown": grown})
         return facts, table, grown
 
     def path(self, name):
@@ -158,40 +164,40 @@ class Kept:
 @pytest.fixture
 def kept(tmp_path, monkeypatch):
     monkeypatch.setattr(resumable, "SAVE_SECONDS", 0)
-    kept = Kept(tmp_path / "run")
+    kept = RowSelection(tmp_path / "run")
     yield kept
     kept.work.close()
 
 
 def test_what_is_kept_comes_back(kept):
-    assert kept.resume()[0] == {} and not kept.units().begun
-    units = kept.units()
+    assert kept.resume()[0] == {} and not kept.checkpoint().begun
+    checkpoint = kept.checkpoint()
     for n in (2, 5, 7):
-        kept.do(n, units, row=n)
+        kept.do(n, checkpoint, row=n)
     assert os.path.getsize(kept.path("_grown.part")) == 7 * 8
     facts, table, grown = kept.resume()
     assert facts == {"row": 7} and np.array_equal(table, kept.table + 7) and np.array_equal(grown[:7], kept.grown[:7])
     assert not grown[7:].any() and kept.meter.done == 7 and kept.said == ["the work up to 7 of 10 rows"]
-    assert kept.units().begun and not kept.units("other").begun
+    assert kept.checkpoint().begun and not kept.checkpoint("other").begun
 
 
 def test_arrays_that_are_not_named_are_among_the_facts(kept):
     kept.do(3, row=3)
     grown = np.zeros((10, 2), np.int32)
-    facts = kept.units().resume({}, {"grown": lambda facts: grown[: facts["row"]]})
+    facts = kept.checkpoint().resume({}, {"grown": lambda facts: grown[: facts["row"]]})
     assert np.array_equal(facts["table"], kept.table + 3) and np.array_equal(grown[:3], kept.grown[:3])
 
 
 def test_a_process_that_died_between_two_files_leaves_the_older_state(kept, monkeypatch):
-    units = kept.units()
-    kept.do(2, units, row=2)
+    checkpoint = kept.checkpoint()
+    kept.do(2, checkpoint, row=2)
     with monkeypatch.context() as patch:
         patch.setattr(kept.work, "replace", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            kept.do(5, units, row=5)
+            kept.do(5, checkpoint, row=5)
     facts, table, grown = kept.resume()
     assert facts == {"row": 2} and np.array_equal(table, kept.table + 2) and not grown[2:].any()
-    kept.do(4, kept.units(), row=4)  # of a process that did not look
+    kept.do(4, kept.checkpoint(), row=4)  # of a process that did not look
     assert kept.resume()[0] == {"row": 4} and kept.warned == []
 
 
@@ -213,23 +219,23 @@ def test_work_of_another_key_or_of_other_sizes_is_not_used(kept):
     kept.do(4, row=4)
     assert kept.resume("other")[0] == {} and not kept.path(".state").exists() and kept.warned == []
     kept.do(4, row=4)
-    assert kept.units().resume({"table": np.zeros(7)}, {}) == {} and kept.warned == []
+    assert kept.checkpoint().resume({"table": np.zeros(7)}, {}) == {} and kept.warned == []
 
 
 def test_it_is_kept_every_few_seconds_and_when_the_run_is_to_stop(kept, monkeypatch):
     monkeypatch.setattr(resumable, "SAVE_SECONDS", 5.0)
-    units = kept.units()
-    kept.do(1, units, row=1)
+    checkpoint = kept.checkpoint()
+    kept.do(1, checkpoint, row=1)
     assert not kept.path(".state").exists()
-    units.saved_at -= 6
-    kept.do(2, units, row=2)
-    kept.do(3, units, row=3)
+    checkpoint.saved_at -= 6
+    kept.do(2, checkpoint, row=2)
+    kept.do(3, checkpoint, row=3)
     assert kept.resume()[0] == {"row": 2}
-    units.saved_at, units.cost = units.saved_at - 9, 1.0
-    kept.do(4, units, row=4)
+    checkpoint.saved_at, checkpoint.cost = checkpoint.saved_at - 9, 1.0
+    kept.do(4, checkpoint, row=4)
     assert kept.resume()[0] == {"row": 2}, "what takes a second is kept every ten"
     with pytest.raises(Stopped, match="^stopped while work was at 5 of 10 rows; the same command continues the run"):
-        kept.do(5, kept.units(stopping=True), row=5)
+        kept.do(5, kept.checkpoint(stopping=True), row=5)
     assert kept.resume()[0] == {"row": 5}
 
 
@@ -245,16 +251,16 @@ def test_a_stop_waits_for_the_end_of_a_unit_but_not_long():
 @pytest.mark.parametrize("stopping", [False, True])
 def test_a_run_goes_on_where_there_is_no_room_for_what_it_keeps(stopping, kept, monkeypatch):
     kept.do(2, row=2)
-    units = kept.units(stopping=stopping)
-    units.resume({"table": np.zeros(6)}, {"grown": np.zeros((10, 2), np.int32)})
+    checkpoint = kept.checkpoint(stopping=stopping)
+    checkpoint.resume({"table": np.zeros(6)}, {"grown": np.zeros((10, 2), np.int32)})
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", no_room)
         for _ in range(2):
             if stopping:
                 with pytest.raises(Stopped):
-                    kept.do(4, units, row=4)
+                    kept.do(4, checkpoint, row=4)
             else:
-                kept.do(4, units, row=4)
+                kept.do(4, checkpoint, row=4)
     assert len(kept.warned) == 1 and "how far it is cannot be kept" in kept.warned[0] and "No space" in kept.warned[0]
     assert kept.resume()[0] == {"row": 2} and not list(kept.work.scratch.glob(".*"))
 

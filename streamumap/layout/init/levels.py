@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from streamumap.events import Tick, no_tick
+from streamumap.events import Advance, no_advance
 from streamumap.layout import epochs
 from streamumap.layout.schedule import Settings, on_graph
 from streamumap.layout.sizes import FEW, KEPT, RATIO, TOP
@@ -76,7 +76,7 @@ def start(
     settings: Settings,
     backend: epochs.Backend,
     place_top: Callable[[np.ndarray], np.ndarray],
-    tick: Tick = no_tick,
+    advance: Advance = no_advance,
     top: int | None = None,
 ) -> Start:
     """First positions on the graph of `blocks` (as of `run.run`). `place_top` gives those of the coarsest level,
@@ -98,11 +98,11 @@ def start(
         seeds = choose_seeds(n, n_cells, settings.seed, len(sizes))
         chosen = chosen[seeds]  # of all vertices, which go here
         place = epochs.placer(blocks, backend)
-        cells, n_lost = _cells(place, seeds, n, backend, tick)
-        tick(step)
+        cells, n_lost = _cells(place, seeds, n, backend, advance)
+        advance(step)
         unreached.append(n_lost)
         level = _coarse(place, cells, n, n_cells, backend)
-        tick(step)
+        advance(step)
         coarse = [lambda: level]
         begin = first(coarse, n_cells, chosen)
         n_epochs = LEVEL_EPOCHS if n_cells > 2 * TOP else TOP_EPOCHS
@@ -112,13 +112,13 @@ def start(
             coarse,
             _on_level(settings, n_cells, n_epochs),
             backend,
-            lambda _: tick(0),
+            lambda _: advance(0),
         )
         wide = np.float32((n / n_cells) ** WIDENING)
         return _prolonged(state.positions * wide, place, cells, backend)
 
     positions = first(blocks, n_rows, np.arange(n_rows))
-    tick(n_rows - 2 * (n_rows // 3) * (len(sizes) > 1))
+    advance(n_rows - 2 * (n_rows // 3) * (len(sizes) > 1))
     return Start(positions, tuple(sizes), sum(unreached[:1]))
 
 
@@ -145,27 +145,27 @@ def choose_seeds(n: int, n_cells: int, seed: int, level: int) -> np.ndarray:
     return bounds[:-1] + (at * np.diff(bounds)).astype(np.int64)
 
 
-def _cells(place, seeds: np.ndarray, n: int, backend: epochs.Backend, tick: Tick):
+def _cells(place, seeds: np.ndarray, n: int, backend: epochs.Backend, advance: Advance):
     """Each vertex's cell, int32 (n,), placed, and how many no seed reached. Pieces of the graph without a seed go to a
     cell at random, each as a whole: nothing ties them to any place."""
     own = np.full(n, -1, np.int32)
     own[seeds] = np.arange(len(seeds), dtype=np.int32)
-    cells = _until_still(backend.levels.join_cells, backend.place(own), place, backend, tick)
+    cells = _until_still(backend.levels.join_cells, backend.place(own), place, backend, advance)
     lost = cells < 0
     n_lost = int(lost.sum())
     if n_lost:
-        roots = _until_still(backend.levels.join_roots, backend.levels.own_numbers(lost), place, backend, tick)
+        roots = _until_still(backend.levels.join_roots, backend.levels.own_numbers(lost), place, backend, advance)
         cells = backend.levels.scattered(cells, roots, len(seeds))
     return cells, n_lost
 
 
-def _until_still(passed: Callable, values, place, backend: epochs.Backend, tick: Tick):
+def _until_still(passed: Callable, values, place, backend: epochs.Backend, advance: Advance):
     """`passed` over the graph's blocks until nothing changes, ROUNDS times at most."""
     old, new = values, backend.empty_like(values)
     for _ in range(ROUNDS):
         for first_row, _, *block in place():
             passed(old, new, first_row, *block)
-        tick(0)
+        advance(0)
         if bool((old == new).all()):
             break
         old, new = new, old

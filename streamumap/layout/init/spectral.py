@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from streamumap.events import Tick, no_tick
+from streamumap.events import Advance, no_advance
 from streamumap.layout import epochs
 from streamumap.layout.init import spectral_cpu
 from streamumap.layout.init.spectral_sizes import EXTRA, SUMS_BYTES, TASK_ROWS
@@ -89,7 +89,7 @@ def solve(
     n_edges: int,
     seed: int,
     backend: epochs.Backend,
-    tick: Tick = no_tick,
+    advance: Advance = no_advance,
 ) -> Eigenvectors:
     """The eigenvectors of each component of the graph whose blocks `place` goes through, as `run.placer` gives it,
     `n_edges` in all. Ticks 0 with each product."""
@@ -104,7 +104,7 @@ def solve(
         n_products += n_steps + 1
         part = np.where(open_parts[parts.part], parts.part, np.int32(-1))
         filters = _filters(cuts, n_steps)
-        vectors, images = _multiplied(place, vectors, images, part, filters, backend, tick)
+        vectors, images = _multiplied(place, vectors, images, part, filters, backend, advance)
         for chosen in _together(open_parts, vectors.shape[1]):
             values, residuals = _turned(vectors, images, parts, chosen)
             open_parts[chosen] = ~_near(values, residuals, n_components)
@@ -160,7 +160,7 @@ def _chebyshev(cuts: np.ndarray, n_steps: int) -> Iterator[np.ndarray]:
         yield np.stack([-2 * ratio / half, 2 * ratio / half * (1 - middle), -before * ratio], 1)
 
 
-def _multiplied(place, vectors, images, part, filters, backend: epochs.Backend, tick: Tick):
+def _multiplied(place, vectors, images, part, filters, backend: epochs.Backend, advance: Advance):
     """The polynomials of L times the vectors, and the images of these under L. Rows of part -1 keep their vectors."""
     old, new, part = backend.place(vectors), backend.place(images), backend.place(part)
     for factors in filters:
@@ -168,7 +168,7 @@ def _multiplied(place, vectors, images, part, filters, backend: epochs.Backend, 
         for first_row, _, *block in place():
             backend.product(old, new, part, placed, first_row, *block)
         old, new = new, old
-        tick(0)
+        advance(0)
     return np.asarray(backend.fetch(new)), np.asarray(backend.fetch(old))
 
 

@@ -12,16 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from streamumap.events import Tick
+from streamumap.events import Advance
 from streamumap.neighbors.cuda.decide import decide
 from streamumap.neighbors.cuda.join import candidates, merge, no_neighbors, reverse_neighbors
 from streamumap.neighbors.cuda.probe import TILE, nearest_columns, unpack
 from streamumap.neighbors.cuda.sketch import Sketches, make_sketches
-from streamumap.neighbors.cuda.sparse_rows import PackedOnDevice
+from streamumap.neighbors.cuda.sparse_rows import SparseOnDevice
 from streamumap.neighbors.cuda.tiles import Tiles, lists, make_tiles
 from streamumap.neighbors.sizes import CUDA_PROPOSED as PROPOSED
 from streamumap.neighbors.sizes import cuda_width
-from streamumap.store.checkpoint import ALONE, Units
+from streamumap.store.checkpoint import NO_CHECKPOINT, Checkpoint
 
 Reached = Callable[[Tensor], bool]
 
@@ -50,8 +50,8 @@ def approximate(
     query_rows: int,
     other_rows: int,
     reached: Reached,
-    tick: Tick,
-    units: Units = ALONE,
+    advance: Advance,
+    checkpoint: Checkpoint = NO_CHECKPOINT,
 ) -> tuple[Tensor, Tensor] | None:
     """Lists int32 (N, w) and distances (squared; for cosine the distances themselves) float32 (N, w), nearest first, w >= k - 1;
     None where even all tiles do not reach what is asked.
@@ -59,32 +59,32 @@ def approximate(
     `rows`: rows on the device; `is_zero` bool (N,): rows that are nobody's neighbours; `reached(lists)` says whether a graph is
     good enough. A round ticks N rows for its sketches, for what it looks through, for each join, and for dense rows at its end.
     """
-    packed, width = isinstance(rows, PackedOnDevice), cuda_width(k)
+    is_sparse, width = isinstance(rows, SparseOnDevice), cuda_width(k)
     best = _no_neighbors(rows, width)
-    ahead = best if packed else _no_neighbors(rows, 2 * width)
+    ahead = best if is_sparse else _no_neighbors(rows, 2 * width)
 
     def whole() -> dict[str, Tensor]:
-        return best if packed else best | {f"{name} ahead": array for name, array in ahead.items()}
+        return best if is_sparse else best | {f"{name} ahead": array for name, array in ahead.items()}
 
-    begin = units.resume(whole()).get("step", 0)
+    begin = checkpoint.resume(whole()).get("step", 0)
     for number, share in enumerate(SHARES):
         end = (number + 1) * STEPS
         if begin > end:
             continue
         steps = range(max(begin, end - STEPS), end)
         if steps:
-            near, tiles = _propose(rows, is_zero, seed + (number << 32), other_rows, tick)
+            near, tiles = _propose(rows, is_zero, seed + (number << 32), other_rows, advance)
         for step in steps:
             if step == end - STEPS:
-                if not packed:
+                if not is_sparse:
                     _begin(near, best, ahead)
                 listed = lists(tiles, share, LOOKED << 2 * number, max(1, chunk_rows // TILE))
-                _look_through(near, tiles, listed, PROPOSED * width, **ahead, tick=tick)
+                _look_through(near, tiles, listed, PROPOSED * width, **ahead, advance=advance)
             elif step < end - 1:
-                ahead["found"] = _join(near, chunk_rows, **ahead, tick=tick)
-            elif not packed:
-                decide(rows, ahead["found"], **best, query_rows=query_rows, other_rows=other_rows, tick=tick)
-            units.done(lambda: (whole(), {}), step=step + 1)
+                ahead["found"] = _join(near, chunk_rows, **ahead, advance=advance)
+            elif not is_sparse:
+                decide(rows, ahead["found"], **best, query_rows=query_rows, other_rows=other_rows, advance=advance)
+            checkpoint.done(lambda: (whole(), {}), step=step + 1)
         near = tiles = None
         if reached(best["found"]):
             return best["found"], best["distances"]
@@ -95,11 +95,11 @@ def _no_neighbors(rows, width) -> dict[str, Tensor]:
     return dict(zip(("found", "distances"), no_neighbors(rows.n_rows, rows.device, width), strict=True))
 
 
-def _propose(rows, is_zero, seed, other_rows, tick):
+def _propose(rows, is_zero, seed, other_rows, advance):
     """What measures two rows, dense ones by their sketches, and the tiles."""
-    codes = make_sketches(rows, seed, other_rows, tick)
+    codes = make_sketches(rows, seed, other_rows, advance)
     tiles = make_tiles(codes, torch.from_numpy(is_zero).to(rows.device), seed)
-    return rows if isinstance(rows, PackedOnDevice) else Sketches(codes), tiles
+    return rows if isinstance(rows, SparseOnDevice) else Sketches(codes), tiles
 
 
 def _begin(near, best, ahead):
@@ -110,7 +110,7 @@ def _begin(near, best, ahead):
     merge(everyone, best["found"], near.measure(everyone, best["found"]), *ahead.values(), *ahead.values())
 
 
-def _look_through(near, tiles: Tiles, listed_by_chunks, n_proposed, found, distances, tick):
+def _look_through(near, tiles: Tiles, listed_by_chunks, n_proposed, found, distances, advance):
     """Merges the nearest by sketches among the listed tiles into the lists."""
     by_tile = tiles.order.view(-1, TILE)
     codes = tiles.codes.view(len(tiles), TILE, -1)
@@ -124,10 +124,10 @@ def _look_through(near, tiles: Tiles, listed_by_chunks, n_proposed, found, dista
         real = queries >= 0
         queries, proposed = queries[real], proposed[real]
         merge(queries, proposed, near.measure(queries, proposed), found, distances, found, distances)
-        tick(len(queries))
+        advance(len(queries))
 
 
-def _join(near, chunk_rows, found, distances, tick):
+def _join(near, chunk_rows, found, distances, advance):
     reverse = reverse_neighbors(found)
     joined = torch.empty_like(found)
     step = max(1, chunk_rows // 4)
@@ -136,5 +136,5 @@ def _join(near, chunk_rows, found, distances, tick):
         queries = torch.arange(first, stop, dtype=torch.int32, device=found.device)
         met = candidates(found, reverse, first, stop)
         merge(queries, met, near.measure(queries, met), found, distances, joined, distances)
-        tick(stop - first)
+        advance(stop - first)
     return joined

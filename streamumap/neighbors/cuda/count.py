@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from streamumap.events import Tick, no_tick
+from streamumap.events import Advance, no_advance
 from streamumap.machine import gpu
 from streamumap.neighbors.cuda.chunk import precision, slack
 from streamumap.neighbors.cuda.closer import count_exact, count_sure
 from streamumap.neighbors.cuda.distances import centred, exact
-from streamumap.neighbors.cuda.sparse_rows import PackedOnDevice
+from streamumap.neighbors.cuda.sparse_rows import SparseOnDevice
 from streamumap.neighbors.sizes import CUDA_LOOKED_PAIRS as LOOKED_PAIRS
 from streamumap.neighbors.sizes import CUDA_TILE_ROWS as TILE_ROWS
 
@@ -25,15 +25,17 @@ CENTRE_ROWS = 1024
 """Sampled rows whose median is the centre."""
 
 
-def count_closer(rows, sample: np.ndarray, others: np.ndarray, *, other_rows: int, tick: Tick = no_tick) -> np.ndarray:
+def count_closer(
+    rows, sample: np.ndarray, others: np.ndarray, *, other_rows: int, advance: Advance = no_advance
+) -> np.ndarray:
     """How many rows are closer to row sample[i] than row others[i, j] is, itself apart: int64 (S, m).
 
     `sample` int64 (S,) ascending, `others` (S, m), -1 for the distance at which there is no edge (1 for cosine, else
     inf). Ticks N rows.
     Distances that differ by less than a few float32 roundings count as equal.
     """
-    if isinstance(rows, PackedOnDevice):
-        return _count_packed(rows, sample, others, other_rows, tick)
+    if isinstance(rows, SparseOnDevice):
+        return _count_packed(rows, sample, others, other_rows, advance)
     counts = torch.zeros(others.shape, dtype=torch.int64, device=rows.device)
     with torch.inference_mode(), precision("highest"):
         asking = _Asking(rows, sample, others)
@@ -43,7 +45,7 @@ def count_closer(rows, sample: np.ndarray, others: np.ndarray, *, other_rows: in
                 counts.add_(asking.closer(stored[start - first : stop - first], start))
 
             gpu.in_halves(compare, first, first + len(stored))
-            tick(len(stored))
+            advance(len(stored))
     return counts.cpu().numpy()
 
 
@@ -97,7 +99,7 @@ def _centre(stored: Tensor, cosine: bool) -> Tensor:
     return centre if from_centre.median() < 0.5 * from_origin.median() else origin
 
 
-def _count_packed(rows, sample, others, other_rows, tick):
+def _count_packed(rows, sample, others, other_rows, advance):
     queries = torch.from_numpy(sample.astype(np.int32)).to(rows.device)
     counts = torch.zeros(others.shape, dtype=torch.int64, device=rows.device)
     with torch.inference_mode():
@@ -113,5 +115,5 @@ def _count_packed(rows, sample, others, other_rows, tick):
         for start in range(0, rows.n_rows, other_rows):
             stop = min(start + other_rows, rows.n_rows)
             gpu.in_halves(compare, start, stop)
-            tick(stop - start)
+            advance(stop - start)
     return counts.cpu().numpy()

@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from streamumap.events import Tick
+from streamumap.events import Advance
 from streamumap.neighbors.cuda.distances import pair_squares, sizes
 from streamumap.neighbors.cuda.join import merge
 
@@ -14,7 +14,7 @@ LOOK_ROWS = 1 << 16
 
 
 def decide(
-    rows, candidates: Tensor, found: Tensor, distances: Tensor, query_rows: int, other_rows: int, tick: Tick
+    rows, candidates: Tensor, found: Tensor, distances: Tensor, query_rows: int, other_rows: int, advance: Advance
 ) -> None:
     """Puts the best of `candidates` int32 (N, m), -1: none, into `found` int32 (N, w) and `distances` float32 (N, w), nearest first,
     ties by number: squared ones in the rows; for cosine the distances themselves. Ticks N rows.
@@ -32,7 +32,7 @@ def decide(
             there = others, scale
             _measure(candidates, measured, start, here, first, there, cosine)
             _measure(candidates, measured, first, there, start, here, cosine)
-        tick(stop - start)
+        advance(stop - start)
         del here
     if cosine:
         measured /= 2

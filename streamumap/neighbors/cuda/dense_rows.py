@@ -13,7 +13,7 @@ KEPT = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 """What stays on the device as it is stored; everything else becomes float32."""
 
 
-class StreamedRows:
+class DenseOnDevice:
     """`chunk_rows`: the most rows that are read at a time. Close it when done."""
 
     def __init__(self, source, metric: str, chunk_rows: int, device: str):

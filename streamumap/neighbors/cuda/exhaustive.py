@@ -12,12 +12,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from streamumap.events import Tick
+from streamumap.events import Advance
 from streamumap.neighbors.cuda.chunk import Chunk, Rule, as_chunk, merge_chunk
 
 
 def exhaustive(
-    rows, k: int, *, query_rows: int, other_rows: int, non_negative: bool, tick: Tick, start_row: int = 0
+    rows, k: int, *, query_rows: int, other_rows: int, non_negative: bool, advance: Advance, start_row: int = 0
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
     """(first row, neighbours int32, squared distances float32 (n, k - 1)) of each chunk of queries; for cosine squares of
     rows of length 1, from row `start_row` on. `other_rows` is a multiple of GROUP. Ticks N rows."""
@@ -30,7 +30,7 @@ def exhaustive(
         squares = torch.full((stop - start, k - 1), torch.inf, device=rows.device)
         for first, others in _others(rows, queries, other_rows, rule.cosine):
             merge_chunk(queries, others, first, found, squares, rule)
-            tick((stop - start) * (first + len(others)) // n - (stop - start) * first // n)
+            advance((stop - start) * (first + len(others)) // n - (stop - start) * first // n)
         yield start, found, squares
         del kept, scale, queries, found, squares
 

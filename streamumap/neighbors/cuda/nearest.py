@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from streamumap.events import Tick, no_tick
+from streamumap.events import Advance, no_advance
 from streamumap.neighbors.cuda.chunk import Rule, as_chunk, merge_chunk, precision
 from streamumap.neighbors.cuda.dense_rows import row_squares
 
@@ -25,7 +25,7 @@ def nearest(
     other_rows: int,
     non_negative: bool,
     rounding: float = 0.0,
-    tick: Tick = no_tick,
+    advance: Advance = no_advance,
 ) -> tuple[np.ndarray, np.ndarray]:
     """As `reference.nearest` of `queries` (Q, D) with their `scale` (Q,), a chunk of StreamedRows, among `others`, rows on
     the same device that pass by `other_rows` at a time. `rounding`: as of `neighbors.nearest`. Ticks Q rows."""
@@ -37,7 +37,7 @@ def nearest(
         for first, chunk, chunk_scale in others.stream(other_rows):
             merge_chunk(asking, as_chunk(first, chunk, chunk_scale, cosine), first, found, squares, rule)
             stop = first + len(chunk)
-            tick(n_queries * stop // n - n_queries * first // n)
+            advance(n_queries * stop // n - n_queries * first // n)
         norms = row_squares(queries) * scale**2
     rounding = max(rounding, SCALING) if cosine else rounding
     squares[squares <= rounding**2 * norms[:, None]] = 0

@@ -1,12 +1,12 @@
 """Neighbours on a GPU, with torch and Triton.
 
-Rows on the device come in two forms with the same methods (`chunk`, `stream`, `take`): `streamed.py`, dense rows that pass
-by; `packed.py`, rows that are mostly zeros, which stay there as pairs and `measure` any two of themselves.
+Rows on the device come in two forms with the same methods (`chunk`, `stream`, `take`): `dense_rows.py`, dense rows that pass
+by; `sparse_rows.py`, rows that are mostly zeros, which stay there as pairs and `measure` any two of themselves.
 
 `exhaustive.py`  all with all: exact. `chunk.py`: the nearest in one chunk, whatever products of rows err.
 `approximate.py` the way around it: `sketch.py`, `tiles.py`, `probe.py` propose, the rows decide, `join.py` lets neighbours of neighbours in.
 `count.py`       exact ranks, by which recall and the map are measured (`closer.py`).
-`apart.py`       distances from differences of two rows, which have the last word everywhere.
+`distances.py`      distances from differences of two rows, which have the last word everywhere.
 """
 
 from collections.abc import Callable
@@ -14,18 +14,18 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from streamumap.events import Tick, no_tick
+from streamumap.events import Advance, no_advance
 from streamumap.neighbors.cuda.approximate import approximate
 from streamumap.neighbors.cuda.chunk import precision
 from streamumap.neighbors.cuda.count import count_closer
-from streamumap.neighbors.cuda.dense_rows import StreamedRows
+from streamumap.neighbors.cuda.dense_rows import DenseOnDevice
 from streamumap.neighbors.cuda.exhaustive import exhaustive
-from streamumap.neighbors.cuda.sparse_rows import PackedOnDevice
+from streamumap.neighbors.cuda.sparse_rows import SparseOnDevice
 from streamumap.neighbors.sizes import CUDA_FETCHED_ROWS
 from streamumap.neighbors.zero import join_zero_rows, next_zero_rows
-from streamumap.store.checkpoint import ALONE, Units
+from streamumap.store.checkpoint import NO_CHECKPOINT, Checkpoint
 
-__all__ = ["PackedOnDevice", "StreamedRows", "count_closer", "search"]
+__all__ = ["DenseOnDevice", "SparseOnDevice", "count_closer", "search"]
 
 
 def search(
@@ -40,8 +40,8 @@ def search(
     seed: int,
     sample: np.ndarray,
     reached: Callable[[np.ndarray], bool],
-    tick: Tick = no_tick,
-    units: Units = ALONE,
+    advance: Advance = no_advance,
+    checkpoint: Checkpoint = NO_CHECKPOINT,
 ) -> tuple[np.ndarray, np.ndarray]:
     """k-NN of rows on the device: indices int32 (N, k), distances float32 (N, k), nearest first, self in front, -1 and inf where
     none.
@@ -63,18 +63,25 @@ def search(
                 neighbors[sampled_zero] = next_zero_rows(zero_rows, sample[sampled_zero], k - 1)
             return reached(neighbors)
 
-        found, exact = None, units.of("exact")
+        found, exact = None, checkpoint.of("exact")
         if chunk_rows and not exact.begun:
             blocks = dict(chunk_rows=chunk_rows, query_rows=query_rows, other_rows=other_rows)
             found = approximate(
-                rows, k, is_zero=is_zero & cosine, seed=seed, reached=enough, tick=tick, units=units, **blocks
+                rows,
+                k,
+                is_zero=is_zero & cosine,
+                seed=seed,
+                reached=enough,
+                advance=advance,
+                checkpoint=checkpoint,
+                **blocks,
             )
         if found is not None:
             _finish(*found, cosine, non_negative, indices, distances)
         else:
             begin = exact.resume({}, {"indices": indices, "distances": distances}).get("row", 0)
             blocks = dict(query_rows=query_rows, other_rows=other_rows, start_row=begin)
-            for first, lists, squares in exhaustive(rows, k, non_negative=non_negative, tick=tick, **blocks):
+            for first, lists, squares in exhaustive(rows, k, non_negative=non_negative, advance=advance, **blocks):
                 stop = first + len(lists)
                 indices[first:stop, 1:] = lists.cpu().numpy()
                 distances[first:stop, 1:] = (squares / 2 if cosine else squares.sqrt()).cpu().numpy()

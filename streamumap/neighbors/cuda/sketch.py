@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from streamumap.events import Tick
+from streamumap.events import Advance
 from streamumap.neighbors.sizes import CUDA_SAMPLE_ROWS as SAMPLE_ROWS
 from streamumap.neighbors.sizes import CUDA_SKETCH as WIDTH
 
@@ -37,7 +37,7 @@ NEVER = 1 << 30
 """The squared norm of what is nobody's neighbour."""
 
 
-def make_sketches(rows, seed: int, chunk_rows: int, tick: Tick) -> Tensor:
+def make_sketches(rows, seed: int, chunk_rows: int, advance: Advance) -> Tensor:
     """int8 (N, width). `rows`: rows on the device. Ticks N rows."""
     n, device = rows.n_rows, rows.device
     random = np.random.Generator(np.random.Philox(key=[seed, 2**32]))
@@ -57,7 +57,7 @@ def make_sketches(rows, seed: int, chunk_rows: int, tick: Tick) -> Tensor:
     codes = torch.empty((n, projection.shape[1]), dtype=torch.int8, device=device)
     for first, part in rows.projected(centre, projection, chunk_rows):
         codes[first : first + len(part)] = part.round_().clamp_(-127, 127).nan_to_num_().to(torch.int8)
-        tick(len(part))
+        advance(len(part))
     return codes
 
 

@@ -36,7 +36,7 @@ PARTS = 4
 """Pieces of work for each program, where queries are too few to share out."""
 
 
-class PackedOnDevice:
+class SparseOnDevice:
     """All rows of a PackedRows: `indptr` int64 (N + 1,), `features` int16 (its bits unsigned) or int32 and `values` (float16
     or bfloat16 as stored, else float32) (nnz,), `squares` float64 (N,), the squared norms."""
 

@@ -17,13 +17,13 @@ from streamumap.neighbors.sizes import DENSE_PIECE_BYTES as PIECE_BYTES
 from streamumap.neighbors.sizes import DENSE_TILE_ROWS as TILE_ROWS
 from streamumap.neighbors.sizes import DENSE_TILES as TILES
 from streamumap.neighbors.table import difference, insert
-from streamumap.store.checkpoint import ALONE, Units
+from streamumap.store.checkpoint import NO_CHECKPOINT, Checkpoint
 
 CHUNK = 64
 """Products looked at together: most are passed over."""
 
 
-def all_with_all(work: Work, units: Units = ALONE) -> None:
+def all_with_all(work: Work, checkpoint: Checkpoint = NO_CHECKPOINT) -> None:
     """Fills the table anew. Every pair of blocks is multiplied once and serves the rows of both. Ticks N rows, and N
     for the measuring.
 
@@ -35,7 +35,7 @@ def all_with_all(work: Work, units: Units = ALONE) -> None:
     work.clear(min(work.k - 1 + MARGIN, n - 1))
     half = max(1, work.cell_rows // 2) if work.cell_rows < n else n
     products = np.empty(min(half, TILE_ROWS * TILES) ** 2, np.float32)
-    facts = units.resume(work.state()[0])
+    facts = checkpoint.resume(work.state()[0])
     begin, after = facts.get("row", 0), facts.get("column", 0)
     for start in range(begin, n, half):
         block = _load(work, start, min(start + half, n), work.buffer[:half])
@@ -44,8 +44,8 @@ def all_with_all(work: Work, units: Units = ALONE) -> None:
             other = block if first == start else _load(work, first, min(first + half, n), work.buffer[half:])
             other_norms = own if first == start else _norms(work, other)
             _merge_blocks(work, products, start, block, own, first, other, other_norms)
-            units.done(work.state, row=start, column=first + len(other))
-        work.tick(len(block))
+            checkpoint.done(work.state, row=start, column=first + len(other))
+        work.advance(len(block))
     worst = work.squares[:, -1].copy()
     work.measure_again()
     if min(work.k - 1 + MARGIN, n - 1) < n - 1:
@@ -77,7 +77,7 @@ def _settle(work: Work, products, half, worst) -> None:
             norms = _norms(work, far)
             for tile in slices(len(far), side):
                 _settle_square(work, products, asking, near, local, others.start + tile.start, far[tile], norms[tile])
-                work.tick(0)
+                work.advance(0)
 
 
 def _settle_square(work: Work, products, asking, near, local, first, far, norms):

@@ -29,7 +29,7 @@ def join_rows(work: Work) -> int:
         norms = np.ones(len(needed), np.float32) if work.cosine else squared_norms(block).astype(np.float32)
         for found, local, dots in _products(work, members, pivots, needed, block):
             changes += _merge_pairs(found, local, norms, dots, block, work.is_zero, work.indices, work.squares)
-    work.tick(work.n)
+    work.advance(work.n)
     return changes
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit
 from threadpoolctl import threadpool_limits
 
-from streamumap.events import Tick, no_tick
+from streamumap.events import Advance, no_advance
 from streamumap.neighbors.dense.workspace import SLACK, slices, squared_norms
 from streamumap.neighbors.nearest_sizes import TILE_ROWS
 from streamumap.neighbors.table import difference, insert
@@ -26,7 +26,7 @@ def nearest(
     non_negative: bool,
     each: Callable,
     rounding: float = 0.0,
-    tick: Tick = no_tick,
+    advance: Advance = no_advance,
 ) -> tuple[np.ndarray, np.ndarray]:
     """As `reference.nearest` of `queries` float32 (Q, D), rows as a DenseRows gives them, among `others`, a DenseRows read
     `other_rows` at a time. `each(function, items)` calls it for every item, several at a time. Ticks Q rows."""
@@ -47,7 +47,7 @@ def nearest(
                 )  # fmt: skip
 
             each(merge, slices(len(queries), TILE_ROWS))
-            tick(len(queries) * stop // n - len(queries) * start // n)
+            advance(len(queries) * stop // n - len(queries) * start // n)
             del block, merge  # before the next is read
     squares[squares <= rounding**2 * norms[:, None]] = 0
     with np.errstate(over="ignore"):

@@ -13,7 +13,7 @@ from streamumap.neighbors.sizes import DENSE_REVERSE as REVERSE
 from streamumap.neighbors.sizes import DENSE_TILE_ROWS as TILE_ROWS
 from streamumap.neighbors.sizes import dense_width
 from streamumap.neighbors.table import insert_fresh, meet, members_of, places
-from streamumap.store.checkpoint import ALONE, Units
+from streamumap.store.checkpoint import NO_CHECKPOINT, Checkpoint
 
 PASSES = 3
 """Times that rows are put into cells, around other rows each time."""
@@ -23,7 +23,7 @@ SETTLED = 0.02
 """Joins of sketches stop when they change less than this share of the lists."""
 
 
-def propose(work: Work, units: Units = ALONE) -> np.ndarray:
+def propose(work: Work, checkpoint: Checkpoint = NO_CHECKPOINT) -> np.ndarray:
     """int32 (N, width): rows near by their sketches, nearest first, -1 where none. Also puts `work.order` into the
     order of the cells."""
     width = min(dense_width(work.k), work.n - 1)
@@ -31,7 +31,7 @@ def propose(work: Work, units: Units = ALONE) -> np.ndarray:
     squares = np.full((work.n, width), np.inf, np.float32)
     fresh = np.zeros((work.n, width), np.uint8)
     whole = dict(indices=indices, squares=squares, fresh=fresh, order=work.order)
-    step, last = units.resume(whole).get("step", 0), PASSES + SKETCH_JOINS
+    step, last = checkpoint.resume(whole).get("step", 0), PASSES + SKETCH_JOINS
     if step == last:
         return indices
     sketch = make_sketch(work)
@@ -42,7 +42,7 @@ def propose(work: Work, units: Units = ALONE) -> np.ndarray:
         else:
             settled = _join(work, sketch, indices, squares, fresh) < SETTLED * work.n * FORWARD
             step = last if settled else step + 1
-        units.done(lambda: (whole, {}), step=step)
+        checkpoint.done(lambda: (whole, {}), step=step)
     return indices
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numba import njit
 from threadpoolctl import threadpool_limits
 
-from streamumap.events import Tick, no_tick
+from streamumap.events import Advance, no_advance
 from streamumap.neighbors.dense.exhaustive import all_with_all
 from streamumap.neighbors.dense.join import join_rows
 from streamumap.neighbors.dense.propose import propose
@@ -25,7 +25,7 @@ from streamumap.neighbors.sizes import DENSE_WORKERS as WORKERS
 from streamumap.neighbors.sizes import dense_least_rows
 from streamumap.neighbors.table import difference
 from streamumap.neighbors.zero import next_zero_rows
-from streamumap.store.checkpoint import ALONE, Units
+from streamumap.store.checkpoint import NO_CHECKPOINT, Checkpoint
 
 ROW_JOINS = 3
 MOST_JOINS = 16
@@ -49,8 +49,8 @@ def search(
     reached: Reached,
     exhaustive: bool,
     is_zero: np.ndarray | None = None,
-    tick: Tick = no_tick,
-    units: Units = ALONE,
+    advance: Advance = no_advance,
+    checkpoint: Checkpoint = NO_CHECKPOINT,
 ) -> tuple[np.ndarray, np.ndarray]:
     """k-NN of `rows` (a DenseRows): indices int32 (N, k), distances float32 (N, k), nearest first, self in front, -1
     and inf where none.
@@ -61,10 +61,10 @@ def search(
     Ticks N rows for each step: a measuring, a join, all with all.
     """
     with ThreadPoolExecutor(min(n_threads, WORKERS)) as pool, threadpool_limits(1):
-        work = Work(rows, k, max(cell_rows, dense_least_rows(k)), seed, pool, is_zero, tick)
-        exact = units.of("exact")
+        work = Work(rows, k, max(cell_rows, dense_least_rows(k)), seed, pool, is_zero, advance)
+        exact = checkpoint.of("exact")
         exhaustive = exhaustive or exact.begun or all_with_all_is_cheaper(rows.n_rows, rows.n_features)
-        if exhaustive or not _approximate(work, reached, units):
+        if exhaustive or not _approximate(work, reached, checkpoint):
             all_with_all(work, exact)
         return work.finish()
 
@@ -76,11 +76,11 @@ def all_with_all_is_cheaper(n_rows: int, n_features: int) -> bool:
     return n_rows * (n_features * 1.2e-11 + 3e-9) < 2.2e-4 + n_features * 1.8e-7
 
 
-def _approximate(work, reached, units: Units) -> bool:
-    measured = units.of("rows")
+def _approximate(work, reached, checkpoint: Checkpoint) -> bool:
+    measured = checkpoint.of("rows")
     facts = measured.resume(work.state()[0])
     if not facts:
-        work.measure(propose(work, units))
+        work.measure(propose(work, checkpoint))
         measured.done(work.state, joined=0, changed=1.0)
     joined, changed = facts.get("joined", 0), facts.get("changed", 1.0)
     while not _enough(work, reached):
@@ -100,7 +100,9 @@ def _enough(work, reached) -> bool:
     return reached(work.indices)
 
 
-def count_closer(rows, sample: np.ndarray, others: np.ndarray, block_rows: int, tick: Tick = no_tick) -> np.ndarray:
+def count_closer(
+    rows, sample: np.ndarray, others: np.ndarray, block_rows: int, advance: Advance = no_advance
+) -> np.ndarray:
     """How many rows are closer to row sample[i] than row others[i, j] is, itself apart: int64 (S, m).
 
     `sample` int64 (S,) ascending, `others` (S, m), -1 for the distance at which there is no edge (inf). Ticks N rows.
@@ -117,7 +119,7 @@ def count_closer(rows, sample: np.ndarray, others: np.ndarray, block_rows: int, 
         block = rows.block(start, min(start + block_rows, rows.n_rows))
         norms = squared_norms(block)
         _count(ours @ block.T, ours, own, block, norms, sample - start, cosine, order, thresholds, counts)
-        tick(len(block))
+        advance(len(block))
         del block  # before the next is read
     return counts
 

@@ -30,8 +30,8 @@ class Work:
     k - 1), the table, without self; `order` int64 (N,), in which neighbours are likely to be close.
     """
 
-    def __init__(self, rows, k, cell_rows, seed, pool, is_zero, tick):
-        self.rows, self.k, self.seed, self.pool, self.tick = rows, k, seed, pool, tick
+    def __init__(self, rows, k, cell_rows, seed, pool, is_zero, advance):
+        self.rows, self.k, self.seed, self.pool, self.advance = rows, k, seed, pool, advance
         self.n, self.cosine = rows.n_rows, rows.metric == "cosine"
         self.cell_rows = min(cell_rows, self.n)
         self.is_zero = np.zeros(self.n, bool) if is_zero is None or not self.cosine else is_zero
@@ -45,7 +45,7 @@ class Work:
         self.squares = np.full((self.n, width), np.inf, np.float32)
 
     def state(self):
-        """As of `units.Units`."""
+        """As of `checkpoint.Checkpoint`."""
         return {"indices": self.indices, "squares": self.squares, "order": self.order}, {}
 
     def gather(self, needed, out):
@@ -87,7 +87,7 @@ class Work:
             self.each(
                 _merge_measured, len(pivots), 64, block, local, pivots, lists, self.is_zero, self.indices, self.squares
             )
-        self.tick(self.n)
+        self.advance(self.n)
 
     def measure_again(self):
         """For a table that comes from products of rows, which err where distances are small: takes distances from

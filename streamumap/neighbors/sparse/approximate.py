@@ -10,14 +10,14 @@ from functools import partial
 
 import numpy as np
 
-from streamumap.events import Tick
+from streamumap.events import Advance
 from streamumap.machine import memory
 from streamumap.neighbors.sparse.cells import Cells, make_cells
 from streamumap.neighbors.sparse.join import join
 from streamumap.neighbors.sparse.measure import measure
 from streamumap.neighbors.sparse.probe import probe
 from streamumap.neighbors.sparse.sizes import BLOCK_ROWS, CHOICES, list_width
-from streamumap.store.checkpoint import ALONE, Units
+from streamumap.store.checkpoint import NO_CHECKPOINT, Checkpoint
 
 EFFORTS = (CHOICES, 4 * CHOICES, 16 * CHOICES)
 """Cells that each row has looked through after each round."""
@@ -29,7 +29,7 @@ Reached = Callable[[np.ndarray], bool]
 
 def search(
     rows, k: int, metric: str, *, non_negative: bool, seed: int, batch_rows: int, sample: np.ndarray, reached: Reached,
-    tick: Tick, units: Units = ALONE,
+    advance: Advance, checkpoint: Checkpoint = NO_CHECKPOINT,
 ) -> tuple[np.ndarray, np.ndarray] | None:  # fmt: skip
     """indices int32, distances float32 (N, k); None where the last effort does not reach what is asked.
 
@@ -37,26 +37,26 @@ def search(
     Ticks N rows for the cells, for each round and each join, and at the end.
     """
     n, cosine = rows.n_rows, metric == "cosine"
-    cells = make_cells(rows, metric, seed, tick)
+    cells = make_cells(rows, metric, seed, advance)
     width = min(list_width(k), n - 1)
     ceiling = np.float32(0 if cosine and non_negative else np.inf)  # rows that share nothing are no neighbours
     table = np.full((n, width), -1, np.int32), np.full((n, width), ceiling), np.zeros((n, width), np.uint8)
     whole = dict(zip(("indices", "keys", "fresh"), table, strict=True))
-    facts = units.resume(whole)
+    facts = checkpoint.resume(whole)
     steps = _steps(len(cells.centre_half))
     for number in range(facts.get("step", 0), len(steps)):
         memory.trim()  # what the step before has freed, in each thread's own heap, is no room for this one
         match steps[number]:
             case "probe", first, last:
-                after = partial(units.done, lambda: (whole, {}), step=number)
-                probe(cells, rows.n_features, first, last, batch_rows, table, tick, facts.pop("row", 0), after)
+                after = partial(checkpoint.done, lambda: (whole, {}), step=number)
+                probe(cells, rows.n_features, first, last, batch_rows, table, advance, facts.pop("row", 0), after)
             case "join":
-                join(cells, rows.n_features, table, tick)
+                join(cells, rows.n_features, table, advance)
             case "look" if reached(_neighbors(rows, cells, table[0], sample, k, cosine)):
                 indices = table[0]
                 del table, whole
-                return _measured(cells, indices, k, cosine, tick)
-        units.done(lambda: (whole, {}), step=number + 1, row=0)
+                return _measured(cells, indices, k, cosine, advance)
+        checkpoint.done(lambda: (whole, {}), step=number + 1, row=0)
     return None
 
 
@@ -81,7 +81,7 @@ def _neighbors(rows, cells: Cells, indices, sample, k, cosine):
     return found[:, 1:]
 
 
-def _measured(cells: Cells, near, k, cosine, tick):
+def _measured(cells: Cells, near, k, cosine, advance):
     n = len(near)
     indices, distances = np.empty((n, k), np.int32), np.empty((n, k), np.float32)
     indptr, features, values = cells.rows
@@ -94,7 +94,7 @@ def _measured(cells: Cells, near, k, cosine, tick):
         names, best = cells.names[part], _names(cells, near[part])
         measure(names, *own, *cells.rows, best, near[part], cosine, found, measured)
         indices[names], distances[names] = found, measured
-        tick(part.stop - start)
+        advance(part.stop - start)
     return indices, distances
 
 

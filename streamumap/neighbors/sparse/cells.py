@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numba import njit, prange
 
-from streamumap.events import Tick
+from streamumap.events import Advance
 from streamumap.neighbors.sparse.lists import add_products, highest, inverse_norms, invert, squared_norms
 from streamumap.neighbors.sparse.sizes import BLOCK_ROWS, PER_CELL, ROUNDS, STRONGEST, mean_cell_rows
 
@@ -41,7 +41,7 @@ class Cells:
     centre_half: np.ndarray
 
 
-def make_cells(rows, metric: str, seed: int, tick: Tick) -> Cells:
+def make_cells(rows, metric: str, seed: int, advance: Advance) -> Cells:
     """`rows`: a PackedRows. No cell has more than twice the rows that all have on average. Ticks N rows."""
     n, cosine = rows.n_rows, metric == "cosine"
     cell_rows = mean_cell_rows(n)
@@ -54,7 +54,7 @@ def make_cells(rows, metric: str, seed: int, tick: Tick) -> Cells:
         lengths[part] = np.diff(block[0])
         scale[part], half[part] = _scale_and_half(squared_norms(block[0], block[2]), cosine)
         _nearest_centre(*block, scale[part], *lists, halves, own[part])
-        tick(part.stop - start)
+        advance(part.stop - start)
     names = np.argsort(own, kind="stable").astype(np.int32)
     starts = _starts(np.bincount(own, minlength=len(halves)), 2 * cell_rows)
     del own

@@ -3,7 +3,7 @@
 import numpy as np
 from numba import njit, prange
 
-from streamumap.events import Tick, no_tick
+from streamumap.events import Advance, no_advance
 from streamumap.neighbors.sparse.lists import invert, squared_norms
 from streamumap.neighbors.sparse.measure import measure_pairs, pair
 from streamumap.neighbors.sparse.settle import WIDE_SLACK
@@ -16,7 +16,7 @@ PARALLEL = 1.4e-14
 
 
 def count_closer(
-    rows, sample: np.ndarray, others: np.ndarray, metric: str, block_rows: int, tick: Tick = no_tick
+    rows, sample: np.ndarray, others: np.ndarray, metric: str, block_rows: int, advance: Advance = no_advance
 ) -> np.ndarray:
     """How many rows are closer to row sample[i] than row others[i, j] is, itself apart: int64 (S, m).
 
@@ -38,7 +38,7 @@ def count_closer(
             *ours, own, sample - start, *block, *lists, squares, metric == "cosine", thresholds, order, counts
         )  # fmt: skip
         del block, lists  # before the next are made
-        tick(stop - start)
+        advance(stop - start)
     return counts
 
 

@@ -9,25 +9,32 @@ the same numbers in the same order: the same bytes for any number of threads.
 import numpy as np
 from numba import njit, prange
 
-from streamumap.events import Tick
+from streamumap.events import Advance
 from streamumap.neighbors.sparse.lists import CHUNK, add_products, inverse_norms, invert, squared_norms
 from streamumap.neighbors.sparse.measure import measure
 from streamumap.neighbors.sparse.settle import settle, unsure
 from streamumap.neighbors.sparse.sizes import CORPUS_ROWS, MARGIN
-from streamumap.store.checkpoint import ALONE, Units
+from streamumap.store.checkpoint import NO_CHECKPOINT, Checkpoint
 
 FAST = {"reassoc", "nsz", "nnan"}
 
 
 def search(
-    rows, k: int, metric: str, *, non_negative: bool, query_rows: int, tick: Tick, units: Units = ALONE
+    rows,
+    k: int,
+    metric: str,
+    *,
+    non_negative: bool,
+    query_rows: int,
+    advance: Advance,
+    checkpoint: Checkpoint = NO_CHECKPOINT,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Exact k-NN. `rows`: a PackedRows. Ticks N rows for each block of CORPUS_ROWS, then N rows more."""
-    best, least = _best(rows, k, metric, non_negative, query_rows, tick, units)
-    indices, distances = _measure_all(rows, best, k, metric, query_rows, tick)
+    best, least = _best(rows, k, metric, non_negative, query_rows, advance, checkpoint)
+    indices, distances = _measure_all(rows, best, k, metric, query_rows, advance)
     if best.shape[1] < rows.n_rows - 1:
         open_rows = _unsure(rows, least, distances[:, -1], metric, query_rows)
-        settle(rows, np.flatnonzero(open_rows), metric, non_negative, query_rows, indices, distances, tick)
+        settle(rows, np.flatnonzero(open_rows), metric, non_negative, query_rows, indices, distances, advance)
     return indices, distances
 
 
@@ -40,7 +47,7 @@ def _unsure(rows, least, last, metric, block_rows):
     return out
 
 
-def _best(rows, k, metric, non_negative, query_rows, tick, units):
+def _best(rows, k, metric, non_negative, query_rows, advance, checkpoint):
     """int32 (N, m), m >= k - 1: the rows with the largest scores; the least of these scores, float32 (N,)."""
     n = rows.n_rows
     n_kept = min(k - 1 + MARGIN, n - 1)
@@ -49,7 +56,7 @@ def _best(rows, k, metric, non_negative, query_rows, tick, units):
     scale = _inverse_norms(rows, query_rows) if metric == "cosine" else np.ones(n, np.float32)
     least = np.float32(0.0 if metric == "cosine" and non_negative else -np.inf)
     whole = dict(best=best, scores=scores)
-    facts = units.resume(whole)
+    facts = checkpoint.resume(whole)
     corpus, query = facts.get("corpus", 0), facts.get("query", 0)
     for start in range(corpus, n, CORPUS_ROWS):
         lists = _lists(rows, start, min(start + CORPUS_ROWS, n), scale, metric)
@@ -58,8 +65,8 @@ def _best(rows, k, metric, non_negative, query_rows, tick, units):
             _score(
                 *rows.block(part.start, part.stop), scale[part], first, start, *lists, least, best[part], scores[part]
             )
-            tick(part.stop - first)
-            units.done(lambda: (whole, {}), corpus=start, query=part.stop)
+            advance(part.stop - first)
+            checkpoint.done(lambda: (whole, {}), corpus=start, query=part.stop)
         del lists  # before the next are made
     return best, scores[:, -1].copy()
 
@@ -114,13 +121,13 @@ def _keep(sums, start, stop, first_other, least, best, scores):
             scores[at], best[at] = score, first_other + j
 
 
-def _measure_all(rows, best, k, metric, query_rows, tick):
+def _measure_all(rows, best, k, metric, query_rows, advance):
     n = len(best)
     indices, out = np.full((n, k), -1, np.int32), np.full((n, k), np.inf, np.float32)
     for start in range(0, n, query_rows):
         part = slice(start, min(start + query_rows, n))
         measure(*_with_theirs(rows, best[part], start), metric == "cosine", indices[part], out[part])
-        tick(part.stop - start)
+        advance(part.stop - start)
     return indices, out
 
 

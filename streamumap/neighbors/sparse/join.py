@@ -5,7 +5,7 @@ import numba
 import numpy as np
 from numba import njit, prange
 
-from streamumap.events import Tick
+from streamumap.events import Advance
 from streamumap.neighbors.sparse.cells import Cells
 from streamumap.neighbors.sparse.sizes import FORWARD, REVERSE
 from streamumap.neighbors.table import insert_fresh, meet, members_of, places
@@ -14,7 +14,7 @@ RUN_ROWS = 1024
 """Rows that one thread takes together."""
 
 
-def join(cells: Cells, n_features: int, table, tick: Tick) -> None:
+def join(cells: Cells, n_features: int, table, advance: Advance) -> None:
     """Compares each row with the neighbours of its neighbours, in both directions. Ticks N rows."""
     indices, keys, fresh = table
     n = len(indices)
@@ -24,7 +24,7 @@ def join(cells: Cells, n_features: int, table, tick: Tick) -> None:
     for start in range(0, n, step):
         stop = min(start + step, n)
         _join(start, stop, *cells.rows, cells.scale, cells.half, n_features, members, indices, keys, fresh)
-        tick(stop - start)
+        advance(stop - start)
 
 
 @njit(parallel=True, fastmath={"reassoc", "nsz", "contract"}, cache=True)

@@ -7,7 +7,7 @@ is measured from the two rows themselves. The result depends on nothing but the 
 import numpy as np
 from numba import njit, prange
 
-from streamumap.events import Tick, no_tick
+from streamumap.events import Advance, no_advance
 from streamumap.neighbors.sparse.lists import CHUNK, add_products, inverse_norms, invert, squared_norms
 from streamumap.neighbors.sparse.measure import pair
 from streamumap.neighbors.sparse.settle import SLACK
@@ -17,7 +17,7 @@ Csr = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def nearest(
-    queries: Csr, others, k: int, metric: str, *, other_rows: int, non_negative: bool, tick: Tick = no_tick
+    queries: Csr, others, k: int, metric: str, *, other_rows: int, non_negative: bool, advance: Advance = no_advance
 ) -> tuple[np.ndarray, np.ndarray]:
     """As `reference.nearest` of `queries` (indptr int64 (Q + 1,), features, values float32) among `others`, a PackedRows,
     `other_rows` at a time. Ticks Q rows."""
@@ -35,7 +35,7 @@ def nearest(
         _merge(
             *queries, own, scale, *block, squares, bias.astype(np.float32), *lists, start, cosine, non_negative, indices, distances
         )  # fmt: skip
-        tick(n_queries * stop // n - n_queries * start // n)
+        advance(n_queries * stop // n - n_queries * start // n)
         del block, lists  # before the next is read
     return indices, distances
 

@@ -10,7 +10,7 @@ import numba
 import numpy as np
 from numba import njit, prange
 
-from streamumap.events import Tick
+from streamumap.events import Advance
 from streamumap.neighbors.sparse.cells import Cells
 from streamumap.neighbors.sparse.lists import CHUNK, add_products, highest, invert, put_in_lists
 from streamumap.neighbors.sparse.sizes import CHOICES
@@ -26,7 +26,7 @@ def probe(
     last: int,
     batch_rows: int,
     table,
-    tick: Tick,
+    advance: Advance,
     start_row: int = 0,
     after: Callable = lambda row: None,
 ) -> None:
@@ -47,7 +47,7 @@ def probe(
             start, stop, batch_rows, first, last, most, n_features, *cells.rows, cells.scale, cells.half,
             cells.starts, *lists, cells.centre_half, *table,
         )  # fmt: skip
-        tick(stop - start)
+        advance(stop - start)
         after(row=stop)
 
 

@@ -9,11 +9,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from streamumap.events import Tick, no_tick
+from streamumap.events import Advance, no_advance
 from streamumap.neighbors.sparse import approximate, exhaustive
 from streamumap.neighbors.sparse.count import count_closer
 from streamumap.neighbors.zero import join_zero_rows, next_zero_rows
-from streamumap.store.checkpoint import ALONE, Units
+from streamumap.store.checkpoint import NO_CHECKPOINT, Checkpoint
 
 __all__ = ["count_closer", "search"]
 
@@ -30,8 +30,8 @@ def search(
     seed: int,
     sample: np.ndarray,
     reached: Callable[[np.ndarray], bool],
-    tick: Tick = no_tick,
-    units: Units = ALONE,
+    advance: Advance = no_advance,
+    checkpoint: Checkpoint = NO_CHECKPOINT,
 ) -> tuple[np.ndarray, np.ndarray]:
     """k-NN of `rows`, a PackedRows: indices int32 (N, k), distances float32 (N, k), nearest first, self in front, -1 and
     inf where none.
@@ -48,13 +48,15 @@ def search(
             neighbors[at] = next_zero_rows(zero_rows, sample[at], k - 1)
         return reached(neighbors)
 
-    found, exact = None, units.of("exact")
+    found, exact = None, checkpoint.of("exact")
     if batch_rows and not exact.begun:
         wanted: dict = dict(seed=seed, batch_rows=batch_rows, sample=sample, reached=enough)
-        found = approximate.search(rows, k, metric, non_negative=non_negative, tick=tick, units=units, **wanted)
+        found = approximate.search(
+            rows, k, metric, non_negative=non_negative, advance=advance, checkpoint=checkpoint, **wanted
+        )
     if found is None:
         wanted = dict(non_negative=non_negative, query_rows=query_rows)
-        found = exhaustive.search(rows, k, metric, tick=tick, units=exact, **wanted)
+        found = exhaustive.search(rows, k, metric, advance=advance, checkpoint=exact, **wanted)
     if metric == "cosine":
         join_zero_rows(*found, zero_rows)
     return found

@@ -4,7 +4,7 @@ either."""
 import numpy as np
 from numba import njit, prange
 
-from streamumap.events import Tick
+from streamumap.events import Advance
 from streamumap.neighbors.sparse.lists import invert, squared_norms
 from streamumap.neighbors.sparse.measure import pair
 from streamumap.neighbors.sparse.sizes import CORPUS_ROWS
@@ -31,7 +31,7 @@ def unsure(own, scores, distances, cosine, out):
 
 
 def settle(
-    rows, numbers: np.ndarray, metric: str, non_negative: bool, query_rows: int, indices, distances, tick: Tick
+    rows, numbers: np.ndarray, metric: str, non_negative: bool, query_rows: int, indices, distances, advance: Advance
 ) -> None:
     """Completes the lists, indices int32 and distances float32 (N, k), of the rows `numbers` int64 (M,), ascending."""
     cosine = metric == "cosine"
@@ -43,7 +43,7 @@ def settle(
             ours = rows.take(part)
             own = squared_norms(ours[0], ours[2])
             _merge(*ours, own, part, *block, squares, *lists, start, cosine, non_negative, indices, distances)
-            tick(0)
+            advance(0)
         del block, lists  # before the next are made
 
 

@@ -115,7 +115,7 @@ def _pairs_of(some_rows, n_rows, n_nonzero):
 
 
 def _taking(n_pairs):
-    """What `PackedRows.take` takes beside the pairs: where those of a span are, and what is read of them."""
+    """What `CsrRows.take` takes beside the pairs: where those of a span are, and what is read of them."""
     return min(n_pairs, SPAN_VALUES) * 28
 
 

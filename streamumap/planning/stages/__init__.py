@@ -6,19 +6,19 @@ have the stages, `fixed.py` the bytes that do not depend on the job.
 
 from streamumap.machine.memory import Budget, Machine
 from streamumap.params import Params
-from streamumap.planning.fit import TINY, Fitting, powers, tiny
+from streamumap.planning.fit import TINY, BudgetFit, powers, tiny
 from streamumap.planning.job import Job, StagePlan
 from streamumap.planning.overheads import CONTEXT_BYTES
 from streamumap.planning.stages import layout, neighbors, out_of_sample, results, rows
 
-__all__ = ["CONTEXT_BYTES", "TINY", "Fitting", "plan_stages", "powers", "tiny"]
+__all__ = ["CONTEXT_BYTES", "TINY", "BudgetFit", "plan_stages", "powers", "tiny"]
 
 
 def plan_stages(
-    job: Job, params: Params, budget: Budget, machine: Machine, packed_on_disk: bool = False
-) -> tuple[Fitting, tuple[StagePlan, ...]]:
+    job: Job, params: Params, budget: Budget, machine: Machine, csr_on_disk: bool = False
+) -> tuple[BudgetFit, tuple[StagePlan, ...]]:
     """The stages in order; `missing` of the Fitting says what does not fit."""
-    fitting = Fitting(job, params, budget, machine, packed_on_disk)
+    fitting = BudgetFit(job, params, budget, machine, csr_on_disk)
     if job.mapped:
         return fitting, (out_of_sample.read(fitting), out_of_sample.place(fitting), results.write(fitting))
     stages = [rows.read(fitting)]

@@ -8,12 +8,12 @@ from streamumap.layout import sizes as drawn
 from streamumap.layout.init import spectral_sizes as eigen
 from streamumap.layout.sizes import TOP
 from streamumap.neighbors import sizes as knn
-from streamumap.planning.fit import Fitting, Shape, powers
+from streamumap.planning.fit import BudgetFit, Shape, powers
 from streamumap.planning.job import StagePlan
 from streamumap.planning.overheads import DRAWING, SPECTRAL
 
 
-def graph(f: Fitting) -> StagePlan:
+def graph(f: BudgetFit) -> StagePlan:
     n, k = f.job.n_rows, f.params.n_neighbors
     if not f.gpu:
         f.compile(DRAWING)
@@ -28,7 +28,7 @@ def graph(f: Fitting) -> StagePlan:
     return f.solve("graph", "numba", "block_rows", powers(n, min(n, 4096)), lambda b: graph_footprint.build(n, k, b))
 
 
-def start(f: Fitting) -> StagePlan:
+def start(f: BudgetFit) -> StagePlan:
     """Multilevel; `sample_rows` at a time, the rows that the coarsest level stands for, or all few rows, come for their PCA."""
     if f.params.init == "spectral":
         f.compile(SPECTRAL)
@@ -54,11 +54,11 @@ def start(f: Fitting) -> StagePlan:
     return f.fit("start", "cuda" if on_device else "numba", shapes, host, device if on_device else None)
 
 
-def _draws_on_device(f: Fitting) -> bool:
+def _draws_on_device(f: BudgetFit) -> bool:
     return f.gpu is not None and f.params.layout != "cpu"
 
 
-def _before(f: Fitting, block_rows: int) -> tuple[int, int, int]:
+def _before(f: BudgetFit, block_rows: int) -> tuple[int, int, int]:
     """Counts bytes of what comes before the levels are made: on the host, those that stay there beside the levels, and on the
     device."""
     n, c = f.job.n_rows, f.params.n_components
@@ -72,7 +72,7 @@ def _before(f: Fitting, block_rows: int) -> tuple[int, int, int]:
     return 0, 0, 0
 
 
-def layout(f: Fitting) -> StagePlan:
+def layout(f: BudgetFit) -> StagePlan:
     n, c, k = f.job.n_rows, f.params.n_components, f.params.n_neighbors
     backend = f.params.layout
     if backend == "auto":

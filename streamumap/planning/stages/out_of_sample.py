@@ -1,11 +1,11 @@
 """Rows that are placed on the map of others; and, where that map is there already, what reads both."""
 
 from streamumap.neighbors import nearest_sizes as nearest
-from streamumap.planning.fit import Fitting, Shape, powers
+from streamumap.planning.fit import BudgetFit, Shape, powers
 from streamumap.planning.job import Job, StagePlan
 from streamumap.planning.overheads import PLACING, READING_BYTES, TORCH_HOST_BYTES
 from streamumap.planning.stages.neighbors import device_rows
-from streamumap.planning.stages.rows import packed_bytes, scanning
+from streamumap.planning.stages.rows import csr_bytes, scanning
 from streamumap.reduce import pca
 from streamumap.source.base import pinned_bytes
 from streamumap.source.sae import sizes as encoding
@@ -18,13 +18,13 @@ READ_BYTES = 4 * (8 << 20)
 """While rows that ask are packed: some as stored, where they are not zero, and pairs."""
 
 
-def place(f: Fitting) -> StagePlan:
+def place(f: BudgetFit) -> StagePlan:
     """`query_rows` of the rows that are placed ask, `other_rows` of the map's pass by."""
     job, new, p = f.job, f.original.placed, f.params
     assert new is not None
     if not f.gpu:
         f.compile(PLACING)
-    others = CUDA_OTHERS if f.gpu else (OTHERS if not f.packs else (MOST_QUERIES, 16_384, *OTHERS))
+    others = CUDA_OTHERS if f.gpu else (OTHERS if not f.as_csr else (MOST_QUERIES, 16_384, *OTHERS))
     shapes = [
         {"query_rows": query, "other_rows": min(other, max(job.n_rows, 32))}
         for query in powers(min(new.n_rows, MOST_QUERIES), min(new.n_rows, 64))
@@ -39,14 +39,14 @@ def place(f: Fitting) -> StagePlan:
         query, other = shape["query_rows"], shape["other_rows"]
         if f.gpu:
             pinned = pinned_bytes(other, job.n_features, new.dtype) + (
-                0 if f.packs else pinned_bytes(other, job.n_features, job.dtype)
+                0 if f.as_csr else pinned_bytes(other, job.n_features, job.dtype)
             )
             return held + pinned + nearest.table(query, k)
-        if f.packs:
+        if f.as_csr:
             row_pairs = (job.n_nonzero or 0) / job.n_rows
             asked = row_pairs if new.n_nonzero is None else new.n_nonzero / new.n_rows
             sizes = job.n_features, row_pairs, asked, k, query, other, f.machine.n_cores
-            return held + READ_BYTES + nearest.packed(*sizes)
+            return held + READ_BYTES + nearest.sparse(*sizes)
         itemsize = max(job.itemsize, new.itemsize)
         return held + nearest.dense(job.n_features, itemsize, k, query, other, f.machine.n_cores)
 
@@ -54,15 +54,15 @@ def place(f: Fitting) -> StagePlan:
         sizes = job.n_features, job.dtype, _dtype(f, new), k, shape["query_rows"], shape["other_rows"]
         return device_rows(f) + nearest.cuda(*sizes)
 
-    backend = "cuda" if f.gpu else "packed" if f.packs else "dense"
+    backend = "cuda" if f.gpu else "packed" if f.as_csr else "dense"
     return f.fit("place", backend, shapes, host, device if f.gpu else None)
 
 
-def _dtype(f: Fitting, new: Job) -> str:
+def _dtype(f: BudgetFit, new: Job) -> str:
     return new.dtype if f.params.reduce == "none" else "float32"
 
 
-def _projecting(f: Fitting, new: Job) -> int:
+def _projecting(f: BudgetFit, new: Job) -> int:
     """Of the components, and of a block of rows that is brought to them."""
     if f.params.reduce == "none":
         return 0
@@ -70,23 +70,23 @@ def _projecting(f: Fitting, new: Job) -> int:
     return dims * new.n_features * 16 + pca.PIECE_ROWS * new.n_features * (new.itemsize + 16)
 
 
-def read(f: Fitting) -> StagePlan:
+def read(f: BudgetFit) -> StagePlan:
     """Rows that are placed on a map that is there are looked through, and the map's rows are packed. An SAE encodes on the
     CPU."""
     job, new = f.original, f.original.placed
     assert new is not None
-    packed, positions = packed_bytes(f), job.n_rows * (f.params.n_components * 4 + 16)
+    csr, positions = csr_bytes(f), job.n_rows * (f.params.n_components * 4 + 16)
     encodes = max(
         (encoding.cpu(j.n_rows, j.raw_features, j.n_features) for j in (job, new) if j.raw_features), default=0
     )
     row_bytes = max(job.itemsize * job.n_features, new.itemsize * new.n_features)
 
     def host(block_rows: int) -> int:
-        packing = packed + scanning(job, block_rows) if f.packs else 0
+        packing = csr + scanning(job, block_rows) if f.as_csr else 0
         return positions + max(scanning(new, block_rows), packing, encodes) + block_rows * row_bytes
 
     sizes = powers(max(1, min(max(new.n_rows, job.n_rows), (32 << 20) // row_bytes)), 1)
     working, f.host_base = f.host_base, TORCH_HOST_BYTES if f.gpu else READING_BYTES
     stage = f.solve("read", "numpy", "block_rows", sizes, host)
-    f.host_base = working + new.n_rows * 18 + job.n_rows * 8 + packed
+    f.host_base = working + new.n_rows * 18 + job.n_rows * 8 + csr
     return stage

@@ -1,7 +1,7 @@
 """What is measured of the map, and its files."""
 
 from streamumap.neighbors import points_sizes as on_map
-from streamumap.planning.fit import TINY_ROWS, Fitting, Shape, powers, tiny
+from streamumap.planning.fit import TINY_ROWS, BudgetFit, Shape, powers, tiny
 from streamumap.planning.job import QUALITY_NEIGHBORS, StagePlan, quality_rows
 from streamumap.planning.overheads import WRITING_BYTES
 from streamumap.planning.stages.neighbors import counting, device_rows, ranking
@@ -13,7 +13,7 @@ SMALL_BLOCK_ROWS = 2_048
 """Rows of a block below which another pass with larger ones is faster."""
 
 
-def quality(f: Fitting, cell_rows: int) -> StagePlan:
+def quality(f: BudgetFit, cell_rows: int) -> StagePlan:
     """The map first, then the rows. `cell_rows`: of dense neighbours on a CPU."""
     job, c, k = f.job, f.params.n_components, f.params.n_neighbors
     n, n_sample, n_others = job.n_rows, quality_rows(job.n_rows), QUALITY_NEIGHBORS + k - 1
@@ -52,7 +52,7 @@ def _queries(n_rows: int, gpu: bool) -> list[int]:
     return powers(most, min(most, TINY_ROWS if tiny() else 1 << 14))
 
 
-def write(f: Fitting) -> StagePlan:
+def write(f: BudgetFit) -> StagePlan:
     job, c = f.original, f.params.n_components
     n = job.placed.n_rows if job.mapped and job.placed else job.n_rows + job.n_left_out
     libraries = 0 if f.gpu else WRITING_BYTES

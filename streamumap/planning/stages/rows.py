@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from streamumap.planning.fit import Fitting, powers
+from streamumap.planning.fit import BudgetFit, powers
 from streamumap.planning.job import Job, StagePlan
 from streamumap.planning.overheads import (
     CONTEXT_BYTES,
@@ -15,7 +15,7 @@ from streamumap.source.base import DEVICE_DTYPES
 from streamumap.source.sae import sizes as encoding
 
 
-def read(f: Fitting) -> StagePlan:
+def read(f: BudgetFit) -> StagePlan:
     from streamumap.source.scan.cpu import device_pairs_footprint, device_scan_footprint
 
     job, working = f.job, f.host_base
@@ -34,9 +34,9 @@ def read(f: Fitting) -> StagePlan:
     def host(block_rows: int) -> int:
         block_bytes = 0 if job.sparse else block_rows * job.n_features * job.itemsize
         others = 0 if job.placed is None else job.n_rows * 9 + scanning(job.placed, block_rows)
-        return max(max(first(block_rows)[0], others) + packed + block_bytes, _encoding(f))
+        return max(max(first(block_rows)[0], others) + csr + block_bytes, _encoding(f))
 
-    packed = packed_bytes(f)
+    csr = csr_bytes(f)
     f.host_base = READING_BYTES
     if f.gpu:
         f.host_base = TORCH_READING_BYTES if on_device or encodes else TORCH_HOST_BYTES
@@ -45,7 +45,7 @@ def read(f: Fitting) -> StagePlan:
         "read", "cuda" if on_device else "numpy", "block_rows", sizes,
         host, (lambda b: first(b)[1]) if on_device or encodes else None,
     )  # fmt: skip
-    f.host_base = working + job.n_rows * 9 + packed + (0 if job.placed is None else job.placed.n_rows * 18)
+    f.host_base = working + job.n_rows * 9 + csr + (0 if job.placed is None else job.placed.n_rows * 18)
     f.context_bytes = CONTEXT_BYTES
     return stage
 
@@ -59,26 +59,26 @@ def scanning(job: Job, block_rows: int) -> int:
     return scan_footprint(job.n_rows, job.n_features, job.itemsize, block_rows)
 
 
-def _encoding(f: Fitting) -> int:
+def _encoding(f: BudgetFit) -> int:
     job = f.job
     if not job.raw_features:
         return 0
     return (encoding.cuda_host if f.gpu else encoding.cpu)(job.n_rows, job.raw_features, job.n_features)
 
 
-def packed_bytes(f: Fitting) -> int:
+def csr_bytes(f: BudgetFit) -> int:
     """Of the packed rows that stay in memory."""
     job = f.job
     if job.n_nonzero is None:
         return 0
-    from streamumap.source.sparse.csr_rows import packed_footprint
+    from streamumap.source.sparse.csr_rows import csr_footprint
 
-    host, disk = packed_footprint(job.n_rows, job.n_features, job.n_nonzero, job.itemsize, on_disk=f.packed_on_disk)
+    host, disk = csr_footprint(job.n_rows, job.n_features, job.n_nonzero, job.itemsize, on_disk=f.csr_on_disk)
     f.disk = max(f.disk, disk + f.kept_bytes)
     return host
 
 
-def reduce(f: Fitting) -> StagePlan:
+def reduce(f: BudgetFit) -> StagePlan:
     from streamumap.reduce import ica, pca
 
     job, dims = f.job, min(f.params.reduce_dims, f.job.n_features, f.job.n_rows)

@@ -17,15 +17,15 @@ def graph(run: Run, key: str) -> Graph:
 
 
 def _make(run: Run, key: str) -> Graph:
-    with run.stage("graph", 3 * run.source.n_rows, "rows", patient=True) as (tick, result):
+    with run.stage("graph", 3 * run.source.n_rows, "rows", resumable=True) as (advance, result):
         run.work.forget("graph")
-        units = run.units("graph", key, "the fuzzy graph", tick)
+        checkpoint = run.checkpoint("graph", key, "the fuzzy graph", advance)
         knn = run.knn()
-        work = lambda: dispatch.build_graph(run.plan, run.params, knn, units, tick)  # noqa: E731
-        made, sizes = run.fitting("graph", work)
+        work = lambda: dispatch.build_graph(run.plan, run.params, knn, checkpoint, advance)  # noqa: E731
+        made, sizes = run.retry_on_oom("graph", work)
         pieces = "in one piece" if len(sizes) == 1 else f"in {len(sizes):,} pieces, the largest of {sizes[0]:,} rows"
         result.append(f"{made.n_edges:,} edges, {pieces}")
         facts = dict(edges=made.n_edges, components=len(sizes), largest_component_rows=int(sizes[0]))
         run.work.done("graph", key, **facts)
-        units.forget()
+        checkpoint.forget()
     return made

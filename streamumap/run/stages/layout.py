@@ -13,7 +13,7 @@ from streamumap.run.dispatch import Rows
 from streamumap.run.initialize import GraphBlocks, first_positions, layout_backend
 from streamumap.run.recorder import Meter
 from streamumap.run.run import Run
-from streamumap.store.resumable import SavedUnits
+from streamumap.store.resumable import SavedCheckpoint
 
 
 def layout(run: Run, rows: Rows, graph: Graph, key: str) -> np.ndarray:
@@ -23,39 +23,39 @@ def layout(run: Run, rows: Rows, graph: Graph, key: str) -> np.ndarray:
     settings = schedule.settings(
         run.source.n_rows, graph.heaviest(), **{name: getattr(p, name) for name in schedule.SETTINGS}
     )
-    units = run.units("layout", key, "the layout", run.meter("layout", settings.n_epochs, "epochs"))
+    checkpoint = run.checkpoint("layout", key, "the layout", run.meter("layout", settings.n_epochs, "epochs"))
     blocks = GraphBlocks(graph, layout_backend(run.plan))
-    state = _begun(run, rows, blocks, settings, units)
-    with run.stage("layout", settings.n_epochs, "epochs", patient=True) as (tick, result):
-        units.counted, tick.done = tick, state.epoch
+    state = _begun(run, rows, blocks, settings, checkpoint)
+    with run.stage("layout", settings.n_epochs, "epochs", resumable=True) as (advance, result):
+        checkpoint.counted, advance.done = advance, state.epoch
         backend = run.plan["layout"].backend
         way = _by_cuml if backend == "cuml" else _by_epochs
-        positions = run.fitting("layout", lambda: way(run, blocks, state, settings, tick, units))
+        positions = run.retry_on_oom("layout", lambda: way(run, blocks, state, settings, advance, checkpoint))
         run.work.retract()
         run.publish("embedding", positions, np.nan)
         run.work.done("embedding", key)
-        units.forget()
+        checkpoint.forget()
         result.append(f"{settings.n_epochs} epochs, backend {backend}")
     return positions
 
 
-def _begun(run: Run, rows: Rows, blocks: GraphBlocks, settings: Settings, units: SavedUnits) -> LayoutState:
+def _begun(run: Run, rows: Rows, blocks: GraphBlocks, settings: Settings, checkpoint: SavedCheckpoint) -> LayoutState:
     """As an earlier run left it, else the first positions."""
     positions = np.empty((settings.n_vertices, run.params.n_components), np.float32)
-    facts = units.resume(dict(positions=positions))
+    facts = checkpoint.resume(dict(positions=positions))
     if facts:
         return LayoutState(positions, facts["epoch"])
-    with run.stage("start", run.source.n_rows, "rows") as (tick, result):
-        positions, how = run.fitting(
-            "start", lambda: first_positions(rows, run.plan, run.params, blocks, settings, tick, run.warn)
+    with run.stage("start", run.source.n_rows, "rows") as (advance, result):
+        positions, how = run.retry_on_oom(
+            "start", lambda: first_positions(rows, run.plan, run.params, blocks, settings, advance, run.warn)
         )
         result.append(how)
-        units.done(lambda: (dict(positions=positions), {}), epoch=0)
+        checkpoint.done(lambda: (dict(positions=positions), {}), epoch=0)
     return LayoutState(positions)
 
 
 def _by_epochs(
-    run: Run, blocks: GraphBlocks, state: LayoutState, settings: Settings, tick: Meter, units: SavedUnits
+    run: Run, blocks: GraphBlocks, state: LayoutState, settings: Settings, advance: Meter, checkpoint: SavedCheckpoint
 ) -> np.ndarray:
     shots = set(np.linspace(0, settings.n_epochs, run.n_snapshots + 1).astype(int)[1:].tolist())
 
@@ -63,14 +63,14 @@ def _by_epochs(
         if epoch in shots:
             run.work.publish_snapshot(epoch, run.kept.back(get().positions, np.nan))
         if epoch < settings.n_epochs:
-            units.done(lambda: (dict(positions=get().positions), {}), epoch=epoch)
+            checkpoint.done(lambda: (dict(positions=get().positions), {}), epoch=epoch)
 
     in_blocks = blocks.of(run.plan["layout"].blocks["block_rows"])
-    return epochs.run(state, settings.n_epochs, in_blocks, settings, blocks.backend, tick, after_epoch).positions
+    return epochs.run(state, settings.n_epochs, in_blocks, settings, blocks.backend, advance, after_epoch).positions
 
 
 def _by_cuml(
-    run: Run, blocks: GraphBlocks, state: LayoutState, settings: Settings, tick: Meter, units: SavedUnits
+    run: Run, blocks: GraphBlocks, state: LayoutState, settings: Settings, advance: Meter, checkpoint: SavedCheckpoint
 ) -> np.ndarray:
     from streamumap.layout import cuml
 

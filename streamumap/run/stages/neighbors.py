@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 
 from streamumap import quality as measures
-from streamumap.events import Note, Tick
+from streamumap.events import Advance, Note
 from streamumap.neighbors.copies import join_copies
 from streamumap.neighbors.given import GivenGraph, look_at_distances
 from streamumap.planning.job import SEARCH_ROWS
@@ -44,19 +44,19 @@ def _search(run: Run, rows: Rows, key: str, there: bool) -> None:
         return reached
 
     planned = run.plan["neighbors"]
-    with run.stage("neighbors", dispatch.search_ticks(run.plan), "rows", patient=True) as (tick, result):
+    with run.stage("neighbors", dispatch.search_steps(run.plan), "rows", resumable=True) as (advance, result):
         if not there:
             # Sketches are made of as many rows as fit a block: with other blocks the search is another one.
             blocks = {} if planned.backend == "packed" else planned.blocks
-            units = run.units("neighbors", key_of(key, blocks), "the k-NN search", tick)
-            search = partial(dispatch.search, rows, run.plan, p, sample, enough, tick, units)
-            indices, distances = run.fitting("neighbors", search)
+            checkpoint = run.checkpoint("neighbors", key_of(key, blocks), "the k-NN search", advance)
+            search = partial(dispatch.search, rows, run.plan, p, sample, enough, advance, checkpoint)
+            indices, distances = run.retry_on_oom("neighbors", search)
             join_copies(indices, distances, rows.found.duplicate_of)
             run.work.forget("neighbors", "graph", "embedding")
             run.publish("knn_indices", indices, -1, run.kept.numbers_back)
             run.publish("knn_distances", distances, np.nan, lambda block: run.view.sized(block, p.metric))
             run.work.done("neighbors", key)
-            units.forget()
+            checkpoint.forget()
         if not reached:  # not measured yet, or not since all were compared with all
             others = run.neighbors_of(sample)[0]
             enough(others, ranks_of(run, rows, sample, others))
@@ -67,9 +67,9 @@ def _search(run: Run, rows: Rows, key: str, there: bool) -> None:
 def _take(run: Run, rows: Rows, key: str, given: GivenGraph) -> None:
     """The graph that is given, as if it had been searched for. Its recall is measured, whatever it is."""
     k, sample = run.params.n_neighbors, _sample(run)
-    with run.stage("neighbors", run.given.n_rows, "rows") as (tick, result):
+    with run.stage("neighbors", run.given.n_rows, "rows") as (advance, result):
         run.work.forget("neighbors", "graph", "embedding")
-        _write_given(run, given, tick)
+        _write_given(run, given, advance)
         given.check_unchanged()
         others, far = run.neighbors_of(sample)
         recall = measures.recall(ranks_of(run, rows, sample, others, "neighbors"), others)
@@ -82,7 +82,7 @@ def _take(run: Run, rows: Rows, key: str, given: GivenGraph) -> None:
     _done(run, key, recall, len(sample))
 
 
-def _write_given(run: Run, given: GivenGraph, tick: Tick) -> None:
+def _write_given(run: Run, given: GivenGraph, advance: Advance) -> None:
     k, left_out = run.params.n_neighbors, None
     if run.kept.rows is not None:
         left_out = run.kept.back(np.zeros(len(run.kept.rows), bool), True)
@@ -93,7 +93,7 @@ def _write_given(run: Run, given: GivenGraph, tick: Tick) -> None:
             near[gone], far[gone] = -1, np.nan
         files[0].write(start, near)
         files[1].write(start, far)
-        tick(len(near))
+        advance(len(near))
     for file, name in zip(files, FILES, strict=True):
         file.sync()
         file.close()

@@ -18,7 +18,7 @@ def place_rest(run: Run, rows: Rows, embedding: np.ndarray, key: str) -> None:
         return
     reduced = rows.searched is not rows.original
     non_negative = rows.found.non_negative and not reduced
-    there = Mapped(rows.searched, rows.packed, embedding, non_negative, rows.view, reduced)
+    there = Mapped(rows.searched, rows.csr, embedding, non_negative, rows.view, reduced)
     new = reduced_like(run, run.new.source) if reduced else run.new.source
     rest = run.new.kept.rows
 
@@ -35,14 +35,16 @@ def place_new(
 ) -> np.ndarray:
     """Leaves embedding.npy, `everything` of the places float32 (M, C) of the rows of `new`, made from what `key` stands for; and
     returns it."""
-    with run.stage("place", new.n_rows, "rows", patient=True) as (tick, result):
-        units = run.units("place", key, "the placing", tick)
-        out = everything(run.fitting("place", lambda: place(there, new, run.plan, run.params, tick, units)))
+    with run.stage("place", new.n_rows, "rows", resumable=True) as (advance, result):
+        checkpoint = run.checkpoint("place", key, "the placing", advance)
+        out = everything(
+            run.retry_on_oom("place", lambda: place(there, new, run.plan, run.params, advance, checkpoint))
+        )
         run.work.retract()
         run.work.save("embedding", out)
         run.work.publish_saved("embedding")
         run.work.done("embedding", key)
-        units.forget()
+        checkpoint.forget()
         result.append(f"on the map of {len(there.positions):,} rows, backend {run.plan['place'].backend}")
     return out
 

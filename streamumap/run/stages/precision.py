@@ -68,7 +68,7 @@ def _error(run: Run, rows: Rows, sample: np.ndarray, others: np.ndarray) -> floa
     some = np.linspace(0, len(sample) - 1, min(len(sample), CHECKED_ROWS)).astype(int)
     stored, cosine, errors = run.kept.source(run.opened), run.params.metric == "cosine", [np.empty(0)]
     # packed rows are measured as long as they are
-    compared = DenseRows(rows.original, rows.metric if rows.packed is None else "euclidean")
+    compared = DenseRows(rows.original, rows.metric if rows.csr is None else "euclidean")
     for own, near in zip(sample[some], others[some], strict=True):
         numbers = np.unique(np.append(near[near >= 0].astype(np.int64), own))
         right = _distances(_wide(stored, numbers, cosine), numbers == own)

@@ -29,15 +29,15 @@ def quality(run: Run, rows: Rows, embedding: np.ndarray) -> np.ndarray:
     """Puts the figures into what the run has measured. The distortion, float32 (N,): the share of each row's neighbours in
     the k-NN graph that are not among its as many nearest on the map, NaN where it has none."""
     n = run.source.n_rows
-    with run.stage("quality", 2, "passes") as (tick, result):
+    with run.stage("quality", 2, "passes") as (advance, result):
         sample = measures.sample_rows(n, quality_rows(n), run.params.seed)
         sample = sample[np.isfinite(embedding[sample]).all(1)]
-        sampled, distortion = run.fitting("quality", lambda: _look_at_map(run, embedding, sample))
-        tick(1)
+        sampled, distortion = run.retry_on_oom("quality", lambda: _look_at_map(run, embedding, sample))
+        advance(1)
         gpu.release()  # what the map took is room for the rows
         ranks = _ranks_in_rows(run, rows, sampled)
         figures = _figures(run, sampled, ranks, measures.radius(embedding))
-        tick(1)
+        advance(1)
         said = {name: value.to_json() for name, value in figures.items()}
         on = "all rows" if len(sample) == n else f"{len(sample):,} sampled rows"
         result.append(f"{measures.say_all(said)} on {on}")
@@ -51,7 +51,7 @@ def quality(run: Run, rows: Rows, embedding: np.ndarray) -> np.ndarray:
 
 def ranks_of(run: Run, rows: Rows, sample: np.ndarray, others: np.ndarray, stage: str = "quality") -> np.ndarray:
     """int64 (S, m): how many rows are closer to row sample[i] than row others[i, j] is. By the blocks of `stage`."""
-    return run.fitting(stage, lambda: dispatch.count_closer(rows, run.plan, sample, others, stage))
+    return run.retry_on_oom(stage, lambda: dispatch.count_closer(rows, run.plan, sample, others, stage))
 
 
 def _look_at_map(run: Run, embedding: np.ndarray, sample: np.ndarray) -> tuple[Sampled, np.ndarray]:

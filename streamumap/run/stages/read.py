@@ -15,9 +15,9 @@ from streamumap.run.run import New, Run
 from streamumap.source import RowSource, ToConvert, check_shape
 from streamumap.source.base import SparseSource
 from streamumap.source.scan.cpu import Scan, check_finite, scan, wild_features
-from streamumap.source.sparse.csr_rows import PackedRows, pack
+from streamumap.source.sparse.csr_rows import CsrRows, pack
 from streamumap.source.views.centered import View, centred
-from streamumap.source.views.row_selection import Kept, all_but
+from streamumap.source.views.row_selection import RowSelection, all_but
 from streamumap.source.views.scaled import extreme_exponent
 from streamumap.store.workdir import key_of
 
@@ -27,12 +27,12 @@ def read(run: Run) -> Scan:
     _say_what_is_given(run)
     n_passes = 2 if isinstance(run.given, ToConvert) else 1
     block_rows = run.plan["read"].blocks["block_rows"]
-    with run.stage("read", n_passes * run.given.n_rows, "rows", patient=True) as (tick, result):
-        found, packed = _look_at_rows(run, tick)
+    with run.stage("read", n_passes * run.given.n_rows, "rows", resumable=True) as (advance, result):
+        found, csr = _look_at_rows(run, advance)
         _plan(run, found, found.n_nonzero)
-        found, packed = _centre(run, found, packed, tick)
+        found, csr = _centre(run, found, csr, advance)
         run.work.reserve(run.plan.peak.disk_bytes)
-        run.packed = _packed(run, packed, block_rows, tick)
+        run.csr = _to_csr(run, csr, block_rows, advance)
         run.source.check_unchanged()
         result.append(f"{found.n_rows:,} x {found.n_features:,} {found.dtype}, {100 * found.density:.3g}% non-zero")
     _say_what_was_found(run, found)
@@ -52,26 +52,26 @@ def _plan(run: Run, found: Scan, n_nonzero: int) -> None:
     run.plan = make_plan(job, run.params, run.plan.budget, run.plan.machine)
 
 
-def _centre(run: Run, found: Scan, packed: PackedRows | None, tick: Meter) -> tuple[Scan, PackedRows | None]:
+def _centre(run: Run, found: Scan, csr: CsrRows | None, advance: Meter) -> tuple[Scan, CsrRows | None]:
     """Where the rows lie far from the origin they are compared less their centre: sets view, source and plan anew. A second pass finds
     what is zero then, and what float32 tells apart."""
     given: RowSource = run.kept.source(run.opened)
     largest = np.ldexp([found.feature_low, found.feature_high], run.view.exponent, dtype=np.float64)
     view = centred(given, run.params.metric, largest)
     if view is None:
-        return found, packed
+        return found, csr
     run.view, run.source = view, view.of(given)
     if run.new is not None:
         run.new = replace(run.new, source=view.of(run.new.kept.source(run.opened)))
     _plan(run, found, found.n_nonzero)
-    if packed is not None:
-        packed.close()  # before they are packed anew
-    seen, packed = run.fitting("read", lambda: dispatch.read(run.source, run.plan, lambda n: tick(0)))
+    if csr is not None:
+        csr.close()  # before they are packed anew
+    seen, csr = run.retry_on_oom("read", lambda: dispatch.read(run.source, run.plan, lambda n: advance(0)))
     found = replace(found, n_rounded_away=_rounded_away(found, seen))
     _plan(run, found, seen.n_nonzero)
     what = "near one direction" if view.unit else "far from the origin"
     run.listener(Note("info", f"the rows lie {what}; they are compared less their centre"))
-    return found, packed
+    return found, csr
 
 
 def _rounded_away(found: Scan, seen: Scan) -> int:
@@ -80,45 +80,45 @@ def _rounded_away(found: Scan, seen: Scan) -> int:
     return min(found.n_rounded_away, max(0, seen.n_duplicate_rows - found.n_duplicate_rows))
 
 
-def _look_at_rows(run: Run, tick: Meter) -> tuple[Scan, PackedRows | None]:
+def _look_at_rows(run: Run, advance: Meter) -> tuple[Scan, CsrRows | None]:
     """Sets the source; packed rows are those that a GPU packs in the same pass."""
     given = run.given
     if isinstance(given, ToConvert):
         given.device = run.plan.device
-        given = given.convert(run.work.scratch, tick)
+        given = given.convert(run.work.scratch, advance)
     run.opened = given
     run.source = source = run.kept.source(given)
-    units = run.units("scan", input_key(run), "reading", tick)
-    found, packed = run.fitting("read", lambda: dispatch.read(source, run.plan, tick, units))
+    checkpoint = run.checkpoint("scan", input_key(run), "reading", advance)
+    found, csr = run.retry_on_oom("read", lambda: dispatch.read(source, run.plan, advance, checkpoint))
 
-    def again() -> tuple[Scan, PackedRows | None]:
-        return run.fitting("read", lambda: dispatch.read(run.source, run.plan, lambda n: tick(0)))
+    def again() -> tuple[Scan, CsrRows | None]:
+        return run.retry_on_oom("read", lambda: dispatch.read(run.source, run.plan, lambda n: advance(0)))
 
     if isinstance(run.given, ToConvert) and run.given.drop_zero_rows and found.n_zero_rows:
         _leave_out(run, np.flatnonzero(found.is_zero), "features are dead, active in no row")
-        found, packed = again()
+        found, csr = again()
     if run.drop_nonfinite and found.n_nonfinite_rows:
         _leave_out(run, found.nonfinite_rows, "rows have NaN or infinite values")
-        found, packed = again()
+        found, csr = again()
     check_finite(run.source.name, found)
     run.view = View(extreme_exponent(found.norm_max))
     if run.view.exponent:
         run.source = run.view.of(run.source)
-        seen, packed = again()
+        seen, csr = again()
         stored = {name: getattr(found, name) for name in ("dtype", "duplicate_of")}
         found = replace(seen, n_rounded_away=_rounded_away(found, seen), **stored)
     if run.places_rest and run.sample is not None:
         rest = all_but(given.n_rows, run.sample)
-        run.new = look_at_new(run, given, rest, run.plan["read"].blocks["block_rows"], tick)
-    return found, packed
+        run.new = look_at_new(run, given, rest, run.plan["read"].blocks["block_rows"], advance)
+    return found, csr
 
 
-def look_at_new(run: Run, given: RowSource, kept: Kept, block_rows: int, tick: Meter) -> New | None:
+def look_at_new(run: Run, given: RowSource, kept: RowSelection, block_rows: int, advance: Meter) -> New | None:
     """Finds the rows that can be placed, seen as the map's rows are; None where there are none."""
     source = kept.source(given)
     if not source.n_rows:
         return None
-    found = scan(source, block_rows, tick)
+    found = scan(source, block_rows, advance)
     lost, why = np.empty(0, np.int64), "rows to be placed have NaN or infinite values"
     if isinstance(run.given, ToConvert) and run.given.drop_zero_rows:
         lost, why = np.flatnonzero(found.is_zero), "features to be placed are dead, active in no row"
@@ -157,16 +157,16 @@ def _left_out(name: str, n_rows: int, n: int, why: str) -> str:
     return f"{name}: {n_rows:,} of {n:,} {why}; they are left out and NaN in the map."
 
 
-def _packed(run: Run, packed: PackedRows | None, block_rows: int, tick: Meter) -> PackedRows | None:
-    """The rows without their zeros, where the plan wants them so; `packed` are those that there are already, in memory."""
-    if not run.plan.packs:
+def _to_csr(run: Run, csr: CsrRows | None, block_rows: int, advance: Meter) -> CsrRows | None:
+    """The rows without their zeros, where the plan wants them so; `csr` are those that there are already, in memory."""
+    if not run.plan.as_csr:
         return None
-    if packed is not None and not run.plan.packed_on_disk:
-        return packed
-    folder = run.work.scratch if run.plan.packed_on_disk else None
-    units = run.units("pack", key_of(input_key(run), rows_key(run), run.view.key), "packing", tick)
+    if csr is not None and not run.plan.csr_on_disk:
+        return csr
+    folder = run.work.scratch if run.plan.csr_on_disk else None
+    checkpoint = run.checkpoint("pack", key_of(input_key(run), rows_key(run), run.view.key), "packing", advance)
     assert run.plan.job.n_nonzero is not None
-    return pack(run.source, block_rows, run.plan.job.n_nonzero, folder, lambda n: tick(0), units)
+    return pack(run.source, block_rows, run.plan.job.n_nonzero, folder, lambda n: advance(0), checkpoint)
 
 
 def _say_what_is_given(run: Run) -> None:

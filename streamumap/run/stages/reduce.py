@@ -12,7 +12,7 @@ from streamumap.run.run import Run
 from streamumap.source import RowSource, open_rows
 from streamumap.source.views.normalized import DenseRows
 from streamumap.store.blockfile import BlockFile
-from streamumap.store.resumable import SavedUnits
+from streamumap.store.resumable import SavedCheckpoint
 
 
 def reduce(run: Run, key: str) -> RowSource:
@@ -38,15 +38,15 @@ def _reduce(run: Run, key: str) -> None:
     source, n = run.source, run.source.n_rows
     dims, independent = min(run.params.reduce_dims, source.n_features, n), run.params.reduce == "ica"
     block_rows, rows = run.plan["reduce"].blocks["block_rows"], DenseRows(source, run.view.metric(run.params.metric))
-    with run.stage("reduce", (3 if independent else 2) * n, "rows", patient=True) as (tick, result):
+    with run.stage("reduce", (3 if independent else 2) * n, "rows", resumable=True) as (advance, result):
         run.work.forget("reduced")
-        units = run.units("reduce", key, "the reduced rows", tick)
-        facts = units.resume({})
+        checkpoint = run.checkpoint("reduce", key, "the reduced rows", advance)
+        facts = checkpoint.resume({})
         pca = StreamedPCA.from_state(dims, facts, run.plan.device) if facts else StreamedPCA(dims, run.plan.device)
         for start, block in initial.blocks(rows.block, n, block_rows, facts.get("added", 0)):
             pca.partial_fit(block)
-            tick(len(block))
-            units.done(lambda: (pca.state(), {}), added=start + len(block))
+            advance(len(block))
+            checkpoint.done(lambda: (pca.state(), {}), added=start + len(block))
         along, found = pca.components_, {"dims": dims, "variance_share": float(pca.explained_variance_ratio_.sum())}
         result.append(
             f"{dims} of {source.n_features} dimensions keep {100 * found['variance_share']:.3g}% of the variance"
@@ -54,24 +54,24 @@ def _reduce(run: Run, key: str) -> None:
         kept: dict = {}
         so_far: dict = {}
         if independent:
-            turn, so_far = _turned(run, pca, rows, units, facts, tick)
+            turn, so_far = _turned(run, pca, rows, checkpoint, facts, advance)
             along, kept = ica.directions(along, ica.whitening(pca.explained_variance_), turn), {"turn": turn}
             found |= so_far
             result.append(f"{result[-1]}; FastICA: {_said(found)}")
-        file = units.create("reduced", (n, dims), "float32")
+        file = checkpoint.create("reduced", (n, dims), "float32")
         for start, block in initial.blocks(rows.block, n, block_rows, facts.get("written", 0)):
             file.write(start, pca.project(block, along))
-            tick(len(block))
-            units.done(lambda: (pca.state() | kept, {}), added=n, written=start + len(block), **so_far)
+            advance(len(block))
+            checkpoint.done(lambda: (pca.state() | kept, {}), added=n, written=start + len(block), **so_far)
         file.sync()
         file.close()
         _keep_components(run, pca.mean_, along)
         run.work.done("reduced", key, **found)
-        units.forget()
+        checkpoint.forget()
 
 
 def _turned(
-    run: Run, pca: StreamedPCA, rows: DenseRows, units: SavedUnits, facts: dict, tick: Meter
+    run: Run, pca: StreamedPCA, rows: DenseRows, checkpoint: SavedCheckpoint, facts: dict, advance: Meter
 ) -> tuple[np.ndarray, dict]:
     """What makes whitened rows independent, float64 (C, C), found on a sample of them or taken from `facts`; what is to be said
     of it. Ticks as many rows as there are."""
@@ -94,10 +94,10 @@ def _turned(
 
     while not found["converged"] and done < ica.MAX_ITERATIONS:
         turn, last = ica.iteration(white, turn, run.plan.machine.n_cores)
-        tick((n if last else n * (done + 1) // ica.MAX_ITERATIONS) - n * done // ica.MAX_ITERATIONS)
+        advance((n if last else n * (done + 1) // ica.MAX_ITERATIONS) - n * done // ica.MAX_ITERATIONS)
         done += 1
         found |= {"iterations": done, "converged": last}
-        units.done(state, added=n, **found)
+        checkpoint.done(state, added=n, **found)
     return turn, found
 
 

@@ -23,15 +23,15 @@ def write(run: Run, found: Scan, embedding: np.ndarray, distortion: np.ndarray) 
     if run.new is not None:
         embedding = run.work.read("embedding")
         say_who_has_no_place(run, run.new, embedding[run.new.kept.rows])
-    with run.stage("write", 2, "files") as (tick, result), ThreadPoolExecutor(1) as beside:
+    with run.stage("write", 2, "files") as (advance, result), ThreadPoolExecutor(1) as beside:
         table = beside.submit(
             run.work.publish, "embedding.parquet", lambda file: _write_table(run, file, embedding, distortion, found)
         )
         if run.params.n_components >= 2:
             run.work.publish("map.png", lambda file: _draw(run, file, embedding, found))
-        tick(1)
+        advance(1)
         table.result()
-        tick(1)
+        advance(1)
         result.append(str(run.work.path))
     finished = run.report(found)
     run.work.publish_json("run.json", finished)

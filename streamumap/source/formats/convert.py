@@ -11,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 
 from streamumap.errors import InputChanged, OutputError
-from streamumap.events import Tick, no_tick
+from streamumap.events import Advance, no_advance
 from streamumap.source.base import RowSource, blocks, stored_dtype
 from streamumap.source.file import OpenFile
 from streamumap.source.formats.csr import CsrSource
@@ -64,11 +64,11 @@ class ToConvert:
         self.n_bytes = sum(part.n_rows * part.row_bytes for part in parts.values())
         self.row_bytes = -(-self.n_bytes // max(1, self.n_rows))
 
-    def convert(self, folder: str | os.PathLike, tick: Tick = no_tick) -> RowSource:
+    def convert(self, folder: str | os.PathLike, advance: Advance = no_advance) -> RowSource:
         """Writes the parts into `folder` and gives the rows, as a RowSource that goes by the name and the fingerprint of
         what was converted. Ticks rows, about `n_rows` in all. Raises InputError, InputChanged, OutputError."""
         total = sum(part.n_rows for part in self._parts.values())
-        ticks = _Shared(tick, self.n_rows, total)
+        ticks = _Shared(advance, self.n_rows, total)
         files: Parts = {name: write_part(part, Path(folder), name, ticks) for name, part in self._parts.items()}
         self.check_unchanged()
         rows = assemble(self.name, files, self.n_features)
@@ -105,14 +105,14 @@ def assemble(
     return TopKSource(name, placed["indices"], placed["values"], n_features)
 
 
-def write_part(part: Part | RowSource, folder: Path, name: str, tick: Tick = no_tick) -> FileRows:
+def write_part(part: Part | RowSource, folder: Path, name: str, advance: Advance = no_advance) -> FileRows:
     """Writes all rows to `converted_NAME.bin` and reads them there. Ticks rows."""
     step = max(1, BLOCK_BYTES // max(1, part.row_bytes))
     stream = part.blocks(step) if isinstance(part, Part) else (block for _, block in blocks(part, step))
     with AppendFile(folder / f"converted_{name}.bin", part.n_features, part.dtype) as file:
         for block in stream:
             file.append(block)
-            tick(len(block))
+            advance(len(block))
     if file.n_rows != part.n_rows:
         raise InputChanged(
             f"{part.name}: rows: expected {part.n_rows} as on opening, found {file.n_rows}; start again when nothing writes to it."
@@ -121,10 +121,10 @@ def write_part(part: Part | RowSource, folder: Path, name: str, tick: Tick = no_
 
 
 @contextmanager
-def in_place(source: RowSource | ToConvert, tick: Tick = no_tick) -> Iterator[RowSource]:
+def in_place(source: RowSource | ToConvert, advance: Advance = no_advance) -> Iterator[RowSource]:
     """The rows where they can be read: those of a container are converted into a temporary folder, which goes again."""
     with tempfile.TemporaryDirectory(prefix="streamumap-") as folder:
-        yield source.convert(folder, tick) if isinstance(source, ToConvert) else source
+        yield source.convert(folder, advance) if isinstance(source, ToConvert) else source
 
 
 class AppendFile:
@@ -169,12 +169,12 @@ class AppendFile:
 class _Shared:
     """A tick for the rows of several parts, of `total` rows together, that ticks `n_rows` in all."""
 
-    def __init__(self, tick: Tick, n_rows: int, total: int):
-        self._tick, self._n_rows, self._total = tick, n_rows, max(1, total)
+    def __init__(self, advance: Advance, n_rows: int, total: int):
+        self._advance, self._n_rows, self._total = advance, n_rows, max(1, total)
         self._done = self._told = 0
 
     def __call__(self, n: int) -> None:
         self._done += n
         told = self._done * self._n_rows // self._total
-        self._tick(told - self._told)
+        self._advance(told - self._told)
         self._told = told

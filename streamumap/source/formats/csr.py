@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from streamumap.source.base import Pairs, RowSource
+from streamumap.source.base import CsrBlock, RowSource
 from streamumap.source.checks import wrong
 from streamumap.source.formats.array import ArraySource
 from streamumap.source.formats.topk import checked_width
@@ -35,7 +35,7 @@ class CsrSource:
         self.fingerprint: dict = {"format": "csr", "shape": [self.n_rows, self.n_features]}
         self.fingerprint |= {part: source.fingerprint for part, source in self._parts.items()}
 
-    def pairs(self, start: int, stop: int) -> Pairs:
+    def pairs(self, start: int, stop: int) -> CsrBlock:
         """Rows start..stop without their zeros."""
         bounds = self._bounds(start, stop)
         low, high = int(bounds[0]), int(bounds[-1])
@@ -109,7 +109,7 @@ class CsrSource:
             expected = f"at most {self.n_features} values, of {self._data.n_rows} in all"
             raise wrong(self.name, field, expected, found, "write the matrix again, with sum_duplicates() before")
 
-    def _ordered(self, rows, counts, indices, data) -> Pairs:
+    def _ordered(self, rows, counts, indices, data) -> CsrBlock:
         flat = indices.reshape(-1), data.reshape(-1)
         return ordered_pairs(self.name, rows, counts, *flat, self.n_features, self.dtype)
 

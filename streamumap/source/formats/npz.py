@@ -56,9 +56,9 @@ def _part(archive: Archive, member: str, part: str, dtype: str | None) -> Part |
         rows = FileRows(archive.file, called, header.data_offset, shape, header.dtype, given)
         rows.warnings = tail_warning(called, header)
         return rows
-    packed_bytes = archive.members[member].compress_size
-    if header.body_bytes > LARGEST_RATIO * max(1, packed_bytes):
-        expected = f"at most {LARGEST_RATIO} times the {packed_bytes} bytes it takes"
+    csr_bytes = archive.members[member].compress_size
+    if header.body_bytes > LARGEST_RATIO * max(1, csr_bytes):
+        expected = f"at most {LARGEST_RATIO} times the {csr_bytes} bytes it takes"
         remedy = "write it uncompressed, with numpy.savez or numpy.save"
         raise wrong(called, "size", expected, f"{header.body_bytes} bytes", remedy)
     resolved = resolve_dtype(called, header.dtype, given)

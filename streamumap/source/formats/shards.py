@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from streamumap.events import Tick, no_tick
-from streamumap.source.base import Pairs, RowSource, SparseSource, index_dtype, stored_dtype
+from streamumap.events import Advance, no_advance
+from streamumap.source.base import CsrBlock, RowSource, SparseSource, index_dtype, stored_dtype
 from streamumap.source.checks import wrong
 from streamumap.source.formats.convert import ToConvert
 from streamumap.source.sparse.csr_block import fill_in
@@ -76,7 +76,7 @@ class SparseShards(Shards):
         self._sparse = shards
         self.max_nonzero = sum(shard.max_nonzero for shard in shards)
 
-    def pairs(self, start: int, stop: int) -> Pairs:
+    def pairs(self, start: int, stop: int) -> CsrBlock:
         """Rows start..stop without their zeros."""
         found = [self._sparse[i].pairs(low, high) for i, low, high, _ in self._within(start, stop)]
         if len(found) == 1:
@@ -85,7 +85,7 @@ class SparseShards(Shards):
         indices = [pairs.indices for pairs in found] or [np.empty(0, index_dtype(self.n_features))]
         values = [pairs.values for pairs in found] or [np.empty(0, stored_dtype(self.dtype))]
         indptr = np.concatenate([[0], *counts]).cumsum().astype(np.int64)
-        return Pairs(indptr, np.concatenate(indices), np.concatenate(values))
+        return CsrBlock(indptr, np.concatenate(indices), np.concatenate(values))
 
     def spans(self, n_pairs: int) -> Iterator[tuple[int, int]]:
         for shard, end in zip(self._sparse, self._ends.tolist(), strict=True):
@@ -112,16 +112,16 @@ class ShardsToConvert(ToConvert):
         self.warnings, self.notes = told_by(shards, "warnings"), told_by(shards, "notes")
         self.fingerprint = {"format": "shards", "shards": [shard.fingerprint for shard in shards]}
 
-    def convert(self, folder: str | os.PathLike, tick: Tick = no_tick) -> RowSource:
+    def convert(self, folder: str | os.PathLike, advance: Advance = no_advance) -> RowSource:
         placed: list[Any] = []
         for i, shard in enumerate(self.shards):
             if isinstance(shard, ToConvert):
                 inner = os.path.join(folder, f"shard_{i}")
                 os.makedirs(inner, exist_ok=True)
-                placed.append(shard.convert(inner, tick))
+                placed.append(shard.convert(inner, advance))
             else:
                 placed.append(shard)
-                tick(shard.n_rows)
+                advance(shard.n_rows)
         return join(self.name, placed)
 
     def check_unchanged(self) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from streamumap.source.base import Pairs, RowSource
+from streamumap.source.base import CsrBlock, RowSource
 from streamumap.source.checks import wrong
 from streamumap.source.sparse.csr_block import even_spans, fill_in, ordered_pairs
 
@@ -48,7 +48,7 @@ class TopKSource:
             "values": values.fingerprint,
         }
 
-    def pairs(self, start: int, stop: int) -> Pairs:
+    def pairs(self, start: int, stop: int) -> CsrBlock:
         """Rows start..stop without their zeros."""
         return self._ordered(np.arange(start, stop), self._indices.read(start, stop), self._values.read(start, stop))
 
@@ -73,7 +73,7 @@ class TopKSource:
         self._indices.close()
         self._values.close()
 
-    def _ordered(self, rows: np.ndarray, indices: np.ndarray, values: np.ndarray) -> Pairs:
+    def _ordered(self, rows: np.ndarray, indices: np.ndarray, values: np.ndarray) -> CsrBlock:
         counts = np.full(len(rows), self._k)
         flat = indices.reshape(-1), values.reshape(-1)
         return ordered_pairs(self.name, rows, counts, *flat, self.n_features, self.dtype)

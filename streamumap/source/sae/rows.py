@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from streamumap.events import Tick, no_tick
+from streamumap.events import Advance, no_advance
 from streamumap.source.base import RowSource, blocks, index_dtype, widen
 from streamumap.source.formats.convert import AppendFile, ToConvert
 from streamumap.source.formats.csr import CsrSource
@@ -34,11 +34,11 @@ class EncodedRows(ToConvert):
         )
         self.fingerprint = {"format": "sae", "rows": raw.fingerprint, "checkpoint": checkpoint.fingerprint}
 
-    def convert(self, folder: str | os.PathLike, tick: Tick = no_tick) -> RowSource:
+    def convert(self, folder: str | os.PathLike, advance: Advance = no_advance) -> RowSource:
         """Encodes all rows. Ticks rows. Raises InputError, InputChanged, OutputError."""
         folder = Path(folder)
-        raw = self.raw.convert(folder, no_tick) if isinstance(self.raw, ToConvert) else self.raw
-        rows = self._write(raw, folder, tick)
+        raw = self.raw.convert(folder, no_advance) if isinstance(self.raw, ToConvert) else self.raw
+        rows = self._write(raw, folder, advance)
         raw.check_unchanged()
         if raw is not self.raw:
             raw.close()
@@ -51,7 +51,7 @@ class EncodedRows(ToConvert):
     def close(self) -> None:
         self.raw.close()
 
-    def _write(self, raw: RowSource, folder: Path, tick: Tick) -> TopKSource | CsrSource:
+    def _write(self, raw: RowSource, folder: Path, advance: Advance) -> TopKSource | CsrSource:
         dtype = index_dtype(self.n_features)
         width = self.encoder.k if self.is_top_k else 1
         indptr = np.zeros(self.n_rows + 1, np.int64)
@@ -66,7 +66,7 @@ class EncodedRows(ToConvert):
                 np.cumsum(counts, out=indptr[row + 1 : row + 1 + len(counts)])
                 indptr[row + 1 : row + 1 + len(counts)] += indptr[row]
                 row += len(counts)
-                tick(len(counts))
+                advance(len(counts))
         if self.is_top_k:
             return TopKSource(self.name, indices.rows(), values.rows(), self.n_features)
         with AppendFile(folder / "codes_indptr.bin", 1, "int64") as bounds:

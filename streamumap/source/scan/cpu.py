@@ -7,12 +7,12 @@ from functools import partial
 import numpy as np
 
 from streamumap.errors import InputError
-from streamumap.events import Tick, no_tick
+from streamumap.events import Advance, no_advance
 from streamumap.source.base import RowSource, SparseSource, pinned_bytes, stored_dtype
 from streamumap.source.pieces import DEVICE_VALUES, PAIR_BYTES, PIECE_PAIRS, PIECE_VALUES, n_threads, over_rows
 from streamumap.source.scan.describe import ROUNDED, Described, Hashing, describe
 from streamumap.source.views.centered import sample_bytes
-from streamumap.store.checkpoint import ALONE, Arrays, Units
+from streamumap.store.checkpoint import NO_CHECKPOINT, Arrays, Checkpoint
 
 DEVICE_VALUE_BYTES = 72
 """What a GPU takes for a moment for each of the values that it looks at."""
@@ -88,26 +88,28 @@ class Scan:
         return self.n_nonzero / (self.n_rows * self.n_features)
 
 
-def scan(source: RowSource, block_rows: int, tick: Tick = no_tick, units: Units = ALONE) -> Scan:
+def scan(
+    source: RowSource, block_rows: int, advance: Advance = no_advance, checkpoint: Checkpoint = NO_CHECKPOINT
+) -> Scan:
     """Reads all rows once, `block_rows` at a time. One tick a row. The result does not depend on the number of threads.
 
     Rows are compared by a 64-bit key of two multilinear hashes (Lemire & Kaser, "Strongly universal string hashing is
     fast", 2012: 32-bit lanes, random 64-bit multipliers, the high 32 bits of the sum). Two given rows that differ share
     a key with probability 2^-64; some pair among 3 million does with 2.4e-7.
     """
-    return _read(source, block_rows, tick, units).finish(source.dtype)
+    return _read(source, block_rows, advance, checkpoint).finish(source.dtype)
 
 
-def _read(source: RowSource, block_rows: int, tick: Tick, units: Units) -> "Totals":
+def _read(source: RowSource, block_rows: int, advance: Advance, checkpoint: Checkpoint) -> "Totals":
     totals = Totals(source.n_rows, source.n_features, source.dtype)
-    totals.resume(units.resume(*totals.state(source.n_rows)))
+    totals.resume(checkpoint.resume(*totals.state(source.n_rows)))
     work = partial(describe, dtype=source.dtype, hashing=Hashing.of(source.n_features, source.dtype))
     sparse = isinstance(source, SparseSource)
-    for piece in over_rows(source, block_rows, work, no_tick, totals.row):
+    for piece in over_rows(source, block_rows, work, no_advance, totals.row):
         totals.add(piece)
-        tick(len(piece.keys))
+        advance(len(piece.keys))
         if sparse or totals.row % block_rows == 0:
-            units.done(totals.state, **totals.counts())
+            checkpoint.done(totals.state, **totals.counts())
     return totals
 
 
@@ -205,7 +207,7 @@ class Totals:
         self.row = rows.stop
 
     def state(self, n_rows: int | None = None) -> tuple[Arrays, Arrays]:
-        """What there is so far, as of `units.Units`, or room for all of it."""
+        """What there is so far, as of `checkpoint.Checkpoint`, or room for all of it."""
         rows = slice(self.row if n_rows is None else n_rows)
         whole = dict(active=self.active_per_feature, low=self.low, high=self.high)
         if n_rows is None:

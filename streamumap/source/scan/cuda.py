@@ -11,21 +11,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from streamumap.events import Tick, no_tick
-from streamumap.source.base import Pairs, RowSource, SparseSource, index_dtype, stored_dtype
+from streamumap.events import Advance, no_advance
+from streamumap.source.base import CsrBlock, RowSource, SparseSource, index_dtype, stored_dtype
 from streamumap.source.pieces import DEVICE_VALUES, Piece, over_rows
 from streamumap.source.scan.cpu import Scan, Totals
 from streamumap.source.scan.describe import SPARSE_FROM, Described, Hashing
-from streamumap.source.sparse.csr_rows import Filling, PackedRows, pays
+from streamumap.source.sparse.csr_rows import CsrRows, Filling, pays
 from streamumap.source.views.device_feed import Feed
-from streamumap.store.checkpoint import ALONE, Arrays, Units
+from streamumap.store.checkpoint import NO_CHECKPOINT, Arrays, Checkpoint
 
 BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32}
 
 
 def scan(
-    source: RowSource, block_rows: int, device: str, room_bytes: int = 0, tick: Tick = no_tick, units: Units = ALONE
-) -> tuple[Scan, PackedRows | None]:
+    source: RowSource,
+    block_rows: int,
+    device: str,
+    room_bytes: int = 0,
+    advance: Advance = no_advance,
+    checkpoint: Checkpoint = NO_CHECKPOINT,
+) -> tuple[Scan, CsrRows | None]:
     """Reads all rows once. One tick a row. `source.dtype`: one of DEVICE_DTYPES.
 
     The packed rows: where that pays and takes no more than `room_bytes` of host memory, else None.
@@ -33,7 +38,7 @@ def scan(
     totals = Totals(source.n_rows, source.n_features, source.dtype)
     filling = Filling(source.n_rows, source.n_features, source.dtype, room_bytes)
     whole, by_row = totals.state(source.n_rows)
-    facts = units.resume(whole, by_row | filling.room())
+    facts = checkpoint.resume(whole, by_row | filling.room())
     totals.resume(facts)
     filling.resume(facts)
     hashing = Hashing.of(source.n_features, source.dtype)
@@ -41,8 +46,8 @@ def scan(
     with closing(describe(source, block_rows, device, hashing, filling, totals.row)) as all_rows:
         for described in all_rows:
             totals.add(described)
-            tick(len(described.keys))
-            units.done(partial(_state, totals, filling), **totals.counts(), **filling.counts())
+            advance(len(described.keys))
+            checkpoint.done(partial(_state, totals, filling), **totals.counts(), **filling.counts())
     found = totals.finish(source.dtype, lambda keys: _first_equal(torch.from_numpy(keys.view(np.int64)).to(device)))
     keep = pays(source.n_rows, source.n_features, found.n_nonzero) and source.dtype != "float64"
     return found, filling.finish() if keep else None
@@ -98,7 +103,7 @@ def _parts(counts: np.ndarray) -> Iterator[slice]:
 def _of_pairs(source, block_rows, device, hashing: Hashing, filling: Filling, first: int) -> Generator[Described]:
     """The same of rows that come as pairs, DEVICE_VALUES and a piece more at a time."""
     sums = _Sums(hashing, device)
-    waiting: list[Pairs] = []
+    waiting: list[CsrBlock] = []
 
     def described() -> Described:
         counts = np.concatenate([np.diff(pairs.indptr) for pairs in waiting])
@@ -110,7 +115,7 @@ def _of_pairs(source, block_rows, device, hashing: Hashing, filling: Filling, fi
         waiting.clear()
         return _describe(*_sent(indices, values, source.dtype, device), counts, sums)
 
-    for pairs in over_rows(source, block_rows, _as_pairs, no_tick, first):
+    for pairs in over_rows(source, block_rows, _as_pairs, no_advance, first):
         waiting.append(pairs)
         if sum(len(pairs.values) for pairs in waiting) >= DEVICE_VALUES:
             yield described()
@@ -118,8 +123,8 @@ def _of_pairs(source, block_rows, device, hashing: Hashing, filling: Filling, fi
         yield described()
 
 
-def _as_pairs(piece: Piece) -> Pairs:
-    assert isinstance(piece, Pairs)
+def _as_pairs(piece: Piece) -> CsrBlock:
+    assert isinstance(piece, CsrBlock)
     return piece
 
 

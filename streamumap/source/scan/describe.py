@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from streamumap.source.base import Pairs, stored_dtype, widen
+from streamumap.source.base import CsrBlock, stored_dtype, widen
 from streamumap.source.pieces import Piece
 from streamumap.source.sparse.csr_block import nonzero_mask, pairs_of
 
@@ -73,7 +73,7 @@ class Described:
 def describe(rows: Piece, dtype: str, hashing: Hashing) -> Described:
     """Stored rows, or pairs -> what is known of them: the same whichever they are."""
     with np.errstate(all="ignore"):
-        if isinstance(rows, Pairs):
+        if isinstance(rows, CsrBlock):
             return describe_pairs(rows, dtype, hashing)
         rows = np.ascontiguousarray(rows)
         mask = nonzero_mask(rows, dtype)
@@ -82,7 +82,7 @@ def describe(rows: Piece, dtype: str, hashing: Hashing) -> Described:
         return describe_dense(rows, mask, dtype, hashing)
 
 
-def describe_pairs(pairs: Pairs, dtype: str, hashing: Hashing) -> Described:
+def describe_pairs(pairs: CsrBlock, dtype: str, hashing: Hashing) -> Described:
     n_rows, n_features = pairs.n_rows, hashing.n_features
     column = pairs.indices
     values = widen(pairs.values, dtype)
@@ -104,7 +104,7 @@ def describe_pairs(pairs: Pairs, dtype: str, hashing: Hashing) -> Described:
     return Described(keys, active, square, active_per_feature, low, high, rounded_keys)
 
 
-def _keys_of_pairs(pairs: Pairs, values: np.ndarray, hashing: Hashing) -> np.ndarray:
+def _keys_of_pairs(pairs: CsrBlock, values: np.ndarray, hashing: Hashing) -> np.ndarray:
     """Sums modulo 2^64 are exact, so that of a row is the difference of two running ones."""
     sums = []
     for products in hashing.products(pairs.indices, values):

@@ -1,10 +1,10 @@
-"""Pairs as users keep them -> `Pairs`: zeros dropped, features ascending, and what cannot be a row refused."""
+"""Pairs as users keep them -> `CsrBlock`: zeros dropped, features ascending, and what cannot be a row refused."""
 
 from collections.abc import Iterator
 
 import numpy as np
 
-from streamumap.source.base import Pairs, index_dtype, stored_dtype
+from streamumap.source.base import CsrBlock, index_dtype, stored_dtype
 from streamumap.source.checks import wrong
 
 
@@ -22,14 +22,14 @@ def nonzero_mask(rows: np.ndarray, dtype: str) -> np.ndarray:
     return rows if rows.dtype == bool else rows != 0
 
 
-def pairs_of(rows: np.ndarray, mask: np.ndarray) -> Pairs:
+def pairs_of(rows: np.ndarray, mask: np.ndarray) -> CsrBlock:
     """Stored rows (R, D) and where they are not zero -> pairs."""
     n_rows, n_features = rows.shape
     at = np.flatnonzero(mask)
     row = at // n_features
     indptr = np.zeros(n_rows + 1, np.int64)
     np.cumsum(np.bincount(row, minlength=n_rows), out=indptr[1:])
-    return Pairs(indptr, (at - row * n_features).astype(index_dtype(n_features)), rows.reshape(-1)[at])
+    return CsrBlock(indptr, (at - row * n_features).astype(index_dtype(n_features)), rows.reshape(-1)[at])
 
 
 def ordered_pairs(
@@ -40,7 +40,7 @@ def ordered_pairs(
     values: np.ndarray,
     n_features: int,
     dtype: str,
-) -> Pairs:
+) -> CsrBlock:
     """`rows`: the numbers (R,) that a message calls the rows by; `counts` (R,): how many of the pairs are whose.
 
     `indices` (integers of any dtype, in any order) and `values` (as stored) lie row after row. A pair whose value is
@@ -54,7 +54,7 @@ def ordered_pairs(
     indptr = np.zeros(len(counts) + 1, np.int64)
     np.cumsum(counts, out=indptr[1:])
     if len(indices) == 0:
-        return Pairs(indptr, indices.astype(index_dtype(n_features)), values)
+        return CsrBlock(indptr, indices.astype(index_dtype(n_features)), values)
     if indices.max() >= n_features or indices.min() < 0:
         at = int(np.argmax((indices >= n_features) | (indices < 0)))
         raise _beyond(name, rows[owner[at]], indices[at], n_features)
@@ -66,10 +66,10 @@ def ordered_pairs(
         if (step == 0).any():
             at = int(np.argmin(step))
             raise _twice(name, rows[owner[at]], indices[at])
-    return Pairs(indptr, indices.astype(index_dtype(n_features)), values)
+    return CsrBlock(indptr, indices.astype(index_dtype(n_features)), values)
 
 
-def fill_in(pairs: Pairs, n_features: int, dtype: str, out: np.ndarray | None = None) -> np.ndarray:
+def fill_in(pairs: CsrBlock, n_features: int, dtype: str, out: np.ndarray | None = None) -> np.ndarray:
     """The rows with their zeros, as stored, (R, n_features); `out` as in `RowSource.read`."""
     if out is None:
         out = np.empty((pairs.n_rows, n_features), stored_dtype(dtype))

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from streamumap.errors import InputChanged
-from streamumap.events import Tick, no_tick
-from streamumap.source.base import Pairs, RowSource, SparseSource, index_dtype, stored_dtype, widen
+from streamumap.events import Advance, no_advance
+from streamumap.source.base import CsrBlock, RowSource, SparseSource, index_dtype, stored_dtype, widen
 from streamumap.source.pieces import Piece, over_rows
 from streamumap.source.sparse.csr_block import nonzero_mask, pairs_of
 from streamumap.source.sparse.stores import InFile, InMemory, Store
-from streamumap.store.checkpoint import ALONE, Arrays, Units
+from streamumap.store.checkpoint import NO_CHECKPOINT, Arrays, Checkpoint
 
 DENSE_STEPS_PER_ADDITION = 16
 """An addition through an inverted index reads an index and adds at an address that the processor cannot foresee, one at
@@ -29,7 +29,7 @@ SPAN_VALUES = 1 << 18
 """Packed values that `take` looks at together: bounds its temporaries."""
 
 
-def packed_footprint(n_rows: int, n_features: int, n_nonzero: int, itemsize: int, on_disk: bool) -> tuple[int, int]:
+def csr_footprint(n_rows: int, n_features: int, n_nonzero: int, itemsize: int, on_disk: bool) -> tuple[int, int]:
     """(bytes in memory, bytes on disk) that PackedRows holds; `itemsize` in bytes, of the stored dtype."""
     pairs_bytes = n_nonzero * (index_dtype(n_features).itemsize + itemsize)
     indptr_bytes = 8 * (n_rows + 1)
@@ -41,7 +41,7 @@ def pays(n_rows: int, n_features: int, n_nonzero: int) -> bool:
     return n_nonzero * DENSE_STEPS_PER_ADDITION <= n_rows * n_features
 
 
-class PackedRows:
+class CsrRows:
     """Rows without their zeros. Several threads may read. `close` lets go of the memory or of the files, which stay."""
 
     def __init__(self, indptr: np.ndarray, indices: Store, values: Store, n_features: int, dtype: str):
@@ -50,7 +50,7 @@ class PackedRows:
         self._indptr, self._indices, self._values = indptr, indices, values
         self._on_disk = not isinstance(indices, InMemory)
         itemsize = stored_dtype(dtype).itemsize
-        self.host_bytes, self.disk_bytes = packed_footprint(
+        self.host_bytes, self.disk_bytes = csr_footprint(
             self.n_rows, n_features, self.n_nonzero, itemsize, self._on_disk
         )
 
@@ -138,7 +138,7 @@ class Filling:
         self._stores.clear()
 
     def state(self) -> Arrays:
-        """What there is so far, as rows of `units.Units`; nothing where it was given up."""
+        """What there is so far, as rows of `checkpoint.Checkpoint`; nothing where it was given up."""
         if not (self.open and self._stores):
             return {}
         columns, values = (store.read(0, self._done) for store in self._stores)
@@ -172,12 +172,12 @@ class Filling:
             self._stores = [InMemory(n_values, kind) for kind in kinds]
         return self._stores
 
-    def finish(self) -> "PackedRows | None":
+    def finish(self) -> "CsrRows | None":
         if not self.open:
             return None
         for store in self._stores:
             store.cut(self._done)
-        return PackedRows(self._indptr, self._stores[0], self._stores[1], self._n_features, self._dtype)
+        return CsrRows(self._indptr, self._stores[0], self._stores[1], self._n_features, self._dtype)
 
     def _start(self, counts):
         n_rows = len(self._indptr) - 1
@@ -192,12 +192,12 @@ def pack(
     block_rows: int,
     n_nonzero: int,
     folder: str | os.PathLike | None = None,
-    tick: Tick = no_tick,
-    units: Units = ALONE,
-) -> PackedRows:
+    advance: Advance = no_advance,
+    checkpoint: Checkpoint = NO_CHECKPOINT,
+) -> CsrRows:
     """Packs all rows in one pass of `block_rows` rows at a time; `n_nonzero` is what `scan` counted.
 
-    `folder`: where `packed_indices.bin` and `packed_values.bin` go, or the files of `units`, if there are any; None keeps
+    `folder`: where `packed_indices.bin` and `packed_values.bin` go, or the files of `checkpoint`, if there are any; None keeps
     them in memory. One tick a row.
     Raises InputChanged where the rows have another number of non-zeros, OutputError where the files cannot be written.
     """
@@ -207,27 +207,33 @@ def pack(
     if folder is None:
         stores = [InMemory(n_nonzero, dtype) for dtype in dtypes.values()]
     in_memory = {name: store.read(0, n_nonzero) for name, store in zip(dtypes, stores, strict=False)}
-    facts = units.resume({}, {"indptr": indptr} | in_memory)
+    facts = checkpoint.resume({}, {"indptr": indptr} | in_memory)
     try:
         if folder is not None:
             for name, dtype in dtypes.items():
-                kept = None if units is ALONE else units.create(name, (n_nonzero,), dtype)
+                kept = None if checkpoint is NO_CHECKPOINT else checkpoint.create(name, (n_nonzero,), dtype)
                 stores.append(kept or InFile(Path(folder) / f"{name}.bin", n_nonzero, dtype))
-        _fill(source, block_rows, stores, indptr, facts.get("row", 0), tick, units)
+        _fill(source, block_rows, stores, indptr, facts.get("row", 0), advance, checkpoint)
     except BaseException:
         for store in stores:
             store.discard() if isinstance(store, InFile) else store.close()
         raise
-    return PackedRows(indptr, stores[0], stores[1], source.n_features, source.dtype)
+    return CsrRows(indptr, stores[0], stores[1], source.n_features, source.dtype)
 
 
 def _fill(
-    source: RowSource, block_rows: int, stores: list[Store], indptr: np.ndarray, row: int, tick: Tick, units: Units
+    source: RowSource,
+    block_rows: int,
+    stores: list[Store],
+    indptr: np.ndarray,
+    row: int,
+    advance: Advance,
+    checkpoint: Checkpoint,
 ):
     """From row `row` on."""
 
-    def work(rows: Piece) -> Pairs:
-        return rows if isinstance(rows, Pairs) else pairs_of(rows, nonzero_mask(rows, source.dtype))
+    def work(rows: Piece) -> CsrBlock:
+        return rows if isinstance(rows, CsrBlock) else pairs_of(rows, nonzero_mask(rows, source.dtype))
 
     def state() -> tuple[Arrays, Arrays]:
         in_memory = [store.read(0, done) for store in stores if isinstance(store, InMemory)]
@@ -235,7 +241,7 @@ def _fill(
         return {}, {"indptr": indptr[: row + 1]} | dict(zip(names, in_memory, strict=False))
 
     n_nonzero, done, sparse = len(stores[0]), int(indptr[row]), isinstance(source, SparseSource)
-    for pairs in over_rows(source, block_rows, work, no_tick, row):
+    for pairs in over_rows(source, block_rows, work, no_advance, row):
         n_pairs = len(pairs.values)
         if done + n_pairs > n_nonzero:
             raise _other_rows(source, n_nonzero, done + n_pairs)
@@ -243,9 +249,9 @@ def _fill(
         stores[1].write(done, pairs.values)
         indptr[row + 1 : row + 1 + pairs.n_rows] = pairs.indptr[1:] + done
         row, done = row + pairs.n_rows, done + n_pairs
-        tick(pairs.n_rows)
+        advance(pairs.n_rows)
         if sparse or row % block_rows == 0:
-            units.done(state, row=row)
+            checkpoint.done(state, row=row)
     if done != n_nonzero:
         raise _other_rows(source, n_nonzero, done)
 

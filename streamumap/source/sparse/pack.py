@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from streamumap.errors import OutputError
-from streamumap.events import Tick, no_tick
-from streamumap.source.base import Pairs, RowSource, index_dtype, stored_dtype
+from streamumap.events import Advance, no_advance
+from streamumap.source.base import CsrBlock, RowSource, index_dtype, stored_dtype
 from streamumap.source.checks import wrong
 from streamumap.source.formats.convert import BLOCK_BYTES, AppendFile
 from streamumap.source.formats.npy import FileRows
@@ -17,7 +17,7 @@ from streamumap.source.pieces import Piece, over_rows
 from streamumap.source.sparse.csr_block import nonzero_mask, pairs_of
 
 
-def pack_file(source: RowSource, path: str | os.PathLike, tick: Tick = no_tick) -> int:
+def pack_file(source: RowSource, path: str | os.PathLike, advance: Advance = no_advance) -> int:
     """Writes the rows to `path` and gives its size in bytes. Ticks rows. Values stay as they are stored.
 
     Raises InputError where the file is there already or the rows have no such form, OutputError where it cannot be
@@ -30,7 +30,7 @@ def pack_file(source: RowSource, path: str | os.PathLike, tick: Tick = no_tick) 
         raise wrong(str(path), "output file", "a new file", "one that is there already", "remove it or choose another")
     try:
         with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as folder:
-            parts = _write_parts(source, Path(folder), tick)
+            parts = _write_parts(source, Path(folder), advance)
             partial = Path(folder) / path.name
             _write_archive(partial, parts, source)
             with open(partial, "rb+") as file:
@@ -45,9 +45,9 @@ def pack_file(source: RowSource, path: str | os.PathLike, tick: Tick = no_tick) 
     return path.stat().st_size
 
 
-def _write_parts(source: RowSource, folder: Path, tick: Tick) -> dict[str, FileRows]:
-    def work(rows: Piece) -> Pairs:
-        return rows if isinstance(rows, Pairs) else pairs_of(rows, nonzero_mask(rows, source.dtype))
+def _write_parts(source: RowSource, folder: Path, advance: Advance) -> dict[str, FileRows]:
+    def work(rows: Piece) -> CsrBlock:
+        return rows if isinstance(rows, CsrBlock) else pairs_of(rows, nonzero_mask(rows, source.dtype))
 
     block_rows = max(1, BLOCK_BYTES // (source.n_features * stored_dtype(source.dtype).itemsize))
     counts_done = 0
@@ -57,7 +57,7 @@ def _write_parts(source: RowSource, folder: Path, tick: Tick) -> dict[str, FileR
         AppendFile(folder / "data", 1, source.dtype) as data,
     ):
         indptr.append(np.zeros((1, 1), np.int64))
-        for pairs in over_rows(source, block_rows, work, tick):
+        for pairs in over_rows(source, block_rows, work, advance):
             indptr.append((pairs.indptr[1:] + counts_done)[:, None])
             indices.append(pairs.indices[:, None])
             data.append(pairs.values[:, None])

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from streamumap.events import Tick, no_tick
-from streamumap.source.base import Pairs, RowSource, index_dtype, stored_dtype
+from streamumap.events import Advance, no_advance
+from streamumap.source.base import CsrBlock, RowSource, index_dtype, stored_dtype
 from streamumap.source.formats.convert import BLOCK_BYTES, AppendFile, ToConvert
 from streamumap.source.formats.csr import CsrSource
 from streamumap.source.pieces import Piece, over_rows
@@ -33,13 +33,13 @@ class TransposedRows(ToConvert):
         self.warnings, self.notes = getattr(given, "warnings", ()), getattr(given, "notes", ())
         self.fingerprint = {"format": "transposed", "rows": given.fingerprint}
 
-    def convert(self, folder: str | os.PathLike, tick: Tick = no_tick) -> RowSource:
+    def convert(self, folder: str | os.PathLike, advance: Advance = no_advance) -> RowSource:
         """Writes the rows of features. Ticks features. Raises InputError, InputChanged, OutputError."""
         given, folder = self.given, Path(folder)
         if isinstance(given, ToConvert):
             given.device = self.device
-        source = given.convert(folder, no_tick) if isinstance(given, ToConvert) else given
-        rows = self._write(source, folder, tick)
+        source = given.convert(folder, no_advance) if isinstance(given, ToConvert) else given
+        rows = self._write(source, folder, advance)
         source.check_unchanged()
         if source is not given:
             source.close()
@@ -52,7 +52,7 @@ class TransposedRows(ToConvert):
     def close(self) -> None:
         self.given.close()
 
-    def _write(self, source: RowSource, folder: Path, tick: Tick) -> CsrSource:
+    def _write(self, source: RowSource, folder: Path, advance: Advance) -> CsrSource:
         indptr = np.zeros(self.n_rows + 1, np.int64)
         for _, pairs in _pieces(source):
             indptr[1:] += np.bincount(pairs.indices, minlength=self.n_rows)
@@ -67,20 +67,20 @@ class TransposedRows(ToConvert):
                 rows, values = _transposed(source, indptr, first, last, self.dtype)
                 indices.append(rows.astype(index_dtype(self.n_features))[:, None])
                 data.append(values[:, None])
-                tick(last - first)
+                advance(last - first)
         shape = (self.n_rows, self.n_features)
         return CsrSource(self.name, bounds.rows(), indices.rows(), data.rows(), shape)
 
 
-def _pieces(source: RowSource) -> Iterator[tuple[int, Pairs]]:
+def _pieces(source: RowSource) -> Iterator[tuple[int, CsrBlock]]:
     """(first row, pairs) over all rows in order."""
 
-    def work(rows: Piece) -> Pairs:
-        return rows if isinstance(rows, Pairs) else pairs_of(rows, nonzero_mask(rows, source.dtype))
+    def work(rows: Piece) -> CsrBlock:
+        return rows if isinstance(rows, CsrBlock) else pairs_of(rows, nonzero_mask(rows, source.dtype))
 
     block_rows = max(1, BLOCK_BYTES // (source.n_features * stored_dtype(source.dtype).itemsize))
     first = 0
-    for pairs in over_rows(source, block_rows, work, no_tick):
+    for pairs in over_rows(source, block_rows, work, no_advance):
         yield first, pairs
         first += pairs.n_rows
 

@@ -11,7 +11,7 @@ from math import frexp
 
 import numpy as np
 
-from streamumap.source.base import Pairs, RowSource, SparseSource, index_dtype, stored_dtype, widen
+from streamumap.source.base import CsrBlock, RowSource, SparseSource, index_dtype, stored_dtype, widen
 from streamumap.source.sparse.csr_block import nonzero_mask, pairs_of
 from streamumap.source.views.scaled import LARGEST_EXPONENT, scaled, sized
 
@@ -142,17 +142,17 @@ class SparseCentredRows(CentredRows):
         assert view.centre is not None
         self.max_nonzero = source.max_nonzero + source.n_rows * int(np.count_nonzero(view.centre))
 
-    def pairs(self, start: int, stop: int) -> Pairs:
+    def pairs(self, start: int, stop: int) -> CsrBlock:
         """Rows start..stop without their zeros."""
         step = max(1, READ_VALUES // self.n_features)
         parts = [self._pairs(first, min(first + step, stop)) for first in range(start, stop, step)]
         indptr = np.concatenate([[0], *(np.diff(part.indptr) for part in parts)]).cumsum().astype(np.int64)
         indices = [np.empty(0, index_dtype(self.n_features)), *(part.indices for part in parts)]
-        return Pairs(
+        return CsrBlock(
             indptr, np.concatenate(indices), np.concatenate([np.empty(0, np.float32), *(p.values for p in parts)])
         )
 
-    def _pairs(self, start: int, stop: int) -> Pairs:
+    def _pairs(self, start: int, stop: int) -> CsrBlock:
         rows = self.read(start, stop)
         return pairs_of(rows, nonzero_mask(rows, self.dtype))
 

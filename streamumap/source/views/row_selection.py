@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from streamumap.source.base import Pairs, RowSource, SparseSource
+from streamumap.source.base import CsrBlock, RowSource, SparseSource
 from streamumap.store.blockfile import BlockFile
 
 BLOCK_VALUES = 1 << 18
@@ -49,7 +49,7 @@ class SparseKeptRows(KeptRows):
         super().__init__(source, kept)
         self.sparse, self.max_nonzero = source, source.max_nonzero
 
-    def pairs(self, start: int, stop: int) -> Pairs:
+    def pairs(self, start: int, stop: int) -> CsrBlock:
         """Rows start..stop without their zeros."""
         kept = self.kept[start:stop]
         first = int(kept[0]) if len(kept) else 0
@@ -58,7 +58,7 @@ class SparseKeptRows(KeptRows):
         stays[kept - first] = True
         there = np.repeat(stays, counts)
         indptr = np.concatenate([[0], np.cumsum(counts[stays])]).astype(np.int64)
-        return Pairs(indptr, found.indices[there], found.values[there])
+        return CsrBlock(indptr, found.indices[there], found.values[there])
 
     def spans(self, n_pairs: int) -> Iterator[tuple[int, int]]:
         for start, stop in self.sparse.spans(n_pairs):
@@ -68,7 +68,7 @@ class SparseKeptRows(KeptRows):
 
 
 @dataclass(frozen=True)
-class Kept:
+class RowSelection:
     """Which of the given rows are in the map: all of them where `rows` is None, else int64 numbers, ascending."""
 
     n_rows: int
@@ -84,9 +84,9 @@ class Kept:
         """What an array (n_rows, ...) says of the rows that are kept."""
         return array if self.rows is None else array[self.rows]
 
-    def only(self, part: "Kept") -> "Kept":
+    def only(self, part: "RowSelection") -> "RowSelection":
         """Of the rows that are kept here, numbered anew, those that `part` keeps."""
-        return self if part.rows is None else Kept(self.n_rows, self.numbers_back(part.rows))
+        return self if part.rows is None else RowSelection(self.n_rows, self.numbers_back(part.rows))
 
     def back(self, array: np.ndarray, missing: Any) -> np.ndarray:
         """Results of the rows that are kept -> of all rows, with `missing` where one was left out."""
@@ -107,7 +107,10 @@ class Kept:
                 yield start, of_block(array[start:stop])
                 continue
             low, high = np.searchsorted(self.rows, [start, stop])
-            yield start, Kept(stop - start, self.rows[low:high] - start).back(of_block(array[low:high]), missing)
+            yield (
+                start,
+                RowSelection(stop - start, self.rows[low:high] - start).back(of_block(array[low:high]), missing),
+            )
 
     def blocks_of(self, file: BlockFile, block_rows: int = 0) -> Iterator[tuple[int, np.ndarray]]:
         """(how many came before, rows) of the rows that are kept, of a file with a row for each of all, `block_rows` of
@@ -131,6 +134,6 @@ class Kept:
         return rows if self.rows is None else np.where(rows >= 0, self.rows[np.maximum(rows, 0)], -1).astype(rows.dtype)
 
 
-def all_but(n_rows: int, left_out: np.ndarray) -> Kept:
+def all_but(n_rows: int, left_out: np.ndarray) -> RowSelection:
     """All rows except those of these numbers."""
-    return Kept(n_rows, np.setdiff1d(np.arange(n_rows, dtype=np.int64), left_out, assume_unique=True))
+    return RowSelection(n_rows, np.setdiff1d(np.arange(n_rows, dtype=np.int64), left_out, assume_unique=True))

@@ -5,7 +5,7 @@ from math import frexp, isfinite
 
 import numpy as np
 
-from streamumap.source.base import Pairs, RowSource, SparseSource, widen
+from streamumap.source.base import CsrBlock, RowSource, SparseSource, widen
 
 LARGEST_EXPONENT = 56
 """Norms from 2^-56 to 2^56 are left alone: sums of their squares are far from float32's ends, 2^-126 and 2^128."""
@@ -50,13 +50,13 @@ class SparseScaledRows(ScaledRows):
         super().__init__(source, exponent)
         self.sparse, self.max_nonzero = source, source.max_nonzero
 
-    def pairs(self, start: int, stop: int) -> Pairs:
+    def pairs(self, start: int, stop: int) -> CsrBlock:
         """Rows start..stop without their zeros."""
         found = self.sparse.pairs(start, stop)
         values = self._scaled(found.values)
         kept = values != 0
         indptr = np.concatenate([[0], np.cumsum(kept)])[found.indptr].astype(np.int64)
-        return Pairs(indptr, found.indices[kept], values[kept])
+        return CsrBlock(indptr, found.indices[kept], values[kept])
 
     def spans(self, n_pairs: int) -> Iterator[tuple[int, int]]:
         return self.sparse.spans(n_pairs)

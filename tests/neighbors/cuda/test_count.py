@@ -94,7 +94,7 @@ def test_the_users_precision_of_products_is_left_alone(form):
     try:
         count(rows, np.arange(3), others, "cosine", form)
         with pytest.raises(Stopped):
-            count(rows, np.arange(3), others, "cosine", form, tick=stop)
+            count(rows, np.arange(3), others, "cosine", form, advance=stop)
         assert torch.get_float32_matmul_precision() == other
     finally:
         torch.set_float32_matmul_precision(before)
@@ -106,7 +106,7 @@ def stop(n):
 
 def test_ticks_are_rows(form):
     rows, ticks = hard_rows(24), []
-    count(rows, np.arange(3), np.full((3, 1), -1), "euclidean", form, other_rows=10, tick=ticks.append)
+    count(rows, np.arange(3), np.full((3, 1), -1), "euclidean", form, other_rows=10, advance=ticks.append)
     assert ticks == [10, 10, 4]
 
 
@@ -116,7 +116,7 @@ def test_a_block_that_does_not_fit_is_done_in_halves(metric, form, monkeypatch):
     others = some_others(rows, sample, 5, metric)
     before = count(rows, sample, others, metric, form)
     owner, name, n_rows_of = {
-        "packed": (cuda.PackedOnDevice, "count_closer", lambda args: args[4] - args[3]),
+        "packed": (cuda.SparseOnDevice, "count_closer", lambda args: args[4] - args[3]),
         "streamed": (part("count"), "count_sure", lambda args: args[0].shape[1]),
     }[form]
     inner = getattr(owner, name)

@@ -123,9 +123,9 @@ def test_merged_lists_with_tritons_own_sort(monkeypatch):
 # The rows decide
 
 
-def decided(rows, wanted, query_rows, other_rows, tick=lambda n: None):
+def decided(rows, wanted, query_rows, other_rows, advance=lambda n: None):
     best = no_neighbors(rows.n_rows, rows.device, wanted.shape[1])
-    decide(rows, wanted, *best, query_rows, other_rows, tick)
+    decide(rows, wanted, *best, query_rows, other_rows, advance)
     return best
 
 

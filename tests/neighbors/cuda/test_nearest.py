@@ -8,7 +8,7 @@ import pytest
 from devices import DEVICE, FORMS, GPU, METRICS, as_source, on_device, part
 from neighbor_checks import hard_rows
 
-from streamumap.events import no_tick
+from streamumap.events import no_advance
 from streamumap.machine.memory import Budget, Footprint, Machine
 from streamumap.neighbors import reference
 from streamumap.params import Params
@@ -24,7 +24,7 @@ def by_torch(rows, others, k, metric, form, dtype="float32", other_dtype="float3
     from streamumap.neighbors.cuda import search as cuda
 
     there = on_device(others, metric, form, other_dtype)
-    asking = cuda.StreamedRows(as_source(rows, dtype), metric, query_rows, DEVICE)
+    asking = cuda.DenseOnDevice(as_source(rows, dtype), metric, query_rows, DEVICE)
     found = []
     for at in range(0, len(rows), query_rows):
         queries = asking.chunk(at, min(at + query_rows, len(rows)))
@@ -63,12 +63,12 @@ def placed_by(backend, others, new, metric, form, dtype="float32"):
         as_source(others, dtype),
         np.random.default_rng(0).normal(size=(len(others), 2)).astype(np.float32),
     )
-    packed = pack(source, 100, int(np.count_nonzero(others))) if form == "packed" else None
+    csr = pack(source, 100, int(np.count_nonzero(others))) if form == "packed" else None
     stage = StagePlan("place", backend, {"query_rows": 32, "other_rows": 64}, Footprint())
     device = SimpleNamespace(label=DEVICE) if backend == "cuda" else None
     plan = replace(PLAN, stages=(stage,), machine=Machine(2, 10**9, device))
-    there, asked = Mapped(source, packed, positions, True, View()), Params(metric=metric, n_epochs=30)
-    return place(there, as_source(new, dtype), plan, asked, no_tick), positions
+    there, asked = Mapped(source, csr, positions, True, View()), Params(metric=metric, n_epochs=30)
+    return place(there, as_source(new, dtype), plan, asked, no_advance), positions
 
 
 @pytest.mark.parametrize("form", FORMS)

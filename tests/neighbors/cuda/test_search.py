@@ -133,7 +133,7 @@ def test_the_users_precision_of_products_is_left_alone(chunk_rows):
     try:
         search(rows, 2, "cosine", chunk_rows=chunk_rows, reached=lambda lists: True)
         with pytest.raises(Stopped):
-            search(rows, 2, "cosine", chunk_rows=chunk_rows, tick=stop)
+            search(rows, 2, "cosine", chunk_rows=chunk_rows, advance=stop)
         assert torch.get_float32_matmul_precision() == other
     finally:
         torch.set_float32_matmul_precision(before)
@@ -142,7 +142,7 @@ def test_the_users_precision_of_products_is_left_alone(chunk_rows):
 @pytest.mark.parametrize("query_rows", [9, 100])
 def test_all_with_all_ticks_rows(query_rows):
     ticks = []
-    search(hard_rows(N), 2, "euclidean", query_rows=query_rows, tick=ticks.append)
+    search(hard_rows(N), 2, "euclidean", query_rows=query_rows, advance=ticks.append)
     assert sum(ticks) == N
 
 
@@ -252,7 +252,7 @@ def test_all_with_all_where_nothing_is_enough(metric, form):
 def test_sketches_give_the_same_bytes_and_tick_each_pass(form):
     rows, ticks = group_rows(N if GPU else 16), []
     found = [
-        search(rows, 4, "cosine", form, chunk_rows=16, seed=7, reached=lambda lists: True, tick=ticks.append)
+        search(rows, 4, "cosine", form, chunk_rows=16, seed=7, reached=lambda lists: True, advance=ticks.append)
         for _ in range(2)
     ]
     assert same_bytes(*found)
@@ -264,13 +264,13 @@ def test_sketches_give_the_same_bytes_and_tick_each_pass(form):
 def test_sketches_may_be_stopped_after_any_pass(passes):
     rows, ticks = group_rows(24), []
 
-    def tick(n):
+    def advance(n):
         ticks.append(n)
         if sum(ticks) > 24 * passes:
             raise Stopped("stop")
 
     with pytest.raises(Stopped):
-        search(rows, 4, "cosine", chunk_rows=100, reached=lambda lists: True, tick=tick)
+        search(rows, 4, "cosine", chunk_rows=100, reached=lambda lists: True, advance=advance)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -325,5 +325,7 @@ def test_ten_thousand_real_codes_by_sketches(metric, form, query_rows):
 def test_a_search_that_starts_again_after_every_pass_gives_the_same_bytes(enough_at_once, form, restarted):
     rows = group_rows(N if GPU else 16)
     how: dict = dict(chunk_rows=16, query_rows=6, reached=lambda lists: enough_at_once)
-    found, n_times, _ = restarted(lambda units, tick: search(rows, 4, "cosine", form, units=units, tick=tick, **how))
+    found, n_times, _ = restarted(
+        lambda checkpoint, advance: search(rows, 4, "cosine", form, checkpoint=checkpoint, advance=advance, **how)
+    )
     assert n_times >= 3 and same_bytes(found, search(rows, 4, "cosine", form, **how))

@@ -51,7 +51,7 @@ def packed_rows(codes, dtype):
 
 
 def streamed(codes, dtype):
-    return cuda.StreamedRows(open_source(codes.astype(dtype)), "cosine", OTHER_ROWS, DEVICE)
+    return cuda.DenseOnDevice(open_source(codes.astype(dtype)), "cosine", OTHER_ROWS, DEVICE)
 
 
 def search(there, query_rows, chunk_rows, reached):
@@ -61,13 +61,13 @@ def search(there, query_rows, chunk_rows, reached):
     )  # fmt: skip
 
 
-def limit(dtype, packed, query_rows, chunk_rows):
+def limit(dtype, csr, query_rows, chunk_rows):
     """As a plan has it, without packed rows themselves."""
     exact = sizes.cuda_device(FEATURES, dtype, K, query_rows, OTHER_ROWS, resident=query_rows == N)
     counting = sizes.count_closer(len(SAMPLE), K - 1, FEATURES, OTHER_ROWS)
     if chunk_rows == 0:
         return max(exact, counting)
-    way = sizes.cuda_approximate(N, FEATURES, K, dtype, packed, chunk_rows, query_rows, OTHER_ROWS)
+    way = sizes.cuda_approximate(N, FEATURES, K, dtype, csr, chunk_rows, query_rows, OTHER_ROWS)
     return max(exact, counting, way)
 
 
@@ -83,7 +83,7 @@ def counted(there):
 
 def test_packed_rows(codes, dtype, peak):
     rows = packed_rows(codes, dtype)
-    used, there = peak(cuda.PackedOnDevice, rows, "cosine", DEVICE)
+    used, there = peak(cuda.SparseOnDevice, rows, "cosine", DEVICE)
     allowed = sizes.cuda_packed_rows(N, FEATURES, rows.n_nonzero, dtype)
     assert allowed / 3 < used <= allowed
 
@@ -94,7 +94,7 @@ def test_a_search_of_packed_rows(codes, dtype, chunk_rows, query_rows, peak):
     rows = packed_rows(codes, dtype)
 
     def whole():
-        there = cuda.PackedOnDevice(rows, "cosine", DEVICE)
+        there = cuda.SparseOnDevice(rows, "cosine", DEVICE)
         search(there, query_rows, chunk_rows, counted(there))
 
     allowed = sizes.cuda_packed_rows(N, FEATURES, rows.n_nonzero, dtype)
@@ -117,9 +117,9 @@ def test_all_rounds_and_all_with_all_in_the_end(codes, dtype, peak):
     assert used <= limit(dtype, False, N, 4096)
 
 
-@pytest.mark.parametrize("packed", [False, True])
-def test_ranks(codes, dtype, packed, peak):
-    there = cuda.PackedOnDevice(packed_rows(codes, dtype), "cosine", DEVICE) if packed else streamed(codes, dtype)
+@pytest.mark.parametrize("csr", [False, True])
+def test_ranks(codes, dtype, csr, peak):
+    there = cuda.SparseOnDevice(packed_rows(codes, dtype), "cosine", DEVICE) if csr else streamed(codes, dtype)
     others = np.random.default_rng(0).integers(0, N, (len(SAMPLE), K - 1))
     used, _ = peak(cuda.count_closer, there, SAMPLE, others, other_rows=OTHER_ROWS)
     there.close()

@@ -5,7 +5,7 @@ import pytest
 from devices import DEVICE, GPU, METRICS, as_source, measured, numbers, on_device, part, placed, torch, unit
 from neighbor_checks import hard_rows
 
-from streamumap.neighbors.cuda.search import PackedOnDevice
+from streamumap.neighbors.cuda.search import SparseOnDevice
 from streamumap.source.sparse.csr_rows import pack
 
 pytestmark = pytest.mark.usefixtures("few_programs")
@@ -180,7 +180,7 @@ def test_zero_rows_and_duplicates(metric):
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_rows_that_are_all_zeros(metric):
-    rows = PackedOnDevice(pack(as_source(np.zeros((9, 5), np.float32)), 4, 0), metric, DEVICE)
+    rows = SparseOnDevice(pack(as_source(np.zeros((9, 5), np.float32)), 4, 0), metric, DEVICE)
     found = rows.measure(numbers(9), numbers(9)).cpu().numpy()
     assert np.array_equal(np.isinf(found), np.eye(9, dtype=bool)) and not found[~np.eye(9, dtype=bool)].any()
     block, scale = rows.chunk(0, 9)

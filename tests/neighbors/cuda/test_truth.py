@@ -155,7 +155,7 @@ def test_it_looks_again_only_where_it_must(make, needed, monkeypatch):
     spied("_by_float32")
     spied("_by_differences")
     there = on_device(make().astype(np.float32), "euclidean", "streamed", "float32", 32)
-    blocks = dict(query_rows=N, other_rows=32, non_negative=False, tick=lambda n: None)
+    blocks = dict(query_rows=N, other_rows=32, non_negative=False, advance=lambda n: None)
     assert len(list(part("exhaustive").exhaustive(there, K, **blocks))) == 1
     assert used == needed
 
@@ -175,7 +175,7 @@ def test_ranks_of_any_numbers(values, offset):
 def test_lists_of_any_numbers(values, offset):
     rows = (np.array(values).reshape(40, 2) + offset).astype(np.float32)
     there = on_device(rows, "euclidean", "streamed")
-    blocks = dict(query_rows=40, other_rows=40, non_negative=False, tick=lambda n: None)
+    blocks = dict(query_rows=40, other_rows=40, non_negative=False, advance=lambda n: None)
     ((_, indices, squares),) = part("exhaustive").exhaustive(there, 3, **blocks)
     true = true_squares(rows, rows, "euclidean")
     np.fill_diagonal(true, np.inf)

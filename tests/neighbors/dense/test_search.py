@@ -140,7 +140,9 @@ def test_noise_that_sketches_cannot_tell_reaches_the_floor(approximate, monkeypa
         return seen[-1] >= floor
 
     all_with_all = dense.all_with_all
-    monkeypatch.setattr(dense, "all_with_all", lambda work, units: (last.append(work), all_with_all(work, units)))
+    monkeypatch.setattr(
+        dense, "all_with_all", lambda work, checkpoint: (last.append(work), all_with_all(work, checkpoint))
+    )
     indices, distances = run(values, "cosine", k=k, reached=reached)
     check(values, "cosine", indices, distances)
     assert seen[0] < floor - 0.1 <= floor <= found(indices[:, 1:])

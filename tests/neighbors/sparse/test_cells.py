@@ -37,10 +37,10 @@ def clustered(n, n_features=400, active=12, seed=0, negative=False):
 
 
 def search(rows, k, metric, batch_rows=300, reached=lambda neighbors: True, sample=None, seed=3, folder=None):
-    packed = pack(open_source(rows), 100, int(np.count_nonzero(rows)), folder)
+    csr = pack(open_source(rows), 100, int(np.count_nonzero(rows)), folder)
     sample = np.arange(0, len(rows), 3) if sample is None else sample
     return backend.search(
-        packed, k, metric, non_negative=bool((rows >= 0).all()), is_zero=~rows.any(1), query_rows=100,
+        csr, k, metric, non_negative=bool((rows >= 0).all()), is_zero=~rows.any(1), query_rows=100,
         batch_rows=batch_rows, seed=seed, sample=sample, reached=reached,
     )  # fmt: skip
 
@@ -173,11 +173,11 @@ def test_any_rows(seed, n, k, n_features, negative, metric):
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_cells_hold_every_row_once_and_none_is_large(packed, metric):
+def test_cells_hold_every_row_once_and_none_is_large(csr, metric):
     rows = clustered(1500)
     rows[100:700] = rows[100]
     rows[900:950] = 0
-    made = cells.make_cells(packed(rows), metric, 0, lambda n: None)
+    made = cells.make_cells(csr(rows), metric, 0, lambda n: None)
     assert np.array_equal(np.sort(made.names), np.arange(1500))
     assert made.starts[0] == 0 and made.starts[-1] == 1500 and (np.diff(made.starts) > 0).all()
     assert np.diff(made.starts).max() <= 2 * 8 and len(made.centre_half) == len(made.starts) - 1
@@ -193,14 +193,14 @@ def test_cells_hold_every_row_once_and_none_is_large(packed, metric):
     assert np.isclose(made.half[i] + made.half[j] - product, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_a_centre_is_the_strongest_of_a_mean(packed):
+def test_a_centre_is_the_strongest_of_a_mean(csr):
     rows = np.zeros((4, 50), np.float32)
     rows[:3, :40] = np.arange(1, 41)
     rows[1] *= -3
     rows[3, 45] = 5
     members, starts, scale = np.arange(4, dtype=np.int32), np.array([0, 3, 4]), np.ones(4, np.float32)
     for cosine in (False, True):
-        (indptr, features, values), half = cells._means(packed(rows).block(0, 4), scale, members, starts, 50, cosine)
+        (indptr, features, values), half = cells._means(csr(rows).block(0, 4), scale, members, starts, 50, cosine)
         assert np.diff(indptr).tolist() == [32, 1] and features.tolist() == [*range(8, 40), 45]
         mean = -np.arange(9, 41) / 3
         assert (

@@ -16,9 +16,9 @@ METRICS = ("euclidean", "cosine")
 
 
 def search(rows, k, metric, query_rows=100, **more):
-    packed = pack(open_source(rows), 100, int(np.count_nonzero(rows)))
+    csr = pack(open_source(rows), 100, int(np.count_nonzero(rows)))
     return backend.search(
-        packed, k, metric, non_negative=bool((rows >= 0).all()), is_zero=~rows.any(1), query_rows=query_rows,
+        csr, k, metric, non_negative=bool((rows >= 0).all()), is_zero=~rows.any(1), query_rows=query_rows,
         batch_rows=0, seed=0, sample=np.arange(0), reached=lambda neighbors: True, **more,
     )  # fmt: skip
 
@@ -69,8 +69,8 @@ def test_nothing_is_read_that_was_not_written(poison, metric):
     others = some_others(rows, sample, 6, metric)
 
     def both():
-        packed = pack(open_source(rows), 100, int(np.count_nonzero(rows)))
-        return as_bytes((*search(rows, 12, metric, 40), backend.count_closer(packed, sample, others, metric, 40)))
+        csr = pack(open_source(rows), 100, int(np.count_nonzero(rows)))
+        return as_bytes((*search(rows, 12, metric, 40), backend.count_closer(csr, sample, others, metric, 40)))
 
     before = both()
     poison()
@@ -138,14 +138,14 @@ def test_more_features_than_uint16_counts(monkeypatch):
 def test_ticks_what_it_says_and_stops(monkeypatch):
     rows, ticks = hard_rows(), []
     monkeypatch.setattr(exhaustive, "CORPUS_ROWS", 100)
-    search(rows, 5, "cosine", 40, tick=ticks.append)
+    search(rows, 5, "cosine", 40, advance=ticks.append)
     assert sum(ticks) == 3 * 150
 
     def stop(n):
         raise Stopped("stop")
 
     with pytest.raises(Stopped):
-        search(rows, 5, "cosine", tick=stop)
+        search(rows, 5, "cosine", advance=stop)
 
 
 @settings(max_examples=40)
@@ -161,39 +161,39 @@ def test_any_rows(seed, n, k, n_features, negative, metric):
 # --- exact ranks
 
 
-def count(packed, rows, sample, others, metric, block_rows=60, **more):
-    return backend.count_closer(packed(rows), sample, others, metric, block_rows, **more)
+def count(csr, rows, sample, others, metric, block_rows=60, **more):
+    return backend.count_closer(csr(rows), sample, others, metric, block_rows, **more)
 
 
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("negative", [False, True])
-def test_ranks_of_hard_rows(packed, metric, negative):
+def test_ranks_of_hard_rows(csr, metric, negative):
     rows = hard_rows(negative=negative)
     sample = np.arange(150)
     others = some_others(rows, sample, 12, metric)
-    check_counts(count(packed, rows, sample, others, metric), rows, sample, others, metric)
+    check_counts(count(csr, rows, sample, others, metric), rows, sample, others, metric)
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_ranks_of_real_codes(packed, codes, metric, with_threads):
+def test_ranks_of_real_codes(csr, codes, metric, with_threads):
     rows, sample = codes[:200], np.arange(3, 200, 5)
     others = some_others(rows, sample, 15, metric)
-    counts = with_threads(1, count, packed, rows, sample, others, metric)
+    counts = with_threads(1, count, csr, rows, sample, others, metric)
     check_counts(counts, rows, sample, others, metric)
     for block_rows in (7, 205):
-        assert np.array_equal(with_threads(2, count, packed, rows, sample, others, metric, block_rows), counts)
+        assert np.array_equal(with_threads(2, count, csr, rows, sample, others, metric, block_rows), counts)
 
 
 @pytest.mark.parametrize("negative", [False, True])
 @pytest.mark.parametrize("metric", METRICS)
-def test_what_is_found_has_recall_1(packed, metric, negative):
+def test_what_is_found_has_recall_1(csr, metric, negative):
     rows = hard_rows(negative=negative) * np.float32(0.1)  # no longer whole numbers: sums are rounded
     found = search(rows, 12, metric)[0][:, 1:]
-    assert quality.recall(count(packed, rows, np.arange(150), found, metric), found) == 1.0
+    assert quality.recall(count(csr, rows, np.arange(150), found, metric), found) == 1.0
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_a_duplicate_is_never_closer_than_another(packed, metric):
+def test_a_duplicate_is_never_closer_than_another(csr, metric):
     rng = np.random.default_rng(0)
     rows = (rng.random((60, 50)) * (rng.random((60, 50)) < 0.5)).astype(np.float32)
     rows[20:] = rows[20]
@@ -201,7 +201,7 @@ def test_a_duplicate_is_never_closer_than_another(packed, metric):
     sample, others = np.arange(20, 60), np.tile(np.arange(20, 60), (40, 1))
     others[others == sample[:, None]] = 20
     others[0, 0] = 21
-    assert not count(packed, rows, sample, others, metric).any()
+    assert not count(csr, rows, sample, others, metric).any()
 
 
 def test_lists_of_more_rows_than_uint16_counts():
@@ -213,9 +213,9 @@ def test_lists_of_more_rows_than_uint16_counts():
     assert lists.invert(indptr[:65_537], features[:65_536], features[:65_536], 3)[1].dtype == np.uint16
 
 
-def test_ranks_tick_all_rows(packed):
+def test_ranks_tick_all_rows(csr):
     rows, ticks = hard_rows(), []
-    count(packed, rows, np.arange(5), np.full((5, 2), -1), "euclidean", tick=ticks.append)
+    count(csr, rows, np.arange(5), np.full((5, 2), -1), "euclidean", advance=ticks.append)
     assert sum(ticks) == 150
 
 

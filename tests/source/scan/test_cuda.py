@@ -11,7 +11,7 @@ from streamumap.source import Reading, open_source  # noqa: E402
 from streamumap.source.base import DEVICE_DTYPES, widen  # noqa: E402
 from streamumap.source.scan import cuda  # noqa: E402
 from streamumap.source.scan.cpu import _first_equal, device_scan_footprint, scan  # noqa: E402
-from streamumap.source.sparse.csr_rows import Filling, pack, packed_footprint  # noqa: E402
+from streamumap.source.sparse.csr_rows import Filling, csr_footprint, pack  # noqa: E402
 from streamumap.source.views.device_feed import Feed  # noqa: E402
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -54,14 +54,14 @@ def check_same_packed(found, true):
 def test_the_numbers_are_those_of_the_scan(device, dtype, density, n_features):
     source = make(dtype, 83, n_features, density)
     true = scan(source, 19)
-    found, packed = cuda.scan(source, 19, device, ROOM)
+    found, csr = cuda.scan(source, 19, device, ROOM)
     check_same(found, true)
-    if packed is not None:
-        check_same_packed(packed, pack(source, 20, true.n_nonzero))
+    if csr is not None:
+        check_same_packed(csr, pack(source, 20, true.n_nonzero))
     if density == 0.02 and n_features == 1500:
-        assert (packed is None) == (dtype == "float64")
+        assert (csr is None) == (dtype == "float64")
     if density == 1.0:
-        assert packed is None
+        assert csr is None
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
@@ -83,29 +83,29 @@ def test_negative_zeros_and_float64_as_float32_sees_it(device):
     rows[1] = -0.0
     rows[2, 1], rows[3, 1], rows[4, 2] = 1e-60, 1e39, 1
     source = Rows(rows)
-    found, packed = cuda.scan(source, 2, device, ROOM)
+    found, csr = cuda.scan(source, 2, device, ROOM)
     with np.errstate(over="ignore"):
         check_same(found, scan(source, 2))
-    assert packed is None and found.is_zero.tolist() == [True, True, True, False, False]
+    assert csr is None and found.is_zero.tolist() == [True, True, True, False, False]
 
 
 @on_devices
 def test_ticks_are_rows_and_may_stop_the_scan(device):
     source, ticks = make("float16", 50, 8, 1.0), []
-    cuda.scan(source, 16, device, tick=ticks.append)
+    cuda.scan(source, 16, device, advance=ticks.append)
     assert ticks == [16, 16, 16, 2]
 
     def stop(n):
         raise Stopped("stopped")
 
     with pytest.raises(Stopped):
-        cuda.scan(source, 16, device, tick=stop)
+        cuda.scan(source, 16, device, advance=stop)
 
 
 @on_devices
 def test_packed_in_the_same_pass_where_there_is_room(device):
     source = make("float16", 800, 300, 0.02)
-    needed = packed_footprint(800, 300, np.count_nonzero(source.array), 2, on_disk=False)[0]
+    needed = csr_footprint(800, 300, np.count_nonzero(source.array), 2, on_disk=False)[0]
     assert cuda.scan(source, 50, device, 2 * needed)[1] is not None
     assert cuda.scan(source, 50, device, needed // 2)[1] is None
     assert cuda.scan(source, 50, device, 0)[1] is None
@@ -116,9 +116,9 @@ def test_not_packed_where_the_first_rows_promised_too_little(device):
     source = make("float16", 800, 300, 0.02)
     source.array[:400] = 0
     source.array[0, 0] = 1
-    found, packed = cuda.scan(source, 50, device, ROOM)
+    found, csr = cuda.scan(source, 50, device, ROOM)
     check_same(found, scan(source, 50))
-    assert packed is None
+    assert csr is None
 
 
 @on_devices
@@ -138,11 +138,11 @@ def test_pairs_are_described_and_packed_as_on_the_host(device, dtype, n_features
     monkeypatch.setattr("streamumap.source.pieces.PIECE_PAIRS", 30)
     source = pairs_of(dtype, n_features)
     true = scan(source, 19)
-    found, packed = cuda.scan(source, 19, device, ROOM)
+    found, csr = cuda.scan(source, 19, device, ROOM)
     check_same(found, true)
-    assert (packed is None) == (n_features == 37 or dtype == "float64")
-    if packed is not None:
-        check_same_packed(packed, pack(source, 20, true.n_nonzero))
+    assert (csr is None) == (n_features == 37 or dtype == "float64")
+    if csr is not None:
+        check_same_packed(csr, pack(source, 20, true.n_nonzero))
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
@@ -157,22 +157,26 @@ def test_reading_pairs_that_starts_again_after_every_batch(device, restarted, mo
     monkeypatch.setattr(cuda, "DEVICE_VALUES", 40)
     monkeypatch.setattr("streamumap.source.pieces.PIECE_PAIRS", 30)
     source = pairs_of("float16", 1500)
-    (found, packed), n_times, _ = restarted(lambda units, tick: cuda.scan(source, 19, device, ROOM, tick, units))
+    (found, csr), n_times, _ = restarted(
+        lambda checkpoint, advance: cuda.scan(source, 19, device, ROOM, advance, checkpoint)
+    )
     check_same(found, scan(source, 19))
     assert n_times > 5
-    check_same_packed(packed, pack(source, 20, found.n_nonzero))
+    check_same_packed(csr, pack(source, 20, found.n_nonzero))
 
 
 @pytest.mark.parametrize(("density", "room"), [(0.02, ROOM), (0.02, 0), (0.9, ROOM)])
 @on_devices
 def test_reading_that_starts_again_after_every_block(device, density, room, restarted):
     source = make("float16", 83, 1500, density)
-    (found, packed), n_times, _ = restarted(lambda units, tick: cuda.scan(source, 19, device, room, tick, units))
+    (found, csr), n_times, _ = restarted(
+        lambda checkpoint, advance: cuda.scan(source, 19, device, room, advance, checkpoint)
+    )
     true, true_packed = cuda.scan(source, 19, device, room)
     check_same(found, true)
-    assert n_times == 5 and (packed is None) == (true_packed is None)
-    if packed is not None:
-        check_same_packed(packed, true_packed)
+    assert n_times == 5 and (csr is None) == (true_packed is None)
+    if csr is not None:
+        check_same_packed(csr, true_packed)
 
 
 # Filling

@@ -13,7 +13,7 @@ from streamumap.source import pieces
 from streamumap.source.base import stored_dtype, widen
 from streamumap.source.sparse import csr_rows
 from streamumap.source.sparse.csr_block import nonzero_mask
-from streamumap.source.sparse.csr_rows import pack, packed_footprint, pays
+from streamumap.source.sparse.csr_rows import csr_footprint, pack, pays
 
 DTYPES = ("float16", "bfloat16", "float32", "float64", "bool", "int8", "uint16", "int64")
 
@@ -139,7 +139,7 @@ def test_footprint_is_what_is_kept(dtype, tmp_path):
     source = make(dtype, 60, 40)
     for folder in (None, tmp_path):
         rows = pack(source, 25, source.n_nonzero, folder)
-        assert (rows.host_bytes, rows.disk_bytes) == packed_footprint(
+        assert (rows.host_bytes, rows.disk_bytes) == csr_footprint(
             60, 40, source.n_nonzero, source.array.itemsize, folder is not None
         )
         kept_bytes = rows._indptr.nbytes
