@@ -173,7 +173,7 @@ N, K, QUERY_ROWS = 400_000, 15, 1 << 17
 
 LOOK = f"""
 import numpy as np
-from streamumap import memory
+from streamumap.machine import memory
 from streamumap.neighbors.points import Points
 
 def look(positions):

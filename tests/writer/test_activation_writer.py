@@ -233,9 +233,9 @@ def test_an_exception_leaves_a_partial_that_goes_on(path, small_chunks):
 def test_a_killed_process_leaves_a_partial_that_goes_on(path):
     code = f"""
 import os, numpy as np
-from streamumap import npy_writer, writer
+from streamumap.writer import activation_writer, npy_writer
 npy_writer.CHUNK_BYTES = 100
-w = writer.ActivationWriter({path!r}, n_features=3, dtype="float32")
+w = activation_writer.ActivationWriter({path!r}, n_features=3, dtype="float32")
 w.append(np.arange(90, dtype=np.float32).reshape(30, 3))
 os.pwrite(w._values.file.fileno(), b"rows that the header does not count", 128 + 24 * 12)
 os.kill(os.getpid(), 9)

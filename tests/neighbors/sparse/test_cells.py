@@ -258,13 +258,12 @@ import sys, numba, numpy as np
 sys.path.insert(0, "tests")
 from pathlib import Path
 from streamumap.machine.memory import Watch, trim
-from streamumap.neighbors import packed, packed_footprint
-from streamumap.neighbors.sparse.search import exhaustive
-from streamumap.source.sparse.csr_rows import PackedRows
+from streamumap.neighbors.sparse import exhaustive, search as sparse, sizes
+from streamumap.source.sparse.csr_rows import CsrRows
 from streamumap.source.sparse.stores import InFile
 
 n_rows, active, query_rows, batch_rows = map(int, sys.argv[1:5])
-index_rows = exhaustive.CORPUS_ROWS = packed_footprint.CORPUS_ROWS = 32_768
+index_rows = exhaustive.CORPUS_ROWS = sizes.CORPUS_ROWS = 32_768
 
 def rows(n, d=2000):
     features = np.sort(np.random.default_rng(0).integers(0, d, (n, active)), axis=1).astype(np.uint16)
@@ -272,15 +271,15 @@ def rows(n, d=2000):
     stores = [InFile(Path(sys.argv[5]) / f"{n}{name}", n * active, np.dtype(name)) for name in ("uint16", "float16")]
     stores[0].write(0, features.ravel())
     stores[1].write(0, np.random.default_rng(1).random(n * active).astype(np.float16))
-    return PackedRows(np.arange(n + 1) * active, *stores, d + active, "float16")
+    return CsrRows(np.arange(n + 1) * active, *stores, d + active, "float16")
 
 def search(made, sample):
-    def reached(near):
-        packed.count_closer(made, sample, near, "cosine", index_rows)
+    def reached(neighbors):
+        sparse.count_closer(made, sample, neighbors, "cosine", index_rows)
         return True
     n = made.n_rows
     blocks = dict(query_rows=query_rows, batch_rows=batch_rows)
-    found = packed.search(made, 15, "cosine", non_negative=True, is_zero=np.zeros(n, bool), seed=0, sample=sample, reached=reached, **blocks)
+    found = sparse.search(made, 15, "cosine", non_negative=True, is_zero=np.zeros(n, bool), seed=0, sample=sample, reached=reached, **blocks)
     if not batch_rows:
         reached(found[0][sample, 1:])
 
@@ -292,7 +291,7 @@ before = watch.lap()[0]
 search(made, np.arange(0, n_rows, n_rows // 1000))
 used = watch.lap()[0] - before
 watch.close()
-promised = packed_footprint.search(n_rows, made.n_features, made.n_nonzero, 15, query_rows, batch_rows, 1000, numba.get_num_threads())
+promised = sizes.search(n_rows, made.n_features, made.n_nonzero, 15, query_rows, batch_rows, 1000, numba.get_num_threads())
 print(used, promised)
 """
     given = map(str, (n_rows, active, query_rows, batch_rows, tmp_path))
