@@ -21,6 +21,7 @@ from streamumap import cli, engine
 from streamumap.errors import InputChanged, InputError
 from streamumap.params import Params
 from streamumap.planning.job import job_of
+from streamumap.request import Request
 from streamumap.source import Reading, SparseSource, ToConvert, in_place, open_source
 from streamumap.source.scan.cpu import scan
 from streamumap.source.sparse.pack import pack_file
@@ -279,7 +280,7 @@ def test_every_format_gives_the_same_map(tmp_path):
     for make in FORMATS:
         path, reading = made(make, tmp_path / make.__name__)
         out = tmp_path / f"{make.__name__}.umap"
-        report = engine.embed(path, Params(n_neighbors=5, n_epochs=3), out=out, reading=reading, **BOUNDS)
+        report = engine.embed(Request(path, Params(n_neighbors=5, n_epochs=3), reading=reading, **BOUNDS), out)
         assert report["input"]["name"] == os.fspath(path) and report["input"]["rows"] == N
         assert not (out / "scratch").exists()
         maps[make.__name__] = (out / "embedding.npy").read_bytes()
