@@ -61,3 +61,8 @@ def __getattr__(name: str):
 
         return ActivationWriter
     raise AttributeError(f"module 'streamumap' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """The names of the module and the public ones that are not imported yet."""
+    return sorted({*globals(), *__all__})

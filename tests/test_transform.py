@@ -270,8 +270,24 @@ def test_what_is_no_finished_map(made, tmp_path):
     with pytest.raises(InputError, match=r"embedding\.npy is not what the run wrote there"):
         placed(run, rows(n=5, seed=2))
     np.save(run / "embedding.npy", places)
+    for other in (np.arange(90), np.zeros((7, 3), np.int32)):
+        np.save(run / "knn_indices.npy", other)
+        with pytest.raises(InputError, match=r"expected the files of a finished run, .* of shape"):
+            placed(run, rows(n=5, seed=2))
     (run / "knn_indices.npy").write_bytes(b"cut")
     with pytest.raises(InputError, match="expected the files of a finished run"):
+        placed(run, rows(n=5, seed=2))
+
+
+@pytest.mark.parametrize("part, field", [("input", "centred"), ("params", "metric")])
+def test_a_report_that_lacks_something(part, field, made):
+    run = made(rows())
+    report = json.loads((run / "run.json").read_text())
+    del report[part][field]
+    (run / "run.json").write_text(json.dumps(report))
+    with pytest.raises(
+        InputError, match=f"run.json: expected .*, found one without {field}; run streamumap embed again"
+    ):
         placed(run, rows(n=5, seed=2))
 
 

@@ -22,6 +22,9 @@ from streamumap.store.manifest import check_identity
 AS_WRITTEN = {"mtime_ns", "inode"}
 """Parts of a fingerprint that differ between two copies of one file."""
 
+OF_THE_INPUT = ("path", "reading", "exponent", "centred", "non_negative", "compared_nonzero", "fingerprint")
+"""Fields of a report's "input" without which no row can be placed."""
+
 
 @dataclass(frozen=True)
 class Finished:
@@ -103,6 +106,8 @@ def open_finished(folder: Path, where: Any = None) -> Finished:
     report, stages = _report(folder), _stages(folder)
     try:
         mapped, everything = (BlockFile.open(folder / f"{name}.npy") for name in ("knn_indices", "embedding"))
+        if len(mapped.shape) != 2 or len(mapped) != len(everything):
+            raise ValueError(f"knn_indices.npy of shape {mapped.shape} beside embedding.npy of {everything.shape}")
         whole = everything.checksum() == stages["embedding"]["checksums"]["embedding"]
         kept, positions = _in_graph(mapped), everything.read(0, len(everything))
         mapped.close()
@@ -151,20 +156,22 @@ def _report(folder: Path) -> dict:
     path = folder / "run.json"
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
-        said = report["input"]
-        assert all(
-            key in said
-            for key in ("path", "reading", "exponent", "centred", "non_negative", "compared_nonzero", "fingerprint")
-        )
+        missing = [field for field in OF_THE_INPUT if field not in report["input"]]
+        missing += [field.name for field in fields(Params) if field.name not in report["params"]]
         Params(**report["params"])
     except FileNotFoundError as e:
         raise InputError(
             f"{folder}: expected a finished run, found no run.json; make one with streamumap embed."
         ) from e
-    except (OSError, ValueError, KeyError, TypeError, AssertionError) as e:
+    except (OSError, ValueError, KeyError, TypeError) as e:
         raise InputError(
             f"{path}: expected the report of a map that rows can be placed on, found another; run streamumap embed again."
         ) from e
+    if missing:
+        raise InputError(
+            f"{path}: expected the report of a map that rows can be placed on, found one without {', '.join(missing)}; "
+            "run streamumap embed again."
+        )
     return report
 
 

@@ -60,20 +60,23 @@ def _rows(file: OpenFile, key: str, tensor: Any) -> FileRows:
     given = "bfloat16" if dtype == "bfloat16" else None
     resolve_dtype(name, stored, given)
     shape = check_2d(name, tuple(tensor.shape))
-    rows = FileRows(file, name, _place(tensor.data_ptr()) if tensor.numel() else 0, shape, stored, given)
+    offset = _place(tensor.data_ptr()) if tensor.numel() else 0
+    if offset is None:
+        raise wrong(name, "storage", "values in the file", f"a tensor on {tensor.device} without them", REMEDY)
+    rows = FileRows(file, name, offset, shape, stored, given)
     rows.fingerprint |= {"format": "pt", "key": key}
     return rows
 
 
-def _place(address: int) -> int:
-    """Where in its file the mapped byte at this address lies."""
+def _place(address: int) -> int | None:
+    """Where in its file the mapped byte at this address lies; None where no file is mapped there."""
     with open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:
         for line in maps:
             span, _, offset = line.split()[:3]
             start, stop = (int(bound, 16) for bound in span.split("-"))
             if start <= address < stop:
                 return int(offset, 16) + address - start
-    raise AssertionError("torch maps the file")
+    return None
 
 
 def _tensors(value: Any, name: str):

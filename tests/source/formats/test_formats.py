@@ -324,6 +324,8 @@ def test_which_array_is_the_rows(tmp_path):
     torch.save({"a": torch.ones(5, 5), "b": torch.ones(5, 6)}, tmp_path / "x.pt")
     refused(tmp_path / "x.pt", "--key")
     assert open_source(tmp_path / "x.pt", Reading(key="b")).n_features == 6
+    torch.save(torch.empty(5, 5, device="meta"), tmp_path / "y.pt")
+    refused(tmp_path / "y.pt", "a tensor on meta without")
 
 
 def test_bfloat16_of_safetensors_and_torch(tmp_path):
