@@ -484,3 +484,14 @@ def test_blocks_that_are_no_rows():
         open_source(iter([rows()[0]]))
     with pytest.raises(InputError, match="type: expected rows of numbers, found a dict"):
         open_source({"a": 1})
+
+
+def test_a_torch_file_of_the_other_byte_order_is_refused(tmp_path):
+    """torch swaps the bytes of its own copy; the rows would be read from the file as they are."""
+    path, swapped = tmp_path / "rows.pt", tmp_path / "swapped.pt"
+    torch.save(torch.arange(12.0).reshape(4, 3), path)
+    with zipfile.ZipFile(path) as given, zipfile.ZipFile(swapped, "w", zipfile.ZIP_STORED) as made:
+        for info in given.infolist():
+            made.writestr(info, b"big" if info.filename.endswith("/byteorder") else given.read(info))
+    with pytest.raises(InputError, match="byteorder: expected little, found .*big.*torch.save|save it again"):
+        open_source(str(swapped))
