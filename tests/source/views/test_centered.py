@@ -162,7 +162,7 @@ def test_rows_of_the_map_are_placed_where_they_are(name, reduce, tmp_path):
     params = dict(metric=metric, reduce=reduce, reduce_dims=D)
     embed(str(tmp_path / "rows.npy"), tmp_path / "run", **params)
     chosen = np.arange(40, 400, 9)
-    transform.transform(tmp_path / "run", rows[chosen], out=tmp_path / "new", device="cpu", budget="2GB")
+    transform.transform(tmp_path / "run", Request(rows[chosen], device="cpu", budget="2GB"), tmp_path / "new")
     placed, there = (np.load(tmp_path / name / "embedding.npy") for name in ("new", "run"))
     np.testing.assert_allclose(placed, there[chosen], atol=1e-3)
 
