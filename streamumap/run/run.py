@@ -13,7 +13,7 @@ from streamumap.machine import gpu
 from streamumap.neighbors.given import GivenGraph
 from streamumap.params import Params
 from streamumap.planning.job import Plan
-from streamumap.planning.stages import CONTEXT_BYTES
+from streamumap.planning.overheads import CONTEXT_BYTES
 from streamumap.run.recorder import Meter, Recorder
 from streamumap.run.report import report
 from streamumap.show.meta import Meta

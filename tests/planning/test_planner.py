@@ -7,22 +7,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamumap.errors import DoesNotFit, InputError
+from streamumap.machine import kernels
 from streamumap.machine.memory import Budget, Device, Machine, parse_bytes
 from streamumap.neighbors import sizes as knn
 from streamumap.params import Params
 from streamumap.planning import job as plans
-from streamumap.planning import stages
+from streamumap.planning import overheads
+from streamumap.planning.fit import FORCE_TINY, block_sizes
 from streamumap.planning.job import Job
-from streamumap.planning.overheads import READING_CONTEXT_BYTES
-from streamumap.planning.planner import make_plan, resolve_name, smallest_budget
-from streamumap.planning.stages import powers
+from streamumap.planning.overheads import CONTEXT_BYTES, READING_CONTEXT_BYTES
+from streamumap.planning.planner import make_plan, smallest_budget
 from streamumap.source.base import DEVICE_DTYPES
 from streamumap.source.sparse.csr_rows import pays
 
 GB = 10**9
 CPU = Machine(n_cores=2, host_free_bytes=16 * GB)
 GPU = Machine(n_cores=16, host_free_bytes=128 * GB, device=Device(0, "Fake", 150 * GB, 149 * GB))
-PACKED_KERNELS = ("cells", "count", "join", "measure", "probe")
 MACHINES = {"cpu": CPU, "gpu": GPU}
 
 
@@ -367,7 +367,7 @@ def test_the_way_around_leaves_room_for_all_with_all():
         blocks, k = plan["neighbors"].blocks, Params().n_neighbors
         query, other = blocks["query_rows"], blocks["other_rows"]
         exact = knn.cuda_device(3072, "float16", k, query, other, resident=query == SEED.n_rows)
-        assert plan["neighbors"].predicted.device_bytes > stages.CONTEXT_BYTES + exact
+        assert plan["neighbors"].predicted.device_bytes > CONTEXT_BYTES + exact
 
 
 @pytest.mark.parametrize("dtype", [*DEVICE_DTYPES, "uint16", "int64"])
@@ -389,7 +389,7 @@ def test_chunks_on_a_gpu_are_whole_groups(n_rows, n_features, dtype, share):
     blocks = plan["neighbors"].blocks
     assert blocks["other_rows"] % 32 == 0 and 1 <= blocks["query_rows"] <= n_rows
     assert blocks["chunk_rows"] % 64 == 0
-    assert plan["neighbors"].predicted.device_bytes >= stages.CONTEXT_BYTES
+    assert plan["neighbors"].predicted.device_bytes >= CONTEXT_BYTES
 
 
 def test_a_refusal_says_which_option_and_how_much():
@@ -437,12 +437,12 @@ def test_planning_does_no_work(tmp_path):
 )
 def test_tiny_blocks_are_those_of_the_smallest_budget(machine, params, monkeypatch):
     job = Job(100_000, 3072, "float16", 100_000 * 32)
-    monkeypatch.setenv(stages.TINY, "0")
+    monkeypatch.setenv(FORCE_TINY, "0")
     narrow, wide = (
         make_plan(job, params, budget, machine)
         for budget in (smallest_budget(job, params, machine), caps(machine, 100 * GB))
     )
-    monkeypatch.setenv(stages.TINY, "1")
+    monkeypatch.setenv(FORCE_TINY, "1")
     forced = make_plan(job, params, caps(machine, 100 * GB), machine)
     for ours, small, large in zip(forced.stages, narrow.stages, wide.stages, strict=True):
         assert ours.backend == large.backend
@@ -455,27 +455,23 @@ def test_tiny_blocks_are_those_of_the_smallest_budget(machine, params, monkeypat
 
 
 @given(st.integers(1, 10**8), st.integers(1, 10**4))
-def test_powers_descend_from_the_largest_by_powers_of_two(largest, least):
-    sizes = powers(largest, least)
+def test_block_sizes_descend_from_the_largest_by_powers_of_two(largest, least):
+    sizes = block_sizes(largest, least)
     assert sizes[0] == largest and sizes == sorted(set(sizes), reverse=True)
     assert all(size & (size - 1) == 0 and size >= least for size in sizes[1:])
     assert len(sizes) == 1 or sizes[-1] < 2 * least or least >= largest
 
 
-@pytest.mark.parametrize("name", ["bool", "bfloat16", "float16", "float64", "uint8"])
-def test_names_of_dtypes(name):
-    assert resolve_name(name) == name and Job(10, 3, name).matrix_bytes == 30 * Job(10, 3, name).itemsize
-
-
-@pytest.mark.parametrize("name", ["", "half", "complex64", "object", "f2", "float8"])
-def test_other_dtypes_are_refused(name):
-    with pytest.raises(InputError, match="^--dtype: expected one of bool, .*, found .*; choose one of these"):
-        resolve_name(name)
-
-
 COMPILED = frozenset(
-    {"graph.cpu", "layout.cpu", "layout.init.levels_cpu"} | {f"neighbors.sparse.{name}" for name in PACKED_KERNELS}
+    overheads.GRAPH_AND_LAYOUT_KERNELS + overheads.SPARSE_KERNELS + overheads.SPARSE_APPROXIMATE_KERNELS
 )
+
+
+@pytest.mark.parametrize("group", [name for name in dir(overheads) if name.endswith("_KERNELS")])
+def test_groups_of_kernels_name_modules_that_numba_compiles(group):
+    """A module that has moved would count as never compiled."""
+    for module in getattr(overheads, group):
+        assert "njit" in (kernels.PACKAGE / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8")
 
 
 @pytest.mark.sizes
