@@ -40,7 +40,7 @@ class Cards:
 
 
 @dataclass(frozen=True)
-class InMemory:
+class InMemoryNeeds:
     """A conventional run: the matrix, and 2 to 3 times it beside. cuML: a float32 copy in host memory, and its larger stage
     on the device."""
 
@@ -57,7 +57,7 @@ class Suggestion:
     name: str
     how: str
     matrix_bytes: int
-    in_memory: InMemory
+    in_memory: InMemoryNeeds
     smallest: Budget
     quality: str
 
@@ -67,11 +67,16 @@ class Outlook(Plan):
     """A plan and what stands around it. `binding`: for each option, the stages that a larger one would give larger blocks;
     `seconds`: for each stage that was measured on a machine like this one."""
 
-    in_memory: InMemory
+    in_memory: InMemoryNeeds
     smallest: Budget
     binding: dict[str, tuple[str, ...]]
     seconds: dict[str, Expected]
-    levers: tuple[Suggestion, ...]
+    suggestions: tuple[Suggestion, ...]
+
+    @property
+    def levers(self) -> tuple[Suggestion, ...]:
+        """`suggestions` by the name that version 0.1 and `plan --json` give them."""
+        return self.suggestions
 
 
 def outlook(job: Job, params: Params, budget: Budget, machine: Machine) -> Outlook:
@@ -79,19 +84,19 @@ def outlook(job: Job, params: Params, budget: Budget, machine: Machine) -> Outlo
     plan = make_plan(job, params, budget, machine)
     return Outlook(
         plan.job, plan.budget, plan.machine, plan.stages, plan.as_csr, plan.csr_on_disk,
-        in_memory=in_memory(job, params), smallest=smallest_budget(job, params, machine), binding=_binding(plan, params),
-        seconds=expected_seconds(plan, params), levers=tuple(_levers(job, params, machine)),
+        in_memory=in_memory_needs(job, params), smallest=smallest_budget(job, params, machine), binding=_binding(plan, params),
+        seconds=expected_seconds(plan, params), suggestions=tuple(_suggestions(job, params, machine)),
     )  # fmt: skip
 
 
-def in_memory(job: Job, params: Params) -> InMemory:
+def in_memory_needs(job: Job, params: Params) -> InMemoryNeeds:
     """Neither of them takes pairs: rows are counted with their zeros."""
     n, d = job.n_rows, job.n_features
     dense_bytes, width = n * d * job.itemsize, min(d, params.reduce_dims) if params.reduce != "none" else d
     searching = n * (width * 2 + CUML_GRAPH_BYTES)
     on_device = CUML_CONTEXT_BYTES + max(searching, cuml_bytes(n, params.n_neighbors))
     low, high = (dense_bytes * (1 + share) for share in OVERHEAD)
-    return InMemory(low, high, n * d * 4, on_device)
+    return InMemoryNeeds(low, high, n * d * 4, on_device)
 
 
 def cards(n_bytes: int) -> tuple[Cards, ...]:
@@ -123,7 +128,7 @@ def as_json(found: Outlook) -> dict:
             for stage in values["stages"]
         ],
         "smallest_budget": values["smallest"],
-        "levers": values["levers"],
+        "levers": values["suggestions"],
     }
 
 
@@ -147,31 +152,30 @@ def _changed(plan: Plan, other: Plan) -> Iterable[str]:
         yield "packed rows"
 
 
-def _levers(job: Job, params: Params, machine: Machine) -> Iterable[Suggestion]:
+def _suggestions(job: Job, params: Params, machine: Machine) -> Iterable[Suggestion]:
     """Those that change something here."""
 
-    def lever(name: str, how: str, job: Job, params: Params, quality: str, width: int | None = None) -> Suggestion:
-        there = in_memory(
-            replace(job, n_features=width or job.n_features, dtype="float32" if width else job.dtype), params
-        )
+    def suggest(name: str, how: str, job: Job, params: Params, quality: str, width: int | None = None) -> Suggestion:
+        dense = replace(job, n_features=width or job.n_features, dtype="float32" if width else job.dtype)
         matrix_bytes = job.n_rows * width * 4 if width else job.matrix_bytes
-        return Suggestion(name, how, matrix_bytes, there, smallest_budget(job, params, machine), quality)
+        needs = in_memory_needs(dense, params)
+        return Suggestion(name, how, matrix_bytes, needs, smallest_budget(job, params, machine), quality)
 
     n, d = job.n_rows, job.n_features
     if job.itemsize > 2:
         kept = "every value keeps 11 significant bits (bfloat16: 8); the cost in neighbours was not measured"
-        yield lever("half precision", "store float16", replace(job, dtype="float16"), params, kept)
+        yield suggest("half precision", "store float16", replace(job, dtype="float16"), params, kept)
     dims = 512 if d <= 4096 else 1024
     if params.reduce == "none" and d > dims:
         reduced = replace(params, reduce="pca", reduce_dims=dims)
-        yield lever("PCA", f"--reduce pca --reduce-dims {dims}", job, reduced, PCA_QUALITY, dims)
+        yield suggest("PCA", f"--reduce pca --reduce-dims {dims}", job, reduced, PCA_QUALITY, dims)
     if n >= 1000:
         fewer = n // SAMPLE_SHARE
         part = replace(sampled_job(job, fewer), n_nonzero=job.n_nonzero and job.n_nonzero // SAMPLE_SHARE)
         left_out = (
             "neighbours are of rows ten times as sparse; the others have no place, with --place-rest one among these"
         )
-        yield lever("sampling", f"--sample {fewer}", part, params, left_out)
+        yield suggest("sampling", f"--sample {fewer}", part, params, left_out)
     if not job.sparse and d >= 4 * ACTIVE:
         yield _pairs(job, params, machine)
 
@@ -183,5 +187,10 @@ def _pairs(job: Job, params: Params, machine: Machine) -> Suggestion:
     quality = known if job.n_nonzero else f"{known}, where no row has more than {active} values that are not zero"
     how = f"ActivationWriter(active={active})"
     return Suggestion(
-        "TopK pairs", how, pairs.matrix_bytes, in_memory(job, params), smallest_budget(pairs, params, machine), quality
+        "TopK pairs",
+        how,
+        pairs.matrix_bytes,
+        in_memory_needs(job, params),
+        smallest_budget(pairs, params, machine),
+        quality,
     )
