@@ -1,4 +1,4 @@
-"""Seconds that the stages of a plan will take, from runs that were measured (`rates.json`, made by `tools/make_rates.py`)."""
+"""Predict the seconds of the stages of a plan from runs that were measured (`rates.json`, made by `tools/make_rates.py`)."""
 
 import json
 from dataclasses import dataclass
@@ -11,14 +11,15 @@ from streamumap.params import Params
 from streamumap.planning.job import Job, Plan, StagePlan
 
 FURTHEST = 4.0
-"""Largest multiple of the measured work for which seconds are told."""
+"""Largest multiple of the measured work for which seconds are predicted."""
 
 EPOCHS = 300
+"""Epochs that stand for the default number, in the plan and in the measured runs alike."""
 
 
 @dataclass(frozen=True)
 class Expected:
-    """`measured_on`: the machine."""
+    """Predicted seconds, and the machine on which they were measured."""
 
     seconds: float
     measured_on: str
@@ -26,8 +27,8 @@ class Expected:
 
 @dataclass(frozen=True)
 class Sizes:
-    """What the time of a stage grows with. `n_pairs`: of a sparse source, else None; `reduce_dims`: None where rows are not
-    reduced; `n_epochs`: None for the default."""
+    """Sizes with which the time of a stage grows. `n_pairs`: pairs of a sparse source, else None. `reduce_dims`: None where rows
+    are not reduced. `n_epochs`: None for the default."""
 
     n_rows: int
     n_features: int
@@ -39,14 +40,14 @@ class Sizes:
 
 
 def expected_seconds(plan: Plan, params: Params) -> dict[str, Expected]:
-    """Seconds by stage, without the stages that no run has shown on such a machine, by such a method, at about this size."""
+    """Return predictions by stage, for those that some run did on such a machine, by the same method, at about this size."""
     machine = _machine_name(plan.machine)
     seconds = {stage.name: _seconds(machine, stage, plan, params) for stage in plan.stages}
     return {name: Expected(round(n, 1), machine) for name, n in seconds.items() if n is not None}
 
 
 def _seconds(machine: str, stage: StagePlan, plan: Plan, params: Params) -> float | None:
-    """In proportion to the work of the run nearest in size; never less than the shortest measured, which is start-up."""
+    """Scale the seconds of the runs nearest in work. The shortest measured are start-up, so no prediction is less."""
     sizes = _planned_sizes(plan.job, params)
     method = _method(stage.name, stage.backend, stage.blocks, plan.as_csr, sizes.n_pairs)
     by_work: dict[float, list[float]] = {}
@@ -77,13 +78,13 @@ def _measured_method(run: dict) -> tuple:
 
 
 def _method(name: str, backend: str, blocks: dict[str, int], as_csr: bool, n_pairs: int | None) -> tuple:
-    """What makes the times of two stages comparable: backend, pairs or dense rows, approximate or exhaustive search."""
+    """Return a key that is equal for stages with comparable times: backend, pairs or dense rows, exhaustive search or not."""
     as_pairs = n_pairs is not None if name == "read" else as_csr and name in ("neighbors", "start", "quality")
     return name, backend, as_pairs, name == "neighbors" and blocks.get("chunk_rows", 0) > 0
 
 
 def _work(stage: StagePlan, sizes: Sizes) -> float:
-    """What a stage's time is proportional to."""
+    """Return a number to which the time of the stage is proportional."""
     n, d, width = sizes.n_rows, sizes.n_features, sizes.reduce_dims or sizes.n_features
     exhaustive = stage.backend == "packed" or (stage.backend == "cuda" and not stage.blocks.get("chunk_rows", 0))
     return {
@@ -106,4 +107,5 @@ def _machine_name(machine: Machine) -> str:
 
 @cache
 def _measured_stages() -> list[dict]:
+    """Read the measured stages, each with the sizes and the machine of its run."""
     return json.loads((Path(__file__).parent / "rates.json").read_text(encoding="utf-8"))
