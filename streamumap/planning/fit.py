@@ -18,9 +18,11 @@ from streamumap.planning.overheads import (
 )
 
 FORCE_TINY = "STREAMUMAP_FORCE_TINY_BUDGET"
-"""Set to 1, this variable makes every plan that of the smallest budget: errors at the ends of blocks show on small inputs."""
+"""Environment variable. With 1 every plan is that of the smallest budget, so that errors at the ends of blocks show on small
+inputs."""
 
 TINY_ROWS = 32
+"""Rows of a sample or of a block of queries down to which measuring the map may go with FORCE_TINY."""
 
 Shape = dict[str, int]
 """Block sizes of a stage by their names, such as {"query_rows": 4096, "other_rows": 1024}."""
@@ -28,7 +30,8 @@ Shape = dict[str, int]
 
 @dataclass(frozen=True)
 class Facts:
-    """The facts on which all stages of one plan are decided. `csr_on_disk`: CSR rows, if there are any, are kept in a file."""
+    """The facts by which all stages of one plan are decided. `csr_on_disk`: CSR rows, where the rows become such, are kept in
+    a file."""
 
     job: Job
     params: Params
@@ -57,12 +60,15 @@ class Facts:
 
 @dataclass(frozen=True)
 class Held:
-    """What stays from one stage to the next.
+    """The rows and the bytes that stages leave for later ones.
 
-    `rows`: the rows as the next stage sees them, reduced or not. `host_bytes`: arrays, and what numba keeps of compiling;
-    `spared_bytes` is the part of it that kernels compiled by earlier runs save. `device_bytes`: the context, once there is
-    one. `cell_rows`: rows of a cell of a dense search on the CPU. `missing`: the largest needs of the stages so far that
-    exceed the budget, 0 where all fit.
+    `rows`: the rows as the next stage sees them, reduced or not.
+    `host_bytes`: arrays that stay, and what numba keeps of compiling.
+    `spared_bytes`: the part of `host_bytes` that kernels compiled by earlier runs save.
+    `device_bytes`: the context, once there is one.
+    `disk_bytes`: files of the run.
+    `cell_rows`: rows of a cell in a dense search on the CPU.
+    `unmet`: the largest needs so far that the budget does not meet, 0 where all stages fit.
     """
 
     rows: Job
@@ -71,7 +77,7 @@ class Held:
     device_bytes: int = 0
     disk_bytes: int = 0
     cell_rows: int = 4096
-    missing: Footprint = Footprint()
+    unmet: Footprint = Footprint()
 
     def plus(self, host_bytes: int = 0, disk_bytes: int = 0) -> "Held":
         return replace(self, host_bytes=self.host_bytes + host_bytes, disk_bytes=self.disk_bytes + disk_bytes)
@@ -89,13 +95,13 @@ class Blocks:
 def one_block(
     name: str, sizes: Iterable[int], host: Callable[[int], int], device: Callable[[int], int] | None = None
 ) -> Blocks:
-    """Blocks of which one size is free; `host` and `device` are functions of that size."""
+    """Return blocks with one size, called `name`, of which `host` and `device` are functions."""
     on_device = None if device is None else (lambda shape: device(shape[name]))
     return Blocks([{name: size} for size in sizes], lambda shape: host(shape[name]), on_device)
 
 
 def held_at_start(facts: Facts) -> Held:
-    """Return what is there before the first stage: on disk, room for everything that the run writes."""
+    """Return what is held before the first stage: no memory, and on disk the room for what every run writes."""
     job, point_bytes = facts.job, facts.params.n_components * 4
     row_bytes = facts.params.n_neighbors * 8 + 3 * point_bytes + PARQUET_BYTES  # the graph; map, checkpoint, table
     n_rows, copied_bytes = job.n_rows + job.n_left_out, job.copied_bytes
@@ -107,8 +113,8 @@ def held_at_start(facts: Facts) -> Held:
 def hold_kernels(facts: Facts, held: Held, modules: tuple[str, ...], n_bytes: int = COMPILING_BYTES) -> Held:
     """Add the bytes that numba keeps of compiling the kernels of these modules.
 
-    What fits is decided as if all had to be compiled, so that the first run makes the same map as the later ones; the
-    prediction leaves out what an earlier run compiled. Other than two dimensions and very wide rows have kernels of their own.
+    What fits is decided as if all had to be compiled, so that the first run makes the same map as later ones; predictions
+    leave out what an earlier run compiled. Maps of other than two dimensions and very wide rows have kernels of their own.
     """
     usual = facts.params.n_components == 2 and facts.job.n_features <= 1 << 16
     spared_bytes = n_bytes if usual and facts.machine.compiled.issuperset(modules) else 0
@@ -118,17 +124,17 @@ def hold_kernels(facts: Facts, held: Held, modules: tuple[str, ...], n_bytes: in
 def fit(
     facts: Facts, held: Held, name: str, backend: str, blocks: Blocks, overhead: Footprint | None = None
 ) -> tuple[StagePlan, Held]:
-    """Plan a stage with the first of the blocks that fits both budgets, the last where none does.
+    """Plan a stage with the first of the blocks that fits both budgets, or with the last where none does.
 
     `overhead`: libraries and context while the stage runs, by default those of `facts`.
     """
     overhead = overhead or facts.overhead
     for shape in blocks.shapes[-1:] if is_tiny_forced() else blocks.shapes:
         needed = _needed(held, overhead, blocks.host(shape), blocks.device(shape) if blocks.device else 0)
-        missing = _missing(needed, facts.budget)
-        if missing == Footprint():
+        unmet = _unmet(needed, facts.budget)
+        if unmet == Footprint():
             break
-    left = replace(held, missing=_larger(held.missing, missing))
+    left = replace(held, unmet=_larger(held.unmet, unmet))
     if needed.device_bytes:
         left = replace(left, device_bytes=overhead.device_bytes)
     return spare(StagePlan(name, backend, shape, needed), held.spared_bytes), left
@@ -141,14 +147,14 @@ def spare(stage: StagePlan, n_bytes: int) -> StagePlan:
 
 
 def _needed(held: Held, overhead: Footprint, host_bytes: int, device_bytes: int) -> Footprint:
-    """Return all bytes of the process with arrays of so many bytes."""
+    """Add the bytes of a stage's arrays to all others of the process."""
     on_device = overhead.device_bytes + int(device_bytes * (1 + POOL_SHARE)) if device_bytes else 0
     on_host = overhead.host_bytes + held.host_bytes + host_bytes
     return Footprint(on_host, max(held.device_bytes, on_device), held.disk_bytes)
 
 
-def _missing(needed: Footprint, budget: Budget) -> Footprint:
-    """Return the needs that exceed the budget, 0 for those that do not."""
+def _unmet(needed: Footprint, budget: Budget) -> Footprint:
+    """Return the needs that the budget does not meet, and 0 for those that it does."""
     host_fits = needed.host_bytes <= budget.host_bytes
     device_fits = budget.device_bytes is None or needed.device_bytes <= budget.device_bytes
     return Footprint(0 if host_fits else needed.host_bytes, 0 if device_fits else needed.device_bytes)

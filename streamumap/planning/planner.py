@@ -17,10 +17,10 @@ from streamumap.source.sparse.csr_rows import pays
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way through a job. `missing`: the largest needs that exceed the budget, 0 where all fit."""
+    """One way through a job. `unmet`: the largest needs that the budget does not meet, 0 where all stages fit."""
 
     stages: tuple[StagePlan, ...]
-    missing: Footprint
+    unmet: Footprint
     as_csr: bool
     csr_on_disk: bool
 
@@ -29,7 +29,7 @@ def make_plan(job: Job, params: Params, budget: Budget, machine: Machine) -> Pla
     """Return the fastest plan within the budget. Raises DoesNotFit, which names a budget that is enough."""
     candidates = list_candidates(job, params, budget, machine)
     for candidate in candidates:
-        if candidate.missing == Footprint():
+        if candidate.unmet == Footprint():
             return Plan(job, budget, machine, candidate.stages, candidate.as_csr, candidate.csr_on_disk)
     raise _does_not_fit(_smallest_caps(candidates), budget)
 
@@ -60,7 +60,7 @@ def list_candidates(job: Job, params: Params, budget: Budget, machine: Machine) 
     def candidate(job: Job, csr_on_disk: bool = False) -> Candidate:
         facts = Facts(job, params, budget, machine, csr_on_disk)
         stages, held = plan_stages(facts)
-        return Candidate(stages, held.missing, facts.as_csr, csr_on_disk)
+        return Candidate(stages, held.unmet, facts.as_csr, csr_on_disk)
 
     dense = candidate(replace(job, n_nonzero=None))
     if not _csr_pays(job, params):
@@ -92,18 +92,18 @@ def _csr_pays(job: Job, params: Params) -> bool:
 
 
 def _smallest_caps(candidates: list[Candidate]) -> dict[str, int]:
-    """Return the caps in bytes, to a megabyte, that the candidate with the smallest needs is short of: "device", "host", or
-    both, in this order."""
+    """Return the caps in bytes, to a megabyte, that would hold the candidate with the smallest unmet needs: of "device", of
+    "host" or of both, in this order."""
 
-    def caps(missing: Footprint) -> dict[str, int]:
-        needs = {"device": missing.device_bytes, "host": missing.host_bytes}
+    def caps(unmet: Footprint) -> dict[str, int]:
+        needs = {"device": unmet.device_bytes, "host": unmet.host_bytes}
         return {place: -(-n_bytes // 10**6) * 10**6 for place, n_bytes in needs.items() if n_bytes}
 
-    return min((caps(candidate.missing) for candidate in candidates), key=lambda found: tuple(found.values()))
+    return min((caps(candidate.unmet) for candidate in candidates), key=lambda needs: tuple(needs.values()))
 
 
 def _does_not_fit(caps: dict[str, int], budget: Budget) -> DoesNotFit:
-    """`smallest_bytes` is that of the device where the device is too small."""
+    """Make the error that names caps that are enough. Its `smallest_bytes` is that of the device where that is too small."""
     options = {"device": ("--budget", budget.device_bytes or 0), "host": (budget.host_option, budget.host_bytes)}
     texts = [
         f"{options[place][0]}: {format_bytes(options[place][1])} cannot hold this job, the smallest that can is {n // 10**6}MB"

@@ -1,5 +1,5 @@
-"""What a user asks beside a plan: the needs of the same job elsewhere, the budget that limits it, the smallest budget that
-works, and suggestions that make the job smaller. Pure integers, no input or output."""
+"""Answer what a user asks beside a plan: what the same job needs elsewhere, which budget limits it, the smallest budget that
+works, and how to make the job smaller. Pure integers, no input or output."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace

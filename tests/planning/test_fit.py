@@ -32,10 +32,10 @@ def facts(host_bytes, device_bytes=None, machine=CPU):
 @pytest.mark.sizes
 def test_the_largest_blocks_that_fit_on_top_of_what_is_held_are_taken():
     blocks = one_block("rows", [8, 4, 2], lambda rows: 10 * rows)
-    for host_bytes, rows, missing in [(90, 8, 0), (89, 4, 0), (30, 2, 0), (29, 2, 30)]:
+    for host_bytes, rows, unmet in [(90, 8, 0), (89, 4, 0), (30, 2, 0), (29, 2, 30)]:
         stage, held = fit(facts(host_bytes), Held(JOB, host_bytes=10), "write", "x", blocks, NO_LIBRARIES)
         assert stage.blocks == {"rows": rows} and stage.predicted == Footprint(10 + 10 * rows)
-        assert held == Held(JOB, host_bytes=10, missing=Footprint(missing))
+        assert held == Held(JOB, host_bytes=10, unmet=Footprint(unmet))
 
 
 def test_a_device_that_was_used_once_keeps_its_context():
@@ -53,7 +53,7 @@ def test_the_largest_need_of_each_kind_is_what_is_missing():
         arrays = dict(zip(("host", "device"), sizes, strict=True))
         blocks = Blocks([arrays], lambda shape: shape["host"], lambda shape: shape["device"])
         _, held = fit(given, held, "layout", "cuda", blocks, NO_LIBRARIES)
-    assert held.missing == Footprint(80, 310)
+    assert held.unmet == Footprint(80, 310)
 
 
 def test_kernels_are_held_once_compiled_and_spared_once_kept():

@@ -1,7 +1,7 @@
-"""The plans of the stages: block sizes and bytes of each, one after the other.
+"""Plan the stages of a run, one after the other: block sizes and bytes of each.
 
-A stage's module has its formulas: the bytes of its arrays come from the `sizes` modules beside the algorithms. A stage is
-a function of the facts and of what earlier stages hold; it returns its plan and what it leaves for the next one.
+A stage is a function of the facts and of what earlier stages hold; it returns its plan and what is held after it. The bytes
+of its arrays come from the `sizes` modules beside the algorithms.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ Stage = Callable[[Facts, Held], tuple[StagePlan, Held]]
 
 
 def plan_stages(facts: Facts) -> tuple[tuple[StagePlan, ...], Held]:
-    """Plan the stages in order; `missing` of what is held at the end says what does not fit."""
+    """Plan the stages in order; `unmet` of what is held at the end says what the budget does not meet."""
     plans, held = [], held_at_start(facts)
     for stage in _stages(facts):
         plan, held = stage(facts, held)

@@ -11,6 +11,7 @@ from streamumap.planning.overheads import GRAPH_AND_LAYOUT_KERNELS, SPECTRAL_KER
 
 
 def graph(facts: Facts, held: Held) -> tuple[StagePlan, Held]:
+    """Plan the fuzzy graph, which is kept on disk."""
     n, k = held.rows.n_rows, facts.params.n_neighbors
     again = n * k * 8 if facts.job.n_left_out else 0  # the k-NN graph once more, of the sampled rows only
     held = held.plus(disk_bytes=graph_sizes.disk_bytes(n, k) + again)
@@ -26,8 +27,8 @@ def graph(facts: Facts, held: Held) -> tuple[StagePlan, Held]:
 
 
 def start(facts: Facts, held: Held) -> tuple[StagePlan, Held]:
-    """First positions come from coarser levels of the graph. The rows of the coarsest level, or all where they are few, are
-    read `sample_rows` at a time for their PCA."""
+    """Plan the first positions, which come from coarser levels of the graph. The rows of the coarsest level, or all where they
+    are few, are read `sample_rows` at a time for their PCA."""
     if facts.params.init == "spectral":
         held = hold_kernels(facts, held, SPECTRAL_KERNELS)
     rows, c, on_device = held.rows, facts.params.n_components, _lays_out_on_device(facts)
@@ -70,6 +71,7 @@ def _before_levels_host(facts: Facts, block_rows: int) -> tuple[int, int]:
 
 
 def layout(facts: Facts, held: Held) -> tuple[StagePlan, Held]:
+    """Plan the layout. Raises InputError where its backend needs a GPU that is not there."""
     n, c, k = held.rows.n_rows, facts.params.n_components, facts.params.n_neighbors
     backend = facts.params.layout
     if backend == "auto":

@@ -28,6 +28,7 @@ OTHER_ROWS = (65_536, 16_384, 4_096, 1_024)
 
 
 def search(facts: Facts, held: Held) -> tuple[StagePlan, Held]:
+    """Plan the search by the backend that the options and the machine decide. Raises InputError where they contradict."""
     backends = {"given": _given, "packed": _sparse, "dense": _dense, "cuda": _cuda, "cuvs": _cuvs}
     backend = _backend(facts)
     if not facts.on_gpu:
@@ -54,7 +55,7 @@ def _backend(facts: Facts) -> str:
 
 
 def _given(facts: Facts, held: Held) -> tuple[StagePlan, Held]:
-    """Nothing is searched: the graph is copied, and its recall measured."""
+    """Plan no search: the graph that the user gives is copied, and its recall measured."""
     rows, k = held.rows, facts.params.n_neighbors
 
     def host(block_rows: int) -> int:
@@ -70,7 +71,7 @@ def _given(facts: Facts, held: Held) -> tuple[StagePlan, Held]:
 
 
 def _sparse(facts: Facts, held: Held) -> tuple[StagePlan, Held]:
-    """The search is by cells where there are enough rows and they fit (`batch_rows` > 0), else it is exhaustive."""
+    """Plan a search by cells where there are enough rows and they fit (`batch_rows` > 0), else an exhaustive one."""
     rows, k, threads = held.rows, facts.params.n_neighbors, facts.machine.n_cores
     exhaustive = facts.params.recall >= 1 or rows.n_rows <= sparse.EXHAUSTIVE_ROWS
     compiling = 2 * COMPILING_BYTES
@@ -93,7 +94,7 @@ def _sparse(facts: Facts, held: Held) -> tuple[StagePlan, Held]:
 
 
 def _dense(facts: Facts, held: Held) -> tuple[StagePlan, Held]:
-    """The recall of the lists found so far is measured in between, in blocks of at most the rows of a cell."""
+    """Plan a search by cells, whose recall is measured between its rounds in blocks of at most the rows of a cell."""
     rows, k, threads = held.rows, facts.params.n_neighbors, facts.machine.n_cores
     n, d = rows.n_rows, rows.n_features
 
@@ -108,8 +109,8 @@ def _dense(facts: Facts, held: Held) -> tuple[StagePlan, Held]:
 
 
 def _cuda(facts: Facts, held: Held) -> tuple[StagePlan, Held]:
-    """All rows are on the device where they fit, else the largest block of query rows that fits. An approximate search may
-    end in an exhaustive one, so both are counted."""
+    """Plan a search with all rows on the device where they fit, else with as many query rows as fit. An approximate search
+    may end in an exhaustive one, so both are counted."""
     rows, k, as_csr = held.rows, facts.params.n_neighbors, facts.as_csr
     n, d, dtype = rows.n_rows, rows.n_features, rows.dtype
     approximate = not knn.cuda_is_exhaustive(n, d, k, facts.params.recall)
@@ -141,7 +142,7 @@ def _cuda(facts: Facts, held: Held) -> tuple[StagePlan, Held]:
 
 
 def _cuvs(facts: Facts, held: Held) -> tuple[StagePlan, Held]:
-    """cuVS searches first, with all rows on both sides; then the recall of its neighbors is measured."""
+    """Plan a search by cuVS, which holds all rows on the host and on the device; then its recall is measured."""
     rows, k, as_csr = held.rows, facts.params.n_neighbors, facts.as_csr
     n, d = rows.n_rows, rows.n_features
 
@@ -158,7 +159,7 @@ def _cuvs(facts: Facts, held: Held) -> tuple[StagePlan, Held]:
 
 
 def _tiles(facts: Facts, n_rows: int) -> list[Shape]:
-    """Blocks of query rows, and of the rows that they are compared with, on a GPU."""
+    """List the blocks of query rows, and of the rows that they are compared with, on a GPU."""
     most_queries = min(n_rows, 131_072) if facts.as_csr else n_rows
     return [
         {"query_rows": query, "other_rows": other}

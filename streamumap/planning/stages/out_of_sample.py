@@ -6,7 +6,7 @@ from streamumap.planning.fit import Blocks, Facts, Held, Shape, block_sizes, fit
 from streamumap.planning.job import Job, StagePlan
 from streamumap.planning.overheads import CONTEXT_BYTES, OUT_OF_SAMPLE_KERNELS, READING_BYTES, TORCH_HOST_BYTES
 from streamumap.planning.stages.counting import csr_device_bytes
-from streamumap.planning.stages.rows import csr_rows, scan_bytes
+from streamumap.planning.stages.rows import csr_rows_footprint, scan_bytes
 from streamumap.reduce import pca
 from streamumap.source.base import pinned_bytes
 from streamumap.source.sae import sizes as sae
@@ -18,14 +18,15 @@ OTHER_ROWS = {
     "packed": (MOST_QUERIES, 16_384, 4096, 1024, 256, 64),
     "cuda": (65_536, 16_384, 4_096, 1_024),
 }
-"""Rows of the map that pass by a block of query rows at once, by backend."""
+"""Rows of the map with which a block of query rows is compared at once, by backend."""
 
 CSR_QUERY_BYTES = 4 * (8 << 20)
 """Host bytes while query rows become CSR rows: some as stored, the mask of those that are not zero, and pairs."""
 
 
 def place(facts: Facts, held: Held) -> tuple[StagePlan, Held]:
-    """New rows are the queries, `query_rows` at a time; the map's rows pass by, `other_rows` at a time."""
+    """Plan the search of new rows among those of the map: `query_rows` new rows at a time are compared with `other_rows` of the
+    map at a time."""
     rows, new, k = held.rows, new_rows(facts), facts.params.n_neighbors
     if not facts.on_gpu:
         held = hold_kernels(facts, held, OUT_OF_SAMPLE_KERNELS)
@@ -84,8 +85,8 @@ def _projecting_bytes(facts: Facts, new: Job) -> int:
 
 
 def read(facts: Facts, held: Held) -> tuple[StagePlan, Held]:
-    """New rows are scanned, and the rows of the map become CSR rows where they are searched so. An SAE encodes on the CPU."""
-    rows, new, csr = facts.job, new_rows(facts), csr_rows(facts)
+    """Plan the pass over new rows, and over those of a finished map where they become CSR rows. An SAE encodes on the CPU."""
+    rows, new, csr = facts.job, new_rows(facts), csr_rows_footprint(facts)
     positions = rows.n_rows * (facts.params.n_components * 4 + 16)
     encoding = max((sae.cpu(j.n_rows, j.raw_features, j.n_features) for j in (rows, new) if j.raw_features), default=0)
     row_bytes = max(rows.itemsize * rows.n_features, new.itemsize * new.n_features)

@@ -7,14 +7,14 @@ from streamumap.planning.overheads import WRITING_BYTES
 from streamumap.planning.stages.counting import count_device_bytes, count_host_bytes, csr_device_bytes
 
 LEAST_SAMPLE_ROWS = 500
-"""Sampled rows that are compared with all rows in one pass over these, at least, where there are as many."""
+"""Fewest sampled rows that are compared with all rows in one pass over these, where the sample has as many."""
 
 SMALL_BLOCK_ROWS = 2_048
-"""Rows of a block below which another pass with larger ones is faster."""
+"""Rows of a block below which another pass over the rows in larger blocks is faster."""
 
 
 def quality(facts: Facts, held: Held) -> tuple[StagePlan, Held]:
-    """Neighbors on the map are searched first, then ranks are counted among the rows."""
+    """Plan the measuring of the map: neighbors on it are searched, then their ranks are counted among the rows."""
     n, c, k = held.rows.n_rows, facts.params.n_components, facts.params.n_neighbors
     n_sample, n_others = quality_rows(n), QUALITY_NEIGHBORS + k - 1
 
@@ -44,7 +44,7 @@ def _quality_blocks(facts: Facts, held: Held) -> list[int]:
 
 
 def _quality_shapes(n_rows: int, blocks: list[int], on_gpu: bool) -> list[Shape]:
-    """The whole sample in one pass comes before large blocks, as long as these are not small."""
+    """List the blocks of the measuring: a smaller sample at once comes before blocks below SMALL_BLOCK_ROWS."""
     n_sample, least = quality_rows(n_rows), TINY_ROWS if is_tiny_forced() else LEAST_SAMPLE_ROWS
     large, small = [b for b in blocks if b >= SMALL_BLOCK_ROWS], [b for b in blocks if b < SMALL_BLOCK_ROWS]
     return [
@@ -57,13 +57,14 @@ def _quality_shapes(n_rows: int, blocks: list[int], on_gpu: bool) -> list[Shape]
 
 
 def _map_queries(n_rows: int, on_gpu: bool) -> list[int]:
-    """Numbers of rows whose neighbors on the map are searched together. On a GPU they are many: the further apart the points
-    of a tile lie, the more tiles of other points it meets."""
+    """List the numbers of rows whose neighbors on the map are searched together. They are large on a GPU: the further apart the
+    points of a tile lie, the more tiles of other points it meets."""
     most = min(n_rows, 1 << 22 if on_gpu else 1 << 17)
     return block_sizes(most, min(most, TINY_ROWS if is_tiny_forced() else 1 << 14))
 
 
 def write(facts: Facts, held: Held) -> tuple[StagePlan, Held]:
+    """Plan the writing of the tables and of the picture, which is smaller where there is little memory."""
     job, c = facts.job, facts.params.n_components
     n = job.placed.n_rows if job.mapped and job.placed else job.n_rows + job.n_left_out
     libraries = 0 if facts.on_gpu else WRITING_BYTES

@@ -25,10 +25,11 @@ from streamumap.source.sparse.csr_rows import csr_footprint
 
 
 def read(facts: Facts, held: Held) -> tuple[StagePlan, Held]:
+    """Plan the first pass over all rows, in which they are checked, encoded by an SAE and made CSR rows, as the job asks."""
     job, on_device, encodes = facts.job, _scans_on_device(facts), _encodes_on_device(facts)
     block_bytes = (64 if on_device else 32) * 2**20
     sizes = block_sizes(max(1, min(job.n_rows, block_bytes // max(job.n_features * job.itemsize, 1))), 1)
-    csr = csr_rows(facts)
+    csr = csr_rows_footprint(facts)
 
     def host(block_rows: int) -> int:
         block = 0 if job.sparse else block_rows * job.n_features * job.itemsize
@@ -82,7 +83,7 @@ def _encoding_bytes(facts: Facts) -> int:
     return (sae.cuda_host if facts.on_gpu else sae.cpu)(job.n_rows, job.raw_features, job.n_features)
 
 
-def csr_rows(facts: Facts) -> Footprint:
+def csr_rows_footprint(facts: Facts) -> Footprint:
     """Count the bytes of the CSR rows that stay on the host, in memory or on disk; none where the rows stay dense."""
     job = facts.job
     if job.n_nonzero is None:
@@ -93,7 +94,7 @@ def csr_rows(facts: Facts) -> Footprint:
 
 
 def reduce(facts: Facts, held: Held) -> tuple[StagePlan, Held]:
-    """PCA, and ICA among its components where that is asked for; later stages see rows of `reduce_dims` float32 values."""
+    """Plan PCA, and ICA among its components where that is asked for. Later stages see rows of `reduce_dims` float32 values."""
     job, dims = held.rows, min(facts.params.reduce_dims, held.rows.n_features, held.rows.n_rows)
     independent = facts.params.reduce == "ica"
     searching = ica.footprint(job.n_rows, dims, facts.machine.n_cores) if independent else 0
