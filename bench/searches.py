@@ -25,7 +25,7 @@ from streamumap.run import dispatch
 from streamumap.run import prepare as intake
 from streamumap.run.dispatch import Rows
 from streamumap.source import Reading, open_rows, stored_dtype
-from streamumap.source.scan.cpu import check_finite
+from streamumap.source.scan.result import check_finite
 from streamumap.source.sparse.csr_rows import csr_footprint, pack
 from streamumap.source.views.centered import View
 from streamumap.source.views.normalized import DenseRows

@@ -18,7 +18,8 @@ from streamumap.neighbors.zero import close_gaps, join_zero_rows
 from streamumap.params import Params
 from streamumap.planning.job import Plan
 from streamumap.source import RowSource
-from streamumap.source.scan.cpu import Scan, scan
+from streamumap.source.scan.cpu import scan
+from streamumap.source.scan.result import Scan
 from streamumap.source.sparse.csr_rows import CsrRows
 from streamumap.source.views.centered import View
 from streamumap.source.views.normalized import DenseRows

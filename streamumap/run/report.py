@@ -9,7 +9,7 @@ from streamumap import __version__
 from streamumap.params import Params
 from streamumap.planning.job import Plan
 from streamumap.source import RowSource
-from streamumap.source.scan.cpu import Scan
+from streamumap.source.scan.result import Scan
 
 PACKAGES = ("numpy", "torch", "triton", "numba", "scipy", "scikit-learn")
 

@@ -18,7 +18,7 @@ from streamumap.run.recorder import Meter, Recorder
 from streamumap.run.report import report
 from streamumap.show.meta import Meta
 from streamumap.source import RowSource, ToConvert, open_rows
-from streamumap.source.scan.cpu import Scan
+from streamumap.source.scan.result import Scan
 from streamumap.source.sparse.csr_rows import CsrRows
 from streamumap.source.views.centered import View
 from streamumap.source.views.row_selection import RowSelection

@@ -98,7 +98,7 @@ def _open_as(x: Any, reading: Reading) -> RowSource | ToConvert:
 
             source = EncodedRows(source, read_checkpoint(reading.sae))
         if reading.of == "features":
-            from streamumap.source.sparse.transposed import TransposedRows
+            from streamumap.source.views.transposed import TransposedRows
 
             source = TransposedRows(source)
         return source

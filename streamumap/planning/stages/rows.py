@@ -16,7 +16,7 @@ from streamumap.source.sae import sizes as encoding
 
 
 def read(f: BudgetFit) -> StagePlan:
-    from streamumap.source.scan.cpu import device_pairs_footprint, device_scan_footprint
+    from streamumap.source.scan.sizes import device_pairs_footprint, device_scan_footprint
 
     job, working = f.job, f.host_base
     on_device = f.gpu is not None and job.dtype in DEVICE_DTYPES
@@ -52,7 +52,7 @@ def read(f: BudgetFit) -> StagePlan:
 
 def scanning(job: Job, block_rows: int) -> int:
     """Host bytes of a pass over the rows on the CPU."""
-    from streamumap.source.scan.cpu import pairs_scan_footprint, scan_footprint
+    from streamumap.source.scan.sizes import pairs_scan_footprint, scan_footprint
 
     if job.sparse:
         return pairs_scan_footprint(job.n_rows, job.n_features, job.itemsize)

@@ -5,7 +5,7 @@ import numpy as np
 from streamumap.run.dispatch import Rows
 from streamumap.run.run import Run
 from streamumap.source.base import RowSource, stored_dtype
-from streamumap.source.scan.cpu import Scan
+from streamumap.source.scan.result import Scan
 from streamumap.source.views.normalized import DenseRows
 
 TIED_SHARE = 0.1

@@ -14,7 +14,8 @@ from streamumap.run.recorder import Meter
 from streamumap.run.run import New, Run
 from streamumap.source import RowSource, ToConvert, check_shape
 from streamumap.source.base import SparseSource
-from streamumap.source.scan.cpu import Scan, check_finite, scan, wild_features
+from streamumap.source.scan.cpu import scan
+from streamumap.source.scan.result import Scan, check_finite, wild_features
 from streamumap.source.sparse.csr_rows import CsrRows, pack
 from streamumap.source.views.centered import View, centred
 from streamumap.source.views.row_selection import RowSelection, all_but
