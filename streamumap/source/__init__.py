@@ -2,7 +2,8 @@
 
 from streamumap.source.base import CsrBlock, RowSource, SparseSource, blocks, check_shape, stored_dtype, widen
 from streamumap.source.formats.convert import ToConvert, in_place
-from streamumap.source.opening import Reading, open_rows, open_source
+from streamumap.source.opening import open_rows, open_source
+from streamumap.source.reading import Reading
 
 __all__ = [
     "CsrBlock",

@@ -19,6 +19,11 @@ BROKEN = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOF
 RESAVE = "write it again"
 
 
+def is_zip(file: OpenFile) -> bool:
+    """Whether the file begins as a zip file does."""
+    return file.head(2) == b"PK"
+
+
 class Archive:
     """A zip file. Raises InputError where its directory is not whole or a member has a name that leads elsewhere."""
 
@@ -42,6 +47,10 @@ class Archive:
                 raise wrong(self.called(name), "member", "one that is not compressed", "a compressed one", RESAVE)
             if name.endswith(".pkl") and info.file_size > largest_pickle:
                 raise wrong(self.called(name), "size", f"at most {largest_pickle} bytes", info.file_size, RESAVE)
+
+    def is_torch(self) -> bool:
+        """Whether `torch.save` wrote it."""
+        return any(name.endswith("/data.pkl") for name in self.members)
 
     def is_stored(self, name: str) -> bool:
         return self.members[name].compress_type == zipfile.ZIP_STORED

@@ -8,7 +8,8 @@ import numpy as np
 from streamumap.source.base import stored_dtype
 from streamumap.source.checks import check_2d, resolve_dtype
 from streamumap.source.file import SAMPLE_BYTES, OpenFile
-from streamumap.source.formats.npy_header import NpyHeader, fortran_order, header_at
+from streamumap.source.formats.npy_header import MAGIC, NpyHeader, fortran_order, header_at
+from streamumap.source.reading import Reading
 
 PIECE_BYTES = 4 << 20
 
@@ -88,8 +89,18 @@ class FileRows:
             self.file.fill(body[start:stop], offset)
 
 
-def npy_rows(path: str | bytes | os.PathLike, dtype: str | None = None) -> FileRows:
-    """The rows of a 2-D `.npy` file in C order. Raises InputError.
+def is_npy(file: OpenFile) -> bool:
+    """Whether the file begins as a `.npy` does."""
+    return file.head(len(MAGIC)) == MAGIC
+
+
+def npy_rows(file: OpenFile, reading: Reading) -> FileRows:
+    """The rows of a 2-D `.npy` file in C order. Raises InputError."""
+    return npy_rows_at(file, file.name, reading.dtype)
+
+
+def open_npy(path: str | bytes | os.PathLike, dtype: str | None = None) -> FileRows:
+    """Opens the rows of a 2-D `.npy` file in C order. Raises InputError.
 
     `dtype="bfloat16"` reads V2 or uint16 words as bfloat16. `warnings` holds sentences for the user.
     """

@@ -7,21 +7,21 @@ from streamumap.source.checks import NUMBERS, check_2d, short, wrong
 from streamumap.source.file import OpenFile
 from streamumap.source.formats.npy import FileRows
 from streamumap.source.formats.npy_header import checked_shape
+from streamumap.source.reading import Reading
 
 NAMES = (*(np.dtype(number).name for number in NUMBERS), "bfloat16")
 
 
-def raw_rows(path: str, shape: tuple[int, ...], dtype: str | None) -> FileRows:
+def raw_rows(file: OpenFile, reading: Reading) -> FileRows:
     """The rows of a headerless file, row after row, little-endian. Raises InputError unless they fill it exactly."""
+    path, dtype = file.name, reading.dtype
     if dtype not in NAMES:
         found = "none" if dtype is None else short(dtype)
         raise wrong(path, "--dtype", f"one of {', '.join(NAMES)}", found, "say which: the file does not")
     stored = stored_dtype(dtype).newbyteorder("<")
-    sizes = check_2d(path, checked_shape(shape, stored.itemsize, path, "give the right --shape"))
-    file = OpenFile(path)
+    sizes = check_2d(path, checked_shape(reading.shape, stored.itemsize, path, "give the right --shape"))
     expected = sizes[0] * sizes[1] * stored.itemsize
     if file.n_bytes != expected:
-        file.close()
         remedy = "give the --shape and --dtype with which it was written"
         raise wrong(path, "size", f"{expected} bytes for {sizes[0]} x {sizes[1]} of {dtype}", file.n_bytes, remedy)
     return FileRows(file, path, 0, sizes, stored, dtype)

@@ -24,6 +24,7 @@ from streamumap.source.checks import short, wrong
 from streamumap.source.file import OpenFile
 from streamumap.source.formats.npy import FileRows
 from streamumap.source.formats.safetensors import DTYPES, read_tensors
+from streamumap.source.formats.torch_file import load_tensors
 from streamumap.source.sae.encoder import Encoder
 
 WEIGHT_FILES = ("sae_weights.safetensors", "sae.safetensors", "model.safetensors", "ae.pt")
@@ -49,7 +50,7 @@ def read_checkpoint(path: str | os.PathLike) -> Checkpoint:
     config = _config(file)
     with OpenFile(file, "an SAE checkpoint (.safetensors or .pt)") as opened:
         fingerprint = {"blake2b": opened.sampled_hash(0, 0, opened.n_bytes), "config": config} | opened.identity
-        arrays = _pt_arrays(file) if opened.head(2) == b"PK" else _safetensors_arrays(opened)
+        arrays = _pt_arrays(opened) if opened.head(2) == b"PK" else _safetensors_arrays(opened)
     return Checkpoint(file, arrays, config, fingerprint)
 
 
@@ -228,12 +229,10 @@ def _safetensors_arrays(file: OpenFile) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _pt_arrays(path: str) -> dict[str, np.ndarray]:
-    from streamumap.source.formats.torch_file import load_tensors
-
+def _pt_arrays(file: OpenFile) -> dict[str, np.ndarray]:
     try:
-        return {name: tensor.float().numpy().copy() for name, tensor in load_tensors(path).items() if tensor.ndim <= 2}
+        return {name: tensor.float().numpy().copy() for name, tensor in load_tensors(file).items() if tensor.ndim <= 2}
     except (TypeError, RuntimeError) as error:
         raise wrong(
-            path, "tensors", "dense ones", short(str(error)), "save the state_dict of the autoencoder"
+            file.name, "tensors", "dense ones", short(str(error)), "save the state_dict of the autoencoder"
         ) from error
