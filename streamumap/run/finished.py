@@ -14,7 +14,7 @@ from streamumap.errors import InputError
 from streamumap.params import Params
 from streamumap.planning.job import Job, job_of
 from streamumap.source import Reading, RowSource, ToConvert, open_rows, open_source
-from streamumap.source.views.centered import View, like
+from streamumap.source.views.centered import ComparedView, rebuild_view
 from streamumap.source.views.row_selection import RowSelection
 from streamumap.store.blockfile import BlockFile
 from streamumap.store.manifest import NAME as MANIFEST
@@ -76,9 +76,9 @@ class Finished:
         dtype = "float32" if self.centred or self.report["input"]["exponent"] else job.dtype
         return replace(job, n_rows=len(self.positions), dtype=dtype, n_nonzero=self.n_nonzero, mapped=True)
 
-    def view(self, given: RowSource) -> View:
+    def view(self, given: RowSource) -> ComparedView:
         """How the rows on the map were compared; `given`: its input, where that can be read."""
-        return like(self.kept.source(given), self.report["input"]["exponent"], self.centred, self.params.metric)
+        return rebuild_view(self.kept.source(given), self.report["input"]["exponent"], self.centred, self.params.metric)
 
     def reduced(self) -> tuple[RowSource, BlockFile]:
         """The rows on the map as they were reduced, and the file of the components. Raises InputError."""

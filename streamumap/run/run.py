@@ -20,7 +20,7 @@ from streamumap.show.meta import Meta
 from streamumap.source import RowSource, ToConvert, open_rows
 from streamumap.source.scan.result import Scan
 from streamumap.source.sparse.csr_rows import CsrRows
-from streamumap.source.views.centered import View
+from streamumap.source.views.centered import ComparedView
 from streamumap.source.views.row_selection import RowSelection
 from streamumap.store.blockfile import BlockFile
 from streamumap.store.resumable import SavedCheckpoint
@@ -70,7 +70,7 @@ class Run(Recorder):
         self.drop_nonfinite, self.n_snapshots = drop_nonfinite, n_snapshots
         self.kept = RowSelection(given.n_rows, sample)
         self.csr: CsrRows | None = None
-        self.view = View()
+        self.view = ComparedView()
         self.places_rest, self.origin = places_rest, origin or {}
         self.new: New | None = None
         self.kept_files: set[str] = set()  # of the k-NN graph, made by `knn`
@@ -154,7 +154,7 @@ class Run(Recorder):
             return self.work.open("knn_indices"), self.work.open("knn_distances")
         return (
             self._of_kept("indices", self.kept.numbers_of),
-            self._of_kept("distances", lambda block: self.view.resized(block, self.params.metric)),
+            self._of_kept("distances", lambda block: self.view.scale(block, self.params.metric)),
         )
 
     def _of_kept(self, name: str, of_block: Callable[[np.ndarray], np.ndarray]) -> BlockFile:
