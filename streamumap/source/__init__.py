@@ -1,4 +1,4 @@
-"""Rows in: one `RowSource` whatever they are kept in."""
+"""Reads rows of any format through one interface, `RowSource`."""
 
 from streamumap.source.base import CsrBlock, RowSource, SparseSource, blocks, check_shape, stored_dtype, widen
 from streamumap.source.formats.convert import ToConvert, in_place

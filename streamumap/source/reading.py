@@ -1,4 +1,4 @@
-"""What the user says about an input that does not say it itself."""
+"""`Reading`: options for inputs that do not describe themselves."""
 
 import os
 from dataclasses import asdict, dataclass
@@ -6,12 +6,12 @@ from dataclasses import asdict, dataclass
 
 @dataclass(frozen=True)
 class Reading:
-    """How an input is to be read, where it does not say so itself.
+    """The user's options for reading an input.
 
-    dtype: "bfloat16" where that is kept as V2 or uint16; of a headerless file, its dtype. n_features: the width of rows
-    that are kept as pairs. key: which array, tensor, column or data set is the rows. shape: of a headerless file.
-    sae: a checkpoint whose codes of the rows are wanted. of: "rows"; "features", the rows of the transposed matrix;
-    "decoder", the directions of the latents of `sae`.
+    dtype: "bfloat16" for bfloat16 stored as V2 or uint16; the dtype of a file without a header. n_features: the width of
+    rows stored as pairs. key: the name of the array, tensor, column or data set that holds the rows. shape: the shape of
+    a file without a header. sae: a checkpoint that encodes the rows. of: "rows"; "features", the rows of the transposed
+    matrix; "decoder", the directions of the latents of `sae`.
     """
 
     dtype: str | None = None
@@ -22,7 +22,7 @@ class Reading:
     of: str = "rows"
 
     def to_json(self) -> dict:
-        """What was said, with whole paths."""
+        """Returns the options that were given, with absolute paths."""
         said = {name: value for name, value in asdict(self).items() if value is not None}
         return said | ({} if self.sae is None else {"sae": os.path.abspath(os.fsdecode(self.sae))})
 

@@ -1,4 +1,4 @@
-"""Rows in a file without a header: the user says what they are."""
+"""Rows in a file without a header; the user gives shape and dtype."""
 
 import numpy as np
 
@@ -13,7 +13,7 @@ NAMES = (*(np.dtype(number).name for number in NUMBERS), "bfloat16")
 
 
 def raw_rows(file: OpenFile, reading: Reading) -> FileRows:
-    """The rows of a headerless file, row after row, little-endian. Raises InputError unless they fill it exactly."""
+    """Opens rows stored row after row, little-endian. Raises InputError unless they fill the file exactly."""
     path, dtype = file.name, reading.dtype
     if dtype not in NAMES:
         found = "none" if dtype is None else short(dtype)
