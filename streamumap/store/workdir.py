@@ -278,9 +278,10 @@ class Workdir:
         """To be written to at its end, where a new line begins."""
         with suppress(OSError):
             log = os.open(self.path / LOG, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
-            size = os.fstat(log).st_size
-            if size and os.pread(log, 1, size - 1) != b"\n":
-                os.write(log, b"\n")
+            with suppress(OSError):  # on a full disk the log goes on behind the half line
+                size = os.fstat(log).st_size
+                if size and os.pread(log, 1, size - 1) != b"\n":
+                    os.write(log, b"\n")
             return log
         return -1
 

@@ -325,6 +325,24 @@ def test_a_log_that_cannot_be_written_is_no_error(work, monkeypatch):
     work.log("begin", stage="read")
 
 
+def test_a_log_that_ends_amid_a_line_on_a_full_disk(work, monkeypatch):
+    work.log("begin", stage="read")
+    with open(work.path / "run.log", "a") as log:
+        log.write('{"time": "2026')
+    work.close()
+    before = n_descriptors()
+    write = os.write
+
+    def full(descriptor, data):
+        if os.readlink(f"/proc/self/fd/{descriptor}").endswith("run.log"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(descriptor, data)
+
+    monkeypatch.setattr(os, "write", full)
+    Workdir(work.path, INPUT).close()
+    assert n_descriptors() == before
+
+
 # What is done with files
 
 
