@@ -25,9 +25,9 @@ from streamumap.run import dispatch
 from streamumap.run.dispatch import Rows
 from streamumap.run.prepare import budget_for
 from streamumap.source import Reading, open_rows, stored_dtype
-from streamumap.source.scan.cpu import check_finite
+from streamumap.source.scan.result import check_finite
 from streamumap.source.sparse.csr_rows import csr_footprint, pack
-from streamumap.source.views.centered import View
+from streamumap.source.views.centered import ComparedView
 from streamumap.source.views.normalized import DenseRows
 from streamumap.store.checkpoint import NO_CHECKPOINT
 
@@ -68,7 +68,7 @@ def open_setting(x, width: int | None, metric: str, k: int, device: str, budget:
     plan = make_plan(replace(job_of(source), n_nonzero=found.n_nonzero), p, caps, machine)
     if plan.as_csr and csr is None:
         csr = pack(source, plan["read"].blocks["block_rows"], found.n_nonzero)
-    rows = Rows(source, source, csr if plan.as_csr else None, found, View(), metric)
+    rows = Rows(source, source, csr if plan.as_csr else None, found, ComparedView(), metric)
     return Setting(rows, machine, caps, metric, k, time.perf_counter() - started)
 
 

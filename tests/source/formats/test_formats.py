@@ -23,8 +23,8 @@ from streamumap.params import Params
 from streamumap.planning.job import job_of
 from streamumap.request import Request
 from streamumap.source import Reading, SparseSource, ToConvert, in_place, open_source
+from streamumap.source.formats.csr_writer import pack_file
 from streamumap.source.scan.cpu import scan
-from streamumap.source.sparse.pack import pack_file
 
 N, D, K = 70, 50, 5
 BOUNDS = dict(budget="1GB", device="cpu")

@@ -9,8 +9,8 @@ from streamumap.errors import OutputError
 from streamumap.store.blockfile import BlockFile
 
 
-class InMemory:
-    """Values of one dtype in RAM, with InFile's methods."""
+class MemoryArray:
+    """Values of one dtype in RAM, with FileArray's methods."""
 
     def __init__(self, n_values: int, dtype: np.dtype):
         self._values = np.empty(n_values, dtype)
@@ -34,7 +34,7 @@ class InMemory:
     discard = close
 
 
-class InFile:
+class FileArray:
     """Values of one dtype in a file that has its full size from the first moment. Raises OutputError."""
 
     def __init__(self, path: Path, n_values: int, dtype: np.dtype):
@@ -91,4 +91,4 @@ def _cannot_write(path: Path, n_bytes: int, error: OSError) -> OutputError:
     )
 
 
-Store = InMemory | InFile | BlockFile
+ValueArray = MemoryArray | FileArray | BlockFile
