@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from streamumap.store.publish import publish
+from streamumap.store.atomic import publish
 
 SAMPLE_ROWS = 20_000
 """Evenly spread rows that HDBSCAN sees: its time grows with their square; every row then joins its nearest one's."""

@@ -10,7 +10,7 @@ import numpy as np
 from streamumap.errors import InputError
 from streamumap.show.columns import Labels, read_lines, read_table
 from streamumap.show.runs import Run, open_run, read_map
-from streamumap.store.publish import publish
+from streamumap.store.atomic import publish
 
 ENDINGS = {"anndata": ".h5ad", "csv": ".csv", "geojson": ".geojson"}
 CHUNK_ROWS = 1 << 16

@@ -11,7 +11,7 @@ from streamumap.show.palette import DARK, LIGHT, Theme
 from streamumap.show.png import render_frame
 from streamumap.show.raster import View, fit_view
 from streamumap.show.runs import read_map
-from streamumap.store.publish import publish
+from streamumap.store.atomic import publish
 
 FRAME_MS, LAST_MS = 120, 2000
 SAME = 8  # of 255: a colour this near to one of the theme's gives way to it

@@ -17,7 +17,7 @@ from streamumap.show.colors import GREY, Coded, code, ends
 from streamumap.show.columns import Column, Numbers
 from streamumap.show.palette import DARK, LIGHT, Theme
 from streamumap.show.raster import Layer, View, disc_radius, fit_view, rasterise, shade
-from streamumap.store.publish import publish
+from streamumap.store.atomic import publish
 
 DPI = 100
 LEAST_PX, MOST_PX = 200, 4000

@@ -11,17 +11,16 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from functools import partial
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 from streamumap.errors import OutputError
 from streamumap.machine.memory import format_bytes
 from streamumap.store import lock
-from streamumap.store.atomic import sync_folder, write_whole
+from streamumap.store.atomic import OUT_REMEDY, Write, rename, write_file, writing
 from streamumap.store.blockfile import BlockFile, Checksum
 from streamumap.store.manifest import NAME as MANIFEST
 from streamumap.store.manifest import as_text, check_input, is_whole, new_manifest, read_manifest
@@ -79,21 +78,24 @@ class Workdir:
         self._written: dict[str, Checksum] = {}
         self._whole: dict[str, bool] = {}
         self._log = -1
-        self._writable(lambda: self.path.mkdir(parents=True, exist_ok=True))
-        self._lock: int = self._writable(lambda: lock.lock(self.path))
+        with self._writing():
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = lock.lock(self.path)
         try:
             found = read_manifest(self.path, {UNFINISHED_MANIFEST, lock.NOTE, LOG})
             self.damaged = found is not None and not fresh and not is_whole(found)
             if found is not None and not fresh and not self.damaged:
                 check_input(found, fingerprint, name, self.path)
-            self._writable(lambda: lock.leave_note(self.path))
+            with self._writing():
+                lock.leave_note(self.path)
             if found is not None and fresh:
                 self._remove_all()
             if found is None or fresh or self.damaged:
                 found = new_manifest(fingerprint, name)
             self._manifest = found
             self._save_manifest()
-            self._writable(lambda: self.scratch.mkdir(exist_ok=True))
+            with self._writing():
+                self.scratch.mkdir(exist_ok=True)
             self._log = self._open_log()
         except BaseException:
             self.close()
@@ -122,9 +124,10 @@ class Workdir:
     def _reserve(self, n_bytes: int) -> None:
         path = self.scratch / RESERVED
         if not n_bytes:
-            self._writable(partial(path.unlink, missing_ok=True))
+            self.remove(path)
         elif path.exists():
-            self._writable(partial(os.truncate, path, n_bytes))
+            with self._writing():
+                os.truncate(path, n_bytes)
         else:
             BlockFile.create(path, (n_bytes,), np.uint8).close()
 
@@ -159,8 +162,9 @@ class Workdir:
         self.remove(*(self.path / name for name in OF_THE_MAP))
 
     def remove(self, *paths: Path) -> None:
-        for path in paths:
-            self._writable(partial(path.unlink, missing_ok=True))
+        with self._writing():
+            for path in paths:
+                path.unlink(missing_ok=True)
 
     def create(self, name: str, shape: tuple[int, ...], dtype) -> BlockFile:
         """A new BlockFile in scratch."""
@@ -195,16 +199,18 @@ class Workdir:
 
     def publish_saved(self, name: str) -> None:
         """Moves a file from scratch to the run, under its own name."""
-        self._rename(self.scratch / f"{name}.npy", self.path / f"{name}.npy")
+        with self._writing():
+            rename(self.scratch / f"{name}.npy", self.path / f"{name}.npy")
 
     def publish_snapshot(self, epoch: int, positions: np.ndarray) -> None:
         """RUN/snapshots/epoch_000123.npy."""
         name = f"epoch_{epoch:06d}.npy"
         self.save(name.removesuffix(".npy"), positions)
-        self._writable(lambda: (self.path / SNAPSHOTS).mkdir(exist_ok=True))
-        self._rename(self.scratch / name, self.path / SNAPSHOTS / name)
+        with self._writing():
+            (self.path / SNAPSHOTS).mkdir(exist_ok=True)
+            rename(self.scratch / name, self.path / SNAPSHOTS / name)
 
-    def publish(self, name: str, write: Callable[[BinaryIO], object]) -> None:
+    def publish(self, name: str, write: Write) -> None:
         """`write(file)` makes the file, out of all that is still set aside; then it gets its final name."""
         self._reserve(0)
         self.replace(self.path / name, write)
@@ -213,16 +219,15 @@ class Workdir:
         text = json.dumps(value, indent=2, allow_nan=False) + "\n"
         self.publish(name, lambda file: file.write(text.encode()))
 
-    def replace(self, path: Path, write: Callable[[BinaryIO], object]) -> None:
+    def replace(self, path: Path, write: Write) -> None:
         """The same with any file of the run."""
-        temporary = self.scratch / f".{path.name}"
-        self._writable(lambda: write_whole(temporary, write))
-        self._rename(temporary, path)
+        with self._writing():
+            write_file(path, write, self.scratch / f".{path.name}")
 
     @contextmanager
     def writing(self, path: Path) -> Iterator[int]:
         """The descriptor of a file of the run that is made where it is missing."""
-        with self._as_output_error():
+        with self._writing():
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             try:
                 yield descriptor
@@ -268,7 +273,7 @@ class Workdir:
 
     def _remove_all(self) -> None:
         """What a run makes, and nothing else."""
-        self._writable((self.path / MANIFEST).unlink)
+        self.remove(self.path / MANIFEST)
         files = [f"{name}.npy" for names in FILES.values() for name in names]
         self.remove(*(self.path / name for name in (*files, *OF_THE_MAP, LOG)))
         for folder in (self.scratch, self.path / SNAPSHOTS):
@@ -285,29 +290,9 @@ class Workdir:
         return -1
 
     def _save_manifest(self):
-        temporary = self.path / UNFINISHED_MANIFEST
         text = as_text(self._manifest).encode()
-        self._writable(lambda: write_whole(temporary, lambda file: file.write(text)))
-        self._rename(temporary, self.path / MANIFEST)
+        with self._writing():
+            write_file(self.path / MANIFEST, lambda file: file.write(text), self.path / UNFINISHED_MANIFEST)
 
-    def _rename(self, source: Path, target: Path):
-        def rename():
-            os.replace(source, target)
-            sync_folder(target.parent)
-
-        self._writable(rename)
-
-    def _writable(self, action: Callable[[], Any]) -> Any:
-        with self._as_output_error():
-            return action()
-
-    @contextmanager
-    def _as_output_error(self) -> Iterator[None]:
-        try:
-            yield
-        except OutputError:
-            raise
-        except OSError as e:
-            raise OutputError(
-                f"--out: {self.path}: cannot be written ({e.strerror or e}); free space or choose another --out."
-            ) from e
+    def _writing(self) -> AbstractContextManager[None]:
+        return writing(f"--out: {self.path}", OUT_REMEDY)

@@ -60,7 +60,7 @@ def test_anndata(run):
 def test_what_cannot_be_exported(run, monkeypatch):
     with pytest.raises(InputError, match="--to: expected anndata, csv, geojson, found xls"):
         export_run(run, "xls")
-    with pytest.raises(OutputError, match="no/x.csv: expected to write"):
+    with pytest.raises(OutputError, match="no/x.csv: cannot be written"):
         export_run(run, "csv", run / "no" / "x.csv")
     monkeypatch.setitem(sys.modules, "anndata", None)
     with pytest.raises(InputError, match="install it with pip install anndata"):

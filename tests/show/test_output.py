@@ -13,7 +13,7 @@ from streamumap.show.look import Wanted, columns_of
 from streamumap.show.output import animate_run, page_of, render_run, view_run, write_parquet
 from streamumap.show.runs import describe, open_run
 from streamumap.source import open_source
-from streamumap.store.atomic import write_whole
+from streamumap.store.atomic import write_through
 from streamumap.store.statefile import write_state
 
 REPORT = {
@@ -94,7 +94,7 @@ def test_labels_and_darkness_change_the_picture(run):
 def test_a_half_finished_run_is_drawn_from_its_checkpoint(tmp_path):
     (tmp_path / "scratch").mkdir()
     path = tmp_path / "scratch" / "layout.state"
-    write_whole(path, lambda file: write_state(file, {}, {"positions": points()}))
+    write_through(path, lambda file: write_state(file, {}, {"positions": points()}))
     assert render_run(tmp_path, tmp_path / "p.png", size_px=200).exists()
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from streamumap.errors import InputError
 from streamumap.show.page.content import Content
-from streamumap.store.publish import publish
+from streamumap.store.atomic import publish
 
 MOST_BYTES = 60_000_000
 """Of a page: what a mail or a chat still takes, and a browser opens at once."""
