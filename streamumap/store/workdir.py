@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
@@ -24,9 +23,10 @@ from streamumap.store.atomic import OUT_REMEDY, Write, rename, write_file, writi
 from streamumap.store.blockfile import BlockFile, Checksum
 from streamumap.store.manifest import NAME as MANIFEST
 from streamumap.store.manifest import as_text, check_input, is_whole, new_manifest, read_manifest
+from streamumap.store.runlog import NAME as LOG_NAME
+from streamumap.store.runlog import RunLog
 
 UNFINISHED_MANIFEST = f".{MANIFEST}"
-LOG = "run.log"
 SCRATCH = "scratch"
 SNAPSHOTS = "snapshots"
 RESERVED = "reserved"
@@ -38,7 +38,8 @@ FILES = {
 }
 """What the stages leave behind, without .npy."""
 
-OF_THE_MAP = ("run.json", "map.png", "embedding.parquet", "labels.parquet", "map.html", "map.gif")
+OF_THE_MAP = ("run.json", "embedding.parquet", "labels.parquet", "map.*")
+"""What describes a map and goes with it. map.* are its pictures, its page and its exports under their default names."""
 
 
 def key_of(*parts) -> str:
@@ -77,12 +78,12 @@ class Workdir:
         self.warn: Callable[[str], None] = lambda text: None
         self._written: dict[str, Checksum] = {}
         self._whole: dict[str, bool] = {}
-        self._log = -1
+        self._log = RunLog()
         with self._writing():
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = lock.lock(self.path)
         try:
-            found = read_manifest(self.path, {UNFINISHED_MANIFEST, lock.NOTE, LOG})
+            found = read_manifest(self.path, {UNFINISHED_MANIFEST, lock.NOTE, LOG_NAME})
             self.damaged = found is not None and not fresh and not is_whole(found)
             if found is not None and not fresh and not self.damaged:
                 check_input(found, fingerprint, name, self.path)
@@ -96,17 +97,14 @@ class Workdir:
             self._save_manifest()
             with self._writing():
                 self.scratch.mkdir(exist_ok=True)
-            self._log = self._open_log()
+            self._log.open(self.path)
         except BaseException:
             self.close()
             raise
 
     def log(self, event: str, **facts: Any) -> None:
-        """A line of run.log, for whoever wants to know afterwards what happened. A full disk is no reason to end for it."""
-        when = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime()) + f".{time.time_ns() // 10**6 % 1000:03d}Z"
-        line = json.dumps({"time": when, "process": os.getpid(), "event": event} | facts)
-        with suppress(OSError):
-            os.write(self._log, line.encode() + b"\n")
+        """Appends a line to run.log."""
+        self._log.write(event, **facts)
 
     def reserve(self, n_bytes: int) -> None:
         """Sets aside what is missing to `n_bytes` in all, of which files made later take their part. Raises OutputError where
@@ -159,7 +157,7 @@ class Workdir:
     def retract(self) -> None:
         """Removes what described the map that is about to be replaced."""
         self.forget("embedding")
-        self.remove(*(self.path / name for name in OF_THE_MAP))
+        self._remove_files_of_the_map()
 
     def remove(self, *paths: Path) -> None:
         with self._writing():
@@ -247,10 +245,9 @@ class Workdir:
         if self._lock >= 0:
             with suppress(OSError):
                 (self.path / lock.NOTE).unlink(missing_ok=True)
-        for descriptor in (self._log, self._lock):
-            if descriptor >= 0:
-                os.close(descriptor)
-        self._log = self._lock = -1
+            os.close(self._lock)
+            self._lock = -1
+        self._log.close()
 
     def _is_whole(self, name: str, expected: int | None) -> bool:
         """As it was when it was done; looked at once."""
@@ -275,19 +272,14 @@ class Workdir:
         """What a run makes, and nothing else."""
         self.remove(self.path / MANIFEST)
         files = [f"{name}.npy" for names in FILES.values() for name in names]
-        self.remove(*(self.path / name for name in (*files, *OF_THE_MAP, LOG)))
+        self.remove(*(self.path / name for name in (*files, LOG_NAME)))
+        self._remove_files_of_the_map()
         for folder in (self.scratch, self.path / SNAPSHOTS):
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _open_log(self) -> int:
-        """To be written to at its end, where a new line begins."""
-        with suppress(OSError):
-            log = os.open(self.path / LOG, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
-            size = os.fstat(log).st_size
-            if size and os.pread(log, 1, size - 1) != b"\n":
-                os.write(log, b"\n")
-            return log
-        return -1
+    def _remove_files_of_the_map(self) -> None:
+        paths = (path for pattern in OF_THE_MAP for path in self.path.glob(pattern))
+        self.remove(*(path for path in paths if not path.is_dir()))
 
     def _save_manifest(self):
         text = as_text(self._manifest).encode()
