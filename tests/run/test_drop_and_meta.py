@@ -16,7 +16,7 @@ from streamumap.events import StageDone
 from streamumap.params import Params
 from streamumap.run.run import Run
 from streamumap.show.meta import Meta
-from streamumap.show.output import write_parquet
+from streamumap.show.table import write_parquet
 from streamumap.source import SparseSource, open_source
 from streamumap.source.scan.cpu import scan
 from streamumap.source.views.centered import View

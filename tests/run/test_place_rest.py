@@ -14,7 +14,7 @@ from streamumap.layout.schedule import SETTINGS, placing_settings
 from streamumap.params import Params
 from streamumap.planning.stages import tiny
 from streamumap.run.sampling import uniform
-from streamumap.show.runs import describe
+from streamumap.show.saved_run import describe
 
 BOUNDS = dict(budget="1GB", device="cpu")
 SHORT = Params(n_neighbors=5, n_epochs=12)

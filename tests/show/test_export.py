@@ -8,7 +8,7 @@ import pytest
 
 from streamumap.errors import InputError, OutputError
 from streamumap.show.export import export_run
-from streamumap.show.output import write_parquet
+from streamumap.show.table import write_parquet
 
 N = 40
 NAMES = [f'row "{i}", <b>&é' for i in range(N)]
