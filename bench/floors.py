@@ -28,6 +28,7 @@ from measures import RESULTS, append, facts, print_table
 from streamumap import engine
 from streamumap.neighbors.sizes import CUDA_SKETCH as SKETCH
 from streamumap.params import Params
+from streamumap.request import Request
 from streamumap.source import Reading
 
 PART_BYTES, READERS, READ_BYTES = 16 << 20, 8, 4 << 30
@@ -177,10 +178,10 @@ def main() -> None:
     options = parser.parse_args()
     reading, params = Reading(n_features=options.features), Params(metric=options.metric)
     with tempfile.TemporaryDirectory() as name:
-        given = dict(budget=options.budget, device="cuda", reading=reading)
-        engine.embed(str(options.rows), params, out=Path(name) / "0", **given)
+        request = Request(str(options.rows), params, options.budget, device="cuda", reading=reading)
+        engine.embed(request, Path(name) / "0")
         with counted() as counts:
-            report = engine.embed(str(options.rows), params, out=Path(name) / "1", **given)
+            report = engine.embed(request, Path(name) / "1")
         found = rates(options.rows, Path(name))
     values = options.rows.with_name(options.rows.name.replace("_indices", "_values"))
     file_bytes = sum(path.stat().st_size for path in {options.rows, values})

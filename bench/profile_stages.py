@@ -20,6 +20,7 @@ from tree import ROOT
 
 from streamumap.events import StageDone, StageStarted
 from streamumap.params import Params
+from streamumap.request import Request
 from streamumap.source import Reading
 
 PACKAGE = str(ROOT / "streamumap")
@@ -69,9 +70,11 @@ def run(options: argparse.Namespace, folder: Path) -> Profiles:
 
     began = time.perf_counter()
     profiles = Profiles()
-    chosen = Params(metric=options.metric)
-    where = dict(out=folder, budget=options.budget, device=options.device, reading=Reading(n_features=options.features))
-    report = engine.embed(options.input, chosen, listener=profiles.listen, **where)
+    reading = Reading(n_features=options.features)
+    request = Request(
+        options.input, Params(metric=options.metric), options.budget, device=options.device, reading=reading
+    )
+    report = engine.embed(request, folder, listener=profiles.listen)
     profiles.stop()
     print(f"{time.perf_counter() - began:.2f} s in all, {report['seconds']:.2f} s as the run says")
     return profiles

@@ -22,8 +22,8 @@ from streamumap.params import Params
 from streamumap.planning.job import SEARCH_ROWS, Plan, job_of
 from streamumap.planning.planner import make_plan
 from streamumap.run import dispatch
-from streamumap.run import prepare as intake
 from streamumap.run.dispatch import Rows
+from streamumap.run.prepare import budget_for
 from streamumap.source import Reading, open_rows, stored_dtype
 from streamumap.source.scan.cpu import check_finite
 from streamumap.source.sparse.csr_rows import csr_footprint, pack
@@ -61,7 +61,7 @@ def open_setting(x, width: int | None, metric: str, k: int, device: str, budget:
     """Reads, checks and packs the rows of `x`, a path or an array, as a run does."""
     started = time.perf_counter()
     source, machine = open_rows(x, Reading(n_features=width)), memory.machine(device)
-    caps, p = intake.budget_for(machine, budget, None), Params(metric=metric, n_neighbors=k)
+    caps, p = budget_for(machine, budget, None), Params(metric=metric, n_neighbors=k)
     plan = make_plan(job_of(source), p, caps, machine)
     found, csr = dispatch.read(source, plan, no_advance, NO_CHECKPOINT)
     check_finite(source.name, found)

@@ -30,14 +30,14 @@ from streamumap.events import ignore
 from streamumap.machine import gpu, memory
 from streamumap.neighbors import sizes
 from streamumap.params import Params
-from streamumap.planning.job import job_of
+from streamumap.request import Request
 from streamumap.run.dispatch import Rows
+from streamumap.run.inputs import open_inputs
 from streamumap.run.keys import keys_of
 from streamumap.run.prepare import budget_for, first_plan
 from streamumap.run.run import Run
 from streamumap.run.stages.neighbors import neighbors
 from streamumap.run.stages.read import read
-from streamumap.source import open_source
 from streamumap.store.workdir import Workdir
 
 FEW, MANY = 12_000, 400_000
@@ -185,10 +185,12 @@ def as_if_many(n: int) -> Iterator[None]:
 
 def searched(rows: np.ndarray, metric: str, device: str, out: Path) -> tuple[np.ndarray, float, list[str]]:
     """The k-NN graph int32 (N, k), the recall that run.json would have, warnings: of a run up to its graph."""
-    source, machine, params = open_source(rows), memory.machine(device), Params(metric=metric)
-    plan = first_plan(source, job_of(source), params, budget_for(machine, None, None), machine)
+    request, machine = Request(rows, Params(metric=metric)), memory.machine(device)
+    inputs = open_inputs(request)
+    source = inputs.source
+    plan = first_plan(source, inputs.job(False), request.params, budget_for(machine, None, None), machine)
     with closing(Workdir(out, source.fingerprint, "", True)) as work:
-        run = Run(source, params, plan, work, ignore, lambda: False, None, None, None, False, 0)
+        run = Run(request, inputs, plan, work, ignore, lambda: False)
         with closing(run):
             found = read(run)
             searched = Rows(run.source, run.source, run.csr, found, run.view, metric)

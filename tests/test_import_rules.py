@@ -19,7 +19,7 @@ ORDER = """
     store
     source
     neighbors graph layout reduce
-    planning show writer
+    planning show writer request
     run demo
     engine transform
     estimator

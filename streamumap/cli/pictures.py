@@ -1,4 +1,4 @@
-"""Maps that are there, to be looked at."""
+"""The commands render, view and export."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -24,10 +24,10 @@ def render(
         int | None, typer.Option(help="Pixels along an edge. (default: 1600; 800 with --animate)", min=200, max=4000)
     ] = None,
     dark: Annotated[bool, typer.Option(help="Light on dark.")] = False,
-    animate: Annotated[bool, typer.Option("--animate", help="A GIF of the run's snapshots, RUN/map.gif.")] = False,
+    animate: Annotated[bool, typer.Option("--animate", help="Draw a GIF of the run's snapshots, RUN/map.gif.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """A picture of a finished or half-finished run; several --color make several maps."""
+    """Draw a picture of a finished or half-finished run; several --color make several maps."""
     from streamumap.show.annotations import ShowOptions
     from streamumap.show.gif import animate_run
     from streamumap.show.png import render_run
@@ -59,10 +59,10 @@ def view(
             "--serve", help="On this machine instead of in a file, until it is stopped: for data too big for one."
         ),
     ] = False,
-    port: Annotated[int, typer.Option(help="Of --serve; 0 takes a free one.", min=0, max=65535)] = 0,
+    port: Annotated[int, typer.Option(help="Port of --serve; 0 takes a free one.", min=0, max=65535)] = 0,
     quiet: Quiet = False,
 ) -> None:
-    """One self-contained HTML page of the map: zoom, hover, search, lasso, colours. No network."""
+    """Write one self-contained HTML page of the map: zoom, hover, search, lasso, colours. No network."""
     from streamumap.show.annotations import ShowOptions
     from streamumap.show.page.from_run import page_of, view_run
 
@@ -90,7 +90,7 @@ def export(
     labels: LabelsFile = None,
     names: NamesFile = None,
 ) -> None:
-    """The map as other tools take it: AnnData (obsm["X_umap"]), CSV, GeoJSON. RUN/embedding.parquet needs no export."""
+    """Write the map for other tools: AnnData (obsm["X_umap"]), CSV, GeoJSON. RUN/embedding.parquet needs no export."""
     from streamumap.show.export import export_run
 
     print(export_run(run, to, out, labels, names))

@@ -538,14 +538,16 @@ def test_signals_stop_and_the_same_command_continues(tmp_path):
 
 STUCK = """
 import os, sys, time
-from streamumap import cli, engine, stopping
+from streamumap import cli
+from streamumap.cli import signals
+from streamumap.run import inputs
 numbers = sys.argv.pop().split(",")
 def stuck(*_, **__):
     for number in numbers:
         os.kill(os.getpid(), int(number))
     time.sleep(60)
-engine.open_source = stuck
-stopping.STOP_SECONDS = 1.0
+inputs.open_source = stuck
+signals.STOP_SECONDS = 1.0
 cli.main()
 """
 

@@ -10,9 +10,11 @@ import scipy.sparse
 import streamumap
 from streamumap import engine
 from streamumap.errors import InputError, Stopped
+from streamumap.events import ignore
 from streamumap.layout.schedule import SETTINGS, placing_settings
 from streamumap.params import Params
 from streamumap.planning.stages import tiny
+from streamumap.request import Request
 from streamumap.run.sampling import uniform
 from streamumap.show.saved_run import describe
 
@@ -25,8 +27,9 @@ def rows(density=0.05, n=90):
     return (np.abs(random.normal(size=(n, 200))) * (random.random((n, 200)) < density)).astype(np.float32)
 
 
-def embed(x, out, params=SHORT, sample=40, place_rest=True, **options):
-    return engine.embed(x, params, out=out, sample=sample, place_rest=place_rest, **BOUNDS, **options)
+def embed(x, out, params=SHORT, sample=40, place_rest=True, listener=ignore, stopping=lambda: False, **options):
+    request = Request(x, params, sample=sample, place_rest=place_rest, **BOUNDS, **options)
+    return engine.embed(request, out, listener=listener, stopping=stopping)
 
 
 def by_reference(given, chosen, positions, params, n_epochs=4):

@@ -1,5 +1,6 @@
 """Rows in a `.pt` file of `torch.save`, read where they are: tensors only, nothing else is unpickled."""
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,7 @@ def torch_rows(path: str, key: str | None, n_features: int | None) -> RowSource:
     file = OpenFile(path, "a .pt file")
     try:
         tensors = load_tensors(path)
+        _check_byte_order(file)
         chosen = choose_parts(path, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, key)
         parts: Parts = {part: _rows(file, name, tensors[name]) for part, name in chosen.items()}
         rows = assemble(path, parts, n_features)
@@ -47,6 +49,15 @@ def torch_rows(path: str, key: str | None, n_features: int | None) -> RowSource:
     except BaseException:
         file.close()
         raise
+
+
+def _check_byte_order(file: OpenFile) -> None:
+    """Raises InputError for a file of another byte order: torch swaps the bytes in its own copy, and rows are read from the file."""
+    archive = Archive(file)
+    for name in archive.members:
+        if name.endswith("/byteorder") and (order := archive.head(name, 16).decode(errors="replace")) != sys.byteorder:
+            remedy = "load it with torch.load and save it again on this machine"
+            raise wrong(file.name, "byteorder", sys.byteorder, short(order), remedy)
 
 
 def _rows(file: OpenFile, key: str, tensor: Any) -> FileRows:
@@ -60,20 +71,23 @@ def _rows(file: OpenFile, key: str, tensor: Any) -> FileRows:
     given = "bfloat16" if dtype == "bfloat16" else None
     resolve_dtype(name, stored, given)
     shape = check_2d(name, tuple(tensor.shape))
-    rows = FileRows(file, name, _place(tensor.data_ptr()) if tensor.numel() else 0, shape, stored, given)
+    offset = _place(tensor.data_ptr()) if tensor.numel() else 0
+    if offset is None:
+        raise wrong(name, "storage", "values in the file", f"a tensor on {tensor.device} without them", REMEDY)
+    rows = FileRows(file, name, offset, shape, stored, given)
     rows.fingerprint |= {"format": "pt", "key": key}
     return rows
 
 
-def _place(address: int) -> int:
-    """Where in its file the mapped byte at this address lies."""
+def _place(address: int) -> int | None:
+    """Where in its file the mapped byte at this address lies; None where no file is mapped there."""
     with open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:
         for line in maps:
             span, _, offset = line.split()[:3]
             start, stop = (int(bound, 16) for bound in span.split("-"))
             if start <= address < stop:
                 return int(offset, 16) + address - start
-    raise AssertionError("torch maps the file")
+    return None
 
 
 def _tensors(value: Any, name: str):

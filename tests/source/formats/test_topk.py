@@ -15,6 +15,7 @@ from streamumap.errors import InputChanged, InputError
 from streamumap.params import Params
 from streamumap.planning.job import job_of
 from streamumap.planning.planner import make_plan
+from streamumap.request import Request
 from streamumap.source import Reading, SparseSource, open_source, pieces
 from streamumap.source.scan.cpu import pairs_scan_footprint, scan
 from streamumap.source.scan.inspect import inspect_report
@@ -240,7 +241,7 @@ def test_the_map_is_that_of_the_dense_rows(save, tmp_path, reduce):
     runs = {}
     for name, x in inputs.items():
         reading = Reading(n_features=90) if name == "pairs" else None
-        runs[name] = engine.embed(x, params, out=tmp_path / f"{name}.umap", reading=reading, **BOUNDS)
+        runs[name] = engine.embed(Request(x, params, reading=reading, **BOUNDS), tmp_path / f"{name}.umap")
     maps = {name: (tmp_path / f"{name}.umap" / "embedding.npy").read_bytes() for name in inputs}
     assert len(set(maps.values())) == 1
     for run in runs.values():

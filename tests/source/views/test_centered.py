@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from streamumap import engine, transform
 from streamumap.neighbors import reference
 from streamumap.params import Params
+from streamumap.request import Request
 from streamumap.source import SparseSource, open_source
 from streamumap.source.scan.cpu import scan
 from streamumap.source.sparse.csr_block import fill_in
@@ -191,4 +192,4 @@ def test_rows_beside_a_sample_are_seen_as_those_of_the_map(tmp_path):
 
 def embed(rows, out, metric="euclidean", reduce="none", reduce_dims=50, **options):
     p = Params(metric=metric, n_epochs=5, reduce=reduce, reduce_dims=reduce_dims)
-    return engine.embed(rows, p, out=out, device="cpu", budget="2GB", **options)
+    return engine.embed(Request(rows, p, device="cpu", budget="2GB", **options), out)
