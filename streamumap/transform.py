@@ -150,9 +150,9 @@ def _write(run: Run, finished: Finished, new: New, positions: np.ndarray) -> dic
 
 
 def _write_table(positions: np.ndarray, is_zero: np.ndarray, file: BinaryIO) -> None:
-    from streamumap.show import output
+    from streamumap.show import table
 
-    output.write_parquet(file, positions, is_zero, None)
+    table.write_parquet(file, positions, is_zero, None)
 
 
 def _like(the_map: Reading, given: Reading | None) -> Reading:

@@ -435,7 +435,7 @@ def test_a_disk_that_is_full(name, refused, rows, monkeypatch, tmp_path):
     assert left <= {"scratch", "manifest.json", ".manifest.json", "run.log"}
 
 
-@pytest.mark.parametrize("what", ["streamumap.show.output.write_parquet", "streamumap.show.png.draw"])
+@pytest.mark.parametrize("what", ["streamumap.show.table.write_parquet", "streamumap.show.png.draw"])
 def test_a_disk_that_is_full_at_the_end(what, refused, call, rows, monkeypatch, tmp_path):
     path = rows()
 
