@@ -35,7 +35,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measures import RESULTS, ROOT, append, facts, print_table
+from results import RESULTS, append, facts, print_table
+from tree import ROOT
 
 from streamumap.machine.memory import parse_bytes
 

@@ -17,7 +17,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from measures import ROOT, dense_file, skip
+from measures import dense_file, skip
+from tree import ROOT
 
 DEBIAN = Path(os.environ.get("STREAMUMAP_DATA", "")) / "debian"
 """The real rows, in the folder that STREAMUMAP_DATA names, as the tests have it."""

@@ -27,7 +27,8 @@ from pathlib import Path
 from typing import Any
 
 from budgets import broken, of_run, shares
-from measures import RESULTS, ROOT, append, facts
+from results import RESULTS, append, facts
+from tree import ROOT
 
 from streamumap.machine.limits import Limit, host_limits
 from streamumap.machine.memory import format_bytes

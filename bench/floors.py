@@ -22,7 +22,7 @@ from pathlib import Path
 from unittest import mock
 
 import numpy as np
-from measures import RESULTS, append, facts, print_table
+from results import RESULTS, append, facts, print_table
 
 from streamumap import engine
 from streamumap.neighbors.sizes import CUDA_SKETCH as SKETCH

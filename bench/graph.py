@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from measures import append, facts, print_table
+from results import append, facts, print_table
 
 from streamumap.graph import build, cuda
 from streamumap.graph import sizes as footprint

@@ -21,19 +21,8 @@ from pathlib import Path
 import numpy as np
 from layout_graph import Setup, edges_on_map, our_start, set_up
 from layout_systems import System, import_cuml, systems
-from measures import (
-    Data,
-    append,
-    curve_breaks,
-    dense_file,
-    facts,
-    measure,
-    open_data,
-    print_table,
-    read_labels,
-    sizes,
-    skip,
-)  # fmt: skip
+from measures import Data, curve_breaks, dense_file, measure, open_data, read_labels, sizes, skip
+from results import append, facts, print_table
 from tree import ROOT
 
 from streamumap import quality

@@ -21,7 +21,8 @@ from pathlib import Path
 from unittest import mock
 
 import numpy as np
-from measures import Data, append, facts, measure, open_data, print_table, sizes
+from measures import Data, measure, open_data, sizes
+from results import append, facts, print_table
 
 from streamumap.events import no_advance
 from streamumap.graph.files import Graph

@@ -31,7 +31,8 @@ from statistics import median
 
 import numpy as np
 from cases import DEBIAN, made, width_of
-from measures import RESULTS, facts, others_of, print_table, skip
+from measures import others_of, skip
+from results import RESULTS, facts, print_table
 from searches import PEERS, Search, Setting, csr_bytes, few_rows, open_setting, prepare, why_not
 
 from streamumap import quality

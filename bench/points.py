@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from measures import print_table
+from results import print_table
 from tree import ROOT  # noqa: F401
 
 from streamumap import quality

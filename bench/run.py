@@ -33,9 +33,11 @@ from typing import Any
 
 import numpy as np
 from cases import CASES, CURVES, DEBIAN, Case, file_of
-from measures import RESULTS, ROOT, Data, append, facts, measure, open_data, read_labels, sizes
+from measures import Data, measure, open_data, read_labels, sizes
 from peers import PEERS, Job
+from results import RESULTS, append, facts
 from summary import print_summary
+from tree import ROOT
 from watching import watched
 
 from streamumap.layout.schedule import DEFAULT_EPOCHS

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from statistics import median
 
-from measures import print_table
+from results import print_table
 
 from streamumap.machine.memory import format_bytes, parse_bytes
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from unittest import mock
 
 import numpy as np
-from measures import append, facts, print_table
+from results import append, facts, print_table
 
 from streamumap.events import ignore
 from streamumap.machine import gpu, memory
