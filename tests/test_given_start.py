@@ -67,7 +67,10 @@ def test_an_array_is_taken_as_its_file_is(given, tmp_path):
 
 
 def test_positions_that_do_not_fit_are_refused():
-    for positions, said in ((np.zeros((7, 2)), "expected 120 x 2 positions, found 7 x 2"), (np.zeros((120, 3)), "120 x 3")):
+    for positions, said in (
+        (np.zeros((7, 2)), "expected 120 x 2 positions, found 7 x 2"),
+        (np.zeros((120, 3)), "120 x 3"),
+    ):
         with pytest.raises(InputError, match=said):
             StreamUMAP(init=positions, **BOUNDS).fit(rows())
     with pytest.raises(InputError, match="expected finite positions"):

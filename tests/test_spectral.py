@@ -225,7 +225,9 @@ def test_pieces_of_a_graph_lie_apart(tmp_path, monkeypatch):
     x = (random.normal(size=(300, 8)) + 40 * np.repeat(np.eye(3, 8), 100, axis=0)).astype(np.float32)
     seen = started(x, tmp_path, monkeypatch)
     start = seen["start"]
-    assert re.fullmatch(r"along eigenvectors after \d+ products, 3 of the graph's pieces each along its own", seen["said"])
+    assert re.fullmatch(
+        r"along eigenvectors after \d+ products, 3 of the graph's pieces each along its own", seen["said"]
+    )
     assert np.array_equal(start, seen["all"]), "few rows start there themselves"
     centres = np.stack([start[i : i + 100].mean(0) for i in (0, 100, 200)])
     widths = [np.linalg.norm(start[i : i + 100] - c, axis=1).max() for i, c in zip((0, 100, 200), centres, strict=True)]
