@@ -43,7 +43,8 @@ def by_torch(rows, others, k, metric, form, dtype="float32", other_dtype="float3
 )
 @pytest.mark.parametrize("negative", [False, True])
 def test_right_distances_to_right_rows(form, metric, dtype, other_dtype, negative):
-    rows, k = hard_rows(66, negative=negative), 9  # with what is looked at beside, more than a program measures together
+    rows = hard_rows(66, negative=negative)
+    k = 9  # with the margin, more than a program measures together
     new, others = rows[::3], np.delete(rows, np.s_[::3], axis=0)
     indices, distances = by_torch(new, others, k, metric, form, dtype, other_dtype, 32)
     true_indices, true_distances = reference.nearest(new, others, k, metric, not negative)
