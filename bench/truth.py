@@ -262,7 +262,7 @@ def main() -> None:
             print(f"{line.cell}, {line.dtype}, {n:,} rows: {line.seconds:.1f} s", file=sys.stderr, flush=True)
             if not options.no_record:
                 append("truth", asdict(line) | facts() | {"device": device})
-    header = ["cell", "dtype", "metric", "rows", "true", "said", "off", "s", "wrong", "warning"]
+    header = ["cell", "dtype", "metric", "rows", "true", "reported", "difference", "s", "wrong", "warning"]
     print_table(header, [_shown(line) for line in lines])
     sys.exit(1 if any(line.is_wrong for line in lines) else 0)
 
