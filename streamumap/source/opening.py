@@ -110,7 +110,7 @@ def _open_path(path: str, reading: Reading) -> RowSource | ToConvert:
         return _shards(path, matching(path), reading)
     pair = find_pair(path)
     if pair is not None:
-        return _with_width(path, [pair], reading)
+        return _pair_files(path, [pair], reading)
     if path.endswith(".txt") and os.path.isfile(path):
         return _shards(path, listed(path), reading)
     return open_file(path, reading)
@@ -149,7 +149,7 @@ def _open_folder(path: str, reading: Reading) -> RowSource | ToConvert:
     files = in_folder(path, EXTENSIONS)
     pairs = group_pairs(files)
     if pairs:
-        return _with_width(path, pairs, reading)
+        return _pair_files(path, pairs, reading)
     kinds = {os.path.splitext(file)[1] for file in files}
     if len(kinds) > 1:
         remedy = f"name one kind with a glob: '{os.path.join(path, '*' + min(kinds))}'"
@@ -182,7 +182,7 @@ def _joined(name: str, opening: Iterable[RowSource | ToConvert]) -> Any:
         raise
 
 
-def _with_width(name: str, pairs: list[tuple[str, str]], reading: Reading) -> RowSource:
+def _pair_files(name: str, pairs: list[tuple[str, str]], reading: Reading) -> RowSource:
     """Opens TopK pairs in files, with their width from `reading` or a JSON file beside them."""
     width, notes = reading.n_features, tuple[str, ...]()
     if width is None:
