@@ -11,7 +11,7 @@ from streamumap import __version__
 from streamumap.events import Listener
 from streamumap.machine import gpu
 from streamumap.planning.job import Plan
-from streamumap.planning.stages import CONTEXT_BYTES
+from streamumap.planning.overheads import CONTEXT_BYTES
 from streamumap.request import Request
 from streamumap.run.inputs import Inputs
 from streamumap.run.recorder import Meter, Recorder

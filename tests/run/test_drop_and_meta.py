@@ -17,7 +17,7 @@ from streamumap.params import Params
 from streamumap.request import Request
 from streamumap.run.run import Run
 from streamumap.show.meta import Meta
-from streamumap.show.output import write_parquet
+from streamumap.show.table import write_parquet
 from streamumap.source import SparseSource, open_source
 from streamumap.source.scan.cpu import scan
 from streamumap.source.views.centered import ComparedView

@@ -10,13 +10,14 @@ from typing import TypeVar
 
 import numpy as np
 
-from streamumap.errors import InputChanged, OutputError
+from streamumap.errors import InputChanged
 from streamumap.events import Advance, no_advance
 from streamumap.source.base import RowSource, blocks, stored_dtype
 from streamumap.source.file import OpenFile
 from streamumap.source.formats.csr import CsrSource
 from streamumap.source.formats.npy import FileRows
 from streamumap.source.formats.topk import TopKSource, checked_width
+from streamumap.store.atomic import OUT_REMEDY, write_at, writing
 
 R = TypeVar("R", bound=FileRows)
 
@@ -133,10 +134,9 @@ class AppendFile:
 
     def __init__(self, path: Path, n_features: int, dtype: str):
         self.path, self.n_features, self.dtype, self.n_rows = path, n_features, dtype, 0
-        try:
+        self._n_bytes = 0
+        with writing(path, OUT_REMEDY):
             self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise self._cannot_write(error) from error
 
     def __enter__(self) -> "AppendFile":
         return self
@@ -147,12 +147,10 @@ class AppendFile:
     def append(self, rows: np.ndarray) -> None:
         """Writes rows as stored, (any number, n_features)."""
         assert rows.dtype == stored_dtype(self.dtype) and rows.shape[1:] == (self.n_features,)
-        left = np.ascontiguousarray(rows).reshape(-1).view(np.uint8).data
-        while left:
-            try:
-                left = left[os.write(self._fd, left) :]
-            except OSError as error:
-                raise self._cannot_write(error) from error
+        data = np.ascontiguousarray(rows).reshape(-1).view(np.uint8).data
+        with writing(self.path, OUT_REMEDY):
+            write_at(self._fd, data, self._n_bytes)
+        self._n_bytes += len(data)
         self.n_rows += len(rows)
 
     def rows(self, kind: type[R] = FileRows) -> R:  # type: ignore[assignment]
@@ -160,11 +158,6 @@ class AppendFile:
         file = OpenFile(self.path)
         shape = (self.n_rows, self.n_features)
         return kind(file, os.fspath(self.path), 0, shape, stored_dtype(self.dtype), self.dtype)
-
-    def _cannot_write(self, error: OSError) -> OutputError:
-        return OutputError(
-            f"{self.path}: expected to write the converted rows, found: {error.strerror}; free space or choose another --out."
-        )
 
 
 class _PartsProgress:

@@ -1,4 +1,4 @@
-"""Rows far from the origin, or near one direction, keep their digits in the view that backends compare."""
+"""Rows far from the origin, or near one direction, as all backends compare them."""
 
 import numpy as np
 import pytest
@@ -115,7 +115,7 @@ def test_the_sample_is_small(n_rows, n_features):
 
 
 def heavy():
-    """Makes rows that are mostly zeros, with one feature active in all of them."""
+    """Mostly zeros, and one feature that all rows have."""
     rows = np.zeros((N, 300), np.float32)
     rows[:, 20:32] = unit_variance(0) * (np.random.default_rng(2).random((N, D)) < 0.5)
     rows[:, 7] = 1e4 + np.random.default_rng(3).normal(size=N)
@@ -162,8 +162,7 @@ def test_rows_of_the_map_are_placed_where_they_are(name, reduce, tmp_path):
     params = dict(metric=metric, reduce=reduce, reduce_dims=D)
     embed(str(tmp_path / "rows.npy"), tmp_path / "run", **params)
     chosen = np.arange(40, 400, 9)
-    new = Request(rows[chosen], device="cpu", budget="2GB")
-    transform.transform(tmp_path / "run", new, tmp_path / "new")
+    transform.transform(tmp_path / "run", Request(rows[chosen], device="cpu", budget="2GB"), tmp_path / "new")
     placed, there = (np.load(tmp_path / name / "embedding.npy") for name in ("new", "run"))
     np.testing.assert_allclose(placed, there[chosen], atol=1e-3)
 
