@@ -1,4 +1,4 @@
-"""Rows as the neighbour search sees them: float32, of length 1 for cosine."""
+"""`DenseRows`: rows as the neighbor search reads them, float32, of length 1 for cosine."""
 
 import numpy as np
 
@@ -13,11 +13,11 @@ class DenseRows:
         self.n_rows, self.n_features = source.n_rows, source.n_features
 
     def block(self, start: int, stop: int) -> np.ndarray:
-        """Rows start..stop, float32 (stop - start, n_features), a new array."""
+        """Reads rows start..stop, float32 (stop - start, n_features), a new array."""
         return self._ready(self.source.read(start, stop))
 
     def take(self, rows: np.ndarray) -> np.ndarray:
-        """The rows with these numbers (int64, ascending), float32 (len(rows), n_features), a new array."""
+        """Reads the rows with these numbers (int64, ascending), float32 (len(rows), n_features), a new array."""
         return self._ready(self.source.take(rows))
 
     def _ready(self, stored):
