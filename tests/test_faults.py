@@ -18,7 +18,7 @@ from streamumap.errors import OutputError
 from streamumap.machine import memory
 from streamumap.params import Params
 from streamumap.request import Request
-from streamumap.store import resumable
+from streamumap.store import saved_checkpoint
 
 FILES = ["embedding.npy", "embedding.parquet", "knn_indices.npy", "knn_distances.npy", "map.png", "run.json"]
 CALLS = ["write", "pwrite", "fsync", "replace", "posix_fallocate", "ftruncate", "truncate", "mkdir", "open", "unlink"]
@@ -61,7 +61,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(memory.Watch, "lap", lambda self: (1, 0))
     monkeypatch.setattr(memory.Watch, "close", lambda self: None)
     monkeypatch.setattr("streamumap.show.png.draw", lambda embedding, file, **_: file.write(embedding.tobytes()))
-    monkeypatch.setattr(resumable, "SAVE_SECONDS", 0)
+    monkeypatch.setattr(saved_checkpoint, "SAVE_SECONDS", 0)
 
 
 @pytest.fixture(params=PARAMS)

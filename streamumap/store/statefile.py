@@ -1,6 +1,6 @@
-"""What a stage has done so far, in one file that is replaced as a whole, with a checksum for everything in it.
+"""State files: the arrays and facts of a checkpoint in one file, with checksums.
 
-The arrays come first, then a JSON object that says what they are, then 16 bytes: its length, its CRC-32, a mark.
+The arrays come first, then a JSON object that describes them, then 16 bytes: its length, its CRC-32, a mark.
 """
 
 import json
@@ -29,7 +29,7 @@ class Damaged(Exception):
 
 @dataclass(frozen=True)
 class State:
-    """`places`: (shape, dtype, offset) of the arrays by name."""
+    """A state file that was found whole. `places`: (shape, dtype, offset) of the arrays by name."""
 
     path: Path
     content: dict
@@ -42,13 +42,13 @@ class State:
         return out
 
     def fill(self, name: str, out: Any) -> None:
-        """Into an array or a tensor of the same shape and dtype."""
+        """Reads an array into `out`, an array or tensor of the same shape and dtype."""
         with open(self.path, "rb", buffering=0) as file:
             fill_from(file, self.places[name][2], out)
 
 
 def write_state(file: BinaryIO, content: dict, arrays: Arrays) -> None:
-    """`content`: JSON-able."""
+    """Writes a state into an open file. `content`: JSON-able."""
     described, offset = [], 0
     for name, array in arrays.items():
         crc = 0
@@ -63,7 +63,7 @@ def write_state(file: BinaryIO, content: dict, arrays: Arrays) -> None:
 
 
 def read_state(path: Path) -> State:
-    """Raises FileNotFoundError, Damaged."""
+    """Opens a state file and checks every checksum. Raises FileNotFoundError, Damaged."""
     with open(path, "rb", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size
         try:
@@ -82,12 +82,12 @@ def read_state(path: Path) -> State:
 
 
 def dtype_of(array: Any) -> np.dtype:
-    """NumPy's dtype of an array or a tensor."""
+    """The NumPy dtype of an array or a tensor."""
     return np.dtype(str(array.dtype).removeprefix("torch."))
 
 
 def in_blocks(array: Any) -> Iterator[memoryview]:
-    """The bytes of an array or tensor, a few rows at a time, in host memory."""
+    """Yields the bytes of an array or tensor in host memory, a few rows at a time."""
     row_bytes = int(np.prod(array.shape[1:], dtype=np.int64)) * dtype_of(array).itemsize
     if array.ndim == 0:
         yield bytes_of(on_host(array))
@@ -98,7 +98,7 @@ def in_blocks(array: Any) -> Iterator[memoryview]:
 
 
 def fill_from(file: BinaryIO, offset: int, out: Any) -> None:
-    """The bytes from `offset` on into an array, or block by block into a tensor. Raises Damaged where they end."""
+    """Reads from `offset` on into an array, or block by block into a tensor. Raises Damaged where the file ends."""
     if not isinstance(out, np.ndarray):
         step = max(1, BLOCK_BYTES // max(1, out[:1].nbytes))
         for start in range(0, len(out), step):
@@ -117,7 +117,7 @@ def fill_from(file: BinaryIO, offset: int, out: Any) -> None:
 
 
 def checksum(descriptor: int, offset: int, n_bytes: int) -> int:
-    """The CRC-32 of bytes of a file, of fewer where it ends."""
+    """The CRC-32 of `n_bytes` bytes of a file from `offset` on, of fewer where it ends."""
     crc, stop = 0, offset + n_bytes
     while offset < stop and (block := os.pread(descriptor, min(BLOCK_BYTES, stop - offset), offset)):
         crc, offset = zlib.crc32(block, crc), offset + len(block)

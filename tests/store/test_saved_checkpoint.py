@@ -15,8 +15,8 @@ from streamumap.source import open_source
 from streamumap.source.scan.cpu import scan
 from streamumap.source.sparse.csr_rows import pack
 from streamumap.source.views.normalized import DenseRows
-from streamumap.store import resumable
-from streamumap.store.resumable import SavedCheckpoint
+from streamumap.store import saved_checkpoint
+from streamumap.store.saved_checkpoint import SavedCheckpoint
 from streamumap.store.workdir import Workdir
 
 METRICS = ("euclidean", "cosine")
@@ -163,7 +163,7 @@ class RowSelection:
 
 @pytest.fixture
 def kept(tmp_path, monkeypatch):
-    monkeypatch.setattr(resumable, "SAVE_SECONDS", 0)
+    monkeypatch.setattr(saved_checkpoint, "SAVE_SECONDS", 0)
     kept = RowSelection(tmp_path / "run")
     yield kept
     kept.work.close()
@@ -223,7 +223,7 @@ def test_work_of_another_key_or_of_other_sizes_is_not_used(kept):
 
 
 def test_it_is_kept_every_few_seconds_and_when_the_run_is_to_stop(kept, monkeypatch):
-    monkeypatch.setattr(resumable, "SAVE_SECONDS", 5.0)
+    monkeypatch.setattr(saved_checkpoint, "SAVE_SECONDS", 5.0)
     checkpoint = kept.checkpoint()
     kept.do(1, checkpoint, row=1)
     assert not kept.path(".state").exists()
