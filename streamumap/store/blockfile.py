@@ -54,7 +54,7 @@ class BlockFile:
         return cls._made(path, shape, dtype, os.O_TRUNC)
 
     @classmethod
-    def go_on(cls, path: Path, shape: tuple[int, ...], dtype, written: Checksum) -> "BlockFile":
+    def reopen(cls, path: Path, shape: tuple[int, ...], dtype, written: Checksum) -> "BlockFile":
         """Opens a file that `create` made, to write the rows behind those that `written` counts. Raises OutputError."""
         file = cls._made(path, shape, dtype, 0)
         file.written = written

@@ -65,7 +65,7 @@ class SavedCheckpoint:
         self._begin(state.content)
         self.counted.done = state.content["counted"]
         self.reuse(f"{self.what} up to {self.counted.where}")
-        return state.content["facts"] | {name: state.array(name) for name in state.places.keys() - whole.keys()}
+        return state.content["facts"] | {name: state.array(name) for name in state.arrays.keys() - whole.keys()}
 
     def done(self, state: Callable[[], tuple[Arrays, Arrays]], **facts: Any) -> None:
         stopping, started = self.stopping(), time.monotonic()
@@ -100,11 +100,11 @@ class SavedCheckpoint:
         )  # fmt: skip
 
     def create(self, name: str, shape: tuple[int, ...], dtype) -> BlockFile:
-        there = self._files_there.get(name)
-        if there is None:
+        written = self._saved_files.get(name)
+        if written is None:
             self._files[name] = self.work.create(name, shape, dtype)
         else:
-            self._files[name] = self.work.go_on(name, shape, dtype, Checksum(*there))
+            self._files[name] = self.work.reopen(name, shape, dtype, Checksum(*written))
         return self._files[name]
 
     def forget(self) -> None:
@@ -113,7 +113,7 @@ class SavedCheckpoint:
 
     def _begin(self, content: dict) -> None:
         self._rows: dict[str, list[int]] = content.get("rows", {})
-        self._files_there: dict[str, list[int]] = content.get("files", {})
+        self._saved_files: dict[str, list[int]] = content.get("files", {})
         self._files: dict[str, BlockFile] = {}
 
     def _part(self, name: str) -> Path:
@@ -127,11 +127,11 @@ class SavedCheckpoint:
         for name, (n, crc) in content["files"].items():
             try:
                 file = self.work.open(name)
-                found = file.checksum(n)
+                crc_on_disk = file.checksum(n)
                 file.close()
             except (OSError, ValueError) as e:
                 raise Damaged from e
-            if found != crc:
+            if crc_on_disk != crc:
                 raise Damaged
 
     def _keep(self, whole: Arrays, rows: Arrays, facts: dict) -> int:
@@ -159,7 +159,7 @@ class SavedCheckpoint:
 
 def _fit(state: State, whole: Arrays) -> bool:
     """Whether the saved arrays have these shapes and dtypes: a plan with other blocks may need others."""
-    return whole.keys() <= state.places.keys() and all(
+    return whole.keys() <= state.arrays.keys() and all(
         (tuple(out.shape), dtype_of(out)) == (shape, np.dtype(dtype))
-        for out, (shape, dtype, _) in ((out, state.places[name]) for name, out in whole.items())
+        for out, (shape, dtype, _) in ((out, state.arrays[name]) for name, out in whole.items())
     )

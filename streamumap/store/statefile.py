@@ -29,14 +29,14 @@ class Damaged(Exception):
 
 @dataclass(frozen=True)
 class State:
-    """A state file that was found whole. `places`: (shape, dtype, offset) of the arrays by name."""
+    """A state file that was found whole. `arrays`: (shape, dtype, offset) by name."""
 
     path: Path
     content: dict
-    places: dict[str, tuple[tuple[int, ...], str, int]]
+    arrays: dict[str, tuple[tuple[int, ...], str, int]]
 
     def array(self, name: str) -> np.ndarray:
-        shape, dtype, offset = self.places[name]
+        shape, dtype, offset = self.arrays[name]
         out = np.empty(shape, dtype)
         self.fill(name, out)
         return out
@@ -44,7 +44,7 @@ class State:
     def fill(self, name: str, out: Any) -> None:
         """Reads an array into `out`, an array or tensor of the same shape and dtype."""
         with open(self.path, "rb", buffering=0) as file:
-            fill_from(file, self.places[name][2], out)
+            fill_from(file, self.arrays[name][2], out)
 
 
 def write_state(file: BinaryIO, content: dict, arrays: Arrays) -> None:
@@ -71,14 +71,14 @@ def read_state(path: Path) -> State:
             text = os.pread(file.fileno(), length, max(0, size - TAIL.size - length))
             if mark != MARK or len(text) != length or zlib.crc32(text) != crc:
                 raise Damaged
-            found = json.loads(text)
-            for _, shape, dtype, offset, crc in found["arrays"]:
+            described = json.loads(text)
+            for _, shape, dtype, offset, crc in described["arrays"]:
                 n_bytes = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
                 if checksum(file.fileno(), offset, n_bytes) != crc:
                     raise Damaged
         except (struct.error, ValueError) as e:
             raise Damaged from e
-    return State(path, found["content"], {name: (tuple(s), d, at) for name, s, d, at, _ in found["arrays"]})
+    return State(path, described["content"], {name: (tuple(s), d, at) for name, s, d, at, _ in described["arrays"]})
 
 
 def dtype_of(array: Any) -> np.dtype:

@@ -174,10 +174,10 @@ class Workdir:
         self._written[name] = file.written
         return file
 
-    def go_on(self, name: str, shape: tuple[int, ...], dtype, written: Checksum) -> BlockFile:
+    def reopen(self, name: str, shape: tuple[int, ...], dtype, written: Checksum) -> BlockFile:
         """Opens a BlockFile in scratch to write the rows behind those that `written` counts. Raises OutputError."""
         self._written[name] = written
-        return BlockFile.go_on(self.scratch / f"{name}.npy", shape, dtype, written)
+        return BlockFile.reopen(self.scratch / f"{name}.npy", shape, dtype, written)
 
     def open(self, name: str) -> BlockFile:
         """Opens a BlockFile in scratch, else in the run's folder, by its name without .npy. Raises OSError, ValueError."""

@@ -1,4 +1,4 @@
-"""Which compiled kernels are kept."""
+"""Modules with cached kernels."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""What is kept of a stage that is under way, and that every stage goes on from it to the same bytes."""
+"""Checkpoints of every stage: a stage that is resumed ends with the same bytes."""
 
 import os
 
@@ -27,7 +27,7 @@ def as_bytes(found):
 
 
 def clustered(n, n_features=60, active=6):
-    """Rows that are mostly zeros; every 25 are alike."""
+    """Rows that are mostly zeros and repeat after 25."""
     random = np.random.default_rng(0)
     homes = random.random((n // 25, n_features)).argsort(1)[:, : 2 * active]
     values = np.zeros((n, n_features), np.float32)
@@ -197,7 +197,7 @@ def test_a_process_that_died_between_two_files_leaves_the_older_state(kept, monk
             kept.do(5, checkpoint, row=5)
     facts, table, grown = kept.resume()
     assert facts == {"row": 2} and np.array_equal(table, kept.table + 2) and not grown[2:].any()
-    kept.do(4, kept.checkpoint(), row=4)  # of a process that did not look
+    kept.do(4, kept.checkpoint(), row=4)  # a process that did not resume
     assert kept.resume()[0] == {"row": 4} and kept.warned == []
 
 

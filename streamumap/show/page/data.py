@@ -31,8 +31,11 @@ class Label(Mark):
 
 @dataclass(frozen=True)
 class Page:
-    """What a page shows beside the positions. names: a pyarrow array of N strings. first: the number of the column that
-    colours the map at first; -1, or without columns, colour says how dense the rows are."""
+    """The contents of a page beside the positions.
+
+    names: a pyarrow array of N strings. first: the number of the column that colours the map at first; with -1, or
+    without columns, colour says how dense the rows are.
+    """
 
     title: str = ""
     facts: str = ""
@@ -51,7 +54,7 @@ class PageData:
     blocks: dict[str, Callable[[], bytes]]
 
     def without(self, kind: str) -> "PageData":
-        """The same page without its "names" or its "features"."""
+        """A copy without the "names" or the "features"."""
         blocks = {name: make for name, make in self.blocks.items() if not name.startswith(kind + "-")}
         return replace(self, meta=self.meta | {kind: None}, blocks=blocks)
 
