@@ -10,12 +10,13 @@ from streamumap.machine import memory
 from streamumap.machine.memory import Budget, Machine
 from streamumap.params import Params
 from streamumap.planning.job import Job, Plan, job_of, placing_job, sampled_job
-from streamumap.planning.planner import make_plan, resolve_name
+from streamumap.planning.planner import make_plan
 from streamumap.planning.suggestions import ACTIVE, Outlook, outlook
 from streamumap.request import Request
 from streamumap.run import dispatch
 from streamumap.run.inputs import open_knn
 from streamumap.source import RowSource, ToConvert, check_shape, open_source
+from streamumap.source.checks import check_dtype
 from streamumap.source.sparse.csr_block import nonzero_mask
 
 SAMPLE_RUNS, RUN_ROWS, RUN_BYTES = 64, 32, 1 << 18
@@ -71,7 +72,7 @@ def _asked_job(request: Request, matrix: tuple[int, int] | None, active: int | N
     if matrix is not None:
         check_shape("plan", *matrix)
         dtype = request.reading.dtype if request.reading else None
-        job = Job(*matrix, resolve_name(dtype or "float16"))
+        job = Job(*matrix, check_dtype(dtype or "float16"))
     else:
         source = open_source(request.input, request.reading)
         job = job_of(source)

@@ -8,7 +8,7 @@ import numpy as np
 
 from streamumap.run.run import Run
 from streamumap.run.stages.out_of_sample import say_who_has_no_place
-from streamumap.source.scan.cpu import Scan
+from streamumap.source.scan.result import Scan
 
 
 def get_ready() -> None:

@@ -10,8 +10,8 @@ from streamumap.store.atomic import OUT_REMEDY, write_at, writing
 from streamumap.store.blockfile import BlockFile
 
 
-class InMemory:
-    """Values of one dtype in RAM, with InFile's methods."""
+class MemoryArray:
+    """Values of one dtype in RAM, with FileArray's methods."""
 
     def __init__(self, n_values: int, dtype: np.dtype):
         self._values = np.empty(n_values, dtype)
@@ -35,7 +35,7 @@ class InMemory:
     discard = close
 
 
-class InFile:
+class FileArray:
     """Values of one dtype in a file that has its full size from the first moment. Raises OutputError."""
 
     def __init__(self, path: Path, n_values: int, dtype: np.dtype):
@@ -81,4 +81,4 @@ class InFile:
         self.close()
 
 
-Store = InMemory | InFile | BlockFile
+ValueArray = MemoryArray | FileArray | BlockFile
