@@ -14,7 +14,7 @@ from streamumap.errors import OutputError
 from streamumap.source.base import index_dtype
 from streamumap.source.checks import resolve_dtype, wrong
 from streamumap.source.formats.array import as_array
-from streamumap.store.atomic import publish
+from streamumap.store.atomic import publish, rename, writing
 from streamumap.writer.npy_writer import NpyWriter, written_dtype
 
 DTYPES = ("float16", "float32", "bfloat16")
@@ -126,7 +126,8 @@ class ActivationWriter:
         stem = self.path.removesuffix(".npy")
         values, indices = f"{stem}_values.npy", f"{stem}_indices.npy"
         if os.path.exists(values) and os.path.exists(indices + ".partial") and not os.path.lexists(values + ".partial"):
-            os.rename(values, values + ".partial")  # a crash between the two renames
+            with writing(values):
+                rename(values, values + ".partial")  # a crash came between the two renames
         writers = [NpyWriter(values, self.active, self.dtype)]
         try:
             writers.append(NpyWriter(indices, self.active, index_dtype(self.n_features).name))
