@@ -17,9 +17,9 @@ from streamumap.planning.fit import FORCE_TINY, is_tiny_forced
 from streamumap.run.recorder import Meter
 from streamumap.source import open_source
 from streamumap.source.sparse.csr_rows import pack
-from streamumap.store import resumable
+from streamumap.store import saved_checkpoint
 from streamumap.store.blockfile import BlockFile
-from streamumap.store.resumable import SavedCheckpoint
+from streamumap.store.saved_checkpoint import SavedCheckpoint
 from streamumap.store.workdir import Workdir
 
 settings.register_profile("untimed", deadline=None)  # the first example may compile
@@ -53,7 +53,7 @@ def restart_after_every_unit():
         return again_and_again
 
     memory.Watch = lambda device: SimpleNamespace(lap=lambda: (1, 0), close=lambda: None)  # half of the time
-    resumable.SAVE_SECONDS, SavedCheckpoint.done, Workdir.done = 0, ended, stage_ended
+    saved_checkpoint.SAVE_SECONDS, SavedCheckpoint.done, Workdir.done = 0, ended, stage_ended
     engine.embed, transform.transform = until_it_ends(engine.embed), until_it_ends(transform.transform)
 
 

@@ -22,7 +22,7 @@ from streamumap.source.sparse.csr_rows import CsrRows
 from streamumap.source.views.centered import ComparedView
 from streamumap.source.views.row_selection import RowSelection
 from streamumap.store.blockfile import BlockFile
-from streamumap.store.resumable import SavedCheckpoint
+from streamumap.store.saved_checkpoint import SavedCheckpoint
 from streamumap.store.workdir import Workdir
 
 

@@ -41,7 +41,7 @@ def again(tmp_path):
 
 
 def keep(work, stage, key="k", **facts):
-    """Does what a stage does."""
+    """Saves the files of a stage and records it, as the stage does."""
     for name in FILES[stage]:
         work.save(name, ARRAY)
     work.done(stage, key, **facts)
@@ -287,7 +287,7 @@ def test_who_holds_the_folder_is_said_where_it_is_true(work):
 
     assert f"process {os.getpid()} on " in refused()
     note = json.loads((work.path / NOTE).read_text())
-    (work.path / NOTE).write_text(json.dumps(note | {"process": 2**22 + 1}))  # of a process that was killed
+    (work.path / NOTE).write_text(json.dumps(note | {"process": 2**22 + 1}))  # a process that was killed
     assert "another run is writing here; wait" in refused()
     for text in ("", "[]", "{}"):
         (work.path / NOTE).write_text(text)

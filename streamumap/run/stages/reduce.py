@@ -13,7 +13,7 @@ from streamumap.run.run import Run
 from streamumap.source import RowSource, open_rows
 from streamumap.source.views.normalized import DenseRows
 from streamumap.store.blockfile import BlockFile
-from streamumap.store.resumable import SavedCheckpoint
+from streamumap.store.saved_checkpoint import SavedCheckpoint
 
 
 def reduce(run: Run, key: str) -> RowSource:

@@ -1,4 +1,7 @@
-"""`checkpoint.Checkpoint` of a run: what is done so far is kept in the run's scratch, every few seconds."""
+"""SavedCheckpoint: the `checkpoint.Checkpoint` of a run, saved to the run's scratch folder every few seconds.
+
+It is apart from the protocol because it knows the run's folder, which the algorithms must not import.
+"""
 
 import os
 import time
@@ -17,14 +20,15 @@ from streamumap.store.statefile import Damaged, State, checksum, dtype_of, fill_
 from streamumap.store.workdir import Workdir
 
 SAVE_SECONDS = 5.0
-"""Between two savings; where one takes over half a second, ten times as long as that."""
+"""Seconds between two saves, or ten times as long as a save takes, whichever is longer."""
 
 
 class SavedCheckpoint:
-    """One kind of unit, `name`, of a run, made from what `key` stands for; `what` is its name for people.
+    """The checkpoint of the units `name` of a run; `what` is their name for people.
 
-    `counted` is a Meter: where it is goes along. `stopping()` says whether the run is to stop, `stop()` raises Stopped,
-    `warn` and `reuse` tell the user.
+    A state is resumed only under the `key` it was saved with, the hash of all that it depends on. `counted` is the Meter
+    of the stage, whose count is saved too. `stopping()` says whether the run is to stop, `stop()` raises Stopped, `warn`
+    and `reuse` tell the user.
     """
 
     def __init__(
@@ -38,7 +42,7 @@ class SavedCheckpoint:
         self._begin({})
 
     def resume(self, whole: Arrays, rows: Arrays | None = None) -> dict:
-        """As `Checkpoint.resume`."""
+        """Resumes as `Checkpoint.resume`; a state of another key, shape or dtype, or a damaged one, is removed."""
         self._begin({})
         try:
             state = read_state(self.path)
@@ -61,7 +65,7 @@ class SavedCheckpoint:
         self._begin(state.content)
         self.counted.done = state.content["counted"]
         self.reuse(f"{self.what} up to {self.counted.where}")
-        return state.content["facts"] | {name: state.array(name) for name in state.places.keys() - whole.keys()}
+        return state.content["facts"] | {name: state.array(name) for name in state.arrays.keys() - whole.keys()}
 
     def done(self, state: Callable[[], tuple[Arrays, Arrays]], **facts: Any) -> None:
         stopping, started = self.stopping(), time.monotonic()
@@ -72,7 +76,7 @@ class SavedCheckpoint:
         try:
             n_bytes = self._keep(*state(), facts)
             self.work.log("unit", stage=self.name, **facts, bytes=n_bytes, seconds=round(time.monotonic() - started, 3))
-        except OutputError as e:  # what the run is to leave has its room already, and goes on without
+        except OutputError as e:  # the run's results have their space already: go on without a checkpoint
             if not self.failed:
                 self.warn(
                     f"{self.what}: how far it is cannot be kept ({e}); a run that continues this one does more of it again."
@@ -96,20 +100,20 @@ class SavedCheckpoint:
         )  # fmt: skip
 
     def create(self, name: str, shape: tuple[int, ...], dtype) -> BlockFile:
-        there = self._files_there.get(name)
-        if there is None:
+        written = self._saved_files.get(name)
+        if written is None:
             self._files[name] = self.work.create(name, shape, dtype)
         else:
-            self._files[name] = self.work.go_on(name, shape, dtype, Checksum(*there))
+            self._files[name] = self.work.reopen(name, shape, dtype, Checksum(*written))
         return self._files[name]
 
     def forget(self) -> None:
-        """Nothing is to be continued any more."""
+        """Removes the saved state."""
         self.work.remove(self.path, *self.work.scratch.glob(f"{self.name}[-_]*"))
 
     def _begin(self, content: dict) -> None:
         self._rows: dict[str, list[int]] = content.get("rows", {})
-        self._files_there: dict[str, list[int]] = content.get("files", {})
+        self._saved_files: dict[str, list[int]] = content.get("files", {})
         self._files: dict[str, BlockFile] = {}
 
     def _part(self, name: str) -> Path:
@@ -123,11 +127,11 @@ class SavedCheckpoint:
         for name, (n, crc) in content["files"].items():
             try:
                 file = self.work.open(name)
-                found = file.checksum(n)
+                crc_on_disk = file.checksum(n)
                 file.close()
             except (OSError, ValueError) as e:
                 raise Damaged from e
-            if found != crc:
+            if crc_on_disk != crc:
                 raise Damaged
 
     def _keep(self, whole: Arrays, rows: Arrays, facts: dict) -> int:
@@ -139,7 +143,7 @@ class SavedCheckpoint:
         return n_bytes + state_bytes
 
     def _append(self, name: str, array: Any) -> int:
-        """Those of the rows that are not in the file yet; how many bytes."""
+        """Appends the rows that are not in the file yet, and returns their bytes."""
         n, crc, start = self._rows.get(name, [0, 0, 0])
         offset = start
         with self.work.writing(self._part(name)) as descriptor:
@@ -154,8 +158,8 @@ class SavedCheckpoint:
 
 
 def _fit(state: State, whole: Arrays) -> bool:
-    """Whether the arrays are those that were kept: other blocks may have other ones."""
-    return whole.keys() <= state.places.keys() and all(
+    """Whether the saved arrays have these shapes and dtypes: a plan with other blocks may need others."""
+    return whole.keys() <= state.arrays.keys() and all(
         (tuple(out.shape), dtype_of(out)) == (shape, np.dtype(dtype))
-        for out, (shape, dtype, _) in ((out, state.places[name]) for name, out in whole.items())
+        for out, (shape, dtype, _) in ((out, state.arrays[name]) for name, out in whole.items())
     )

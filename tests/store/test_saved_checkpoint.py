@@ -1,4 +1,4 @@
-"""What is kept of a stage that is under way, and that every stage goes on from it to the same bytes."""
+"""Checkpoints of every stage: a stage that is resumed ends with the same bytes."""
 
 import os
 
@@ -15,8 +15,8 @@ from streamumap.source import open_source
 from streamumap.source.scan.cpu import scan
 from streamumap.source.sparse.csr_rows import pack
 from streamumap.source.views.normalized import DenseRows
-from streamumap.store import resumable
-from streamumap.store.resumable import SavedCheckpoint
+from streamumap.store import saved_checkpoint
+from streamumap.store.saved_checkpoint import SavedCheckpoint
 from streamumap.store.workdir import Workdir
 
 METRICS = ("euclidean", "cosine")
@@ -27,7 +27,7 @@ def as_bytes(found):
 
 
 def clustered(n, n_features=60, active=6):
-    """Rows that are mostly zeros; every 25 are alike."""
+    """Rows that are mostly zeros and repeat after 25."""
     random = np.random.default_rng(0)
     homes = random.random((n // 25, n_features)).argsort(1)[:, : 2 * active]
     values = np.zeros((n, n_features), np.float32)
@@ -163,7 +163,7 @@ class RowSelection:
 
 @pytest.fixture
 def kept(tmp_path, monkeypatch):
-    monkeypatch.setattr(resumable, "SAVE_SECONDS", 0)
+    monkeypatch.setattr(saved_checkpoint, "SAVE_SECONDS", 0)
     kept = RowSelection(tmp_path / "run")
     yield kept
     kept.work.close()
@@ -197,7 +197,7 @@ def test_a_process_that_died_between_two_files_leaves_the_older_state(kept, monk
             kept.do(5, checkpoint, row=5)
     facts, table, grown = kept.resume()
     assert facts == {"row": 2} and np.array_equal(table, kept.table + 2) and not grown[2:].any()
-    kept.do(4, kept.checkpoint(), row=4)  # of a process that did not look
+    kept.do(4, kept.checkpoint(), row=4)  # a process that did not resume
     assert kept.resume()[0] == {"row": 4} and kept.warned == []
 
 
@@ -223,7 +223,7 @@ def test_work_of_another_key_or_of_other_sizes_is_not_used(kept):
 
 
 def test_it_is_kept_every_few_seconds_and_when_the_run_is_to_stop(kept, monkeypatch):
-    monkeypatch.setattr(resumable, "SAVE_SECONDS", 5.0)
+    monkeypatch.setattr(saved_checkpoint, "SAVE_SECONDS", 5.0)
     checkpoint = kept.checkpoint()
     kept.do(1, checkpoint, row=1)
     assert not kept.path(".state").exists()
