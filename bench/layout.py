@@ -5,7 +5,7 @@
     python bench/layout.py --curve line --init auto pca spectral random
 
 Every map has all measures of `measures.measure`, and for curves the steps that tear them. A candidate of `--try` has other
-constants of layout/schedule.py or layout/levels.py. umap-learn starts where its own `init` says (its spectral one for auto) or, with
+constants of layout/schedule.py or layout/init/levels.py. umap-learn starts where its own `init` says (its spectral one for auto) or, with
 `--their-starts ours`, where ours does. Besides: `edge_similarity`, the mean of 1 / (1 + a d^(2b)) over the graph's edges,
 weighted by their weights. Compilation is not counted. cuML takes the k-NN graph and makes the fuzzy graph itself:
 `graph_seconds` is what ours took for that.
@@ -108,9 +108,9 @@ def set_up(data: Data, folder: Path) -> Setup:
     return Setup(data, indices, distances, graph, seconds, graph.heaviest())
 
 
-def settings(setup: Setup, seed: int, n_epochs: int) -> schedule.Settings:
-    values = {name: getattr(setup.data.params, name) for name in schedule.SETTINGS}
-    return schedule.settings(setup.graph.n_rows, setup.heaviest, **values | {"seed": seed, "n_epochs": n_epochs})
+def settings(setup: Setup, seed: int, n_epochs: int) -> schedule.LayoutSettings:
+    values = {name: getattr(setup.data.params, name) for name in schedule.LAYOUT_PARAMS}
+    return schedule.layout_settings(setup.graph.n_rows, setup.heaviest, **values | {"seed": seed, "n_epochs": n_epochs})
 
 
 @contextmanager
@@ -120,7 +120,7 @@ def changed(constants: dict[str, float]) -> Iterator[None]:
         for name, value in constants.items():
             holders = [module for module in (schedule, levels) if hasattr(module, name)]
             if not holders:
-                sys.exit(f"--try: expected a constant of layout/schedule.py or layout/levels.py, found {name}")
+                sys.exit(f"--try: expected a constant of layout/schedule.py or layout/init/levels.py, found {name}")
             for module in holders:
                 stack.enter_context(mock.patch.object(module, name, type(getattr(module, name))(value)))
         yield

@@ -5,8 +5,9 @@ from collections.abc import Callable
 from streamumap.errors import InputError
 from streamumap.graph import sizes as graph_footprint
 from streamumap.layout import sizes as drawn
+from streamumap.layout.init import levels_sizes
 from streamumap.layout.init import spectral_sizes as eigen
-from streamumap.layout.sizes import TOP
+from streamumap.layout.init.levels_sizes import TOP
 from streamumap.neighbors import sizes as knn
 from streamumap.planning.fit import BudgetFit, Shape, powers
 from streamumap.planning.job import StagePlan
@@ -46,10 +47,10 @@ def start(f: BudgetFit) -> StagePlan:
     def host(shape: Shape) -> int:
         top = int(shape["sample_rows"] * per_row * 2.5) + (job.n_features * 40 + 2 * TOP * c * 3) * 8
         first, kept, _ = _before(f, shape["block_rows"])
-        return max(first, kept + top + levels(shape, drawn.start_host if on_device else drawn.start_bytes))
+        return max(first, kept + top + levels(shape, levels_sizes.host_beside_gpu if on_device else levels_sizes.host))
 
     def device(shape: Shape) -> int:
-        return max(_before(f, shape["block_rows"])[2], levels(shape, drawn.start_device))
+        return max(_before(f, shape["block_rows"])[2], levels(shape, levels_sizes.device))
 
     return f.fit("start", "cuda" if on_device else "numba", shapes, host, device if on_device else None)
 
