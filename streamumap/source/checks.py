@@ -1,4 +1,4 @@
-"""What any matrix of rows must be to be read, and the one sentence that says what it is instead."""
+"""Checks of dtypes and shapes, and the sentence that reports what is wrong with an input."""
 
 import math
 
@@ -7,17 +7,18 @@ import numpy as np
 from streamumap.errors import InputError
 
 NUMBERS = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")
+DTYPES = (*(np.dtype(number).name for number in NUMBERS), "bfloat16")
 SUPPORTED = "bool, int8 to int64, uint8 to uint64, float16, float32 or float64"
 KINDS = {"O": "Python objects", "M": "dates", "m": "time spans", "S": "text", "U": "text", "c": "complex numbers"}
 
 
 def wrong(name: str, field: str, expected: object, found: object, remedy: str) -> InputError:
-    """The one sentence of an InputError about an input."""
+    """Returns an InputError in one sentence: what, where, expected, found, remedy."""
     return InputError(f"{name}: {field}: expected {expected}, found {found}; {remedy}.")
 
 
 def short(value: object) -> str:
-    """`value` in at most 80 characters. A number of too many digits cannot even be spelled out."""
+    """Spells `value` in at most 80 characters. Python refuses to spell numbers of too many digits."""
     try:
         spelled = repr(value)
     except (ValueError, RecursionError):
@@ -26,17 +27,24 @@ def short(value: object) -> str:
 
 
 def refused_dtype(name: str, kind: str, itemsize: int, found: str) -> InputError:
-    """The error for a dtype that is none of `SUPPORTED`; kind as in `numpy.dtype.kind`."""
+    """Returns the error for a dtype that is not in `SUPPORTED`; kind as in `numpy.dtype.kind`."""
     meaning, remedy = KINDS.get(kind, "not supported"), "convert it to float16 or float32 first"
     if kind == "V" and itemsize == 1:
         meaning, remedy = "one byte without a meaning, as float8 is saved", "convert it with .astype('float16') first"
     return wrong(name, "dtype", SUPPORTED, f"{found} ({meaning})", remedy)
 
 
-def resolve_dtype(name: str, stored: np.dtype, dtype: str | None) -> str:
-    """The `RowSource.dtype` of rows stored as `stored`. `dtype` may only say that two-byte words are bfloat16.
+def check_dtype(dtype: str) -> str:
+    """The dtype, as `RowSource.dtype` names it. Raises InputError where rows cannot have it."""
+    if dtype not in DTYPES:
+        raise InputError(f"--dtype: expected one of {', '.join(DTYPES)}, found {dtype!r}; choose one of these.")
+    return dtype
 
-    Raises InputError where the stored dtype is not one of numbers, or `dtype` says another.
+
+def resolve_dtype(name: str, stored: np.dtype, dtype: str | None) -> str:
+    """Returns the `RowSource.dtype` of rows stored as `stored`. The option `dtype` may only declare two-byte words bfloat16.
+
+    Raises InputError if the stored dtype is not numeric or contradicts `dtype`.
     """
     if dtype == "bfloat16" and stored.newbyteorder("=") in (np.dtype("V2"), np.dtype(np.uint16)):
         return dtype
@@ -52,7 +60,7 @@ def resolve_dtype(name: str, stored: np.dtype, dtype: str | None) -> str:
 
 
 def check_2d(name: str, shape: tuple[int, ...]) -> tuple[int, int]:
-    """`shape`, if it is one of rows x features, however few. Raises InputError."""
+    """Returns `shape` if it has two dimensions, which may be 0. Raises InputError."""
     if len(shape) != 2:
         remedy = "reshape it to (rows, features)"
         if len(shape) > 2:

@@ -10,11 +10,13 @@ import scipy.sparse
 import streamumap
 from streamumap import engine
 from streamumap.errors import InputError, Stopped
+from streamumap.events import ignore
 from streamumap.layout.schedule import LAYOUT_PARAMS, out_of_sample_settings
 from streamumap.params import Params
-from streamumap.planning.stages import tiny
+from streamumap.planning.fit import is_tiny_forced
+from streamumap.request import Request
 from streamumap.run.sampling import uniform
-from streamumap.show.runs import describe
+from streamumap.show.saved_run import describe
 
 BOUNDS = dict(budget="1GB", device="cpu")
 SHORT = Params(n_neighbors=5, n_epochs=12)
@@ -25,8 +27,9 @@ def rows(density=0.05, n=90):
     return (np.abs(random.normal(size=(n, 200))) * (random.random((n, 200)) < density)).astype(np.float32)
 
 
-def embed(x, out, params=SHORT, sample=40, place_rest=True, **options):
-    return engine.embed(x, params, out=out, sample=sample, place_rest=place_rest, **BOUNDS, **options)
+def embed(x, out, params=SHORT, sample=40, place_rest=True, listener=ignore, stopping=lambda: False, **options):
+    request = Request(x, params, sample=sample, place_rest=place_rest, **BOUNDS, **options)
+    return engine.embed(request, out, listener=listener, stopping=stopping)
 
 
 def by_reference(given, chosen, positions, params, n_epochs=4):
@@ -156,7 +159,7 @@ def test_a_run_that_is_stopped_while_it_places_goes_on(tmp_path, monkeypatch):
         embed(x, tmp_path / "run", listener=listen, stopping=lambda: placing[0])
     run = embed(x, tmp_path / "run")
     assert "the map of the sample" in run["reused"] and "the placing up to 64 of 360 rows" in run["reused"]
-    if tiny():
+    if is_tiny_forced():
         embed(x, tmp_path / "whole", fresh=True)
     maps = [np.load(tmp_path / out / "embedding.npy") for out in ("whole", "run")]
     np.testing.assert_allclose(*maps, atol=1e-3)
