@@ -11,8 +11,8 @@ from streamumap.errors import InputError
 from streamumap.events import Advance
 from streamumap.graph.files import Graph, GraphBlock
 from streamumap.layout.init import pca
+from streamumap.layout.init.levels_sizes import FEW
 from streamumap.layout.init.spectral_sizes import PART_ROWS
-from streamumap.layout.sizes import FEW
 from streamumap.params import Params
 from streamumap.planning.job import Plan
 from streamumap.run.dispatch import Rows
@@ -49,8 +49,8 @@ class GraphBlocks:
 
     def _placed(self) -> GraphBlock:
         if self._whole is None:
-            block, place = self.graph.block(0, self.graph.n_rows), self.backend.place
-            self._whole = GraphBlock(0, 0, place(block.indptr), place(block.targets), place(block.weights))
+            block, to_device = self.graph.block(0, self.graph.n_rows), self.backend.to_device
+            self._whole = GraphBlock(0, 0, to_device(block.indptr), to_device(block.targets), to_device(block.weights))
         return self._whole
 
 
@@ -129,13 +129,13 @@ def _spectral(
     """Positions along the graph's eigenvectors. Where the graph has several components, each is laid out along its own eigenvectors,
     around the position that the default start gives it."""
     from streamumap.graph.components import roots_and_degrees
-    from streamumap.layout.epochs import placer
+    from streamumap.layout.epochs import block_reader
     from streamumap.layout.init import spectral
 
     n, graph = settings.n_vertices, blocks.graph
     parts = spectral.split(*roots_and_degrees(graph, PART_ROWS), p.n_components)
-    place = placer(blocks.of(n if n < FEW else plan["start"].blocks["block_rows"]), blocks.backend)
-    found = spectral.solve(place, parts, p.n_components, graph.n_edges, p.seed, blocks.backend, advance)
+    read_blocks = block_reader(blocks.of(n if n < FEW else plan["start"].blocks["block_rows"]), blocks.backend)
+    found = spectral.solve(read_blocks, parts, p.n_components, graph.n_edges, p.seed, blocks.backend, advance)
     said = f"along eigenvectors after {found.n_products:,} products"
     if not found.converged:
         warn(
@@ -148,7 +148,7 @@ def _spectral(
         others, _ = _multilevel(by_pca, "by pca", plan, p, blocks, settings, advance)
         vectors = spectral.apart(found, parts, others)
         said += f", {parts.n_parts:,} of the graph's pieces each along its own"
-    positions = pca.placed(vectors, p.n_components, p.seed)
+    positions = pca.center_and_jitter(vectors, p.n_components, p.seed)
     return (lambda numbers: positions[numbers]), said
 
 

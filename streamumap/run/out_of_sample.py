@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from streamumap.events import Advance
-from streamumap.layout.schedule import SETTINGS, placing_settings
+from streamumap.layout.schedule import LAYOUT_PARAMS, out_of_sample_settings
 from streamumap.params import Params
 from streamumap.planning.job import Plan
 from streamumap.source import RowSource, widen
@@ -58,7 +58,7 @@ def place(
     from streamumap.graph import cpu as graph
     from streamumap.layout import out_of_sample
 
-    settings = placing_settings(len(there.positions), **{name: getattr(p, name) for name in SETTINGS})
+    settings = out_of_sample_settings(len(there.positions), **{name: getattr(p, name) for name in LAYOUT_PARAMS})
     out = np.full((new.n_rows, there.positions.shape[1]), np.nan, np.float32)
     begin = checkpoint.resume({}, {"positions": out}).get("row", 0)
     query_rows = plan["place"].blocks["query_rows"]
@@ -70,7 +70,7 @@ def place(
             if p.metric == "cosine":
                 put_itself_first(original_rows(there.rows), original_rows(new), start, indices, distances)
             weights = graph.strengths(distances, p.local_connectivity)
-            out[start:stop] = out_of_sample.place(there.positions, indices, distances, weights, settings)
+            out[start:stop] = out_of_sample.embed_rows(there.positions, indices, distances, weights, settings)
             checkpoint.done(lambda: ({}, {"positions": out[:stop]}), row=stop)  # noqa: B023, it is called at once
     return out
 
