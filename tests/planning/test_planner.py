@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from streamumap.errors import DoesNotFit, InputError
 from streamumap.machine.memory import Budget, Device, Machine, parse_bytes
-from streamumap.neighbors import sizes as knn
+from streamumap.neighbors.cuda import sizes as cuda
 from streamumap.params import Params
 from streamumap.planning import job as plans
 from streamumap.planning import stages
@@ -366,7 +366,7 @@ def test_the_way_around_leaves_room_for_all_with_all():
         plan = make_plan(SEED, Params(), caps(GPU, n_bytes), GPU)
         blocks, k = plan["neighbors"].blocks, Params().n_neighbors
         query, other = blocks["query_rows"], blocks["other_rows"]
-        exact = knn.cuda_device(3072, "float16", k, query, other, resident=query == SEED.n_rows)
+        exact = cuda.exhaustive(3072, "float16", k, query, other, resident=query == SEED.n_rows)
         assert plan["neighbors"].predicted.device_bytes > stages.CONTEXT_BYTES + exact
 
 

@@ -7,7 +7,7 @@ from streamumap.graph import sizes as graph_footprint
 from streamumap.layout import sizes as drawn
 from streamumap.layout.init import spectral_sizes as eigen
 from streamumap.layout.sizes import TOP
-from streamumap.neighbors import sizes as knn
+from streamumap.neighbors.sparse.sizes import UNEVEN
 from streamumap.planning.fit import BudgetFit, Shape, powers
 from streamumap.planning.job import StagePlan
 from streamumap.planning.overheads import DRAWING, SPECTRAL
@@ -33,7 +33,7 @@ def start(f: BudgetFit) -> StagePlan:
     if f.params.init == "spectral":
         f.compile(SPECTRAL)
     job, c, on_device = f.job, f.params.n_components, _draws_on_device(f)
-    per_row = job.n_features * 4 if job.n_nonzero is None else int(job.n_nonzero / job.n_rows * 8 * knn.UNEVEN) + 8
+    per_row = job.n_features * 4 if job.n_nonzero is None else int(job.n_nonzero / job.n_rows * 8 * UNEVEN) + 8
     shapes = [
         {"block_rows": block_rows, "sample_rows": sample_rows}
         for sample_rows in powers(min(2 * TOP, job.n_rows), min(job.n_rows, 256))

@@ -3,7 +3,10 @@
 from dataclasses import replace
 
 from streamumap.errors import InputError
-from streamumap.neighbors import sizes as knn
+from streamumap.neighbors import cuvs_sizes as cuvs
+from streamumap.neighbors import given
+from streamumap.neighbors.cuda import sizes as cuda
+from streamumap.neighbors.dense import sizes as dense
 from streamumap.neighbors.sparse import sizes as sparse
 from streamumap.planning.fit import BudgetFit, Shape, powers
 from streamumap.planning.job import SEARCH_ROWS, StagePlan
@@ -55,7 +58,7 @@ def _given(f: BudgetFit) -> StagePlan:
     job, k = f.job, f.params.n_neighbors
     return f.solve(
         "neighbors", "given", "block_rows", powers(min(job.n_rows, 16_384), min(job.n_rows, 64)),
-        lambda b: max(knn.given(job.knn_columns, job.n_features, k, b), ranking(f, k - 1, b)),
+        lambda b: max(given.host_bytes(job.knn_columns, job.n_features, k, b), ranking(f, k - 1, b)),
         (lambda b: device_rows(f) + counting(f, k - 1, b)) if f.gpu else None,
     )  # fmt: skip
 
@@ -88,17 +91,17 @@ def _dense(f: BudgetFit) -> StagePlan:
     """The graph found so far is measured in between, by blocks of no more rows than a cell has."""
     job, k, threads = f.job, f.params.n_neighbors, f.machine.n_cores
     n, d = job.n_rows, job.n_features
-    least = min(n, knn.dense_least_rows(k))
+    least = min(n, dense.least_rows(k))
     return f.solve(
         "neighbors", "dense", "cell_rows", [*powers(min(n, 4096), least), least],
-        lambda b: max(knn.dense(n, d, job.itemsize, k, b, threads), knn.dense_held(n, d, k, b) + _counting_dense(f, k - 1, b)),
+        lambda b: max(dense.search(n, d, job.itemsize, k, b, threads), dense.held(n, d, k, b) + _counting_dense(f, k - 1, b)),
     )  # fmt: skip
 
 
 def _counting_dense(f: BudgetFit, n_others, block_rows, n_sample=SEARCH_ROWS) -> int:
     """Ranks are counted in the rows as they came, reduced or not."""
     rows = f.original
-    return knn.dense_count_closer(min(n_sample, rows.n_rows), n_others, rows.n_features, rows.itemsize, block_rows)
+    return dense.count_closer(min(n_sample, rows.n_rows), n_others, rows.n_features, rows.itemsize, block_rows)
 
 
 def ranking(f: BudgetFit, n_others, block_rows, n_sample=SEARCH_ROWS) -> int:
@@ -116,23 +119,23 @@ def counting(f: BudgetFit, n_others, block_rows, n_sample=SEARCH_ROWS) -> int:
     """Device bytes of the same."""
     size = min(n_sample, f.job.n_rows)
     if f.as_csr:
-        return knn.count_closer_packed(size, n_others)
-    return knn.count_closer(size, n_others, f.original.n_features, block_rows)
+        return cuda.count_closer_csr(size, n_others)
+    return cuda.count_closer(size, n_others, f.original.n_features, block_rows)
 
 
 def _cuda(f: BudgetFit) -> StagePlan:
     """All rows on the device where they fit, else as many query rows as do. What is approximate may end with all with
     all, so both are counted."""
     job, k = f.job, f.params.n_neighbors
-    approximate = not knn.cuda_is_exhaustive(job.n_rows, job.n_features, k, f.params.recall)
+    approximate = not cuda.is_exhaustive(job.n_rows, job.n_features, k, f.params.recall)
 
     def exact(shape: Shape) -> int:
         query, other = shape["query_rows"], shape["other_rows"]
-        return knn.cuda_device(job.n_features, job.dtype, k, query, other, resident=query == job.n_rows)
+        return cuda.exhaustive(job.n_features, job.dtype, k, query, other, resident=query == job.n_rows)
 
     def way(shape: Shape) -> int:
         blocks = shape["chunk_rows"], shape["query_rows"], shape["other_rows"]
-        return knn.cuda_approximate(job.n_rows, job.n_features, k, job.dtype, f.as_csr, *blocks)
+        return cuda.approximate(job.n_rows, job.n_features, k, job.dtype, f.as_csr, *blocks)
 
     least = min(job.n_rows, 2_048)
     shapes = [
@@ -146,7 +149,7 @@ def _cuda(f: BudgetFit) -> StagePlan:
     def host(shape: Shape) -> int:
         staged = 0 if f.as_csr else shape["other_rows"]
         spared = 0 if approximate else TORCH_WORKING_BYTES - TORCH_EXACT_BYTES
-        return knn.cuda_host(job.n_rows, job.n_features, job.dtype, k, staged) - spared
+        return cuda.host(job.n_rows, job.n_features, job.dtype, k, staged) - spared
 
     def device(shape: Shape) -> int:
         search = max(exact(shape), way(shape) if approximate else 0)
@@ -167,13 +170,13 @@ def _cuvs(f: BudgetFit) -> StagePlan:
 
     def host(shape: Shape) -> int:
         staged = 0 if f.as_csr else pinned_bytes(min(shape["other_rows"], n), d, job.dtype)
-        return knn.cuvs_host(n, d, k) + staged
+        return cuvs.host(n, d, k) + staged
 
     def device(shape: Shape) -> int:
         blocks = shape["query_rows"], shape["other_rows"]
-        measuring = knn.cuvs_measuring(n, d, k, job.dtype, f.as_csr, *blocks)
+        measuring = cuvs.measuring(n, d, k, job.dtype, f.as_csr, *blocks)
         ranking_bytes = counting(f, k - 1, shape["other_rows"])
-        return max(knn.cuvs_device(n, d, k), device_rows(f) + max(measuring, ranking_bytes))
+        return max(cuvs.device(n, d, k), device_rows(f) + max(measuring, ranking_bytes))
 
     return f.fit("neighbors", "cuvs", shapes, host, device)
 
@@ -183,4 +186,4 @@ def device_rows(f: BudgetFit) -> int:
     job = f.job
     if job.n_nonzero is None:
         return 0
-    return knn.cuda_packed_rows(job.n_rows, job.n_features, job.n_nonzero, job.dtype)
+    return cuda.csr_rows(job.n_rows, job.n_features, job.n_nonzero, job.dtype)

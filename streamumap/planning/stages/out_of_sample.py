@@ -1,6 +1,8 @@
 """Rows that are placed on the map of others; and, where that map is there already, what reads both."""
 
-from streamumap.neighbors import nearest_sizes as nearest
+from streamumap.neighbors.cuda import sizes as cuda
+from streamumap.neighbors.dense import sizes as dense
+from streamumap.neighbors.sparse import sizes as sparse
 from streamumap.planning.fit import BudgetFit, Shape, powers
 from streamumap.planning.job import Job, StagePlan
 from streamumap.planning.overheads import PLACING, READING_BYTES, TORCH_HOST_BYTES
@@ -41,21 +43,26 @@ def place(f: BudgetFit) -> StagePlan:
             pinned = pinned_bytes(other, job.n_features, new.dtype) + (
                 0 if f.as_csr else pinned_bytes(other, job.n_features, job.dtype)
             )
-            return held + pinned + nearest.table(query, k)
+            return held + pinned + _table(query, k)
         if f.as_csr:
             row_pairs = (job.n_nonzero or 0) / job.n_rows
             asked = row_pairs if new.n_nonzero is None else new.n_nonzero / new.n_rows
-            sizes = job.n_features, row_pairs, asked, k, query, other, f.machine.n_cores
-            return held + READ_BYTES + nearest.sparse(*sizes)
+            sizes = job.n_features, row_pairs, asked, query, other, f.machine.n_cores
+            return held + READ_BYTES + sparse.nearest(*sizes) + _table(query, k)
         itemsize = max(job.itemsize, new.itemsize)
-        return held + nearest.dense(job.n_features, itemsize, k, query, other, f.machine.n_cores)
+        return held + dense.nearest(job.n_features, itemsize, query, other, f.machine.n_cores) + _table(query, k)
 
     def device(shape: Shape) -> int:
         sizes = job.n_features, job.dtype, _dtype(f, new), k, shape["query_rows"], shape["other_rows"]
-        return device_rows(f) + nearest.cuda(*sizes)
+        return device_rows(f) + cuda.nearest(*sizes)
 
     backend = "cuda" if f.gpu else "packed" if f.as_csr else "dense"
     return f.fit("place", backend, shapes, host, device if f.gpu else None)
+
+
+def _table(query_rows: int, k: int) -> int:
+    """Host bytes of the neighbors of a block of new rows, and of the strengths and positions made of them."""
+    return query_rows * (k * 40 + 64)
 
 
 def _dtype(f: BudgetFit, new: Job) -> str:

@@ -1,6 +1,7 @@
 """What is measured of the map, and its files."""
 
 from streamumap.neighbors import points_sizes as on_map
+from streamumap.neighbors.cuda import points_sizes as on_device
 from streamumap.planning.fit import TINY_ROWS, BudgetFit, Shape, powers, tiny
 from streamumap.planning.job import QUALITY_NEIGHBORS, StagePlan, quality_rows
 from streamumap.planning.overheads import WRITING_BYTES
@@ -39,7 +40,7 @@ def quality(f: BudgetFit, cell_rows: int) -> StagePlan:
 
     def device(shape: Shape) -> int:
         counted = device_rows(f) + counting(f, n_others, shape["block_rows"], shape["sample_rows"])
-        return max(counted, on_map.device(n, k, c, shape["query_rows"]))
+        return max(counted, on_device.device(n, k, c, shape["query_rows"]))
 
     backend = "cuda" if f.gpu else "dense" if job.n_nonzero is None else "packed"
     return f.fit("quality", backend, shapes, host, device if f.gpu else None)
