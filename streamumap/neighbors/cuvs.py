@@ -18,10 +18,10 @@ from streamumap.events import Advance, no_advance
 from streamumap.neighbors.cuda.decide import decide
 from streamumap.neighbors.cuda.join import merge, no_neighbors
 from streamumap.neighbors.cuda.sparse_rows import SparseOnDevice
-from streamumap.neighbors.sizes import CUVS_FACTOR, CUVS_FILL_BYTES, CUVS_FILLING, cuvs_degree, cuvs_padded, cuvs_width
+from streamumap.neighbors.cuvs_sizes import FACTOR, FILL_BYTES, FILLING, graph_degree, list_width, padded_width
 from streamumap.neighbors.zero import join_zero_rows
 
-EFFORTS = ((2, 20), (CUVS_FACTOR, 40))
+EFFORTS = ((2, 20), (FACTOR, 40))
 """(how many times the neighbours that it keeps NN-descent works with, rounds at most); the first are its defaults."""
 
 SMALL_ROWS = 4096
@@ -80,7 +80,7 @@ def measure(
     """The candidates int32 (N, w) of rows on the device, -1: none, nearest first and each once, with their distances float32 (N, w):
     euclidean or cosine ones, inf where none."""
     width = candidates.shape[1]
-    padded = np.full((len(candidates), cuvs_padded(width)), -1, np.int32)
+    padded = np.full((len(candidates), padded_width(width)), -1, np.int32)
     padded[:, :width] = candidates
     with torch.inference_mode():
         proposed = torch.from_numpy(padded).to(rows.device)
@@ -108,7 +108,7 @@ def _library() -> Any:
 def _matrix(rows, kept):
     """The rows of these numbers, float32 (n, D), of length 1 for cosine, none of their values above LARGEST."""
     out = np.empty((len(kept), rows.n_features), np.float32)
-    step = max(1, CUVS_FILL_BYTES // (4 * rows.n_features))
+    step = max(1, FILL_BYTES // (4 * rows.n_features))
 
     def fill(at: int) -> float:
         part, block = kept[at : at + step], out[at : at + step]
@@ -116,7 +116,7 @@ def _matrix(rows, kept):
         block[:] = rows.block(int(part[0]), int(part[-1]) + 1) if whole else rows.take(part)
         return max(float(block.max()), -float(block.min()))
 
-    with ThreadPoolExecutor(CUVS_FILLING) as pool:
+    with ThreadPoolExecutor(FILLING) as pool:
         largest = max(pool.map(fill, range(0, len(kept), step)), default=0.0)
     if largest > LARGEST:
         np.multiply(out, np.float32(2.0 ** -np.ceil(np.log2(largest / LARGEST))), out=out)
@@ -126,7 +126,7 @@ def _matrix(rows, kept):
 def _proposed(library, matrix, kept, n_rows, k, factor, n_rounds, device):
     """int32 (N, w): the neighbours that cuVS finds among the kept rows, -1 for none and for the row itself."""
     all_neighbors, nn_descent = library
-    width, degree = cuvs_width(len(matrix), k), cuvs_degree(k)
+    width, degree = list_width(len(matrix), k), graph_degree(k)
     small = len(matrix) <= SMALL_ROWS
     descent = nn_descent.IndexParams(
         metric="sqeuclidean", graph_degree=degree, intermediate_graph_degree=degree * factor, max_iterations=n_rounds

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from streamumap.neighbors.sizes import GIVEN_CHECKED_ROWS
 from streamumap.source import RowSource, widen
 from streamumap.source.checks import wrong
 from streamumap.source.formats.array import ArraySource
@@ -23,6 +22,12 @@ LOOKED_AT_ROWS = 1024
 
 ROUNDING = 1e-6
 """Distances below 0 by no more than this are 0: 1 - cos in float32 may be."""
+
+CHECKED_ROWS = 64
+"""Rows whose given distances are compared with their own."""
+
+VALUE_BYTES = 96
+"""Host bytes of one neighbor while its block is checked and sorted."""
 
 ALIKE = 0.02
 """Relative difference up to which distances are taken to be the same: half precision, sums in another order."""
@@ -129,6 +134,11 @@ class GivenGraph:
         np.maximum(far, 0, out=far)
 
 
+def host_bytes(n_columns: int, n_features: int, k: int, block_rows: int) -> int:
+    """Predict the host bytes of a given graph: a block of it, and a few rows."""
+    return block_rows * (n_columns * VALUE_BYTES + k * 24) + 2 * CHECKED_ROWS * n_features * 20
+
+
 def open_graph(graph: Any, n_rows: int) -> GivenGraph:
     """`graph`: (indices, distances), each the path of a .npy file, an array or a memory map; a third member, as
     umap-learn's `precomputed_knn` has it, is not used. Raises InputError unless both fit `n_rows` rows and each other."""
@@ -159,7 +169,7 @@ def look_at_distances(
     column = far.argmax(1)[:, None]
     given, other = (np.take_along_axis(a, column, 1)[:, 0] for a in (far, others))
     some = np.flatnonzero(other >= 0)
-    some = some[np.linspace(0, len(some) - 1, min(len(some), GIVEN_CHECKED_ROWS)).astype(int)]
+    some = some[np.linspace(0, len(some) - 1, min(len(some), CHECKED_ROWS)).astype(int)]
     given, own, other = given[some].astype(np.float64), numbers[some], other[some].astype(np.int64)
     needed = np.unique(np.concatenate([own, other]))
     taken = rows.take(needed)

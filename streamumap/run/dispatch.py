@@ -12,7 +12,7 @@ import numpy as np
 from streamumap.errors import InputError
 from streamumap.events import Advance
 from streamumap.machine import memory
-from streamumap.neighbors.points_sizes import values
+from streamumap.neighbors.cuda.points_sizes import values
 from streamumap.neighbors.sparse import sizes
 from streamumap.neighbors.zero import close_gaps, join_zero_rows
 from streamumap.params import Params

@@ -14,7 +14,7 @@ from neighbor_checks import check_neighbors, hard_rows
 
 from streamumap import quality
 from streamumap.errors import InputError
-from streamumap.neighbors import cuvs, reference, sizes
+from streamumap.neighbors import cuvs, cuvs_sizes, reference
 from streamumap.neighbors.cuda import search as cuda
 from streamumap.params import Params
 from streamumap.run import dispatch
@@ -167,7 +167,7 @@ def test_without_cuvs(monkeypatch):
 @pytest.mark.parametrize(("n_rows", "measured"), [(500_000, 4.6e9), (3_000_000, 21.6e9)])
 def test_bytes_on_the_device_are_those_that_were_measured(n_rows, measured):
     """With cuML 26.10, 3,072 features, on one H200; the process had a context besides."""
-    assert abs(sizes.cuvs_device(n_rows, 3072, 15) + 1.1 * 2**30 - measured) < 0.05 * measured
+    assert abs(cuvs_sizes.device(n_rows, 3072, 15) + 1.1 * 2**30 - measured) < 0.05 * measured
 
 
 @pytest.mark.gpu

@@ -16,11 +16,10 @@ from streamumap.events import Advance
 from streamumap.neighbors.cuda.decide import decide
 from streamumap.neighbors.cuda.join import candidates, merge, no_neighbors, reverse_neighbors
 from streamumap.neighbors.cuda.probe import TILE, nearest_columns, unpack
+from streamumap.neighbors.cuda.sizes import PROPOSED, list_width
 from streamumap.neighbors.cuda.sketch import Sketches, make_sketches
 from streamumap.neighbors.cuda.sparse_rows import SparseOnDevice
 from streamumap.neighbors.cuda.tiles import Tiles, lists, make_tiles
-from streamumap.neighbors.sizes import CUDA_PROPOSED as PROPOSED
-from streamumap.neighbors.sizes import cuda_width
 from streamumap.store.checkpoint import NO_CHECKPOINT, Checkpoint
 
 Reached = Callable[[Tensor], bool]
@@ -59,7 +58,7 @@ def approximate(
     `rows`: rows on the device; `is_zero` bool (N,): rows that are nobody's neighbours; `reached(lists)` says whether a graph is
     good enough. A round ticks N rows for its sketches, for what it looks through, for each join, and for dense rows at its end.
     """
-    is_sparse, width = isinstance(rows, SparseOnDevice), cuda_width(k)
+    is_sparse, width = isinstance(rows, SparseOnDevice), list_width(k)
     best = _no_neighbors(rows, width)
     ahead = best if is_sparse else _no_neighbors(rows, 2 * width)
 

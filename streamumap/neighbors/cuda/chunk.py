@@ -15,10 +15,7 @@ from torch import Tensor
 
 from streamumap.neighbors.cuda.dense_rows import row_squares
 from streamumap.neighbors.cuda.distances import all_pairs, centred, measure
-from streamumap.neighbors.sizes import CUDA_AGAIN_VALUES as AGAIN_VALUES
-from streamumap.neighbors.sizes import CUDA_GROUP as GROUP
-from streamumap.neighbors.sizes import CUDA_MARGIN as MARGIN
-from streamumap.neighbors.sizes import CUDA_TILE_ROWS as TILE_ROWS
+from streamumap.neighbors.cuda.sizes import AGAIN_VALUES, GROUP, MARGIN, TILE_ROWS
 
 EPS = torch.finfo(torch.float32).eps
 TF32_SLACK = 2.0**-9

@@ -13,9 +13,8 @@ from streamumap.machine import gpu
 from streamumap.neighbors.cuda.chunk import precision, slack
 from streamumap.neighbors.cuda.closer import count_exact, count_sure
 from streamumap.neighbors.cuda.distances import centred, exact
+from streamumap.neighbors.cuda.sizes import LOOKED_PAIRS, TILE_ROWS
 from streamumap.neighbors.cuda.sparse_rows import SparseOnDevice
-from streamumap.neighbors.sizes import CUDA_LOOKED_PAIRS as LOOKED_PAIRS
-from streamumap.neighbors.sizes import CUDA_TILE_ROWS as TILE_ROWS
 
 PART, WHOLE = 1e-6, 1e-14
 """By so much squared distances (cosine: distances) may differ and still be equal: as a part of them, for lists of neighbours have them

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from streamumap.neighbors.sizes import CUDA_TILE_ROWS as TILE_ROWS
+from streamumap.neighbors.cuda.sizes import TILE_ROWS
 from streamumap.source.views.device_feed import Feed
 
 KEPT = {"float16": torch.float16, "bfloat16": torch.bfloat16}

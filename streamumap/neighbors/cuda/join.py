@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from streamumap.neighbors.sizes import CUDA_MERGE_ROWS as MERGE_ROWS
+from streamumap.neighbors.cuda.sizes import MERGE_ROWS
 
 FORWARD = 16
 REVERSE = 16

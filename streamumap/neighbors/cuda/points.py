@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from streamumap.neighbors.points_sizes import TILE, WINDOW
+from streamumap.neighbors.cuda.points_sizes import TILE, WINDOW
 
 BITS = 62
 """Bits of a place on the curve, shared by the axes."""

@@ -20,8 +20,8 @@ from streamumap.neighbors.cuda.chunk import precision
 from streamumap.neighbors.cuda.count import count_closer
 from streamumap.neighbors.cuda.dense_rows import DenseOnDevice
 from streamumap.neighbors.cuda.exhaustive import exhaustive
+from streamumap.neighbors.cuda.sizes import FETCHED_ROWS
 from streamumap.neighbors.cuda.sparse_rows import SparseOnDevice
-from streamumap.neighbors.sizes import CUDA_FETCHED_ROWS
 from streamumap.neighbors.zero import join_zero_rows, next_zero_rows
 from streamumap.store.checkpoint import NO_CHECKPOINT, Checkpoint
 
@@ -92,7 +92,7 @@ def search(
     return indices, distances
 
 
-def _finish(lists, measured, cosine, non_negative, indices, distances, step=CUDA_FETCHED_ROWS):
+def _finish(lists, measured, cosine, non_negative, indices, distances, step=FETCHED_ROWS):
     """Lists on the device -> the graph. Non-negative rows at a right angle share nothing: no edge."""
     k = indices.shape[1]
     for first in range(0, len(lists), step):

@@ -12,8 +12,8 @@ import triton.language as tl
 from torch import Tensor
 
 from streamumap.events import Advance
-from streamumap.neighbors.sizes import CUDA_SAMPLE_ROWS as SAMPLE_ROWS
-from streamumap.neighbors.sizes import CUDA_SKETCH as WIDTH
+from streamumap.neighbors.cuda.sizes import SAMPLE_ROWS
+from streamumap.neighbors.cuda.sizes import SKETCH as WIDTH
 
 COMPONENTS = 64
 """Of 15 neighbours among 3,000,000 codes, 64 of 256 numbers 0.988, none of them 0.984, 128 of them 0.984, all 0.898 (the

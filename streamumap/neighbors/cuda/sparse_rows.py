@@ -13,8 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from streamumap.neighbors.cuda.dense_rows import KEPT
-from streamumap.neighbors.sizes import CUDA_PROGRAMS as PROGRAMS
-from streamumap.neighbors.sizes import CUDA_UPLOAD_ROWS as UPLOAD_ROWS
+from streamumap.neighbors.cuda.sizes import PROGRAMS, UPLOAD_ROWS
 from streamumap.source.base import widen
 
 SPREAD_ROWS = 16_384

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from streamumap.neighbors.cuda.probe import SPLITS, TILE, nearest_columns
+from streamumap.neighbors.cuda.sizes import LIST_BYTES
+from streamumap.neighbors.cuda.sizes import TILES_TOGETHER as TOGETHER
 from streamumap.neighbors.cuda.sketch import NEVER, squared_norms
-from streamumap.neighbors.sizes import CUDA_LIST_BYTES as LIST_BYTES
-from streamumap.neighbors.sizes import CUDA_TILES_TOGETHER as TOGETHER
 
 CELL_ROWS = 128
 """Rows of a mean cell. Looking through 1/128 of 3,000,000 rows from tiles of such cells found 0.945 of the neighbours, of twice

@@ -6,11 +6,9 @@ Cells that do not overlap would cut neighbours apart for good; a cell without a 
 import numpy as np
 from numba import njit
 
+from streamumap.neighbors.dense.sizes import OVERLAP, TILE_ROWS, cell_counts
 from streamumap.neighbors.dense.sketch import Sketch
 from streamumap.neighbors.dense.workspace import Work, slices
-from streamumap.neighbors.sizes import DENSE_OVERLAP as OVERLAP
-from streamumap.neighbors.sizes import DENSE_TILE_ROWS as TILE_ROWS
-from streamumap.neighbors.sizes import dense_cells
 
 CHOICES = 8
 """Nearest cells that a row may go to when nearer ones are full."""
@@ -25,7 +23,7 @@ def make_cells(work: Work, sketch: Sketch, number: int) -> tuple[np.ndarray, np.
     """
     codes, scale, norm = sketch
     n = work.n
-    n_cells, cap = dense_cells(n)
+    n_cells, cap = cell_counts(n)
     random = np.random.Generator(np.random.Philox(key=[work.seed, number]))
     chosen = np.sort(random.choice(n, min(n_cells, n), replace=False))
     centres = codes[chosen] * scale[chosen, None]

@@ -10,12 +10,9 @@ import numpy as np
 from numba import njit
 
 from streamumap.neighbors.dense.cells import make_cells
+from streamumap.neighbors.dense.sizes import MARGIN, PIECE_BYTES, TILE_ROWS, TILES
 from streamumap.neighbors.dense.sketch import make_sketch
 from streamumap.neighbors.dense.workspace import SLACK, Work, slices, squared_norms
-from streamumap.neighbors.sizes import DENSE_MARGIN as MARGIN
-from streamumap.neighbors.sizes import DENSE_PIECE_BYTES as PIECE_BYTES
-from streamumap.neighbors.sizes import DENSE_TILE_ROWS as TILE_ROWS
-from streamumap.neighbors.sizes import DENSE_TILES as TILES
 from streamumap.neighbors.table import difference, insert
 from streamumap.store.checkpoint import NO_CHECKPOINT, Checkpoint
 

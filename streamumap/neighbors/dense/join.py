@@ -8,10 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 from numba import njit
 
+from streamumap.neighbors.dense.sizes import GROUP, REVERSE, join_step
 from streamumap.neighbors.dense.workspace import SLACK, Work, slices, squared_norms
-from streamumap.neighbors.sizes import DENSE_GROUP as GROUP
-from streamumap.neighbors.sizes import DENSE_REVERSE as REVERSE
-from streamumap.neighbors.sizes import dense_join_step
 from streamumap.neighbors.table import difference, insert, members_of
 
 
@@ -43,7 +41,7 @@ def _products(work: Work, members, pivots, needed, block) -> Iterator[tuple[np.n
         gathered = block[local]
         return found, local, gathered @ gathered.transpose(0, 2, 1)
 
-    pieces = slices(len(pivots), dense_join_step(work.rows.n_features, members.shape[1]))
+    pieces = slices(len(pivots), join_step(work.rows.n_features, members.shape[1]))
     for first in range(0, len(pieces), GROUP):
         yield from work.pool.map(products, pieces[first : first + GROUP])
 

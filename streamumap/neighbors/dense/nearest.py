@@ -12,8 +12,8 @@ from numba import njit
 from threadpoolctl import threadpool_limits
 
 from streamumap.events import Advance, no_advance
+from streamumap.neighbors.dense.sizes import ASKING_ROWS
 from streamumap.neighbors.dense.workspace import SLACK, slices, squared_norms
-from streamumap.neighbors.nearest_sizes import TILE_ROWS
 from streamumap.neighbors.table import difference, insert
 
 
@@ -46,7 +46,7 @@ def nearest(
                     indices[rows], squares[rows],
                 )  # fmt: skip
 
-            each(merge, slices(len(queries), TILE_ROWS))
+            each(merge, slices(len(queries), ASKING_ROWS))
             advance(len(queries) * stop // n - len(queries) * start // n)
             del block, merge  # before the next is read
     squares[squares <= rounding**2 * norms[:, None]] = 0

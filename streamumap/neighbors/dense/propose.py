@@ -5,13 +5,9 @@ import numpy as np
 from numba import njit
 
 from streamumap.neighbors.dense.cells import make_cells
+from streamumap.neighbors.dense.sizes import FORWARD, OVERLAP, REVERSE, TILE_ROWS, list_width
 from streamumap.neighbors.dense.sketch import Sketch, code_product, make_sketch
 from streamumap.neighbors.dense.workspace import Work
-from streamumap.neighbors.sizes import DENSE_FORWARD as FORWARD
-from streamumap.neighbors.sizes import DENSE_OVERLAP as OVERLAP
-from streamumap.neighbors.sizes import DENSE_REVERSE as REVERSE
-from streamumap.neighbors.sizes import DENSE_TILE_ROWS as TILE_ROWS
-from streamumap.neighbors.sizes import dense_width
 from streamumap.neighbors.table import insert_fresh, meet, members_of, places
 from streamumap.store.checkpoint import NO_CHECKPOINT, Checkpoint
 
@@ -26,7 +22,7 @@ SETTLED = 0.02
 def propose(work: Work, checkpoint: Checkpoint = NO_CHECKPOINT) -> np.ndarray:
     """int32 (N, width): rows near by their sketches, nearest first, -1 where none. Also puts `work.order` into the
     order of the cells."""
-    width = min(dense_width(work.k), work.n - 1)
+    width = min(list_width(work.k), work.n - 1)
     indices = np.full((work.n, width), -1, np.int32)
     squares = np.full((work.n, width), np.inf, np.float32)
     fresh = np.zeros((work.n, width), np.uint8)

@@ -20,9 +20,8 @@ from streamumap.events import Advance, no_advance
 from streamumap.neighbors.dense.exhaustive import all_with_all
 from streamumap.neighbors.dense.join import join_rows
 from streamumap.neighbors.dense.propose import propose
+from streamumap.neighbors.dense.sizes import WORKERS, least_rows
 from streamumap.neighbors.dense.workspace import SLACK, Work, slices, squared_norms
-from streamumap.neighbors.sizes import DENSE_WORKERS as WORKERS
-from streamumap.neighbors.sizes import dense_least_rows
 from streamumap.neighbors.table import difference
 from streamumap.neighbors.zero import next_zero_rows
 from streamumap.store.checkpoint import NO_CHECKPOINT, Checkpoint
@@ -61,7 +60,7 @@ def search(
     Ticks N rows for each step: a measuring, a join, all with all.
     """
     with ThreadPoolExecutor(min(n_threads, WORKERS)) as pool, threadpool_limits(1):
-        work = Work(rows, k, max(cell_rows, dense_least_rows(k)), seed, pool, is_zero, advance)
+        work = Work(rows, k, max(cell_rows, least_rows(k)), seed, pool, is_zero, advance)
         exact = checkpoint.of("exact")
         exhaustive = exhaustive or exact.begun or all_with_all_is_cheaper(rows.n_rows, rows.n_features)
         if exhaustive or not _approximate(work, reached, checkpoint):

@@ -8,11 +8,10 @@ serves rows that do not. Sums of products of sketches are integers, the same in 
 import numpy as np
 from numba import njit
 
+from streamumap.neighbors.dense.sizes import PIECE_BYTES, SKETCH
 from streamumap.neighbors.dense.workspace import Work, slices
-from streamumap.neighbors.sizes import DENSE_PIECE_BYTES as PIECE_BYTES
-from streamumap.neighbors.sizes import DENSE_SAMPLE_ROWS as SAMPLE_ROWS
-from streamumap.neighbors.sizes import DENSE_SKETCH as SKETCH
 
+SAMPLE_ROWS = 2048
 COMPONENTS = 64
 """Of the SKETCH numbers. Among 30 candidates, 192 components alone keep 0.57 of the neighbours of codes, 192 random
 ones 0.86 of those of both codes and embeddings, 64 and 128 of them 0.87 and 0.96."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 from numba import njit
 
-from streamumap.neighbors.sizes import DENSE_PIECE_BYTES as PIECE_BYTES
+from streamumap.neighbors.dense.sizes import PIECE_BYTES
 from streamumap.neighbors.table import difference, insert
 from streamumap.neighbors.zero import join_zero_rows
 

@@ -2,8 +2,10 @@
 
 from math import isqrt
 
-from streamumap.neighbors.sizes import UNEVEN
 from streamumap.source.sparse.csr_rows import SPAN_VALUES
+
+UNEVEN = 1.5
+"""A block of rows may have this many times the mean of non-zeros."""
 
 CORPUS_ROWS = 65_536
 """Rows of an inverted index: their numbers fit uint16 and a row's sums (256 KiB) stay in a core's cache."""
@@ -73,6 +75,17 @@ def count_closer(
     block = _pairs_of(block_rows, n_rows, n_nonzero) * (read_bytes + LISTED_BYTES)
     block += block_rows * (8 + 8 * n_threads) + n_features * 8
     return (own + others) * read_bytes + n_sample * n_others * TAKEN_ROW_BYTES + max(_taking(others), block)
+
+
+def nearest(
+    n_features: int, row_pairs: float, query_pairs: float, query_rows: int, other_rows: int, n_threads: int
+) -> int:
+    """Host bytes of `sparse.nearest` with its queries: `row_pairs` and `query_pairs` non-zeros of a row on either side, on
+    average. A block stays beside its lists; of its rows squares, bias twice and scale are there, and sums of each thread."""
+    pairs = int(other_rows * row_pairs * UNEVEN)
+    lists = pairs * (pair_bytes(n_features) + LISTED_BYTES) + n_features * 8 + other_rows * 24
+    asking = int(query_rows * query_pairs * UNEVEN) * 40
+    return asking + lists + n_threads * other_rows * 4
 
 
 def pair_bytes(n_features: int) -> int:

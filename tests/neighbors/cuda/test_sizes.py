@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from devices import DEVICE, GPU, torch
 
-from streamumap.neighbors import sizes
 from streamumap.neighbors.cuda import search as cuda
+from streamumap.neighbors.cuda import sizes
 from streamumap.source import open_source
 from streamumap.source.sparse.csr_rows import pack
 
@@ -63,11 +63,11 @@ def search(there, query_rows, chunk_rows, reached):
 
 def limit(dtype, csr, query_rows, chunk_rows):
     """As a plan has it, without packed rows themselves."""
-    exact = sizes.cuda_device(FEATURES, dtype, K, query_rows, OTHER_ROWS, resident=query_rows == N)
+    exact = sizes.exhaustive(FEATURES, dtype, K, query_rows, OTHER_ROWS, resident=query_rows == N)
     counting = sizes.count_closer(len(SAMPLE), K - 1, FEATURES, OTHER_ROWS)
     if chunk_rows == 0:
         return max(exact, counting)
-    way = sizes.cuda_approximate(N, FEATURES, K, dtype, csr, chunk_rows, query_rows, OTHER_ROWS)
+    way = sizes.approximate(N, FEATURES, K, dtype, csr, chunk_rows, query_rows, OTHER_ROWS)
     return max(exact, counting, way)
 
 
@@ -84,7 +84,7 @@ def counted(there):
 def test_packed_rows(codes, dtype, peak):
     rows = packed_rows(codes, dtype)
     used, there = peak(cuda.SparseOnDevice, rows, "cosine", DEVICE)
-    allowed = sizes.cuda_packed_rows(N, FEATURES, rows.n_nonzero, dtype)
+    allowed = sizes.csr_rows(N, FEATURES, rows.n_nonzero, dtype)
     assert allowed / 3 < used <= allowed
 
 
@@ -97,7 +97,7 @@ def test_a_search_of_packed_rows(codes, dtype, chunk_rows, query_rows, peak):
         there = cuda.SparseOnDevice(rows, "cosine", DEVICE)
         search(there, query_rows, chunk_rows, counted(there))
 
-    allowed = sizes.cuda_packed_rows(N, FEATURES, rows.n_nonzero, dtype)
+    allowed = sizes.csr_rows(N, FEATURES, rows.n_nonzero, dtype)
     assert peak(whole)[0] <= allowed + limit(dtype, True, query_rows, chunk_rows)
 
 

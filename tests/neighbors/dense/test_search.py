@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import njit
 
-from streamumap.neighbors import reference, sizes, table
-from streamumap.neighbors.dense import cells, exhaustive
+from streamumap.neighbors import reference, table
+from streamumap.neighbors.dense import cells, exhaustive, sizes
 from streamumap.neighbors.dense import search as dense
 
 K = 8
@@ -253,7 +253,7 @@ def test_memory_is_what_footprint_says(approximate, exhaustive):
         used = tracemalloc.get_traced_memory()[1] - before
     finally:
         tracemalloc.stop()
-    promised = sizes.dense(6000, 300, 4, K, 1500, 2)
+    promised = sizes.search(6000, 300, 4, K, 1500, 2)
     assert promised / 3 < used < promised, (used, promised)
 
 
@@ -270,5 +270,5 @@ def test_memory_of_counting_is_what_footprint_says():
         used = tracemalloc.get_traced_memory()[1] - before
     finally:
         tracemalloc.stop()
-    promised = sizes.dense_count_closer(600, 5, 300, 4, 2000)
+    promised = sizes.count_closer(600, 5, 300, 4, 2000)
     assert promised / 3 < used < promised, (used, promised)
