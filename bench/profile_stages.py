@@ -1,10 +1,10 @@
-"""Where the seconds of a run go: each stage's functions by the time they take, what lies between two stages apart.
+"""Profiles a run: the functions of each stage by time, and separately the time between stages.
 
     python bench/profile_stages.py INPUT --budget 40GB --metric cosine --twice
 
-`--twice`: once before, so that nothing is compiled in what is shown. Kernels are waited for as they are launched
-(CUDA_LAUNCH_BLOCKING), so that each counts where it is called; `--overlapping` leaves them as they are. Threads beside the main
-one are not seen: what waits for them is.
+`--twice` runs once before, so that nothing compiles in the profile. Each kernel is waited for at its launch (CUDA_LAUNCH_BLOCKING), so
+that its time counts where it is called; `--overlapping` turns this off. The profile covers only the main thread, including its waits
+for other threads.
 """
 
 import argparse
@@ -28,7 +28,7 @@ BETWEEN = "between stages"
 
 
 class Profiles:
-    """Listens to a run: a profile for each stage."""
+    """Listens to a run and keeps a profile for each stage."""
 
     def __init__(self) -> None:
         self.of: dict[str, cProfile.Profile] = defaultdict(cProfile.Profile)

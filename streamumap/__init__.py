@@ -31,8 +31,8 @@ def plan(
     knn=None,
     **params,
 ):
-    """What a run would do and need, from headers alone: a `planning.suggestions.Outlook` with the plan, the smallest budget, what an
-    in-memory run would take and what makes the job smaller.
+    """Plans a run from headers alone: a `planning.suggestions.Outlook` with the plan, the smallest budget that works, the needs of an
+    in-memory run, and what would make the job smaller.
 
     The rows are those of `x` (a path or an array), or a matrix of `rows` x `features` values of `dtype` ("float16") with `active`
     non-zeros a row. `sample`: how many rows are mapped; `place_rest`: the others get a position on their map; `knn`: a k-NN graph
@@ -51,7 +51,7 @@ def plan(
 
 
 def __getattr__(name: str):
-    """The public names, imported when they are asked for: `import streamumap` stays light."""
+    """Imports a public name when it is asked for, so that `import streamumap` stays light."""
     if name == "StreamUMAP":
         from streamumap.estimator import StreamUMAP
 

@@ -114,10 +114,10 @@ class StreamUMAP(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         The rows of `fit` are read again, from their path or from the array in memory; a pickle holds no data, so a model fitted on an
         array cannot transform after unpickling. With `reduce`, `out` must be given. Raises the errors of `streamumap.errors`."""
         check_is_fitted(self)
-        with tempfile.TemporaryDirectory(prefix="streamumap-") as folder, closing(self._finished()) as there:
+        with tempfile.TemporaryDirectory(prefix="streamumap-") as folder, closing(self._finished()) as finished:
             out = Path(folder) / "placed"
             with _as_warnings() as listener:
-                transform(there, self._request(X, there.params), out, listener=listener)
+                transform(finished, self._request(X, finished.params), out, listener=listener)
             return np.load(out / "embedding.npy")
 
     def __getstate__(self):

@@ -1,4 +1,4 @@
-"""What the user asks of a run, in one object that never changes."""
+"""Request: everything that the user asks of a run."""
 
 import os
 from dataclasses import dataclass, field

@@ -49,31 +49,31 @@ def transform(
     """
     out = Path(out)
     with ExitStack() as opened:
-        there = on if isinstance(on, Finished) else opened.enter_context(closing(open_finished(Path(on), map_input)))
-        _check_out(out, request, there)
-        params = replace(there.params, neighbors="auto", layout="auto", init="auto")
-        request = replace(request, params=params, reading=_like(there.reading, request.reading))
+        finished = on if isinstance(on, Finished) else opened.enter_context(closing(open_finished(Path(on), map_input)))
+        _check_out(out, request, finished)
+        params = replace(finished.params, neighbors="auto", layout="auto", init="auto")
+        request = replace(request, params=params, reading=_like(finished.reading, request.reading))
         source = open_source(request.input, request.reading, least_rows=1)
         inputs = opened.enter_context(closing(Inputs(source)))
-        if source.n_features != there.input.n_features:
+        if source.n_features != finished.input.n_features:
             raise InputError(
-                f"{source.name}: features: expected {there.input.n_features}, as the rows of {there.name} have, found "
+                f"{source.name}: features: expected {finished.input.n_features}, as the rows of {finished.name} have, found "
                 f"{source.n_features}; give rows of the same features."
             )
         machine = memory.machine(request.device)
         budget = budget_for(machine, request.budget, request.host_budget)
-        plan = make_plan(replace(there.job(), placed=job_of(source)), params, budget, machine)
+        plan = make_plan(replace(finished.job(), placed=job_of(source)), params, budget, machine)
         check_space(out, plan.peak.disk_bytes - used_bytes(out))
-        identity = {"format": "placed", "rows": source.fingerprint, "map": there.fingerprint}
+        identity = {"format": "placed", "rows": source.fingerprint, "map": finished.fingerprint}
         work = opened.enter_context(closing(Workdir(out, identity, request.path, request.fresh)))
         run = opened.enter_context(closing(Run(request, inputs, plan, work, listener, stopping)))
         with run.logged():
-            return _stages(run, there)
+            return _stages(run, finished)
 
 
-def _stages(run: Run, there: Finished) -> dict:
+def _stages(run: Run, finished: Finished) -> dict:
     """Does all stages in order and returns the content of run.json."""
-    new, mapped = _read(run, there)
+    new, mapped = _read(run, finished)
     key = key_of(__version__, run.plan["place"].backend, hash_of(new.kept.rows))
     if run.work.has("embedding", key):
         run.reuse("the map")
@@ -82,22 +82,22 @@ def _stages(run: Run, there: Finished) -> dict:
         positions = place_new(run, mapped, new.source, key, lambda places: new.kept.back(places, np.nan))
     for source in (new.source, mapped.rows):
         source.check_unchanged()
-    return _write(run, there, new, positions)
+    return _write(run, finished, new, positions)
 
 
-def _read(run: Run, there: Finished) -> tuple[New, Mapped]:
+def _read(run: Run, finished: Finished) -> tuple[New, Mapped]:
     """The new rows, and the rows of the map as they were searched, in CSR form where the plan wants it."""
     say_what_is_special(run)
     reduced, block_rows = run.params.reduce != "none", run.plan["read"].blocks["block_rows"]
     n_steps = run.input.n_rows * (1 + isinstance(run.input, ToConvert))
-    needs_rows = there.centred or not reduced  # those of the map
-    n_passes = (run.plan.as_csr and not reduced) + (needs_rows and isinstance(there.input, ToConvert))
-    n_steps += there.input.n_rows * n_passes
+    needs_rows = finished.centred or not reduced  # those of the map
+    n_passes = (run.plan.as_csr and not reduced) + (needs_rows and isinstance(finished.input, ToConvert))
+    n_steps += finished.input.n_rows * n_passes
     with run.stage("read", n_steps, "rows", resumable=True) as (advance, result):
         given = _in_place(run, run.input, "new", advance)
         if needs_rows:
-            of_map = _in_place(run, there.input, "map", advance)
-            run.view = there.view(of_map)
+            of_map = _in_place(run, finished.input, "map", advance)
+            run.view = finished.view(of_map)
         new = scan_new(run, given, RowSelection(given.n_rows), block_rows, advance)
         if new is None:
             raise InputError(f"{given.name}: rows: expected some with finite values, found none; give rows to place.")
@@ -106,14 +106,14 @@ def _read(run: Run, there: Finished) -> tuple[New, Mapped]:
         run.plan = make_plan(job, run.params, run.plan.budget, run.plan.machine)
         run.work.reserve(run.plan.peak.disk_bytes)
         if reduced:
-            rows, components = there.reduced()
+            rows, components = finished.reduced()
             along = along_components(components, new.source, run.view.metric(run.params.metric))
             new = replace(new, source=along)
-            mapped = Mapped(rows, None, there.positions, False, run.view, reduced=True)
+            mapped = Mapped(rows, None, finished.positions, False, run.view, reduced=True)
         else:
-            rows = run.view.of(there.kept.source(of_map))
-            run.csr = _to_csr(run, rows, there.n_nonzero, block_rows, advance)
-            mapped = Mapped(rows, run.csr, there.positions, there.non_negative, run.view)
+            rows = run.view.of(finished.kept.source(of_map))
+            run.csr = _to_csr(run, rows, finished.n_nonzero, block_rows, advance)
+            mapped = Mapped(rows, run.csr, finished.positions, finished.non_negative, run.view)
         found = new.found
         result.append(f"{found.n_rows:,} x {found.n_features:,} {found.dtype}, {100 * found.density:.3g}% non-zero")
     return new, mapped
@@ -136,36 +136,36 @@ def _to_csr(
     return pack(rows, block_rows, n_nonzero, run.work.scratch if run.plan.csr_on_disk else None, advance)
 
 
-def _write(run: Run, there: Finished, new: New, positions: np.ndarray) -> dict:
+def _write(run: Run, finished: Finished, new: New, positions: np.ndarray) -> dict:
     say_who_has_no_place(run, new, new.kept.of(positions))
-    run.measured["map"] = {"run": there.path, "rows": len(there.positions), "quality": there.report["quality"]}
+    run.measured["map"] = {"run": finished.path, "rows": len(finished.positions), "quality": finished.report["quality"]}
     with run.stage("write", 1, "files") as (advance, result):
         run.work.publish("embedding.parquet", partial(_write_table, positions, new.kept.back(new.found.is_zero, False)))
         advance(1)
         result.append(str(run.work.path))
-    finished = run.report(new.found)
-    run.work.publish_json("run.json", finished)
+    report = run.report(new.found)
+    run.work.publish_json("run.json", report)
     run.work.finish()
-    return finished
+    return report
 
 
 def _write_table(positions: np.ndarray, is_zero: np.ndarray, file: BinaryIO) -> None:
-    from streamumap.show import output
+    from streamumap.show import table
 
-    output.write_parquet(file, positions, is_zero, None)
+    table.write_parquet(file, positions, is_zero, None)
 
 
 def _like(the_map: Reading, given: Reading | None) -> Reading:
-    """How new rows are read: as the user says, and otherwise as the rows of the map were."""
+    """The Reading of new rows: what the user says, and otherwise that of the rows of the map."""
     said = {} if given is None else {name: value for name, value in asdict(given).items() if value is not None}
     said.pop("of", None)
     sae = None if the_map.of == "decoder" else the_map.sae
     return replace(replace(the_map, shape=None, sae=sae), **said)
 
 
-def _check_out(out: Path, request: Request, there: Finished) -> None:
+def _check_out(out: Path, request: Request, finished: Finished) -> None:
     """Raises InputError where the results would go into the run itself, or where the rows are."""
-    taken = {there.folder: "the run", Path(request.path) if request.path else None: "the rows"}
+    taken = {finished.folder: "the run", Path(request.path) if request.path else None: "the rows"}
     for path, what in taken.items():
         if path is not None and path.exists() and out.exists() and path.samefile(out):
             raise InputError(f"--out: {out}: expected a folder of its own, found {what}; choose another --out.")

@@ -364,7 +364,7 @@ def test_an_array_that_changes_is_noticed(rows, tmp_path):
 def test_a_failure_lets_the_folder_go(rows, run, tmp_path):
     with pytest.raises(OutputError), pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "streamumap.show.output.write_parquet",
+            "streamumap.show.table.write_parquet",
             lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")),
         )
         run()

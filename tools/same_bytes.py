@@ -1,11 +1,10 @@
-"""Shows that two checkouts of the project make the same results.
+"""Checks that two checkouts of the project make the same results.
 
     python tools/same_bytes.py BEFORE AFTER
 
-Runs the demo and small maps of dense and sparse rows with each checkout, through the command line alone, and compares what
-they leave. Arrays, columns and the picture must have the same bytes; run.json and manifest.json the same keys, types and
-names, whatever the seconds, paths, versions and fingerprints in them are. Prints a line for each file and ends with exit
-code 1 where one differs.
+Runs the demo and small maps of dense and sparse rows with each checkout, through the command line only, and compares their files.
+Arrays, columns and the picture must have the same bytes. run.json and manifest.json must have the same keys, types and names;
+their seconds, paths, versions and fingerprints may differ. Prints a line for each file and ends with exit code 1 if one differs.
 """
 
 import argparse
@@ -31,14 +30,14 @@ RUNS = {
     "csr": ["embed", "codes.npz"],
     "new": ["transform", "dense.umap", "new.npy"],
 }
-"""Arguments of the command line by the name of the run, which is that of its folder."""
+"""Arguments of the command line by the name of the run and its folder."""
 
 OWN = {"streamumap", "finished", "versions", "path", "blake2b", "key", "warnings"}
-"""Fields of a report whose strings are no names: versions, times, paths, fingerprints, sentences."""
+"""Fields of a report whose strings may differ: versions, times, paths, fingerprints, sentences."""
 
 
 def write_inputs(folder: Path) -> None:
-    """Rows in clusters and new ones like them, and codes in both sparse forms."""
+    """Writes clustered rows, new rows like them, and codes in both sparse formats."""
     rng = np.random.default_rng(3)
     centres = rng.normal(size=(N_CLUSTERS, N_FEATURES)) * 3
     rows = centres[rng.integers(N_CLUSTERS, size=N_ROWS + N_NEW)] + rng.normal(size=(N_ROWS + N_NEW, N_FEATURES))
@@ -54,7 +53,7 @@ def write_inputs(folder: Path) -> None:
 
 
 def run_all(tree: Path, folder: Path) -> None:
-    """All runs of a checkout, into `folder`, with compiled code of its own."""
+    """Does all runs of a checkout in `folder`, with its own compiled code."""
     write_inputs(folder)
     own = {"PYTHONPATH": str(tree), "NUMBA_CACHE_DIR": str(folder / "compiled"), "PYTHONDONTWRITEBYTECODE": "1"}
     for name, arguments in RUNS.items():
@@ -65,13 +64,13 @@ def run_all(tree: Path, folder: Path) -> None:
 
 
 def results(folder: Path) -> dict[str, set[str]]:
-    """`content_of` every file that the runs left, but for their logs."""
+    """The `content_of` every file of the runs, except their logs."""
     files = (path for path in folder.glob("*.umap/*.*") if path.suffix != ".log")
     return {str(path.relative_to(folder)): content_of(path) for path in files}
 
 
 def content_of(path: Path) -> set[str]:
-    """What must be the same of a file: for a report its schema and names, else one hash."""
+    """The part of a file that must be the same: the schema and names of a report, or one hash of any other file."""
     if path.suffix == ".json":
         return set(_schema(json.loads(path.read_text(encoding="utf-8")), "", True))
     content = path.read_bytes()
@@ -82,7 +81,7 @@ def content_of(path: Path) -> set[str]:
 
 
 def _schema(value: object, path: str, named: bool) -> Iterator[str]:
-    """The keys that lead to each value in a report, with its type, and the value where it is a name."""
+    """Yields the keys that lead to each value in a report, with its type, and the value if it is a name."""
     yield f"{path}: {type(value).__name__}"
     if isinstance(value, dict):
         for key, inner in value.items():

@@ -23,12 +23,12 @@ def demo(
 ) -> None:
     """Make a map of a small real data set that ships in the package: no GPU, no network."""
     from streamumap.demo import write_files
-    from streamumap.show.look import Wanted
-    from streamumap.show.output import render_run
+    from streamumap.show.annotations import ShowOptions
+    from streamumap.show.png import render_run
 
     files = write_files(out)
     run = run_embed(Request(files.activations, Params(metric="cosine"), budget, device=device), out, quiet)
-    picture = render_run(out, out / "map.png", Wanted(files.labels))
+    picture = render_run(out, out / "map.png", ShowOptions(files.labels))
     if json_:
         print(json.dumps(run, indent=2))
         return

@@ -62,7 +62,7 @@ def pack(
     quiet: Quiet = False,
 ) -> None:
     """Write INPUT's rows without their zeros, exactly, as a CSR .npz, which embed reads as it is."""
-    from streamumap.source.sparse.pack import pack_file
+    from streamumap.source.formats.csr_writer import pack_file
 
     with _rows_of("pack", input, reading_of(dtype, features, key, shape, sae, "rows"), quiet) as (rows, advance):
         n_bytes = pack_file(rows, out, advance)

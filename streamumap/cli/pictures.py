@@ -28,15 +28,16 @@ def render(
     quiet: Quiet = False,
 ) -> None:
     """Draw a picture of a finished or half-finished run; several --color make several maps."""
-    from streamumap.show.look import Wanted
-    from streamumap.show.output import animate_run, render_run
+    from streamumap.show.annotations import ShowOptions
+    from streamumap.show.gif import animate_run
+    from streamumap.show.png import render_run
 
-    wanted = Wanted(labels, names, tuple(color or ()), input)
+    options = ShowOptions(labels, names, tuple(color or ()), input)
     with progress_of(quiet) as listener:
         if animate:
-            print(animate_run(run, out or run / "map.gif", wanted, size or 800, dark, listener))
+            print(animate_run(run, out or run / "map.gif", options, size or 800, dark, listener))
         else:
-            print(render_run(run, out or run / "map.png", wanted, size or 1600, dark, listener))
+            print(render_run(run, out or run / "map.png", options, size or 1600, dark, listener))
 
 
 @app.command()
@@ -62,15 +63,15 @@ def view(
     quiet: Quiet = False,
 ) -> None:
     """Write one self-contained HTML page of the map: zoom, hover, search, lasso, colours. No network."""
-    from streamumap.show.look import Wanted
-    from streamumap.show.output import page_of, view_run
+    from streamumap.show.annotations import ShowOptions
+    from streamumap.show.page.from_run import page_of, view_run
 
-    wanted = Wanted(labels, names, tuple(color or ()), input)
+    options = ShowOptions(labels, names, tuple(color or ()), input)
     with progress_of(quiet) as listener:
         if not serve:
-            print(view_run(run, out or run / "map.html", wanted, features, listener))
+            print(view_run(run, out or run / "map.html", options, features, listener))
             return
-        content = page_of(run, wanted, features, listener)
+        content = page_of(run, options, features, listener)
     from streamumap.show.page.serve import PageServer
 
     with PageServer(content, port) as server, suppress(KeyboardInterrupt):

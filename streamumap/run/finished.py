@@ -13,7 +13,7 @@ from streamumap.errors import InputError
 from streamumap.params import Params
 from streamumap.planning.job import Job, job_of
 from streamumap.source import Reading, RowSource, ToConvert, open_rows, open_source
-from streamumap.source.views.centered import View, like
+from streamumap.source.views.centered import ComparedView, rebuild_view
 from streamumap.source.views.row_selection import RowSelection
 from streamumap.store.blockfile import BlockFile
 from streamumap.store.manifest import NAME as MANIFEST
@@ -78,9 +78,9 @@ class Finished:
         dtype = "float32" if self.centred or self.report["input"]["exponent"] else job.dtype
         return replace(job, n_rows=len(self.positions), dtype=dtype, n_nonzero=self.n_nonzero, mapped=True)
 
-    def view(self, given: RowSource) -> View:
+    def view(self, given: RowSource) -> ComparedView:
         """How the rows on the map were compared. `given`: the input, readable in place."""
-        return like(self.kept.source(given), self.report["input"]["exponent"], self.centred, self.params.metric)
+        return rebuild_view(self.kept.source(given), self.report["input"]["exponent"], self.centred, self.params.metric)
 
     def reduced(self) -> tuple[RowSource, BlockFile]:
         """The reduced rows on the map, and the file of the components. Raises InputError where the run did not keep them."""

@@ -128,7 +128,7 @@ def _spectral(
 ) -> tuple[PlaceTop, str]:
     """Positions along the graph's eigenvectors. Where the graph has several components, each is laid out along its own eigenvectors,
     around the position that the default start gives it."""
-    from streamumap.graph.parts import roots_and_degrees
+    from streamumap.graph.components import roots_and_degrees
     from streamumap.layout.epochs import placer
     from streamumap.layout.init import spectral
 

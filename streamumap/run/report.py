@@ -10,7 +10,7 @@ from streamumap.params import Params
 from streamumap.planning.job import Plan
 from streamumap.run.inputs import Inputs
 from streamumap.source import RowSource
-from streamumap.source.scan.cpu import Scan
+from streamumap.source.scan.result import Scan
 
 PACKAGES = ("numpy", "torch", "triton", "numba", "scipy", "scikit-learn")
 

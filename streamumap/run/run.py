@@ -17,9 +17,9 @@ from streamumap.run.inputs import Inputs
 from streamumap.run.recorder import Meter, Recorder
 from streamumap.run.report import input_facts, report
 from streamumap.source import RowSource, open_rows
-from streamumap.source.scan.cpu import Scan
+from streamumap.source.scan.result import Scan
 from streamumap.source.sparse.csr_rows import CsrRows
-from streamumap.source.views.centered import View
+from streamumap.source.views.centered import ComparedView
 from streamumap.source.views.row_selection import RowSelection
 from streamumap.store.blockfile import BlockFile
 from streamumap.store.resumable import SavedCheckpoint
@@ -64,7 +64,7 @@ class Run(Recorder):
         self.params, self.input = request.params, inputs.source
         self.kept = RowSelection(inputs.source.n_rows, inputs.sample)
         self.csr: CsrRows | None = None
-        self.view = View()
+        self.view = ComparedView()
         self.new: New | None = None
         self.kept_files: set[str] = set()  # of the k-NN graph, made by `knn`
         self.given_start = open_rows(self.params.init).fingerprint if self.params.init.endswith(".npy") else None
@@ -148,7 +148,7 @@ class Run(Recorder):
             return self.work.open("knn_indices"), self.work.open("knn_distances")
         return (
             self._of_kept("indices", self.kept.numbers_of),
-            self._of_kept("distances", lambda block: self.view.resized(block, self.params.metric)),
+            self._of_kept("distances", lambda block: self.view.scale(block, self.params.metric)),
         )
 
     def _of_kept(self, name: str, of_block: Callable[[np.ndarray], np.ndarray]) -> BlockFile:

@@ -17,10 +17,10 @@ from streamumap.params import Params
 from streamumap.request import Request
 from streamumap.run.run import Run
 from streamumap.show.meta import Meta
-from streamumap.show.output import write_parquet
+from streamumap.show.table import write_parquet
 from streamumap.source import SparseSource, open_source
 from streamumap.source.scan.cpu import scan
-from streamumap.source.views.centered import View
+from streamumap.source.views.centered import ComparedView
 from streamumap.source.views.row_selection import RowSelection, all_but
 from streamumap.store.workdir import Workdir
 
@@ -144,7 +144,7 @@ def test_the_graph_of_some_rows_is_never_in_memory_as_a_whole(tmp_path):
     n, k = 200_000, 15
     run = object.__new__(Run)
     run.kept_files = set()
-    run.kept, run.view, run.params = all_but(n, np.arange(0, n, 7)), View(3), Params(n_neighbors=k)
+    run.kept, run.view, run.params = all_but(n, np.arange(0, n, 7)), ComparedView(3), Params(n_neighbors=k)
     run.source, run.work = SimpleNamespace(n_rows=len(run.kept.rows)), Workdir(tmp_path / "run", {})
     numbers = np.random.default_rng(0).integers(0, n, (n, k)).astype(np.int32)
     numbers[numbers % 7 == 0] = -1
@@ -265,12 +265,12 @@ def test_the_size_of_the_rows_changes_neither_neighbours_nor_quality(factor, for
 
 def test_values_that_vanish_beside_others_are_zeros():
     from streamumap.source.sparse.csr_rows import pack
-    from streamumap.source.views.scaled import extreme_exponent, scaled
+    from streamumap.source.views.scaled import extreme_exponent, scale_rows
 
     rows = codes()
     rows[5, 3], rows[6, 4] = 1e-38, 1e38
     for source in (open_source(rows), open_source(scipy.sparse.csr_matrix(rows))):
-        left = scaled(source, extreme_exponent(scan(source, 10).norm_max))
+        left = scale_rows(source, extreme_exponent(scan(source, 10).norm_max))
         found = scan(left, 10)
         assert found.n_nonzero == np.count_nonzero(rows) - 1
         assert pack(left, 7, found.n_nonzero).dense(5, 6)[0, 3] == 0

@@ -16,7 +16,7 @@ from streamumap.params import Params
 from streamumap.planning.fit import is_tiny_forced
 from streamumap.request import Request
 from streamumap.run.sampling import uniform
-from streamumap.show.runs import describe
+from streamumap.show.saved_run import describe
 
 BOUNDS = dict(budget="1GB", device="cpu")
 SHORT = Params(n_neighbors=5, n_epochs=12)

@@ -56,7 +56,7 @@ def _search(run: Run, rows: Rows, key: str, is_found: bool) -> None:
             join_copies(indices, distances, rows.found.duplicate_of)
             run.work.forget("neighbors", "graph", "embedding")
             run.publish("knn_indices", indices, -1, run.kept.numbers_back)
-            run.publish("knn_distances", distances, np.nan, lambda block: run.view.sized(block, p.metric))
+            run.publish("knn_distances", distances, np.nan, lambda block: run.view.unscale(block, p.metric))
             run.work.done("neighbors", key)
             checkpoint.forget()
         if not reached:  # not measured yet, or not since the exhaustive search

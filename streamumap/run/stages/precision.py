@@ -5,7 +5,7 @@ import numpy as np
 from streamumap.run.dispatch import Rows
 from streamumap.run.run import Run
 from streamumap.source.base import RowSource, stored_dtype
-from streamumap.source.scan.cpu import Scan
+from streamumap.source.scan.result import Scan
 from streamumap.source.views.normalized import DenseRows
 
 TIED_SHARE = 0.1
@@ -74,7 +74,7 @@ def _error(run: Run, rows: Rows, sample: np.ndarray, others: np.ndarray) -> floa
         right = _distances(_wide(stored, numbers, cosine), numbers == own)
         found = _distances(_wide(compared, numbers, rows.metric == "cosine"), numbers == own)
         known = right > (SAME**0.5 if cosine else 0)
-        shares = run.view.sized(found, run.params.metric)[known] / right[known]
+        shares = run.view.unscale(found, run.params.metric)[known] / right[known]
         errors.append(np.abs((shares**2 if cosine else shares) - 1))
     whole = np.concatenate(errors)
     return float(whole.mean()) if len(whole) else 0.0

@@ -13,9 +13,10 @@ from streamumap.run.recorder import Meter
 from streamumap.run.run import New, Run
 from streamumap.source import RowSource, ToConvert, check_shape
 from streamumap.source.base import SparseSource
-from streamumap.source.scan.cpu import Scan, check_finite, scan, wild_features
+from streamumap.source.scan.cpu import scan
+from streamumap.source.scan.result import Scan, check_finite, wild_features
 from streamumap.source.sparse.csr_rows import CsrRows, pack
-from streamumap.source.views.centered import View, centred
+from streamumap.source.views.centered import ComparedView, find_view
 from streamumap.source.views.row_selection import RowSelection, all_but
 from streamumap.source.views.scaled import extreme_exponent
 from streamumap.store.workdir import key_of
@@ -56,7 +57,7 @@ def _centre(run: Run, found: Scan, csr: CsrRows | None, advance: Meter) -> tuple
     duplicates of the rows as they are compared then."""
     given: RowSource = run.kept.source(run.opened)
     largest = np.ldexp([found.feature_low, found.feature_high], run.view.exponent, dtype=np.float64)
-    view = centred(given, run.params.metric, largest)
+    view = find_view(given, run.params.metric, largest)
     if view is None:
         return found, csr
     run.view, run.source = view, view.of(given)
@@ -100,7 +101,7 @@ def _scan(run: Run, advance: Meter) -> tuple[Scan, CsrRows | None]:
         _leave_out(run, found.nonfinite_rows, "rows have NaN or infinite values")
         found, csr = again()
     check_finite(run.source.name, found)
-    run.view = View(extreme_exponent(found.norm_max))
+    run.view = ComparedView(extreme_exponent(found.norm_max))
     if run.view.exponent:
         run.source = run.view.of(run.source)
         seen, csr = again()

@@ -6,7 +6,8 @@ from streamumap.layout.init import pca as initial
 from streamumap.machine.memory import format_bytes
 from streamumap.quality import sample_rows
 from streamumap.reduce import ica
-from streamumap.reduce.pca import ReducedRows, StreamedPCA
+from streamumap.reduce.pca import StreamedPCA
+from streamumap.reduce.reduced_rows import ReducedRows
 from streamumap.run.recorder import Meter
 from streamumap.run.run import Run
 from streamumap.source import RowSource, open_rows

@@ -17,8 +17,9 @@ from streamumap.planning.job import job_of
 from streamumap.planning.planner import make_plan
 from streamumap.request import Request
 from streamumap.source import Reading, SparseSource, open_source, pieces
-from streamumap.source.scan.cpu import pairs_scan_footprint, scan
+from streamumap.source.scan.cpu import scan
 from streamumap.source.scan.inspect import inspect_report
+from streamumap.source.scan.sizes import pairs_scan_footprint
 from streamumap.source.sparse.csr_rows import pack
 
 BOUNDS = dict(budget="1GB", device="cpu")
@@ -289,7 +290,7 @@ def test_a_pass_over_pairs_holds_no_dense_block(monkeypatch):
     import tracemalloc
 
     monkeypatch.setattr(pieces, "n_threads", lambda: 2)
-    monkeypatch.setattr("streamumap.source.scan.cpu.n_threads", lambda: 2)
+    monkeypatch.setattr("streamumap.source.scan.sizes.n_threads", lambda: 2)
     indices = np.arange(64, dtype=np.uint16)[None, ::-1] * np.ones((60_000, 1), np.uint16)
     source = open_source((indices, np.ones((60_000, 64), np.float16), 40_000))
     tracemalloc.start()

@@ -335,7 +335,7 @@ def test_the_wrong_orientation_is_seen_by_its_shape(tmp_path):
 def test_features_are_the_rows_of_the_transposed_matrix(sparse, tmp_path, monkeypatch):
     x = rand(90, D, seed=5)
     path, expected = re_n_y_topk(tmp_path / "sae", x)
-    monkeypatch.setattr("streamumap.source.sparse.transposed.PASS_PAIRS", 100)
+    monkeypatch.setattr("streamumap.source.views.transposed.PASS_PAIRS", 100)
     given, reading = (
         (x.numpy(), Reading(sae=path, of="features")) if sparse else (expected.numpy(), Reading(of="features"))
     )
