@@ -23,6 +23,7 @@ import pytest
 import zarr
 
 from streamumap import cli
+from streamumap.request import Request
 from streamumap.source.file import OpenFile
 from streamumap.store import blockfile
 from streamumap.store.manifest import as_text, new_manifest
@@ -486,6 +487,12 @@ def told(err, pattern, folder):
     return text.removeprefix("streamumap: ").replace(f"{folder}/", "").replace(str(folder), "")
 
 
+@pytest.fixture
+def tmp_path(tmp_path_factory):
+    """A folder whose name is short: errors cut off long ones, and the document has them whole."""
+    return tmp_path_factory.mktemp("x")
+
+
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.what)
 def test_what_arrives_broken(case, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("CANARY", str(tmp_path / "nest"))
@@ -518,7 +525,7 @@ def check_map(case, path, folder):
         from streamumap import engine
         from streamumap.params import Params
 
-        engine.embed(folder / "little.npy", Params(n_epochs=2), out=folder / "little", device="cpu", budget="2GB")
+        engine.embed(Request(folder / "little.npy", Params(n_epochs=2), device="cpu", budget="2GB"), folder / "little")
         np.testing.assert_array_equal(found, np.load(folder / "little" / "embedding.npy"))
     if case.what == "all-zero rows":
         assert np.linalg.norm(found[3] - found[8]) < np.ptp(found)

@@ -14,7 +14,7 @@ import numpy as np
 from streamumap.source import RowSource, widen
 from streamumap.source.checks import wrong
 from streamumap.source.formats.array import ArraySource
-from streamumap.source.formats.npy import npy_rows
+from streamumap.source.formats.npy import open_npy
 from streamumap.source.views.normalized import DenseRows
 
 LOOKED_AT_ROWS = 1024
@@ -186,7 +186,7 @@ def look_at_distances(
 
 def _matrix(part: Any, name: str) -> RowSource:
     if isinstance(part, (str, bytes, os.PathLike)):
-        return npy_rows(part)
+        return open_npy(part)
     source = ArraySource(part)
     source.name = name
     return source

@@ -18,9 +18,10 @@ from streamumap.neighbors.zero import close_gaps, join_zero_rows
 from streamumap.params import Params
 from streamumap.planning.job import Plan
 from streamumap.source import RowSource
-from streamumap.source.scan.cpu import Scan, scan
+from streamumap.source.scan.cpu import scan
+from streamumap.source.scan.result import Scan
 from streamumap.source.sparse.csr_rows import CsrRows
-from streamumap.source.views.centered import View
+from streamumap.source.views.centered import ComparedView
 from streamumap.source.views.normalized import DenseRows
 from streamumap.store.blockfile import BlockFile
 from streamumap.store.checkpoint import NO_CHECKPOINT, Checkpoint
@@ -35,7 +36,7 @@ class Rows:
     searched: RowSource
     csr: CsrRows | None
     found: Scan
-    view: View
+    view: ComparedView
     asked: str
 
     @property
@@ -82,7 +83,7 @@ def search(
     """
     indices, distances = _search(rows, plan, p, sample, enough, advance, checkpoint)
     if rows.view.unit:
-        rows.view.found(indices, distances, rows.found.is_zero[indices])
+        rows.view.to_asked_metric(indices, distances, rows.found.is_zero[indices])
         if rows.searched is not rows.original:
             close_gaps(indices, distances)  # zero rows need not be the furthest any more
         join_zero_rows(indices, distances, np.flatnonzero(rows.found.is_zero).astype(np.int32))

@@ -17,7 +17,7 @@ from streamumap.source import RowSource, widen
 from streamumap.source.base import CsrBlock, SparseSource
 from streamumap.source.sparse.csr_block import nonzero_mask, pairs_of
 from streamumap.source.sparse.csr_rows import CsrRows
-from streamumap.source.views.centered import View, as_they_came
+from streamumap.source.views.centered import ComparedView, original_rows
 from streamumap.source.views.normalized import DenseRows
 from streamumap.store.checkpoint import NO_CHECKPOINT, Checkpoint
 
@@ -41,7 +41,7 @@ class Mapped:
     csr: CsrRows | None
     positions: np.ndarray
     non_negative: bool
-    view: View
+    view: ComparedView
     reduced: bool = False
 
     @property
@@ -66,9 +66,9 @@ def place(
         for start in range(begin, new.n_rows, query_rows):
             stop = min(start + query_rows, new.n_rows)
             indices, distances = nearest(start, stop)
-            there.view.found(indices, distances, np.zeros(indices.shape, bool) if there.reduced else None)
+            there.view.to_asked_metric(indices, distances, np.zeros(indices.shape, bool) if there.reduced else None)
             if p.metric == "cosine":
-                put_itself_first(as_they_came(there.rows), as_they_came(new), start, indices, distances)
+                put_itself_first(original_rows(there.rows), original_rows(new), start, indices, distances)
             weights = graph.strengths(distances, p.local_connectivity)
             out[start:stop] = out_of_sample.place(there.positions, indices, distances, weights, settings)
             checkpoint.done(lambda: ({}, {"positions": out[:stop]}), row=stop)  # noqa: B023, it is called at once
