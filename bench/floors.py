@@ -11,7 +11,6 @@ or writes. The line goes to bench/results/floors.jsonl.
 
 import argparse
 import os
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -122,9 +121,8 @@ def counted() -> Iterator[Counter]:
 
         return measured
 
-    module = sys.modules[approximate.__module__]
     with (
-        mock.patch.object(module, "lists", lists),
+        mock.patch.object(approximate, "lists", lists),
         mock.patch.object(sparse_rows.SparseOnDevice, "measure", counting(sparse_rows.SparseOnDevice.measure)),
         mock.patch.object(sketch.Sketches, "measure", counting(sketch.Sketches.measure)),
     ):

@@ -21,6 +21,7 @@ from tree import ROOT
 
 from streamumap import quality
 from streamumap.machine import gpu, memory
+from streamumap.neighbors.metric import named
 from streamumap.params import Params
 from streamumap.planning.job import Plan
 from streamumap.run import dispatch
@@ -121,7 +122,7 @@ def open_data(
         with np.load(kept, allow_pickle=False) as file:
             triplets, first_is_nearer = file["triplets"], file["first_is_nearer"]
     else:
-        triplets, first_is_nearer = _triplets(DenseRows(source, params.metric))
+        triplets, first_is_nearer = _triplets(DenseRows(source, unit=named(params.metric).unit))
     if kept and not kept.exists():
         np.savez(kept, triplets=triplets, first_is_nearer=first_is_nearer)
     sample = quality.sample_rows(source.n_rows, SAMPLE_ROWS, SEED)
@@ -279,7 +280,7 @@ def _excess(rows: DenseRows, triplets: np.ndarray) -> np.ndarray:
     needed = np.unique(triplets)
     taken = rows.take(needed)
     row, first, second = (taken[np.searchsorted(needed, triplets[:, i])] for i in range(3))
-    if rows.metric == "cosine":
+    if rows.unit:
         return np.einsum("ij,ij->i", row, second, dtype=np.float64) - np.einsum(
             "ij,ij->i", row, first, dtype=np.float64
         )

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from streamumap.neighbors.metric import Metric
 from streamumap.source import RowSource, widen
 from streamumap.source.checks import wrong
 from streamumap.source.formats.array import ArraySource
@@ -160,7 +161,7 @@ def open_graph(graph: Any, n_rows: int) -> GivenGraph:
 
 
 def look_at_distances(
-    rows: DenseRows, numbers: np.ndarray, others: np.ndarray, far: np.ndarray, metric: str
+    rows: DenseRows, numbers: np.ndarray, others: np.ndarray, far: np.ndarray, metric: Metric
 ) -> str | None:
     """What is wrong with the given distances `far` float32 (S, m) of the rows `numbers` int64 (S,) ascending to `others`
     (S, m), -1: none; by the farthest of each of a few rows. None where they are those of `metric`; where that is cosine, rows of
@@ -174,14 +175,14 @@ def look_at_distances(
     needed = np.unique(np.concatenate([own, other]))
     taken = rows.take(needed)
     squares = ((taken[np.searchsorted(needed, own)] - taken[np.searchsorted(needed, other)]) ** 2).sum(1, np.float64)
-    right = squares / 2 if metric == "cosine" else np.sqrt(squares)
+    right = metric.from_squares(squares, np)
     given, own, right = (a[right > 0] for a in (given, own, right))
     if not len(right) or np.median(np.abs(given / right - 1)) <= ALIKE:
         return None
     if np.median(np.abs(given / right**2 - 1)) <= ALIKE:
-        return f"they are squares of {metric} distances; give the square roots"
+        return f"they are squares of {metric.name} distances; give the square roots"
     found = f"in row {own[0]} {given[0]:.4g} where {right[0]:.4g} is right"
-    return f"they are not {metric} distances of these rows, {found}; give those, or the --metric that they are of"
+    return f"they are not {metric.name} distances of these rows, {found}; give those, or the --metric that they are of"
 
 
 def _matrix(part: Any, name: str) -> RowSource:

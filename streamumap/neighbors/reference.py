@@ -2,31 +2,23 @@
 
 import numpy as np
 
+from streamumap.neighbors.metric import named
+
 
 def distance_matrix(rows: np.ndarray, others: np.ndarray, metric: str) -> np.ndarray:
-    """float64 (n, m). cosine: 1 - cos; a zero row is at 0 from a zero row and at 1 from any other. euclidean: from
-    differences, not products."""
-    rows, others = rows.astype(np.float64), others.astype(np.float64)
-    if metric == "euclidean":
-        return np.stack([np.sqrt(((others - row) ** 2).sum(1)) for row in rows])
-    norm, other_norm = np.sqrt((rows**2).sum(1)), np.sqrt((others**2).sum(1))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        cosine = rows @ others.T / (norm[:, None] * other_norm[None, :])
-    cosine[norm == 0, :] = 0.0
-    cosine[:, other_norm == 0] = 0.0
-    cosine[np.ix_(norm == 0, other_norm == 0)] = 1.0
-    return np.maximum(1.0 - cosine, 0.0)
+    """Distances of all rows to all others under the metric of this name: float64 (n, m)."""
+    return named(metric).reference(rows.astype(np.float64), others.astype(np.float64))
 
 
 def search(rows: np.ndarray, k: int, metric: str) -> tuple[np.ndarray, np.ndarray]:
     """Exact neighbours, ties by row number.
 
-    For cosine, a zero row has zero rows as neighbours only, and among rows without negative values a row at distance 1
-    (no common feature) is none.
+    Where rows are compared at length 1, a zero row has zero rows as neighbours only, and among rows without negative values a row at
+    a right angle (no common feature) is none.
     """
     n = len(rows)
     d = distance_matrix(rows, rows, metric)
-    if metric == "cosine":
+    if named(metric).unit:
         zero = ~rows.any(1)
         d[np.ix_(zero, ~zero)] = np.inf
         if (rows >= 0).all():
@@ -46,11 +38,11 @@ def nearest(
     """For each of `rows` the k nearest of `others`, which it is none of: indices int32, distances float32 (M, k), ties by
     number, -1 and inf where there are no more.
 
-    For cosine, a row without a direction (all zeros) and one with a direction are no neighbours of each other, nor, with
-    `non_negative`, are rows at distance 1 or more.
+    Where rows are compared at length 1, a row without a direction (all zeros) and one with a direction are no neighbours of each
+    other, nor, with `non_negative`, are rows at a right angle.
     """
     d = distance_matrix(rows, others, metric)
-    if metric == "cosine":
+    if named(metric).unit:
         d[np.not_equal.outer(rows.any(1), others.any(1))] = np.inf
         if non_negative:
             d[(rows.astype(np.float64) @ others.astype(np.float64).T <= 0) & (d > 0)] = np.inf

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from streamumap.errors import InputError
+from streamumap.neighbors.metric import named
 from streamumap.params import Params
 from streamumap.planning.job import Job, job_of
 from streamumap.source import Reading, RowSource, ToConvert, open_rows, open_source
@@ -78,7 +79,9 @@ class Finished:
 
     def view(self, given: RowSource) -> View:
         """How the rows on the map were compared; `given`: its input, where that can be read."""
-        return like(self.kept.source(given), self.report["input"]["exponent"], self.centred, self.params.metric)
+        return like(
+            self.kept.source(given), self.report["input"]["exponent"], self.centred, unit=named(self.params.metric).unit
+        )
 
     def reduced(self) -> tuple[RowSource, BlockFile]:
         """The rows on the map as they were reduced, and the file of the components. Raises InputError."""

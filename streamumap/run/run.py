@@ -11,6 +11,7 @@ from streamumap import __version__
 from streamumap.events import Listener
 from streamumap.machine import gpu
 from streamumap.neighbors.given import GivenGraph
+from streamumap.neighbors.metric import named
 from streamumap.params import Params
 from streamumap.planning.job import Plan
 from streamumap.planning.stages import CONTEXT_BYTES
@@ -154,7 +155,7 @@ class Run(Recorder):
             return self.work.open("knn_indices"), self.work.open("knn_distances")
         return (
             self._of_kept("indices", self.kept.numbers_of),
-            self._of_kept("distances", lambda block: self.view.resized(block, self.params.metric)),
+            self._of_kept("distances", lambda block: self.view.resized(block, unit=named(self.params.metric).unit)),
         )
 
     def _of_kept(self, name: str, of_block: Callable[[np.ndarray], np.ndarray]) -> BlockFile:

@@ -8,21 +8,22 @@ where many rows are about as near as the 15th, more tiles alone find no more.
 
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from streamumap.events import Advance
 from streamumap.neighbors.cuda.decide import decide
+from streamumap.neighbors.cuda.device_rows import DeviceRows, Measures
 from streamumap.neighbors.cuda.join import candidates, merge, no_neighbors, reverse_neighbors
 from streamumap.neighbors.cuda.probe import TILE, nearest_columns, unpack
 from streamumap.neighbors.cuda.sizes import PROPOSED, list_width
-from streamumap.neighbors.cuda.sketch import Sketches, make_sketches
-from streamumap.neighbors.cuda.sparse_rows import SparseOnDevice
+from streamumap.neighbors.cuda.sketch import make_sketches
 from streamumap.neighbors.cuda.tiles import Tiles, lists, make_tiles
-from streamumap.store.checkpoint import NO_CHECKPOINT, Checkpoint
+from streamumap.neighbors.protocol import SearchRequest
 
 Reached = Callable[[Tensor], bool]
+
+Lists = dict[str, Tensor]
+""""found" int32 and "distances" float32 (N, w)."""
 
 SHARES = (1 / 64, 1 / 16, 1 / 4, 1.0)
 """Of all tiles, looked through for a tile of median spread; the last one: all, for every tile."""
@@ -39,69 +40,81 @@ STEPS = 1 + JOINS + 1
 """Of a round: it looks through tiles, joins, and dense rows decide."""
 
 
-def approximate(
-    rows,
-    k: int,
-    *,
-    is_zero: np.ndarray,
-    seed: int,
-    chunk_rows: int,
-    query_rows: int,
-    other_rows: int,
-    reached: Reached,
-    advance: Advance,
-    checkpoint: Checkpoint = NO_CHECKPOINT,
-) -> tuple[Tensor, Tensor] | None:
-    """Lists int32 (N, w) and distances (squared; for cosine the distances themselves) float32 (N, w), nearest first, w >= k - 1;
-    None where even all tiles do not reach what is asked.
+def approximate(rows: DeviceRows, request: SearchRequest, reached: Reached) -> tuple[Tensor, Tensor] | None:
+    """Lists int32 (N, w) and what is measured of them float32 (N, w), nearest first, w >= k - 1; None where even all tiles do not reach
+    what is asked.
 
-    `rows`: rows on the device; `is_zero` bool (N,): rows that are nobody's neighbours; `reached(lists)` says whether a graph is
-    good enough. A round ticks N rows for its sketches, for what it looks through, for each join, and for dense rows at its end.
+    `reached(lists)` says whether a graph is good enough. A round advances by N rows for its sketches, for what it looks through, for
+    each join, and for dense rows at its end.
     """
-    is_sparse, width = isinstance(rows, SparseOnDevice), list_width(k)
+    width = list_width(request.k)
     best = _no_neighbors(rows, width)
-    ahead = best if is_sparse else _no_neighbors(rows, 2 * width)
+    ahead = best if rows.resident else _no_neighbors(rows, 2 * width)
 
-    def whole() -> dict[str, Tensor]:
-        return best if is_sparse else best | {f"{name} ahead": array for name, array in ahead.items()}
+    def whole() -> Lists:
+        return best if rows.resident else best | {f"{name} ahead": array for name, array in ahead.items()}
 
-    begin = checkpoint.resume(whole()).get("step", 0)
-    for number, share in enumerate(SHARES):
-        end = (number + 1) * STEPS
-        if begin > end:
+    def done(step: int) -> None:
+        request.checkpoint.done(lambda: (whole(), {}), step=step)
+
+    begin = request.checkpoint.resume(whole()).get("step", 0)
+    for number in range(len(SHARES)):
+        if begin > (number + 1) * STEPS:
             continue
-        steps = range(max(begin, end - STEPS), end)
-        if steps:
-            near, tiles = _propose(rows, is_zero, seed + (number << 32), other_rows, advance)
-        for step in steps:
-            if step == end - STEPS:
-                if not is_sparse:
-                    _begin(near, best, ahead)
-                listed = lists(tiles, share, LOOKED << 2 * number, max(1, chunk_rows // TILE))
-                _look_through(near, tiles, listed, PROPOSED * width, **ahead, advance=advance)
-            elif step < end - 1:
-                ahead["found"] = _join(near, chunk_rows, **ahead, advance=advance)
-            elif not is_sparse:
-                decide(rows, ahead["found"], **best, query_rows=query_rows, other_rows=other_rows, advance=advance)
-            checkpoint.done(lambda: (whole(), {}), step=step + 1)
-        near = tiles = None
+        _round(rows, request, number, begin, best, ahead, done)
         if reached(best["found"]):
             return best["found"], best["distances"]
     return None
 
 
-def _no_neighbors(rows, width) -> dict[str, Tensor]:
+def _round(
+    rows: DeviceRows,
+    request: SearchRequest,
+    number: int,
+    begin: int,
+    best: Lists,
+    ahead: Lists,
+    done: Callable[[int], None],
+) -> None:
+    """The steps of a round from step `begin` of all on."""
+    blocks, advance, end = request.blocks, request.advance, (number + 1) * STEPS
+    steps = range(max(begin, end - STEPS), end)
+    if not steps:
+        return
+    near, tiles = _propose(rows, request, request.seed + (number << 32))
+    for step in steps:
+        if step == end - STEPS:
+            if not rows.resident:
+                _begin(near, best, ahead)
+            listed = lists(tiles, SHARES[number], LOOKED << 2 * number, max(1, blocks["chunk_rows"] // TILE))
+            _look_through(near, tiles, listed, PROPOSED * list_width(request.k), **ahead, advance=advance)
+        elif step < end - 1:
+            ahead["found"] = _join(near, blocks["chunk_rows"], **ahead, advance=advance)
+        elif not rows.resident:
+            decide(
+                rows,
+                ahead["found"],
+                best["found"],
+                best["distances"],
+                blocks["query_rows"],
+                blocks["other_rows"],
+                advance,
+            )
+        done(step + 1)
+
+
+def _no_neighbors(rows: DeviceRows, width: int) -> Lists:
     return dict(zip(("found", "distances"), no_neighbors(rows.n_rows, rows.device, width), strict=True))
 
 
-def _propose(rows, is_zero, seed, other_rows, advance):
+def _propose(rows: DeviceRows, request: SearchRequest, seed: int) -> tuple[Measures, Tiles]:
     """What measures two rows, dense ones by their sketches, and the tiles."""
-    codes = make_sketches(rows, seed, other_rows, advance)
-    tiles = make_tiles(codes, torch.from_numpy(is_zero).to(rows.device), seed)
-    return rows if isinstance(rows, SparseOnDevice) else Sketches(codes), tiles
+    codes = make_sketches(rows, seed, request.blocks["other_rows"], request.advance)
+    nobody = torch.from_numpy(request.is_zero & rows.metric.unit).to(rows.device)
+    return rows.proposer(codes), make_tiles(codes, nobody, seed)
 
 
-def _begin(near, best, ahead):
+def _begin(near: Measures, best: Lists, ahead: Lists) -> None:
     """What was best so far, as these sketches see it."""
     ahead["found"].fill_(-1)
     ahead["distances"].fill_(torch.inf)

@@ -13,8 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from streamumap.neighbors.cuda.dense_rows import row_squares
-from streamumap.neighbors.cuda.distances import all_pairs, centred, measure
+from streamumap.neighbors.cuda.distances import all_pairs, centred, measure, row_squares
 from streamumap.neighbors.cuda.sizes import AGAIN_VALUES, GROUP, MARGIN, TILE_ROWS
 
 EPS = torch.finfo(torch.float32).eps

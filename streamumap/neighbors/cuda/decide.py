@@ -14,33 +14,39 @@ LOOK_ROWS = 1 << 16
 
 
 def decide(
-    rows, candidates: Tensor, found: Tensor, distances: Tensor, query_rows: int, other_rows: int, advance: Advance
+    rows, candidates: Tensor, lists: Tensor, distances: Tensor, query_rows: int, other_rows: int, advance: Advance
 ) -> None:
-    """Puts the best of `candidates` int32 (N, m), -1: none, into `found` int32 (N, w) and `distances` float32 (N, w), nearest first,
-    ties by number: squared ones in the rows; for cosine the distances themselves. Ticks N rows.
+    """Puts the best of `candidates` int32 (N, m), -1: none, into `lists` int32 (N, w) and `distances` float32 (N, w), nearest first,
+    ties by number, as `rows`, a DeviceRows, are measured. Advances by N rows."""
+    measured = rows.measure_candidates(candidates, query_rows, other_rows, advance)
+    numbers = torch.arange(rows.n_rows, dtype=torch.int32, device=rows.device)
+    merge(numbers, candidates, measured, lists, distances, lists, distances)
+
+
+def measure_streamed(rows, candidates: Tensor, query_rows: int, other_rows: int, advance: Advance) -> Tensor:
+    """Measures the candidates of dense rows.
 
     A chunk of `query_rows` stays while the rows behind it pass by; pairs are measured from both sides, so half of all visits
     are enough.
     """
-    n, cosine = rows.n_rows, rows.metric == "cosine"
+    n, unit = rows.n_rows, rows.metric.unit
     measured = torch.full(candidates.shape, torch.inf, device=rows.device)
     for start in range(0, n, query_rows):
         stop = min(start + query_rows, n)
         here = rows.chunk(start, stop)
-        _measure(candidates, measured, start, here, start, here, cosine)
+        _measure(candidates, measured, start, here, start, here, unit)
         for first, others, scale in rows.stream(other_rows, stop):
             there = others, scale
-            _measure(candidates, measured, start, here, first, there, cosine)
-            _measure(candidates, measured, first, there, start, here, cosine)
+            _measure(candidates, measured, start, here, first, there, unit)
+            _measure(candidates, measured, first, there, start, here, unit)
         advance(stop - start)
         del here
-    if cosine:
+    if unit:
         measured /= 2
-    numbers = torch.arange(n, dtype=torch.int32, device=rows.device)
-    merge(numbers, candidates, measured, found, distances, found, distances)
+    return measured
 
 
-def _measure(candidates, measured, start, queries, first, others, cosine):
+def _measure(candidates, measured, start, queries, first, others, unit):
     """Fills in the distances from the queries, rows from `start` on, to those of their candidates that are among the others."""
     (rows, scale), (other_rows, other_scale) = queries, others
     wanted, out = candidates[start : start + len(rows)], measured[start : start + len(rows)]
@@ -51,7 +57,7 @@ def _measure(candidates, measured, start, queries, first, others, cosine):
         if len(places):
             _pairs[(len(places),)](
                 rows, scale, other_rows, other_scale, wanted, out, places, first, wanted.shape[1], rows.shape[1],
-                COSINE=cosine, **sizes(rows.shape[1], 1),
+                COSINE=unit, **sizes(rows.shape[1], 1),
             )  # fmt: skip
 
 

@@ -9,6 +9,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from streamumap.neighbors.cuda.sizes import TILE_ROWS
+from streamumap.neighbors.metric import Metric
+
 VALUES = 4096
 TOGETHER = 16
 """Pairs that a program measures together, and values of them that it looks at together, at most."""
@@ -65,6 +68,19 @@ def centred(rows: Tensor, centre: Tensor, cosine: bool) -> tuple[Tensor, Tensor,
         COSINE=cosine, **sizes(rows.shape[1], TOGETHER),
     )  # fmt: skip
     return out, squares, scale, whole
+
+
+def row_squares(rows: Tensor) -> Tensor:
+    """float32 (n,): squared norms."""
+    out = torch.empty(len(rows), device=rows.device)
+    for at in range(0, len(rows), TILE_ROWS):
+        out[at : at + TILE_ROWS] = (rows[at : at + TILE_ROWS].float() ** 2).sum(1)
+    return out
+
+
+def from_measured(measured: Tensor, metric: Metric) -> Tensor:
+    """What rows are measured by, squared distances or half of those of rows at length 1 -> distances of the metric, a new tensor."""
+    return metric.from_squares(2 * measured if metric.unit else measured, torch)
 
 
 def sizes(n_features: int, together: int) -> dict[str, int]:

@@ -14,14 +14,22 @@ from torch import Tensor
 
 from streamumap.events import Advance
 from streamumap.neighbors.cuda.chunk import Chunk, Rule, as_chunk, merge_chunk
+from streamumap.neighbors.cuda.device_rows import DeviceRows
 
 
 def exhaustive(
-    rows, k: int, *, query_rows: int, other_rows: int, non_negative: bool, advance: Advance, start_row: int = 0
+    rows: DeviceRows,
+    k: int,
+    *,
+    query_rows: int,
+    other_rows: int,
+    non_negative: bool,
+    advance: Advance,
+    start_row: int = 0,
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
     """(first row, neighbours int32, squared distances float32 (n, k - 1)) of each chunk of queries; for cosine squares of
     rows of length 1, from row `start_row` on. `other_rows` is a multiple of GROUP. Ticks N rows."""
-    n, rule = rows.n_rows, Rule(rows.metric == "cosine", non_negative, zero_apart=False)
+    n, rule = rows.n_rows, Rule(rows.metric.unit, non_negative, zero_apart=False)
     for start in range(start_row, n, query_rows):
         stop = min(start + query_rows, n)
         kept, scale = rows.chunk(start, stop)
@@ -35,7 +43,7 @@ def exhaustive(
         del kept, scale, queries, found, squares
 
 
-def _others(rows, queries: Chunk, other_rows: int, cosine: bool) -> Iterator[tuple[int, Chunk]]:
+def _others(rows: DeviceRows, queries: Chunk, other_rows: int, cosine: bool) -> Iterator[tuple[int, Chunk]]:
     """(first, rows) of every chunk of rows; of the queries themselves where these are all rows."""
     if len(queries) < rows.n_rows:
         for first, others, scale in rows.stream(other_rows):

@@ -43,10 +43,10 @@ def make_sketches(rows, seed: int, chunk_rows: int, advance: Advance) -> Tensor:
     random = np.random.Generator(np.random.Philox(key=[seed, 2**32]))
     numbers = np.sort(random.choice(n, min(n, SAMPLE_ROWS, max(chunk_rows, 256)), replace=False)).astype(np.int64)
     sample = rows.take(numbers).float()
-    if rows.metric == "cosine":
+    if rows.metric.unit:
         norms = sample.norm(dim=1, keepdim=True)
         sample = (sample / norms)[norms[:, 0] > 0]
-    centre = sample.mean(0) if rows.metric == "cosine" else sample.median(0).values
+    centre = sample.mean(0) if rows.metric.unit else sample.median(0).values
     sample -= centre
     unit = _typical(torch.maximum(sample.amax(1), -sample.amin(1)))
     sample = sample.div_(unit).clamp_(-FAR, FAR)
@@ -62,7 +62,7 @@ def make_sketches(rows, seed: int, chunk_rows: int, advance: Advance) -> Tensor:
 
 
 class Sketches:
-    """What sketches say of the distance between rows; with the same `measure` as a PackedOnDevice."""
+    """What sketches say of the distance between rows; a `device_rows.Measures`."""
 
     def __init__(self, codes: Tensor):
         self.codes = codes

@@ -1,4 +1,5 @@
-"""Rows that are mostly zeros, on the device as pairs: a hundredth of the dense matrix, so all of them stay there.
+"""Rows that are mostly zeros, on the device as pairs: a hundredth of the dense matrix, so all of them stay there. A
+`device_rows.DeviceRows`.
 
 Distances between any of them are sums over the pairs: a program spreads one row out in a strip of its own and looks the
 other rows' features up in it (the dense accumulator of Gustavson 1978).
@@ -12,9 +13,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from streamumap.events import Advance
+from streamumap.neighbors.cuda.count import count_resident
 from streamumap.neighbors.cuda.dense_rows import KEPT
 from streamumap.neighbors.cuda.sizes import PROGRAMS, UPLOAD_ROWS
+from streamumap.neighbors.metric import Metric
 from streamumap.source.base import widen
+from streamumap.source.sparse.csr_rows import CsrRows
 
 SPREAD_ROWS = 16_384
 """Rows whose zeros are put back together: bounds the temporaries, 36 bytes for each of their non-zeros."""
@@ -36,10 +41,12 @@ PARTS = 4
 
 
 class SparseOnDevice:
-    """All rows of a PackedRows: `indptr` int64 (N + 1,), `features` int16 (its bits unsigned) or int32 and `values` (float16
+    """All rows of a CsrRows: `indptr` int64 (N + 1,), `features` int16 (its bits unsigned) or int32 and `values` (float16
     or bfloat16 as stored, else float32) (nnz,), `squares` float64 (N,), the squared norms."""
 
-    def __init__(self, rows, metric: str, device: str):
+    resident = True
+
+    def __init__(self, rows: CsrRows, metric: Metric, device: str):
         self.metric, self.device = metric, device
         self.n_rows, self.n_features, n = rows.n_rows, rows.n_features, rows.n_nonzero
         self.kept = KEPT.get(rows.dtype, torch.float32)
@@ -58,18 +65,14 @@ class SparseOnDevice:
         pass
 
     def chunk(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """Rows start..stop with their zeros: (n, D) as kept, and float32 (n,), what makes their length 1 (cosine; 0 for a
-        zero row)."""
         return self._spread(self.indptr[start:stop], self.indptr[start + 1 : stop + 1]), self._scale(start, stop)
 
-    def stream(self, chunk_rows: int) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """(first, rows, scale) of every chunk."""
-        for first in range(0, self.n_rows, chunk_rows):
+    def stream(self, chunk_rows: int, start: int = 0) -> Iterator[tuple[int, Tensor, Tensor]]:
+        for first in range(start, self.n_rows, chunk_rows):
             yield first, *self.chunk(first, min(first + chunk_rows, self.n_rows))
 
     def projected(self, centre: Tensor, along: Tensor, chunk_rows: int) -> Iterator[tuple[int, Tensor]]:
-        """(first, rows (of length 1 for cosine) less `centre` float32 (D,), times `along` float32 (D, w), float32 (n, w)) of every
-        chunk; w: a power of two. Without their zeros: sums in float64, since centre and rows are multiplied apart."""
+        """Without their zeros: sums in float64, since centre and rows are multiplied apart."""
         along = along.contiguous()
         offset = centre.double() @ along.double()
         for first in range(0, self.n_rows, chunk_rows):
@@ -82,28 +85,35 @@ class SparseOnDevice:
             yield first, out
 
     def take(self, numbers: np.ndarray) -> Tensor:
-        """The rows with these numbers, (n, D) as kept."""
         at = torch.from_numpy(numbers).to(self.device)
         return self._spread(self.indptr[at], self.indptr[at + 1])
 
-    def measure(self, queries: Tensor, candidates: Tensor) -> Tensor:
-        """float32 (n, m): squared distance of row queries[i] to row candidates[i, j] (candidates[j] where these are the same for
-        all), for cosine the distance itself.
+    def proposer(self, codes: Tensor) -> "SparseOnDevice":
+        return self
 
-        inf where the candidate is -1 or the row itself. Sums in float64: any two calls say the same of a pair.
-        """
+    def measure(self, queries: Tensor, candidates: Tensor) -> Tensor:
+        """As `device_rows.Measures` has it, squared distances or half of those of rows at length 1; `candidates` int32 (m,) are the same
+        for all. Sums in float64: any two calls say the same of a pair."""
         queries, candidates = queries.contiguous(), candidates.contiguous()
         out = torch.empty((len(queries), candidates.shape[-1]), dtype=torch.float32, device=self.device)
         grid = (min(len(queries), len(self.strips)),)
         _measure[grid](
             self.indptr, self.features, self.values, self.squares, queries, candidates, out, self.strips, len(queries),
             candidates.shape[-1], candidates.shape[1] if candidates.ndim == 2 else 0, self.n_features,
-            COSINE=self.metric == "cosine", MASK=self.feature_mask, PAIRS=PAIRS, TOGETHER=TOGETHER,
+            COSINE=self.metric.unit, MASK=self.feature_mask, PAIRS=PAIRS, TOGETHER=TOGETHER,
         )  # fmt: skip
         return out
 
-    def count_closer(self, queries: Tensor, limits: Tensor, start: int, stop: int) -> Tensor:
-        """How many of rows start..stop are closer to row queries[i] than limits[i, j], float32, as `measure` has it: int64
+    def measure_candidates(self, candidates: Tensor, query_rows: int, other_rows: int, advance: Advance) -> Tensor:
+        measured = self.measure(torch.arange(self.n_rows, dtype=torch.int32, device=self.device), candidates)
+        advance(self.n_rows)
+        return measured
+
+    def count_closer(self, sample: np.ndarray, others: np.ndarray, chunk_rows: int, advance: Advance) -> np.ndarray:
+        return count_resident(self, sample, others, chunk_rows, advance)
+
+    def count_below(self, queries: Tensor, limits: Tensor, start: int, stop: int) -> Tensor:
+        """Count how many of rows start..stop are closer to row queries[i] than limits[i, j], float32, as `measure` has it: int64
         (n, m)."""
         n, m = limits.shape
         n_parts = max(1, min(PARTS * len(self.strips) // n, (stop - start) // COUNTED_TOGETHER))
@@ -112,7 +122,7 @@ class SparseOnDevice:
         _count_closer[grid](
             self.indptr, self.features, self.values, self.squares, queries.contiguous(), limits.contiguous(), counts,
             self.strips, n, n_parts, start, stop, m, self.n_features, triton.next_power_of_2(m),
-            COSINE=self.metric == "cosine", MASK=self.feature_mask, PAIRS=PAIRS, TOGETHER=COUNTED_TOGETHER,
+            COSINE=self.metric.unit, MASK=self.feature_mask, PAIRS=PAIRS, TOGETHER=COUNTED_TOGETHER,
         )  # fmt: skip
         return counts.sum(1)
 
@@ -134,7 +144,7 @@ class SparseOnDevice:
         return end
 
     def _scale(self, start, stop):
-        if self.metric != "cosine":
+        if not self.metric.unit:
             return torch.ones(stop - start, device=self.device)
         squares = self.squares[start:stop]
         return torch.where(squares > 0, squares.rsqrt(), 0.0).float()

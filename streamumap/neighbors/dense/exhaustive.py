@@ -54,7 +54,7 @@ def _load(work, start, stop, out):
 
 
 def _norms(work, block):
-    return np.ones(len(block), np.float32) if work.cosine else squared_norms(block).astype(np.float32)
+    return np.ones(len(block), np.float32) if work.unit else squared_norms(block).astype(np.float32)
 
 
 def _settle(work: Work, products, half, worst) -> None:

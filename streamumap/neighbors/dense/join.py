@@ -24,7 +24,7 @@ def join_rows(work: Work) -> int:
     changes = 0
     members = members_of(work.indices, work.squares, np.ones(work.indices.shape, np.uint8), work.k - 1, REVERSE)
     for pivots, needed, block in work.batches(members):
-        norms = np.ones(len(needed), np.float32) if work.cosine else squared_norms(block).astype(np.float32)
+        norms = np.ones(len(needed), np.float32) if work.unit else squared_norms(block).astype(np.float32)
         for found, local, dots in _products(work, members, pivots, needed, block):
             changes += _merge_pairs(found, local, norms, dots, block, work.is_zero, work.indices, work.squares)
     work.advance(work.n)

@@ -2,13 +2,16 @@
 so far."""
 
 from collections.abc import Iterator
+from concurrent.futures import Executor
 
 import numpy as np
 from numba import njit
 
-from streamumap.neighbors.dense.sizes import PIECE_BYTES
+from streamumap.neighbors.dense.sizes import PIECE_BYTES, least_rows
+from streamumap.neighbors.protocol import KnnGraph, SearchRequest
 from streamumap.neighbors.table import difference, insert
 from streamumap.neighbors.zero import join_zero_rows
+from streamumap.source.views.normalized import DenseRows
 
 SLACK = 64 * float(np.finfo(np.float32).eps)
 """The error of a squared distance that comes from a float32 product, at most, in squared norms of the two rows."""
@@ -26,18 +29,21 @@ def squared_norms(rows: np.ndarray) -> np.ndarray:
 
 
 class Work:
-    """`rows`, a DenseRows; `buffer` float32 (cell_rows, D) for gathered rows; `indices` int32 and `squares` float32 (N,
-    k - 1), the table, without self; `order` int64 (N,), in which neighbours are likely to be close.
+    """`rows`, as they are compared; `buffer` float32 (cell_rows, D) for gathered rows; `indices` int32 and `squares` float32 (N,
+    k - 1), the table, without self; `order` int64 (N,), in which neighbours are likely to be close; `is_zero` bool (N,), the rows
+    that have no direction where that matters.
     """
 
-    def __init__(self, rows, k, cell_rows, seed, pool, is_zero, advance):
-        self.rows, self.k, self.seed, self.pool, self.advance = rows, k, seed, pool, advance
-        self.n, self.cosine = rows.n_rows, rows.metric == "cosine"
-        self.cell_rows = min(cell_rows, self.n)
-        self.is_zero = np.zeros(self.n, bool) if is_zero is None or not self.cosine else is_zero
-        self.buffer = np.empty((self.cell_rows, rows.n_features), np.float32)
+    def __init__(self, request: SearchRequest, pool: Executor):
+        self.metric, self.k, self.seed, self.advance = request.rows.metric, request.k, request.seed, request.advance
+        self.pool, self.unit = pool, self.metric.unit
+        self.rows = DenseRows(request.rows.source, unit=self.unit)
+        self.n = self.rows.n_rows
+        self.cell_rows = min(max(request.blocks["cell_rows"], least_rows(self.k)), self.n)
+        self.is_zero = request.is_zero if self.unit else np.zeros(self.n, bool)
+        self.buffer = np.empty((self.cell_rows, self.rows.n_features), np.float32)
         self.order = np.arange(self.n)
-        self.clear(k - 1)
+        self.clear(self.k - 1)
 
     def clear(self, width):
         """An empty table."""
@@ -96,16 +102,16 @@ class Work:
         self.clear(self.k - 1)
         self.measure(chosen)
 
-    def finish(self) -> tuple[np.ndarray, np.ndarray]:
-        """indices int32, distances float32 (N, k), self in front."""
+    def finish(self) -> KnnGraph:
+        """The table as a graph, each row itself in front."""
         indices = np.empty((self.n, self.k), np.int32)
         distances = np.zeros((self.n, self.k), np.float32)
         indices[:, 0] = np.arange(self.n)
         indices[:, 1:] = self.indices[:, : self.k - 1]
-        distances[:, 1:] = self.squares[:, : self.k - 1] / 2 if self.cosine else np.sqrt(self.squares[:, : self.k - 1])
+        distances[:, 1:] = self.metric.from_squares(self.squares[:, : self.k - 1], np)
         if self.is_zero.any():
             join_zero_rows(indices, distances, np.flatnonzero(self.is_zero).astype(np.int32))
-        return indices, distances
+        return KnnGraph(indices, distances)
 
 
 def _unique(pivots, lists):

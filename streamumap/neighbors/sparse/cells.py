@@ -12,6 +12,7 @@ from numba import njit, prange
 from streamumap.events import Advance
 from streamumap.neighbors.sparse.lists import add_products, highest, inverse_norms, invert, squared_norms
 from streamumap.neighbors.sparse.sizes import BLOCK_ROWS, PER_CELL, ROUNDS, STRONGEST, mean_cell_rows
+from streamumap.source.sparse.csr_rows import CsrRows
 
 PARTS = 64
 """Of the work of one call, each done by one thread."""
@@ -28,7 +29,7 @@ class Cells:
     float32 (N,): half their squared norm, 0 for cosine; `names` int32 (N,): their numbers in the input; `centres`
     (values as they are compared) and `centre_half` (C,): those of the cells; `starts` int64 (C + 1,).
 
-    Half the squared distance of two rows (cosine: 1 less than half of it) is half[i] + half[j] - scale[i] * scale[j] *
+    Half the squared distance of two rows (unit: 1 less than half of it) is half[i] + half[j] - scale[i] * scale[j] *
     their product.
     """
 
@@ -41,18 +42,18 @@ class Cells:
     centre_half: np.ndarray
 
 
-def make_cells(rows, metric: str, seed: int, advance: Advance) -> Cells:
-    """`rows`: a PackedRows. No cell has more than twice the rows that all have on average. Ticks N rows."""
-    n, cosine = rows.n_rows, metric == "cosine"
+def make_cells(rows: CsrRows, unit: bool, seed: int, advance: Advance) -> Cells:
+    """No cell has more than twice the rows that all have on average. Ticks N rows."""
+    n = rows.n_rows
     cell_rows = mean_cell_rows(n)
-    lists, halves = _learn(rows, cell_rows, cosine, np.random.Generator(np.random.Philox(key=[seed, 1])))
+    lists, halves = _learn(rows, cell_rows, unit, np.random.Generator(np.random.Philox(key=[seed, 1])))
     own, lengths = np.empty(n, np.int32), np.empty(n, np.int32)
     scale, half = np.ones(n, np.float32), np.zeros(n, np.float32)
     for start in range(0, n, BLOCK_ROWS):
         part = slice(start, min(start + BLOCK_ROWS, n))
         block = rows.block(part.start, part.stop)
         lengths[part] = np.diff(block[0])
-        scale[part], half[part] = _scale_and_half(squared_norms(block[0], block[2]), cosine)
+        scale[part], half[part] = _scale_and_half(squared_norms(block[0], block[2]), unit)
         _nearest_centre(*block, scale[part], *lists, halves, own[part])
         advance(part.stop - start)
     names = np.argsort(own, kind="stable").astype(np.int32)
@@ -60,17 +61,17 @@ def make_cells(rows, metric: str, seed: int, advance: Advance) -> Cells:
     del own
     arranged = _arrange(rows, names, lengths)
     scale, half = scale[names], half[names]
-    centres, centre_half = _means(arranged, scale, np.arange(n, dtype=np.int32), starts, rows.n_features, cosine)
+    centres, centre_half = _means(arranged, scale, np.arange(n, dtype=np.int32), starts, rows.n_features, unit)
     return Cells(arranged, scale, half, names, starts, centres, centre_half)
 
 
-def _scale_and_half(squares, cosine):
-    if cosine:
+def _scale_and_half(squares, unit):
+    if unit:
         return inverse_norms(squares), np.zeros(len(squares), np.float32)
     return np.ones(len(squares), np.float32), np.minimum(0.5 * squares, np.finfo(np.float32).max).astype(np.float32)
 
 
-def _learn(rows, cell_rows, cosine, random):
+def _learn(rows, cell_rows, unit, random):
     """k-means on PER_CELL rows for each cell to be: inverted lists of the centres and half their squared norms.
 
     A cell that has twice its share gives way to several random rows of it, one that has an eighth to none: dense places
@@ -78,7 +79,7 @@ def _learn(rows, cell_rows, cosine, random):
     """
     n, n_cells = rows.n_rows, max(1, rows.n_rows // cell_rows)
     sample = rows.take(np.sort(random.choice(n, min(n, PER_CELL * n_cells), replace=False)))
-    scale, half = _scale_and_half(squared_norms(sample[0], sample[2]), cosine)
+    scale, half = _scale_and_half(squared_norms(sample[0], sample[2]), unit)
     n_sample = len(scale)
     chosen = np.sort(random.choice(n_sample, n_cells, replace=False))
     centres, centre_half = _scaled(_take(sample, chosen), scale[chosen]), half[chosen]
@@ -89,7 +90,7 @@ def _learn(rows, cell_rows, cosine, random):
         order = np.argsort(own, kind="stable").astype(np.int32)
         size = np.bincount(own, minlength=len(centre_half))
         starts = np.concatenate([[0], np.cumsum(size)])
-        centres, centre_half = _means(sample, scale, order, starts, rows.n_features, cosine)
+        centres, centre_half = _means(sample, scale, order, starts, rows.n_features, unit)
         if number < ROUNDS - 1:
             large = np.flatnonzero(size > 2 * PER_CELL)
             kept = np.flatnonzero((size >= PER_CELL // 8) & (size <= 2 * PER_CELL))
@@ -116,7 +117,7 @@ def _joined(a: Csr, b: Csr) -> Csr:
     return np.concatenate([a[0], a[0][-1] + b[0][1:]]), np.concatenate([a[1], b[1]]), np.concatenate([a[2], b[2]])
 
 
-def _means(rows: Csr, scale, members, starts, n_features, cosine) -> tuple[Csr, np.ndarray]:
+def _means(rows: Csr, scale, members, starts, n_features, unit) -> tuple[Csr, np.ndarray]:
     """The mean of rows members[starts[c]..starts[c + 1]] for each c, its STRONGEST features; half its squared norm.
 
     For cosine of length 1, and the half is 0.
@@ -127,10 +128,10 @@ def _means(rows: Csr, scale, members, starts, n_features, cosine) -> tuple[Csr, 
     _sum_strongest(*rows, scale, members, starts, n_features, features, values, lengths)
     squares = np.einsum("ij,ij->i", values, values, dtype=np.float64)
     there = np.arange(STRONGEST) < lengths[:, None]
-    if cosine:
+    if unit:
         values *= inverse_norms(squares)[:, None]
     indptr = np.concatenate([[0], np.cumsum(lengths)])
-    return (indptr, features[there], values[there]), _scale_and_half(squares, cosine)[1]
+    return (indptr, features[there], values[there]), _scale_and_half(squares, unit)[1]
 
 
 @njit(parallel=True, cache=True)

@@ -2,6 +2,7 @@
 
 from streamumap.neighbors.cuda import sizes as cuda
 from streamumap.neighbors.dense import sizes as dense
+from streamumap.neighbors.metric import named
 from streamumap.neighbors.sparse import sizes as sparse
 from streamumap.planning.fit import BudgetFit, Shape, powers
 from streamumap.planning.job import Job, StagePlan
@@ -33,7 +34,7 @@ def place(f: BudgetFit) -> StagePlan:
         for other in others
     ]
     held = (2 * job.n_rows + 3 * new.n_rows) * p.n_components * 4 + _projecting(f, new)
-    if p.metric == "cosine":  # two rows of one direction, as stored and as float64, and what they differ by
+    if named(p.metric).unit:  # two rows of one direction, as stored and as float64, and what they differ by
         held += job.n_features * 40
     k = p.n_neighbors
 
