@@ -1,9 +1,8 @@
-"""Neighbours by NVIDIA's cuVS (https://github.com/rapidsai/cuvs), where it is installed: NN-descent over all rows as
-float16 on the device.
+"""The k-NN search by NVIDIA's cuVS (https://github.com/rapidsai/cuvs), where it is installed: NN-descent over all rows as float16 on the
+device. A `protocol.Backend`.
 
-cuVS proposes, the rows themselves decide: distances are measured anew, as the `cuda` backend measures them. It needs
-all rows as float32 in host memory, and does not give the same graph twice. Where the library that torch brought and the
-one that cuVS needs are not the same version, import cuvs before torch.
+cuVS proposes and the rows themselves decide: candidates are measured as in the `cuda` backend. cuVS needs all rows as float32 in host memory,
+and its graphs differ from run to run. Where torch and cuVS bring different versions of one library, import cuvs before torch.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -27,18 +26,18 @@ from streamumap.source.views.normalized import DenseRows
 __all__ = ["count_closer", "search"]
 
 EFFORTS = ((2, 20), (FACTOR, 40))
-"""(how many times the neighbours that it keeps NN-descent works with, rounds at most); the first are its defaults."""
+"""(Factor of the neighbors that NN-descent works with over those that it keeps, rounds at most) of each try; the first are its defaults."""
 
 SMALL_ROWS = 4096
-"""So few rows cuVS compares all with all."""
+"""Up to this many rows cuVS compares all with all."""
 
 LARGEST = 2.0**14
-"""Larger values are scaled down: float16 ends at 2^16, and NN-descent adds products up."""
+"""Rows with larger values are scaled down: float16 ends at 2^16, and NN-descent sums products."""
 
 
 def search(request: SearchRequest) -> KnnGraph:
-    """Find the graph, as `protocol.Backend` has it. Where it is not good enough, cuVS works harder once. Advances by N rows for each
-    try. Raises InputError where cuVS is missing."""
+    """Find the graph. Where it is not good enough, cuVS is asked once more, to work harder. Advances by N rows for each try. Raises InputError
+    where cuVS is missing."""
     request.rows.metric.check("cuvs")
     library, unit, k = _library(), request.rows.metric.unit, request.k
     rows = DenseRows(request.rows.source, unit=unit)
@@ -72,8 +71,8 @@ def search(request: SearchRequest) -> KnnGraph:
 def measure(
     rows: DeviceRows, candidates: np.ndarray, non_negative: bool, query_rows: int, other_rows: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The candidates int32 (N, w) of rows on the device, -1: none, nearest first and each once, and their distances float32 (N, w), inf
-    where there is none. Non-negative rows at a right angle share nothing: no edge."""
+    """Measure the candidates int32 (N, w) of rows on the device, -1 for none, and sort them, nearest first, each once: lists int32 and distances
+    float32 (N, w), inf where there is none. Non-negative rows at a right angle are no neighbors."""
     width = candidates.shape[1]
     padded = np.full((len(candidates), padded_width(width)), -1, np.int32)
     padded[:, :width] = candidates
@@ -98,7 +97,7 @@ def _library() -> Any:
 
 
 def _matrix(rows: DenseRows, kept: np.ndarray) -> np.ndarray:
-    """The rows of these numbers, float32 (n, D), of length 1 for cosine, none of their values above LARGEST."""
+    """Fill a matrix float32 (n, D) with the rows of these numbers, as they are compared, scaled so that no value is above LARGEST."""
     out = np.empty((len(kept), rows.n_features), np.float32)
     step = max(1, FILL_BYTES // (4 * rows.n_features))
 
@@ -116,7 +115,7 @@ def _matrix(rows: DenseRows, kept: np.ndarray) -> np.ndarray:
 
 
 def _proposed(library, matrix, kept, n_rows, k, factor, n_rounds, device):
-    """int32 (N, w): the neighbours that cuVS finds among the kept rows, -1 for none and for the row itself."""
+    """Ask cuVS for neighbors among the kept rows: int32 (N, w), -1 for none and for the row itself."""
     all_neighbors, nn_descent = library
     width, degree = list_width(len(matrix), k), graph_degree(k)
     small = len(matrix) <= SMALL_ROWS

@@ -1,4 +1,4 @@
-"""What a neighbour is, in plain NumPy and float64. Small inputs only."""
+"""The definition of a neighbor, in plain NumPy and float64. For small inputs."""
 
 import numpy as np
 
@@ -6,15 +6,15 @@ from streamumap.neighbors.metric import named
 
 
 def distance_matrix(rows: np.ndarray, others: np.ndarray, metric: str) -> np.ndarray:
-    """Distances of all rows to all others under the metric of this name: float64 (n, m)."""
+    """Measure all rows (n, D) against all others (m, D) under the metric of this name: float64 (n, m)."""
     return named(metric).reference(rows.astype(np.float64), others.astype(np.float64))
 
 
 def search(rows: np.ndarray, k: int, metric: str) -> tuple[np.ndarray, np.ndarray]:
-    """Exact neighbours, ties by row number.
+    """Find the k nearest rows of each row, itself in front, ties by row number: indices int32, distances float32 (n, k).
 
-    Where rows are compared at length 1, a zero row has zero rows as neighbours only, and among rows without negative values a row at
-    a right angle (no common feature) is none.
+    Where rows are compared at length 1, the neighbors of a zero row are other zero rows; among rows without negative values, two
+    at a right angle share no feature and are no neighbors.
     """
     n = len(rows)
     d = distance_matrix(rows, rows, metric)
@@ -35,11 +35,10 @@ def search(rows: np.ndarray, k: int, metric: str) -> tuple[np.ndarray, np.ndarra
 def nearest(
     rows: np.ndarray, others: np.ndarray, k: int, metric: str, non_negative: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """For each of `rows` the k nearest of `others`, which it is none of: indices int32, distances float32 (M, k), ties by
+    """Find the k nearest of `others` for each of `rows`, which are none of them: indices int32, distances float32 (n, k), ties by row
     number, -1 and inf where there are no more.
 
-    Where rows are compared at length 1, a row without a direction (all zeros) and one with a direction are no neighbours of each
-    other, nor, with `non_negative`, are rows at a right angle.
+    Where rows are compared at length 1, a zero row and another are no neighbors, nor, with `non_negative`, are rows at a right angle.
     """
     d = distance_matrix(rows, others, metric)
     if named(metric).unit:

@@ -1,5 +1,5 @@
-"""Who does what the plan says: the one place where a stage's backend, its rows and its numbers meet. Backends are
-imported when they are used."""
+"""The backends of a run: each stage is given to the backend that the plan names, with its rows and block sizes. Backends are imported when
+they are used."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -26,13 +26,13 @@ from streamumap.store.blockfile import BlockFile
 from streamumap.store.checkpoint import NO_CHECKPOINT, Checkpoint
 
 FINISHED_ROWS = 1 << 16
-"""Rows of a graph that are brought from the view to the user's metric at a time."""
+"""Rows of a graph whose distances are turned into those of the user's metric together."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows in the forms that stages want, seen as `view` has them. `searched` is `original` or its reduced form; `csr` None: not
-    mostly zeros. `asked`: the name of the user's metric."""
+    """The rows of a run in the forms that stages take, as `view` has them. `searched` is `original` or its reduced form; `csr`: without their
+    zeros, None where these are few; `asked`: the name of the user's metric."""
 
     original: RowSource
     searched: RowSource
@@ -43,7 +43,7 @@ class Rows:
 
     @property
     def metric(self) -> Metric:
-        """The one under which these rows are compared."""
+        """The metric under which these rows are compared: a view may have brought them to length 1 already."""
         return compared(named(self.asked), self.view)
 
     @property
@@ -51,11 +51,12 @@ class Rows:
         return self.searched is not self.original
 
     def to_search(self, plan: Plan) -> ComparedRows:
+        """The rows among which neighbors are searched for."""
         non_negative = self.found.non_negative and not self.reduced and not self.view.unit
         return ComparedRows(self.searched, self.csr, self.metric, non_negative, plan.device)
 
     def to_count(self, plan: Plan) -> ComparedRows:
-        """The original rows, by which ranks are counted."""
+        """The original rows, among which ranks are counted."""
         return replace(self.to_search(plan), source=self.original)
 
 
@@ -96,7 +97,7 @@ def nearest_backend(name: str) -> NearestBackend:
 
 
 def check_installed(p: Params) -> None:
-    """Raises InputError where a backend is asked for by name whose package is not there."""
+    """Raise InputError where a backend is asked for by name whose package is not installed."""
     for option, package in (("neighbors", "cuvs"), ("layout", "cuml")):
         if getattr(p, option) == package and find_spec(package) is None:
             raise InputError(
@@ -107,7 +108,7 @@ def check_installed(p: Params) -> None:
 def read(
     source: RowSource, plan: Plan, advance: Advance, checkpoint: Checkpoint = NO_CHECKPOINT
 ) -> tuple[Scan, CsrRows | None]:
-    """What is to be known of the rows, and these without their zeros where a GPU packs them on the way."""
+    """Scan the rows; where a GPU does, it may return them without their zeros too."""
     stage = plan["read"]
     if stage.backend == "cuda":
         from streamumap.source.scan import cuda as scan_cuda
@@ -127,8 +128,8 @@ def search(
     advance: Advance,
     checkpoint: Checkpoint = NO_CHECKPOINT,
 ) -> KnnGraph:
-    """Find the k-NN graph by the planned backend. Where it is approximate, until `enough(neighbors (S, k - 1) of the rows in `sample`
-    int64 (S,), their ranks)`."""
+    """Find the k-NN graph by the planned backend. An approximate search goes on until `enough(neighbors (S, k - 1), their ranks)` says yes of
+    the rows `sample` int64 (S,)."""
 
     def reached(neighbors: np.ndarray, count: Count | None = None) -> bool:
         if count is None or rows.reduced:
@@ -147,7 +148,7 @@ def search(
 
 
 def _finish_unit(rows: Rows, graph: KnnGraph) -> None:
-    """Turns the distances of rows that the view has brought to length 1 into those of the user's metric, in place."""
+    """Turn the distances of rows that the view has brought to length 1 into those of the user's metric, in place."""
     metric, is_zero = named(rows.asked), rows.found.is_zero
     for start in range(0, len(graph.indices), FINISHED_ROWS):
         indices, distances = (array[start : start + FINISHED_ROWS] for array in graph)
@@ -158,7 +159,7 @@ def _finish_unit(rows: Rows, graph: KnnGraph) -> None:
 
 
 def search_steps(plan: Plan) -> int:
-    """How many rows `search` ticks: of each pass over them. Approximate ones make as many as it takes; one is sure."""
+    """Count the rows by which `search` advances: all rows for each pass. An approximate search makes at least one pass."""
     n, planned = plan.job.n_rows, plan["neighbors"]
     if planned.backend == "packed" and not planned.blocks["batch_rows"]:
         return n * (1 + -(-n // sizes.CORPUS_ROWS))
@@ -166,14 +167,14 @@ def search_steps(plan: Plan) -> int:
 
 
 def count_closer(rows: Rows, plan: Plan, sample: np.ndarray, others: np.ndarray, stage: str = "quality") -> np.ndarray:
-    """Count exact ranks in the ORIGINAL rows, whatever was searched: int64 (S, m). By blocks of the stage that asks."""
+    """Count exact ranks in the ORIGINAL rows, whatever was searched: int64 (S, m). Reads blocks of the size planned for `stage`."""
     name = "cuda" if plan.device else "dense" if rows.csr is None else "packed"
     return backend(name).count_closer(rows.to_count(plan), sample, others, plan[stage].blocks["block_rows"])
 
 
 def points(plan: Plan, embedding: np.ndarray) -> Any:
-    """The positions of a map, float32 (N, c), to be asked for nearest rows, ranks and lost neighbours: a `points.Points`
-    of the device."""
+    """Prepare the positions float32 (N, c) of a map for questions about nearest rows, ranks and lost neighbors: the `Points` of the planned
+    device."""
     if plan.device:
         from streamumap.neighbors.cuda import points as cuda_points
 
@@ -184,7 +185,7 @@ def points(plan: Plan, embedding: np.ndarray) -> Any:
 
 
 def build_graph(plan: Plan, p: Params, knn: tuple[BlockFile, BlockFile], checkpoint: Checkpoint, advance: Advance):
-    """The fuzzy graph of a k-NN graph, (indices, distances), and the rows of each of its components."""
+    """Build the fuzzy graph of a k-NN graph, (indices, distances), and find the rows of each of its components."""
     planned = plan["graph"]
     given: dict = dict(
         local_connectivity=p.local_connectivity, set_op_mix_ratio=p.set_op_mix_ratio, advance=advance, **planned.blocks

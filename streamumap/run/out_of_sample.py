@@ -1,5 +1,4 @@
-"""Rows on the map of others, by the backend that the plan names: their nearest rows of the map, how strongly they are tied
-to these, and where that puts them."""
+"""New rows on a map of others: their neighbors among the rows of the map, the weights of these, and the positions that follow."""
 
 from dataclasses import dataclass
 
@@ -18,15 +17,14 @@ from streamumap.source.views.centered import View, as_they_came
 from streamumap.store.checkpoint import NO_CHECKPOINT, Checkpoint
 
 ROUNDING = 1e-4
-"""Of reduced rows: sums of float32 products over all features, by blocks of other sizes; ICA brings components of little variance
-to the size of the others."""
+"""Relative distance up to which two reduced rows are the same row. They are sums of float32 products over all features, in blocks of other
+sizes, and ICA scales components of little variance up."""
 
 
 @dataclass(frozen=True)
 class Mapped:
-    """The rows of a map, as their neighbours were searched, seen as `view` has them, and where they lie: float32 (N, C). `csr`
-    None: not mostly zeros. `non_negative`: no value is below 0. `reduced`: the same row may be reduced to another one by
-    roundings."""
+    """The rows of a map, as they were searched and as `view` has them, and their `positions` float32 (N, C). `csr`: without their zeros, None
+    where these are few. `non_negative`: no value is below 0. `reduced`: they are reduced, so equal rows may differ by rounding."""
 
     rows: RowSource
     csr: CsrRows | None
@@ -37,15 +35,15 @@ class Mapped:
 
     @property
     def rounding(self) -> float:
-        """What rows may be apart and be the same, as a part of their length."""
+        """Relative distance up to which two rows are the same row."""
         return ROUNDING if self.reduced else 0.0
 
 
 def place(
     there: Mapped, new: RowSource, plan: Plan, p: Params, advance: Advance, checkpoint: Checkpoint = NO_CHECKPOINT
 ) -> np.ndarray:
-    """float32 (M, C): where the rows of `new` lie on the map of the others, NaN where they have no neighbour there. Each
-    depends on itself and the map alone. Ticks M rows."""
+    """Compute the positions float32 (M, C) of the rows of `new` on the map, NaN for a row without neighbors there. A position depends on the row
+    and the map alone. Advances by M rows."""
     from streamumap.graph import cpu as graph
     from streamumap.layout import out_of_sample
 
@@ -76,9 +74,9 @@ def _request(there: Mapped, new: RowSource, plan: Plan, p: Params, advance: Adva
 
 
 def put_itself_first(rows: RowSource, new: RowSource, start: int, indices: np.ndarray, distances: np.ndarray) -> None:
-    """Where several rows of the map have the direction of a new one, brings the one with its length to the front, in place:
-    a copy of a row of the map lies where that one lies, not where its multiples do. `indices` int32, `distances` float32
-    (Q, k): the neighbours of the rows of `new` from row `start`."""
+    """Bring, of several rows of the map with the direction of a new row, the one of the same length to the front, in place: a copy of a row of
+    the map gets the position of that row, not of one of its multiples. `indices` int32, `distances` float32 (Q, k): the neighbors of the rows
+    of `new` from row `start` on."""
     for query in np.flatnonzero((distances[:, 1:2] == 0).any(1)).tolist():
         row, best, least = _one(new, start + query), 0, np.inf
         for column in np.flatnonzero(distances[query] == 0).tolist():

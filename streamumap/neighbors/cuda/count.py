@@ -1,7 +1,7 @@
-"""Passes over all rows, chunk by chunk: exact ranks of sampled rows' neighbours.
+"""Exact ranks of the neighbors of sampled rows, by a pass over all rows, chunk by chunk.
 
-Dense rows: a product of rows less their centre says of nearly all pairs which of two distances is the smaller; the others are
-measured from differences, in float64, as the distances that they are compared with are.
+For nearly all pairs of dense rows, products of rows less their centre tell which of two distances is the smaller. The other pairs, and the
+distances that they are compared with, are measured from differences in float64.
 """
 
 import numpy as np
@@ -16,11 +16,11 @@ from streamumap.neighbors.cuda.distances import centred, exact
 from streamumap.neighbors.cuda.sizes import LOOKED_PAIRS, TILE_ROWS
 
 PART, WHOLE = 1e-6, 1e-14
-"""By so much squared distances (cosine: distances) may differ and still be equal: as a part of them, for lists of neighbours have them
-in float32, and of the squared norms that packed rows and lengths of 1 are made with, in float64."""
+"""Differences up to which two squared distances (without zeros, at length 1: half of them) count as equal: PART of them, since neighbor lists
+hold them in float32, and WHOLE of the squared norms, from which they come in float64."""
 
 CENTRE_ROWS = 1024
-"""Sampled rows whose median is the centre."""
+"""Sampled rows whose median is the centre, at most."""
 
 
 def count_streamed(rows, sample: np.ndarray, others: np.ndarray, chunk_rows: int, advance: Advance) -> np.ndarray:
@@ -39,7 +39,7 @@ def count_streamed(rows, sample: np.ndarray, others: np.ndarray, chunk_rows: int
 
 
 class _Asking:
-    """The sampled rows, their centre, and the squared distances below which a row is closer, float64 (S, m)."""
+    """The sampled rows less their centre, and the squared distances below which a row is closer: `limits` float64 (S, m)."""
 
     def __init__(self, rows, sample: np.ndarray, others: np.ndarray):
         self.unit = rows.metric.unit
@@ -50,7 +50,7 @@ class _Asking:
         self.limits = self._limits(rows, others)
 
     def closer(self, stored: Tensor, first: int) -> Tensor:
-        """int64 (S, m): how many of the stored rows, which are those from number `first` on, are."""
+        """Count how many of the stored rows, which are those from number `first` on, are closer: int64 (S, m)."""
         block, squares, scale, whole = centred(stored, self.centre, self.unit)
         ours, theirs = (self.squares, self.scale, self.whole), (squares, scale, whole)
         sharp = self.plain and self.unit
@@ -78,8 +78,8 @@ class _Asking:
 
 
 def _centre(stored: Tensor, unit: bool) -> Tensor:
-    """float32 (D,): the median of some of the rows, of length 1 for cosine; 0 where the rows are no further from the origin than from it.
-    Rows of zeros for the most part stay so."""
+    """Compute the median of some of the rows, at length 1 with `unit`: float32 (D,). It is 0 where rows are not much nearer to the median than
+    to the origin, so that rows of mostly zeros stay so."""
     some = stored[:: -(-len(stored) // CENTRE_ROWS)]
     origin = torch.zeros(stored.shape[1], device=stored.device)
     rows, from_origin, *_ = centred(some, origin, unit)

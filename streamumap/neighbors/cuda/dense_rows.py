@@ -16,11 +16,11 @@ from streamumap.source.base import RowSource
 from streamumap.source.views.device_feed import Feed
 
 KEPT = {"float16": torch.float16, "bfloat16": torch.bfloat16}
-"""What stays on the device as it is stored; everything else becomes float32."""
+"""Stored dtypes that are kept on the device; all others become float32."""
 
 
 class DenseOnDevice:
-    """`chunk_rows`: the most rows that are read at a time."""
+    """All rows of a source, of which at most `chunk_rows` are read at a time."""
 
     resident = False
 

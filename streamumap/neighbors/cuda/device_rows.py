@@ -17,7 +17,7 @@ from streamumap.neighbors.protocol import ComparedRows
 
 
 class Measures(Protocol):
-    """What measures any two rows at once: the rows themselves where these stay on the device, or sketches of them."""
+    """Rows that stay on the device, or sketches of rows: any two of them can be measured at once."""
 
     def measure(self, queries: Tensor, candidates: Tensor) -> Tensor:
         """Measure row queries[i] int32 (n,) against row candidates[i, j] int32 (n, m): float32 (n, m), ascending with the distance, inf

@@ -1,7 +1,5 @@
-"""The nearest of some rows for each of others, on a GPU.
-
-A float32 product proposes, the differences of the rows decide: as of `chunk.py`, exact.
-"""
+"""The exact search for the neighbors of new rows on a GPU: a `protocol.NearestBackend`. Float32 products propose and differences of the rows
+decide (`chunk.py`)."""
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -16,13 +14,12 @@ from streamumap.neighbors.cuda.distances import row_squares
 from streamumap.neighbors.protocol import KnnGraph, Nearest, NearestRequest
 
 SCALING = 1e-6
-"""What a row may be apart from itself, as a part of its length, once both sides have made that 1: they add up its squares in other
-orders."""
+"""Relative distance up to which two rows at length 1 are the same row: both sides sum its squares, in different orders."""
 
 
 @contextmanager
 def open_search(request: NearestRequest) -> Iterator[Nearest]:
-    """Bring both sides to the device, chunk by chunk as they are asked for."""
+    """Open a search that brings both sides to the device, chunk by chunk as they are asked for."""
     metric = request.rows.metric
     with on_device(request.rows, request.other_rows) as others:
         asking = DenseOnDevice(request.new, metric, request.other_rows, others.device)

@@ -1,12 +1,13 @@
-"""Neighbours on a GPU, with torch and Triton.
+"""The k-NN search on a GPU, with torch and Triton: a `protocol.Backend`.
 
-Rows on the device come in two forms with the same methods (`device_rows.py`): `dense_rows.py`, dense rows that pass by;
-`sparse_rows.py`, rows that are mostly zeros, which stay there as pairs and `measure` any two of themselves.
+Rows on the device come in two forms with the same methods (`device_rows.py`): dense rows that pass by (`dense_rows.py`), and rows that are
+mostly zeros, which stay there without them and are measured against each other at any time (`sparse_rows.py`).
 
-`exhaustive.py`  all with all: exact. `chunk.py`: the nearest in one chunk, whatever products of rows err.
-`approximate.py` the way around it: `sketch.py`, `tiles.py`, `probe.py` propose, the rows decide, `join.py` lets neighbours of neighbours in.
-`count.py`       exact ranks, by which recall and the map are measured (`count_kernels.py`).
-`distances.py`      distances from differences of two rows, which have the last word everywhere.
+`exhaustive.py`   compares all rows with all: exact. `chunk.py` finds the nearest in one chunk, whatever the rounding of products.
+`approximate.py`  avoids that: sketches propose (`sketch.py`, `tiles.py`, `probe.py`), then neighbors of neighbors (`join.py`), and the rows
+                  decide (`decide.py`).
+`count.py`        counts exact ranks, by which recall and maps are measured (`count_kernels.py`). `nearest.py` finds the neighbors of new rows.
+`distances.py`    has distances from differences of two rows, which decide everywhere.
 """
 
 import numpy as np
@@ -29,11 +30,8 @@ __all__ = ["DenseOnDevice", "SparseOnDevice", "count_closer", "search"]
 
 
 def search(request: SearchRequest) -> KnnGraph:
-    """Find the graph, as `protocol.Backend` has it.
-
-    `chunk_rows` 0: all rows with all, exact. Else by sketches, `chunk_rows` at a time, until enough is reached, and all with all where
-    that does not happen.
-    """
+    """Find the graph. With `chunk_rows` 0 all rows are compared with all: exact. Else sketches propose, `chunk_rows` rows at a time; where the
+    graph is never good enough, all rows are compared with all."""
     with on_device(request.rows, request.blocks["other_rows"]) as rows, torch.inference_mode(), precision("high"):
         return _search(rows, request)
 
@@ -41,7 +39,7 @@ def search(request: SearchRequest) -> KnnGraph:
 def count_closer(
     rows: ComparedRows, sample: np.ndarray, others: np.ndarray, block_rows: int, advance: Advance = no_advance
 ) -> np.ndarray:
-    """Count exact ranks, as `protocol.Backend` has it."""
+    """Count exact ranks."""
     with on_device(rows, block_rows) as brought:
         return brought.count_closer(sample, others, block_rows, advance)
 
@@ -64,7 +62,8 @@ def _search(rows: DeviceRows, request: SearchRequest) -> KnnGraph:
 
 
 def _reached(rows: DeviceRows, request: SearchRequest, zero_rows: np.ndarray, lists: Tensor) -> bool:
-    """With the neighbors that zero rows have in the end: `zero_rows` int32, none where they are no different."""
+    """Ask whether the graph is good enough, with the neighbors that zero rows have in the end; `zero_rows` int32: none where zero rows are
+    like others."""
     sample, n_others = request.sample, request.k - 1
     neighbors = lists[torch.from_numpy(sample).to(rows.device), :n_others].cpu().numpy()
     zero = request.is_zero[sample] & rows.metric.unit
@@ -75,7 +74,7 @@ def _reached(rows: DeviceRows, request: SearchRequest, zero_rows: np.ndarray, li
 
 
 def _compare_all(rows: DeviceRows, request: SearchRequest, graph: KnnGraph) -> None:
-    """Fills the graph, but for the rows themselves."""
+    """Fill the graph by comparing all rows with all, except column 0."""
     indices, distances = graph
     exact = request.checkpoint.of("exact")
     begin = exact.resume({}, {"indices": indices, "distances": distances}).get("row", 0)
@@ -92,7 +91,7 @@ def _compare_all(rows: DeviceRows, request: SearchRequest, graph: KnnGraph) -> N
 
 
 def _fetch(lists: Tensor, measured: Tensor, rows: DeviceRows, non_negative: bool, graph: KnnGraph) -> None:
-    """Lists on the device -> the graph, but for the rows themselves. Non-negative rows at a right angle share nothing: no edge."""
+    """Copy lists on the device into the graph, except column 0, without edges between non-negative rows at a right angle."""
     k = graph.indices.shape[1]
     for first in range(0, len(lists), FETCHED_ROWS):
         part = slice(first, first + FETCHED_ROWS)

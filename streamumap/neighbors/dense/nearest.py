@@ -1,8 +1,7 @@
-"""The nearest of some rows for each of others, on a CPU: exact.
+"""The exact search for the neighbors of new rows among dense rows of a map, on a CPU: a `protocol.NearestBackend`.
 
-A matrix product proposes: what it says of two rows is off by a few roundings of their squared norms, so every row that
-may be among the nearest within these is measured by the differences of the two rows, which decide. The result depends
-on nothing but the two rows: neither on blocks nor on threads.
+A matrix product proposes. Its error is at most a few roundings of the squared norms, so every row that may be among the nearest within
+this error is measured by differences. A distance depends on the two rows alone, not on blocks or threads.
 """
 
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from streamumap.source.views.normalized import DenseRows
 
 @contextmanager
 def open_search(request: NearestRequest) -> Iterator[Nearest]:
-    """Hold the new rows that are asked for together, and threads to compare them."""
+    """Open a search that holds the new rows that are asked for together, and threads to compare them."""
     request.rows.metric.check("dense")
     unit, new = request.rows.metric.unit, request.new
     others, asking = DenseRows(request.rows.source, unit=unit), DenseRows(new, unit=unit)

@@ -1,12 +1,11 @@
-"""Neighbours of dense rows on a CPU, in bounded memory, whatever the number of rows.
+"""The k-NN search in dense rows on a CPU, in bounded memory whatever the number of rows: a `protocol.Backend`.
 
-Sketches of all rows propose candidates (`propose.py`), the rows themselves decide (`work.py`): candidates are measured
-in batches of rows that lie close together and so share candidates. Then the recall is measured; while it is too low,
-the neighbours of each row are compared with each other by products of the rows (`join.py`), and at last all with all
-(`exhaustive.py`).
+Sketches of all rows propose candidates (`propose.py`), and distances of the rows decide (`workspace.py`): candidates are measured in
+batches of rows that lie close together and so share candidates. Then the recall is measured. While it is too low, the neighbors of each
+row are compared with each other by products of the rows (`join.py`); if that does not help, all rows with all (`exhaustive.py`).
 
-Sums of sketches are integers, a row's list is written by one thread, and matrix products run on one BLAS thread each
-and are merged in a fixed order: the bytes do not depend on the number of threads.
+The result does not depend on the number of threads: sums of sketches are integers, a row's list is written by one thread, and matrix
+products run on one BLAS thread each and are merged in a fixed order.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -30,17 +29,17 @@ from streamumap.source.views.normalized import DenseRows
 ROW_JOINS = 3
 MOST_JOINS = 16
 SETTLED = 0.02
-"""Joins after the first ROW_JOINS are for rows whose sketches see nothing of what is near (clusters far apart, to whose size one
-byte is relative): up to MOST_JOINS, while one changes more than this share of the lists."""
+"""Up to MOST_JOINS joins, while one changes more than this share of the lists: for rows whose sketches do not tell neighbors apart
+(clusters so far apart that one byte spans the distance between them). ROW_JOINS are made in any case."""
 
 SAME = 4.8e-7
-"""Squared distances that differ by less than this part are the same: lists hold them as float32."""
+"""Relative difference below which two squared distances count as equal: lists hold them as float32."""
 
 
 def search(request: SearchRequest) -> KnnGraph:
-    """Find the graph, as `protocol.Backend` has it. At most `cell_rows` rows are held at a time.
+    """Find the graph, holding at most `cell_rows` rows at a time.
 
-    Advances by N rows for each step: a measuring, a join, all with all.
+    Advances by N rows for each step: measuring candidates, a join, comparing all with all.
     """
     request.rows.metric.check("dense")
     with ThreadPoolExecutor(min(request.n_threads, WORKERS)) as pool, threadpool_limits(1):
@@ -53,14 +52,14 @@ def search(request: SearchRequest) -> KnnGraph:
 
 
 def all_with_all_is_cheaper(n_rows: int, n_features: int) -> bool:
-    """By CPU seconds as measured on a core with AVX-512: products at 85 GFLOP/s and 3 ns a pair to scan, against
-    proposing and measuring.
+    """Compare CPU seconds as measured on a core with AVX-512: products at 85 GFLOP/s and 3 ns a pair to scan, against proposing and
+    measuring.
     """
     return n_rows * (n_features * 1.2e-11 + 3e-9) < 2.2e-4 + n_features * 1.8e-7
 
 
 def _approximate(work: Work, request: SearchRequest) -> bool:
-    """Whether the graph became good enough."""
+    """Propose, measure and join candidates until the graph is good enough; return whether it is."""
     measured = request.checkpoint.of("rows")
     facts = measured.resume(work.state()[0])
     if not facts:
@@ -76,7 +75,7 @@ def _approximate(work: Work, request: SearchRequest) -> bool:
 
 
 def _enough(work: Work, request: SearchRequest) -> bool:
-    """With the neighbours that zero rows have in the end: candidates find none for them."""
+    """Ask whether the graph is good enough, after giving zero rows the neighbors that they have in the end."""
     zero_rows = np.flatnonzero(work.is_zero).astype(np.int32)
     if len(zero_rows):
         found = next_zero_rows(zero_rows, zero_rows, work.indices.shape[1])
@@ -88,10 +87,10 @@ def _enough(work: Work, request: SearchRequest) -> bool:
 def count_closer(
     rows: ComparedRows, sample: np.ndarray, others: np.ndarray, block_rows: int, advance: Advance = no_advance
 ) -> np.ndarray:
-    """Count exact ranks, as `protocol.Backend` has it.
+    """Count exact ranks.
 
-    Float32 products decide where they can: what they leave open, within SLACK of the squared norms, differences of the two rows
-    decide, in float64. Of rows at the same distance none is closer.
+    Float32 products decide where they can; within SLACK of the squared norms, differences of the two rows decide, in float64. Rows at
+    the same distance are not closer.
     """
     rows.metric.check("dense")
     unit, dense_rows = rows.metric.unit, DenseRows(rows.source, unit=rows.metric.unit)
@@ -131,7 +130,7 @@ def _measure_pairs(ours, theirs, own, squares, local, unit, out):
 
 @njit(nogil=True, cache=True)
 def _count(dots, ours, own, theirs, norms, itself, unit, order, thresholds, counts):
-    """`order`: the columns of `thresholds`, largest first."""
+    """Count into `counts` int64 (S, m) the rows of a block below each of `thresholds` (S, m); `order`: their columns, largest first."""
     for row in range(len(dots)):
         largest = thresholds[row, order[row, 0]] if thresholds.shape[1] else 0.0
         for j in range(dots.shape[1]):

@@ -1,14 +1,15 @@
-"""Neighbours of packed rows without looking at all pairs: each row looks through its nearest cells, neighbours of
-neighbours join, and the recall is measured until it is enough.
+"""The search without comparing all pairs: each row is compared with those of its nearest cells, then with neighbors of neighbors, until
+the measured recall is enough.
 
-Cells and lists only choose: the distances are those of the rows, in float64. A row's list is written by one thread, from
-sums in a fixed order: the bytes do not depend on the number of threads.
+Cells and lists choose candidates; distances come from the rows, in float64. A row's list is written by one thread from sums in a fixed
+order, so the result does not depend on the number of threads.
 """
 
 from functools import partial
 
 import numpy as np
 
+from streamumap.events import Advance
 from streamumap.machine import memory
 from streamumap.neighbors.protocol import KnnGraph, SearchRequest
 from streamumap.neighbors.sparse.cells import Cells, make_cells
@@ -16,15 +17,16 @@ from streamumap.neighbors.sparse.join import join
 from streamumap.neighbors.sparse.measure import measure
 from streamumap.neighbors.sparse.probe import probe
 from streamumap.neighbors.sparse.sizes import BLOCK_ROWS, CHOICES, list_width
+from streamumap.source.sparse.csr_rows import CsrRows
 
 EFFORTS = (CHOICES, 4 * CHOICES, 16 * CHOICES)
-"""Cells that each row has looked through after each round."""
+"""Cells that each row has been compared with after each round."""
 
 JOINS = 2
 
 
 def search(request: SearchRequest) -> KnnGraph | None:
-    """Find a graph, with distances as `measure.pair` gives them; None where the last effort does not reach what is asked.
+    """Find a graph, with distances as `measure.pair` gives them; None where even the last round is not good enough.
 
     Advances by N rows for the cells, for each round and each join, and at the end.
     """
@@ -58,7 +60,7 @@ def search(request: SearchRequest) -> KnnGraph | None:
 
 
 def _steps(n_cells: int) -> list:
-    """What is done to the lists, and where they are looked at. A probe goes through each row's first..last nearest cells."""
+    """List the steps of a search: a probe compares each row with its first..last nearest cells, a look measures the recall."""
     out: list = []
     first = 0
     for last in EFFORTS:
@@ -69,17 +71,19 @@ def _steps(n_cells: int) -> list:
     return out
 
 
-def _neighbors(rows, cells: Cells, indices, sample, k, unit):
+def _neighbors(rows: CsrRows, cells: Cells, indices, sample, k: int, unit: bool) -> np.ndarray:
+    """Measure the lists of the sampled rows: their neighbors int32 (S, k - 1)."""
     place = np.empty(len(indices), np.int32)
-    place[cells.names] = np.arange(len(indices), dtype=np.int32)
+    place[cells.row_ids] = np.arange(len(indices), dtype=np.int32)
     local = indices[place[sample]]
     found, distances = np.full((len(sample), k), -1, np.int32), np.full((len(sample), k), np.inf, np.float32)
-    measure(sample, *rows.take(sample), *cells.rows, _names(cells, local), local, unit, found, distances)
+    measure(sample, *rows.take(sample), *cells.rows, _row_ids(cells, local), local, unit, found, distances)
     return found[:, 1:]
 
 
-def _measured(cells: Cells, near, k, unit, advance):
-    n = len(near)
+def _measured(cells: Cells, lists, k: int, unit: bool, advance: Advance) -> KnnGraph:
+    """Measure the lists int32 (N, w) of all rows, all by places in the order of the cells."""
+    n = len(lists)
     indices, distances = np.empty((n, k), np.int32), np.empty((n, k), np.float32)
     indptr, features, values = cells.rows
     for start in range(0, n, BLOCK_ROWS):
@@ -88,12 +92,13 @@ def _measured(cells: Cells, near, k, unit, advance):
         own = bounds - bounds[0], features[bounds[0] : bounds[-1]], values[bounds[0] : bounds[-1]]
         shape = part.stop - start, k
         found, measured = np.full(shape, -1, np.int32), np.full(shape, np.inf, np.float32)
-        names, best = cells.names[part], _names(cells, near[part])
-        measure(names, *own, *cells.rows, best, near[part], unit, found, measured)
-        indices[names], distances[names] = found, measured
+        row_ids, best = cells.row_ids[part], _row_ids(cells, lists[part])
+        measure(row_ids, *own, *cells.rows, best, lists[part], unit, found, measured)
+        indices[row_ids], distances[row_ids] = found, measured
         advance(part.stop - start)
     return KnnGraph(indices, distances)
 
 
-def _names(cells: Cells, local):
-    return np.where(local >= 0, cells.names[local], np.int32(-1))
+def _row_ids(cells: Cells, local: np.ndarray) -> np.ndarray:
+    """Translate places in the order of the cells into row numbers; -1 stays."""
+    return np.where(local >= 0, cells.row_ids[local], np.int32(-1))

@@ -1,4 +1,4 @@
-"""Exact ranks of a few rows' neighbours among all packed rows."""
+"""Exact ranks of the neighbors of a few rows."""
 
 import numpy as np
 from numba import njit, prange
@@ -11,19 +11,16 @@ from streamumap.neighbors.sparse.settle import WIDE_SLACK
 from streamumap.source.sparse.csr_rows import CsrRows
 
 SAME = 2.4e-7
-"""Distances that differ by less than this part are the same: lists hold them as float32."""
+"""Relative difference below which two distances count as equal: lists hold them as float32."""
 
 PARALLEL = 1.4e-14
-"""Cosine distances that differ by less are the same too: a multiple of a row is so far from it once its values are float32."""
+"""Difference below which two distances at length 1 count as equal: a row and its multiple, in float32, may be this far apart."""
 
 
 def count_closer(
     rows: ComparedRows, sample: np.ndarray, others: np.ndarray, block_rows: int, advance: Advance = no_advance
 ) -> np.ndarray:
-    """Count exact ranks, as `protocol.Backend` has it.
-
-    Distances come from float64 sums of products; what these leave open is measured from the two rows.
-    """
+    """Count exact ranks. Distances come from float64 sums of products; where these do not decide, from the two rows themselves."""
     rows.metric.check("sparse")
     csr, unit = rows.csr, rows.metric.unit
     assert csr is not None
@@ -45,7 +42,7 @@ def count_closer(
 
 
 def _thresholds(rows: CsrRows, ours, others, unit: bool):
-    """The distances to `others`, less what may be the same."""
+    """Measure the distances below which a row is closer than each of `others`, float64 (S, m)."""
     needed = np.unique(others[others >= 0]).astype(np.int64)
     theirs = rows.take(needed)
     local = np.where(others >= 0, np.searchsorted(needed, others), -1)
@@ -56,7 +53,7 @@ def _thresholds(rows: CsrRows, ours, others, unit: bool):
 
 @njit(parallel=True, cache=True)
 def _count(
-    indptr, features, values, own, itself, their_indptr, their_features, their_values, bounds, owner, amount, squares,
+    indptr, features, values, own, itself, their_indptr, their_features, their_values, bounds, list_rows, list_values, squares,
     unit, thresholds, order, counts,
 ):  # fmt: skip
     for row in prange(len(counts)):
@@ -64,7 +61,7 @@ def _count(
         for at in range(indptr[row], indptr[row + 1]):
             feature, value = features[at], np.float64(values[at])
             for p in range(bounds[feature], bounds[feature + 1]):
-                dots[owner[p]] += value * amount[p]
+                dots[list_rows[p]] += value * list_values[p]
         for j in range(len(squares)):
             if j == itself[row]:
                 continue

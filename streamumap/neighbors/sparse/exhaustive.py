@@ -1,9 +1,9 @@
-"""All rows with all through an inverted index: exact.
+"""All rows compared with all through inverted lists: exact.
 
-A block of rows is turned into lists; a row's products with the whole block are sums over the lists of its own features,
-and its best are picked from those. The candidates that are left are measured again from the rows themselves. Where that leaves open
-whether another row is nearer, since sums err, the row's list is completed (`settle.py`). Every row is computed by one thread from
-the same numbers in the same order: the same bytes for any number of threads.
+A block of rows is turned into inverted lists. A row's products with the whole block are sums over the lists of its own features, and the
+best of them are its candidates, which are then measured from the rows themselves. Where rounding of the sums leaves open whether another
+row is nearer, the row's list is completed (`settle.py`). Each row is computed by one thread from the same numbers in the same order, so
+the result does not depend on the number of threads.
 """
 
 import numpy as np
@@ -20,8 +20,7 @@ FAST = {"reassoc", "nsz", "nnan"}
 
 
 def search(request: SearchRequest) -> KnnGraph:
-    """Find the exact graph, with distances as `measure.pair` gives them. Advances by N rows for each block of CORPUS_ROWS, then by N
-    rows more."""
+    """Find the exact graph, with distances as `measure.pair` gives them. Advances by N rows for each block of CORPUS_ROWS, and by N more."""
     rows, unit, query_rows = request.rows.csr, request.rows.metric.unit, request.blocks["query_rows"]
     assert rows is not None
     best, least = _best(rows, request)
@@ -43,7 +42,7 @@ def _unsure(rows: CsrRows, least, last, unit: bool, block_rows: int) -> np.ndarr
 
 
 def _best(rows: CsrRows, request: SearchRequest) -> tuple[np.ndarray, np.ndarray]:
-    """int32 (N, m), m >= k - 1: the rows with the largest scores; the least of these scores, float32 (N,)."""
+    """Find the rows with the largest scores, int32 (N, m), m >= k - 1, and the least of these scores, float32 (N,)."""
     n, unit, query_rows = rows.n_rows, request.rows.metric.unit, request.blocks["query_rows"]
     n_kept = min(request.k - 1 + MARGIN, n - 1)
     best = np.full((n, n_kept), -1, np.int32)
@@ -75,8 +74,8 @@ def _inverse_norms(rows: CsrRows, block_rows: int) -> np.ndarray:
 
 
 def _lists(rows: CsrRows, start: int, stop: int, scale: np.ndarray, unit: bool):
-    """What the score of each of these rows starts from, so that nearest is then largest (euclidean: 2 x.y - y.y, halved),
-    and their inverted lists."""
+    """Make the number that each row's score starts from, so that the nearest row has the largest score (x.y - y.y / 2; x.y at length 1),
+    and the inverted lists."""
     indptr, features, values = rows.block(start, stop)
     bias = np.zeros(stop - start, np.float32)
     if not unit:
@@ -85,12 +84,14 @@ def _lists(rows: CsrRows, start: int, stop: int, scale: np.ndarray, unit: bool):
 
 
 @njit(parallel=True, fastmath=FAST, cache=True)
-def _score(indptr, features, values, scale, first_row, first_other, bias, bounds, owner, amount, least, best, scores):
-    """Merges each query row's best among the block's rows into `best` and `scores` (n, n_kept), highest first."""
+def _score(
+    indptr, features, values, scale, first_row, first_other, bias, bounds, list_rows, list_values, least, best, scores
+):
+    """Merge each query row's best among the block's rows into `best` and `scores` (n, n_kept), highest first."""
     n_others = len(bias)
     for row in prange(len(indptr) - 1):
         sums = bias.copy()
-        add_products(sums, features, values, indptr[row], indptr[row + 1], scale[row], bounds, owner, amount)
+        add_products(sums, features, values, indptr[row], indptr[row + 1], scale[row], bounds, list_rows, list_values)
         itself = first_row + row - first_other
         if 0 <= itself < n_others:
             sums[itself] = -np.inf
@@ -127,10 +128,10 @@ def _measure_all(rows: CsrRows, best: np.ndarray, request: SearchRequest) -> tup
 
 
 def _with_theirs(rows: CsrRows, best: np.ndarray, start: int):
-    """Rows from `start` on with the rows that are their candidates, as `measure` wants them."""
+    """Gather rows from `start` on and the rows that are their candidates, as `measure` takes them."""
     needed = np.unique(best)
     needed = needed[needed >= 0]
     theirs = rows.take(needed.astype(np.int64))
-    names = np.arange(start, start + len(best))
+    row_ids = np.arange(start, start + len(best))
     local = np.searchsorted(needed, best).astype(np.int32)
-    return names, *rows.block(start, start + len(best)), *theirs, best, local
+    return row_ids, *rows.block(start, start + len(best)), *theirs, best, local

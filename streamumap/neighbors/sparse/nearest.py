@@ -1,7 +1,7 @@
-"""The nearest of some packed rows for each of others, on a CPU: exact.
+"""The exact search for the neighbors of new rows among rows that are mostly zeros, on a CPU: a `protocol.NearestBackend`.
 
-Sums over inverted lists propose, in float32: every row that may be among the nearest, within what such sums are off by,
-is measured from the two rows themselves. The result depends on nothing but the two rows.
+Float32 sums over inverted lists propose: every row that may be among the nearest, within the error of such sums, is measured from the two
+rows themselves. A distance depends on the two rows alone.
 """
 
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ READ_BYTES = 8 << 20
 
 @contextmanager
 def open_search(request: NearestRequest) -> Iterator[Nearest]:
-    """New rows are read when they are asked for: nothing is held."""
+    """Open a search, which reads new rows when they are asked for and holds nothing."""
     request.rows.metric.check("sparse")
     yield lambda start, stop: _nearest(_without_zeros(request.new, start, stop), request)
 
@@ -74,13 +74,13 @@ def _pairs(source: RowSource, start: int, stop: int) -> CsrBlock:
 
 @njit(parallel=True, cache=True)
 def _merge(
-    indptr, features, values, own, scale, their_indptr, their_features, their_values, squares, bias, bounds, owner, amount,
+    indptr, features, values, own, scale, their_indptr, their_features, their_values, squares, bias, bounds, list_rows, list_values,
     first_other, unit, non_negative, indices, distances,
 ):  # fmt: skip
     largest = squares.max()
     for row in prange(len(own)):
         sums = bias.copy()
-        add_products(sums, features, values, indptr[row], indptr[row + 1], scale[row], bounds, owner, amount)
+        add_products(sums, features, values, indptr[row], indptr[row + 1], scale[row], bounds, list_rows, list_values)
         mine = slice(indptr[row], indptr[row + 1])
         slack = SLACK * (2.0 if unit else own[row] + largest)
         floor = _floor(distances[row, -1], own[row], slack, unit)
@@ -102,7 +102,7 @@ def _merge(
 
 @njit(inline="always")
 def _floor(worst, own, slack, unit):
-    """The least sum of a row that may be as near as `worst`."""
+    """Return the least sum that a row as near as `worst` may have."""
     if unit:
         return 1.0 - worst - slack
     return 0.5 * (own - np.float64(worst) * worst - slack)
@@ -110,7 +110,7 @@ def _floor(worst, own, slack, unit):
 
 @njit(inline="always")
 def _may_meet(score, own, square, unit, non_negative):
-    """Whether there may be an edge between the two at all."""
+    """Return whether two rows may be neighbors at all."""
     if not unit or (own == 0 and square == 0):
         return True
     if own == 0 or square == 0:

@@ -1,8 +1,8 @@
-"""Neighbours of rows that are mostly zeros, on a CPU, in numba: the pairs are all that is kept of a row.
+"""The k-NN search in rows that are mostly zeros, on a CPU, in numba: a `protocol.Backend`. Only the non-zeros of a row are kept.
 
-`exhaustive.py`   all with all through an inverted index: exact.
-`approximate.py`  cells (`cells.py`) are looked through (`probe.py`), neighbours of neighbours join (`join.py`).
-`count.py`        exact ranks. `lists.py` and `measure.py`: inverted lists and distances, for all of them.
+`exhaustive.py`   compares all rows with all through inverted lists (`lists.py`): exact. `settle.py` completes what float32 sums leave open.
+`approximate.py`  compares each row with those of its nearest cells (`cells.py`, `probe.py`), then with neighbors of neighbors (`join.py`).
+`count.py`        counts exact ranks. `nearest.py` finds the neighbors of new rows. `measure.py` has the distances.
 """
 
 from dataclasses import replace
@@ -19,11 +19,8 @@ __all__ = ["count_closer", "search"]
 
 
 def search(request: SearchRequest) -> KnnGraph:
-    """Find the graph of `rows.csr`, as `protocol.Backend` has it.
-
-    `batch_rows` 0: all rows with all, exact, `query_rows` at a time. Else by cells, for `batch_rows` together, until enough is
-    reached, and all with all where that does not happen.
-    """
+    """Find the graph. With `batch_rows` 0 all rows are compared with all, `query_rows` at a time: exact. Else cells find candidates, for
+    `batch_rows` rows together; where the graph is never good enough, all rows are compared with all."""
     rows, unit = request.rows, request.rows.metric.unit
     rows.metric.check("sparse")
     zero_rows = np.flatnonzero(request.is_zero).astype(np.int32)

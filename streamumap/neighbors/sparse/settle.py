@@ -1,5 +1,4 @@
-"""Neighbours of packed rows that float32 sums leave open: found anew by float64 sums, and measured wherever these do not tell
-either."""
+"""Lists that float32 sums leave open, completed: by float64 sums, and by measured distances where these do not decide either."""
 
 from dataclasses import dataclass
 
@@ -14,16 +13,17 @@ from streamumap.neighbors.table import insert
 from streamumap.source.sparse.csr_rows import CsrRows
 
 SLACK = 64 * float(np.finfo(np.float32).eps)
-"""The error of a float32 sum, at most, in squared norms of the two rows."""
+"""Upper bound on the error of a float32 sum, relative to the squared norms of the two rows."""
 
 WIDE_SLACK = 1e-12
-"""The error of a float64 sum of up to some thousand products."""
+"""Upper bound on the relative error of a float64 sum of up to some thousand products."""
 
 
 @njit(cache=True)
 def unsure(own, scores, distances, unit, out):
-    """Whether a row that was not measured may be nearer than the last neighbour. `own` float64 (n,): squared norms; `scores` float32
-    (n,): the least score of what was measured, as of `exhaustive`; `distances` float32 (n,) of the last neighbours; out bool (n,)."""
+    """Mark in `out` bool (n,) the rows for which an unmeasured row may be nearer than the last neighbor. `own` float64 (n,): squared norms;
+    `scores` float32 (n,): the least score of the measured candidates, as `exhaustive` has it; `distances` float32 (n,): those of the last
+    neighbors."""
     for i in range(len(own)):
         last = np.float64(distances[i])
         if unit:
@@ -35,8 +35,8 @@ def unsure(own, scores, distances, unit, out):
 
 @dataclass(frozen=True)
 class Rule:
-    """`unit`: rows are compared at length 1, and those without a direction are nobody's neighbours. `non_negative`: so are those at a
-    right angle of each other."""
+    """Which rows may be neighbors. `unit`: rows are compared at length 1, and zero rows are no neighbors of others; with `non_negative` nor
+    are rows at a right angle."""
 
     unit: bool
     non_negative: bool
@@ -51,7 +51,7 @@ def settle(
     distances: np.ndarray,
     advance: Advance,
 ) -> None:
-    """Completes the lists, indices int32 and distances float32 (N, k), of the rows `numbers` int64 (M,), ascending."""
+    """Complete the lists, indices int32 and distances float32 (N, k), of the rows `numbers` int64 (M,), ascending."""
     for start in range(0, rows.n_rows if len(numbers) else 0, CORPUS_ROWS):
         block = rows.block(start, min(start + CORPUS_ROWS, rows.n_rows))
         lists, squares = invert(block[0], block[1], block[2], rows.n_features), squared_norms(block[0], block[2])
@@ -66,7 +66,7 @@ def settle(
 
 @njit(parallel=True, cache=True)
 def _merge(
-    indptr, features, values, own, numbers, their_indptr, their_features, their_values, squares, bounds, owner, amount,
+    indptr, features, values, own, numbers, their_indptr, their_features, their_values, squares, bounds, list_rows, list_values,
     first_other, unit, non_negative, indices, distances,
 ):  # fmt: skip
     for row in prange(len(own)):
@@ -75,7 +75,7 @@ def _merge(
         for at in range(indptr[row], indptr[row + 1]):
             feature, value = features[at], np.float64(values[at])
             for p in range(bounds[feature], bounds[feature + 1]):
-                dots[owner[p]] += value * amount[p]
+                dots[list_rows[p]] += value * list_values[p]
         for j in range(len(squares)):
             if first_other + j == i or (unit and (squares[j] == 0 or (non_negative and dots[j] <= 0))):
                 continue

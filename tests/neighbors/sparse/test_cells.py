@@ -175,17 +175,17 @@ def test_cells_hold_every_row_once_and_none_is_large(csr, metric):
     rows[100:700] = rows[100]
     rows[900:950] = 0
     made = cells.make_cells(csr(rows), metric == "cosine", 0, lambda n: None)
-    assert np.array_equal(np.sort(made.names), np.arange(1500))
+    assert np.array_equal(np.sort(made.row_ids), np.arange(1500))
     assert made.starts[0] == 0 and made.starts[-1] == 1500 and (np.diff(made.starts) > 0).all()
     assert np.diff(made.starts).max() <= 2 * 8 and len(made.centre_half) == len(made.starts) - 1
     indptr, features, values = made.rows
     for place in (0, 700, 1499):
         dense = np.zeros(rows.shape[1], np.float32)
         dense[features[indptr[place] : indptr[place + 1]]] = values[indptr[place] : indptr[place + 1]]
-        assert np.array_equal(dense, rows[made.names[place]])
+        assert np.array_equal(dense, rows[made.row_ids[place]])
     i, j = 3, 1200
-    product = (rows[made.names[i]] @ rows[made.names[j]]) * made.scale[i] * made.scale[j]
-    true = reference.distance_matrix(rows[made.names[[i]]], rows[made.names[[j]]], metric)[0, 0]
+    product = (rows[made.row_ids[i]] @ rows[made.row_ids[j]]) * made.scale[i] * made.scale[j]
+    true = reference.distance_matrix(rows[made.row_ids[[i]]], rows[made.row_ids[[j]]], metric)[0, 0]
     expected = true - 1 if metric == "cosine" else true**2 / 2
     assert np.isclose(made.half[i] + made.half[j] - product, expected, rtol=1e-4, atol=1e-6)
 
