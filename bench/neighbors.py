@@ -37,7 +37,7 @@ from searches import PEERS, Search, Setting, csr_bytes, few_rows, open_setting, 
 from streamumap import quality
 from streamumap.errors import StreamUMAPError
 from streamumap.machine import gpu, memory
-from streamumap.planning.stages import CONTEXT_BYTES
+from streamumap.planning.overheads import CONTEXT_BYTES
 from streamumap.run import dispatch
 
 SAMPLE_ROWS = 1_000

@@ -31,7 +31,7 @@ def plan(
     **params,
 ):
     """What a run would do and need, what it would need elsewhere, the smallest budget and what makes the job smaller: a
-    `levers.Outlook`, from headers alone.
+    `planning.suggestions.Outlook`, from headers alone.
 
     Of `x` (a path or an array), or of `rows` x `features` values of `dtype` ("float16"), `active` of them non-zero in a
     row; `sample`: how many rows are mapped, `place_rest`: the others are placed on their map. Budgets are sizes such as

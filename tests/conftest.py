@@ -13,7 +13,7 @@ from streamumap import demo, engine, transform
 from streamumap.errors import Stopped
 from streamumap.machine import memory
 from streamumap.neighbors import reference
-from streamumap.planning.stages import TINY, tiny
+from streamumap.planning.fit import FORCE_TINY, is_tiny_forced
 from streamumap.run.recorder import Meter
 from streamumap.source import open_source
 from streamumap.source.sparse.csr_rows import pack
@@ -72,10 +72,10 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(
                     pytest.mark.skip(reason=f"looks at what one process says of a run, not with {FORCE_RESTART}")
                 )
-    if tiny():
+    if is_tiny_forced():
         for item in items:
             if item.get_closest_marker("sizes"):
-                item.add_marker(pytest.mark.skip(reason=f"checks sizes that are not planned with {TINY}"))
+                item.add_marker(pytest.mark.skip(reason=f"checks sizes that are not planned with {FORCE_TINY}"))
 
 
 @pytest.fixture(scope="session")

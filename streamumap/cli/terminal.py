@@ -11,7 +11,7 @@ from rich.table import Table
 
 from streamumap.events import Event, Listener, Note, StageAdvanced, StageDone, StageStarted, ignore
 from streamumap.machine.memory import Budget, format_bytes
-from streamumap.planning.suggestions import InMemory, Outlook, Suggestion, fewest_cards
+from streamumap.planning.suggestions import InMemoryNeeds, Outlook, Suggestion, fewest_cards
 
 LINE_SECONDS = 10.0
 """Where there is no terminal: seconds between two lines of the same stage."""
@@ -108,10 +108,10 @@ def print_plan(found: Outlook) -> None:
         says = f"more would give larger blocks to {', '.join(stages)}" if stages else "more would change nothing"
         print(f"budget   {option}: {says}")
     print(f"         the smallest that works: {_options(found.smallest)}\n")
-    _print_levers(found.levers, bool(device))
+    _print_suggestions(found.suggestions, bool(device))
 
 
-def _print_in_memory(needed: InMemory) -> None:
+def _print_in_memory(needed: InMemoryNeeds) -> None:
     """What others hold at once, and the GPUs that have as much."""
     low, high = format_bytes(needed.low_bytes), format_bytes(needed.high_bytes)
     print(f"others   all in memory, the matrix and 2 to 3 times it beside: {low} to {high}")
@@ -158,17 +158,17 @@ def _print_stages(found: Outlook) -> None:
         print(f"seconds  as runs took on {next(iter(seconds.values())).measured_on}; none where none was like this one")
 
 
-def _print_levers(levers: tuple[Suggestion, ...], device: bool) -> None:
+def _print_suggestions(suggestions: tuple[Suggestion, ...], device: bool) -> None:
     """What makes the job smaller: bytes, and below them what it costs."""
-    for lever in levers:
-        needed = lever.in_memory
-        smallest = (lever.smallest.device_bytes if device else lever.smallest.host_bytes) or 0
+    for suggestion in suggestions:
+        needed = suggestion.in_memory
+        smallest = (suggestion.smallest.device_bytes if device else suggestion.smallest.host_bytes) or 0
         elsewhere = f"elsewhere {format_bytes(needed.low_bytes)} to {format_bytes(needed.high_bytes)}"
-        print(f"smaller  {lever.name}: {lever.how}")
+        print(f"smaller  {suggestion.name}: {suggestion.how}")
         print(
-            f"         matrix {format_bytes(lever.matrix_bytes)}, here from --budget {smallest // 10**6}MB, {elsewhere}"
+            f"         matrix {format_bytes(suggestion.matrix_bytes)}, here from --budget {smallest // 10**6}MB, {elsewhere}"
         )
-        print(f"         cost: {lever.quality}")
+        print(f"         cost: {suggestion.quality}")
 
 
 def _print_table(table: Table) -> None:

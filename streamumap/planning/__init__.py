@@ -1,1 +1,1 @@
-"""Plans: which backend does each stage, in blocks of how many rows, with how many bytes and seconds."""
+"""Plans say which backend does each stage, in blocks of how many rows, and predict the bytes and seconds that it takes."""

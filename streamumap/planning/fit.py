@@ -1,9 +1,10 @@
-"""The sum of what stages need, one after the other, and the search for the largest blocks that fit."""
+"""Find the largest blocks with which a stage fits the budget, on top of what earlier stages keep."""
 
 import os
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 
-from streamumap.machine.memory import Budget, Device, Footprint, Machine
+from streamumap.machine.memory import Budget, Footprint, Machine
 from streamumap.params import Params
 from streamumap.planning.job import Job, StagePlan
 from streamumap.planning.overheads import (
@@ -16,94 +17,163 @@ from streamumap.planning.overheads import (
     TORCH_WORKING_BYTES,
 )
 
-TINY = "STREAMUMAP_FORCE_TINY_BUDGET"
-"""Set to 1, every plan is the one of the smallest budget: what depends on where blocks end shows on small inputs."""
+FORCE_TINY = "STREAMUMAP_FORCE_TINY_BUDGET"
+"""Environment variable. With 1 every plan is that of the smallest budget, so that errors at the ends of blocks show on small
+inputs."""
 
 TINY_ROWS = 32
+"""Rows of a sample or of a block of queries down to which measuring the map may go with FORCE_TINY."""
 
-Bytes = Callable[[int], int]
 Shape = dict[str, int]
+"""Block sizes of a stage by their names, such as {"query_rows": 4096, "other_rows": 1024}."""
 
 
-def tiny() -> bool:
-    return os.environ.get(TINY) == "1"
+@dataclass(frozen=True)
+class Facts:
+    """The facts by which all stages of one plan are decided. `csr_on_disk`: CSR rows, where the rows become such, are kept in
+    a file."""
+
+    job: Job
+    params: Params
+    budget: Budget
+    machine: Machine
+    csr_on_disk: bool = False
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.machine.device is not None
+
+    @property
+    def as_csr(self) -> bool:
+        return self.job.n_nonzero is not None
+
+    @property
+    def overhead(self) -> Footprint:
+        """Libraries on the host and the context on the device, once all of them have worked."""
+        return Footprint(TORCH_WORKING_BYTES if self.on_gpu else LIBRARIES_BYTES, CONTEXT_BYTES)
+
+    @property
+    def n_edges(self) -> int:
+        """Edges of the fuzzy graph, each in both directions: an upper bound until the graph exists."""
+        return self.job.n_edges or 2 * self.job.n_rows * (self.params.n_neighbors - 1)
 
 
-def powers(largest: int, smallest: int) -> list[int]:
-    """largest and the powers of two below it down to smallest, descending."""
-    out = [largest]
+@dataclass(frozen=True)
+class Held:
+    """The rows and the bytes that stages leave for later ones.
+
+    `rows`: the rows as the next stage sees them, reduced or not.
+    `host_bytes`: arrays that stay, and what numba keeps of compiling.
+    `spared_bytes`: the part of `host_bytes` that kernels compiled by earlier runs save.
+    `device_bytes`: the context, once there is one.
+    `disk_bytes`: files of the run.
+    `cell_rows`: rows of a cell in a dense search on the CPU.
+    `unmet`: the largest needs so far that the budget does not meet, 0 where all stages fit.
+    """
+
+    rows: Job
+    host_bytes: int = 0
+    spared_bytes: int = 0
+    device_bytes: int = 0
+    disk_bytes: int = 0
+    cell_rows: int = 4096
+    unmet: Footprint = Footprint()
+
+    def plus(self, host_bytes: int = 0, disk_bytes: int = 0) -> "Held":
+        return replace(self, host_bytes=self.host_bytes + host_bytes, disk_bytes=self.disk_bytes + disk_bytes)
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Block sizes that a stage can take, the largest first, and the bytes of its arrays on the host and the device for each."""
+
+    shapes: list[Shape]
+    host: Callable[[Shape], int]
+    device: Callable[[Shape], int] | None = None
+
+
+def one_block(
+    name: str, sizes: Iterable[int], host: Callable[[int], int], device: Callable[[int], int] | None = None
+) -> Blocks:
+    """Return blocks with one size, called `name`, of which `host` and `device` are functions."""
+    on_device = None if device is None else (lambda shape: device(shape[name]))
+    return Blocks([{name: size} for size in sizes], lambda shape: host(shape[name]), on_device)
+
+
+def held_at_start(facts: Facts) -> Held:
+    """Return what is held before the first stage: no memory, and on disk the room for what every run writes."""
+    job, point_bytes = facts.job, facts.params.n_components * 4
+    row_bytes = facts.params.n_neighbors * 8 + 3 * point_bytes + PARQUET_BYTES  # the graph; map, checkpoint, table
+    n_rows, copied_bytes = job.n_rows + job.n_left_out, job.copied_bytes
+    if job.mapped and job.placed:
+        n_rows, copied_bytes = job.placed.n_rows, job.copied_bytes + job.placed.copied_bytes
+    return Held(job, disk_bytes=copied_bytes + n_rows * row_bytes + PICTURE_BYTES)
+
+
+def hold_kernels(facts: Facts, held: Held, modules: tuple[str, ...], n_bytes: int = COMPILING_BYTES) -> Held:
+    """Add the bytes that numba keeps of compiling the kernels of these modules.
+
+    What fits is decided as if all had to be compiled, so that the first run makes the same map as later ones; predictions
+    leave out what an earlier run compiled. Maps of other than two dimensions and very wide rows have kernels of their own.
+    """
+    usual = facts.params.n_components == 2 and facts.job.n_features <= 1 << 16
+    spared_bytes = n_bytes if usual and facts.machine.compiled.issuperset(modules) else 0
+    return replace(held.plus(n_bytes), spared_bytes=held.spared_bytes + spared_bytes)
+
+
+def fit(
+    facts: Facts, held: Held, name: str, backend: str, blocks: Blocks, overhead: Footprint | None = None
+) -> tuple[StagePlan, Held]:
+    """Plan a stage with the first of the blocks that fits both budgets, or with the last where none does.
+
+    `overhead`: libraries and context while the stage runs, by default those of `facts`.
+    """
+    overhead = overhead or facts.overhead
+    for shape in blocks.shapes[-1:] if is_tiny_forced() else blocks.shapes:
+        needed = _needed(held, overhead, blocks.host(shape), blocks.device(shape) if blocks.device else 0)
+        unmet = _unmet(needed, facts.budget)
+        if unmet == Footprint():
+            break
+    left = replace(held, unmet=_larger(held.unmet, unmet))
+    if needed.device_bytes:
+        left = replace(left, device_bytes=overhead.device_bytes)
+    return spare(StagePlan(name, backend, shape, needed), held.spared_bytes), left
+
+
+def spare(stage: StagePlan, n_bytes: int) -> StagePlan:
+    """Return the stage with a prediction of `n_bytes` less on the host."""
+    predicted = stage.predicted
+    return replace(stage, predicted=replace(predicted, host_bytes=predicted.host_bytes - n_bytes))
+
+
+def _needed(held: Held, overhead: Footprint, host_bytes: int, device_bytes: int) -> Footprint:
+    """Add the bytes of a stage's arrays to all others of the process."""
+    on_device = overhead.device_bytes + int(device_bytes * (1 + POOL_SHARE)) if device_bytes else 0
+    on_host = overhead.host_bytes + held.host_bytes + host_bytes
+    return Footprint(on_host, max(held.device_bytes, on_device), held.disk_bytes)
+
+
+def _unmet(needed: Footprint, budget: Budget) -> Footprint:
+    """Return the needs that the budget does not meet, and 0 for those that it does."""
+    host_fits = needed.host_bytes <= budget.host_bytes
+    device_fits = budget.device_bytes is None or needed.device_bytes <= budget.device_bytes
+    return Footprint(0 if host_fits else needed.host_bytes, 0 if device_fits else needed.device_bytes)
+
+
+def _larger(a: Footprint, b: Footprint) -> Footprint:
+    return Footprint(max(a.host_bytes, b.host_bytes), max(a.device_bytes, b.device_bytes))
+
+
+def is_tiny_forced() -> bool:
+    return os.environ.get(FORCE_TINY) == "1"
+
+
+def block_sizes(largest: int, smallest: int) -> list[int]:
+    """Return `largest` and the powers of two from below it down to `smallest`, descending."""
+    sizes = [largest]
     power = 1 << max(largest - 1, 1).bit_length()
     while power > smallest:
         power //= 2
         if smallest <= power < largest:
-            out.append(power)
-    return out
-
-
-class BudgetFit:
-    """Adds up stage after stage; `missing` collects what does not fit. `job` becomes that of reduced rows once they are;
-    `original` stays. `host_base`: of libraries and of what stays in memory from stage to stage. `context_bytes`: what the
-    device keeps for the process beside its arrays."""
-
-    def __init__(self, job: Job, params: Params, budget: Budget, machine: Machine, csr_on_disk: bool):
-        self.job, self.params, self.budget, self.machine = job, params, budget, machine
-        self.original = job
-        self.gpu: Device | None = machine.device
-        self.missing: list[tuple[str, int]] = []
-        self.as_csr, self.csr_on_disk = job.n_nonzero is not None, csr_on_disk
-        self.context_bytes, self.device_base, self.spared_bytes = CONTEXT_BYTES, 0, 0
-        self.host_base = TORCH_WORKING_BYTES if self.gpu else LIBRARIES_BYTES
-        point_bytes = params.n_components * 4
-        row_bytes = params.n_neighbors * 8 + 3 * point_bytes + PARQUET_BYTES  # the graph; map, checkpoint, table
-        n_rows, copied_bytes = job.n_rows + job.n_left_out, job.copied_bytes
-        if job.mapped and job.placed:
-            n_rows, copied_bytes = job.placed.n_rows, job.copied_bytes + job.placed.copied_bytes
-        self.disk = self.kept_bytes = copied_bytes + n_rows * row_bytes + PICTURE_BYTES
-
-    def compile(self, modules: tuple[str, ...], n_bytes: int = COMPILING_BYTES) -> None:
-        """From now on what numba keeps of compiling these modules' kernels counts. What fits is decided as if all had to be
-        compiled, so that the first run is like those after it; but what is predicted leaves out what is compiled already. Three
-        dimensions and very wide rows have kernels of their own."""
-        usual = self.params.n_components == 2 and self.original.n_features <= 1 << 16
-        self.host_base += n_bytes
-        if usual and self.machine.compiled.issuperset(modules):
-            self.spared_bytes += n_bytes
-
-    @property
-    def n_edges(self) -> int:
-        """Of the fuzzy graph, each in both directions; the most that there can be until it is there."""
-        return self.job.n_edges or 2 * self.job.n_rows * (self.params.n_neighbors - 1)
-
-    def solve(
-        self, name: str, backend: str, block: str, sizes: Iterable[int], host: Bytes, device: Bytes | None = None
-    ) -> StagePlan:
-        """`fit` where one block size is free; `host` and `device` are functions of it."""
-        on_device = None if device is None else (lambda shape: device(shape[block]))
-        return self.fit(name, backend, [{block: size} for size in sizes], lambda shape: host(shape[block]), on_device)
-
-    def fit(
-        self,
-        name: str,
-        backend: str,
-        shapes: list[Shape],
-        host: Callable[[Shape], int],
-        device: Callable[[Shape], int] | None = None,
-    ) -> StagePlan:
-        """The first of `shapes` (block sizes, the largest first) that fits both budgets; the last where none does, and
-        what it would need."""
-        for shape in shapes[-1:] if tiny() else shapes:
-            need_host = self.host_base + host(shape)
-            arrays = device(shape) if device is not None else 0
-            need_device = max(self.device_base, self.context_bytes + int(arrays * (1 + POOL_SHARE)) if arrays else 0)
-            host_fits = need_host <= self.budget.host_bytes
-            device_fits = self.budget.device_bytes is None or need_device <= self.budget.device_bytes
-            if host_fits and device_fits:
-                break
-        else:
-            if not host_fits:
-                self.missing.append(("host", need_host))
-            if not device_fits:
-                self.missing.append(("device", need_device))
-        if need_device:
-            self.device_base = self.context_bytes
-        return StagePlan(name, backend, shape, Footprint(need_host - self.spared_bytes, need_device, self.disk))
+            sizes.append(power)
+    return sizes

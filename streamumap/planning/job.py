@@ -1,4 +1,4 @@
-"""What a plan is: frozen facts, no arithmetic beyond sums."""
+"""Jobs and plans as frozen data: what is to be mapped, and what each stage of a run will do and need."""
 
 from dataclasses import dataclass, replace
 
@@ -11,24 +11,31 @@ SEARCH_ROWS = 1_000
 """Sampled rows on which a search measures whether it has the recall that is asked for."""
 
 QUALITY_ROWS = 3_000
-"""Sampled rows on which a finished graph and map are measured; all rows where there are no more than ALL_ROWS."""
+"""Sampled rows on which a finished graph and map are measured."""
 
 ALL_ROWS = 10_000
+"""Most rows of which all, and not QUALITY_ROWS of them, are measured."""
 
 QUALITY_NEIGHBORS = 15
+"""Neighbors of a row by which a map is measured, whatever `n_neighbors` is."""
 
 
 def quality_rows(n_rows: int) -> int:
-    """How many rows a graph and a map are measured on."""
+    """Return the number of rows on which a graph and a map are measured."""
     return n_rows if n_rows <= ALL_ROWS else QUALITY_ROWS
 
 
 @dataclass(frozen=True)
 class Job:
-    """What the source says. `n_nonzero` None: not known before the rows are read once; they are then planned as
-    dense. `sparse`: the source is a SparseSource; `n_nonzero` is then never None, and at first no more than a bound.
-    `copied_bytes`: on disk, of an input that is converted. `raw_features`: the width of rows that an SAE encodes.
-    `knn_columns`: of a k-NN graph that is given; 0: none is."""
+    """The rows that are to be mapped, as far as their source or a pass over them says.
+
+    `n_nonzero`: values that are not zero. None before they are counted: the rows are then planned as dense. For a sparse
+    source it is at first an upper bound.
+    `sparse`: the source is a SparseSource.
+    `copied_bytes`: bytes on disk of the copy of an input that is converted, else 0.
+    `raw_features`: features of the rows that an SAE encodes, 0 without an SAE.
+    `knn_columns`: columns of a k-NN graph that the user gives, 0 where it is searched for.
+    """
 
     n_rows: int
     n_features: int
@@ -38,10 +45,10 @@ class Job:
     copied_bytes: int = 0
     raw_features: int = 0
     knn_columns: int = 0
-    n_left_out: int = 0  # rows of the input beside these
-    n_edges: int = 0  # of the fuzzy graph, each in both directions; 0: it is not there yet
-    placed: "Job | None" = None  # rows that are placed on the map of these
-    mapped: bool = False  # that map is there already
+    n_left_out: int = 0  # rows of the input that are not among these
+    n_edges: int = 0  # of the fuzzy graph, each in both directions; 0 until the graph exists
+    placed: "Job | None" = None  # new rows that get positions on the map of these
+    mapped: bool = False  # the map exists already; only `placed` is to be done
 
     @property
     def itemsize(self) -> int:
@@ -49,14 +56,14 @@ class Job:
 
     @property
     def matrix_bytes(self) -> int:
-        """With its zeros; of a sparse source, of its pairs."""
+        """Bytes of the matrix with its zeros; of a sparse source, bytes of its pairs."""
         if self.sparse:
             return (self.n_nonzero or 0) * (index_dtype(self.n_features).itemsize + self.itemsize)
         return self.n_rows * self.n_features * self.itemsize
 
 
 def job_of(source: RowSource | ToConvert) -> Job:
-    """What the source says before a row is read."""
+    """Return the job of a source, from what it says before a row is read."""
     n_nonzero = source.max_nonzero if isinstance(source, (SparseSource, ToConvert)) else None
     copied_bytes = source.n_bytes if isinstance(source, ToConvert) else 0
     inner = getattr(source, "given", source)
@@ -67,8 +74,8 @@ def job_of(source: RowSource | ToConvert) -> Job:
 
 
 def sampled_job(job: Job, size: int | None) -> Job:
-    """What is left of a job where only `size` of its rows are mapped; None: all. How many pairs those have is not known
-    before they are read, only that they have no more than all."""
+    """Return the job of `size` of the rows; None stands for all. The number of their pairs is known only once they are read:
+    until then it is bounded by that of all rows."""
     if size is None:
         return job
     n_nonzero = job.n_nonzero and min(job.n_nonzero, size * job.n_features)
@@ -76,7 +83,7 @@ def sampled_job(job: Job, size: int | None) -> Job:
 
 
 def placing_job(job: Job) -> Job:
-    """The job of a sample on whose map the other rows are placed."""
+    """Return the job of a sample with the other rows as new rows that are placed on its map."""
     size = job.n_left_out
     n_nonzero = job.n_nonzero and min(job.n_nonzero, size * job.n_features)
     placed = Job(size, job.n_features, job.dtype, n_nonzero, job.sparse)
@@ -85,7 +92,7 @@ def placing_job(job: Job) -> Job:
 
 @dataclass(frozen=True)
 class StagePlan:
-    """One stage: who does it, in blocks of how many rows, and all bytes of the process while it runs."""
+    """One stage: its backend, its block sizes by name, and all bytes of the process while it runs."""
 
     name: str
     backend: str
@@ -95,11 +102,14 @@ class StagePlan:
 
 @dataclass(frozen=True)
 class Plan:
+    """The stages of a run in order, for a job, within a budget. `as_csr`: the rows are kept as CSR rows, without zeros, in a
+    file if `csr_on_disk`."""
+
     job: Job
     budget: Budget
     machine: Machine
     stages: tuple[StagePlan, ...]
-    as_csr: bool = False  # rows without their zeros
+    as_csr: bool = False
     csr_on_disk: bool = False
 
     def __getitem__(self, name: str) -> StagePlan:
@@ -115,6 +125,7 @@ class Plan:
 
     @property
     def peak(self) -> Footprint:
+        """The most bytes that any stage needs, for host, device and disk apart."""
         return Footprint(
             *(max(getattr(s.predicted, f) for s in self.stages) for f in ("host_bytes", "device_bytes", "disk_bytes"))
         )

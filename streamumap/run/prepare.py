@@ -11,10 +11,11 @@ from streamumap.machine.memory import Budget, Machine
 from streamumap.neighbors.given import GivenGraph, open_graph
 from streamumap.params import Params
 from streamumap.planning.job import Job, Plan, job_of, placing_job, sampled_job
-from streamumap.planning.planner import make_plan, resolve_name
+from streamumap.planning.planner import make_plan
 from streamumap.planning.suggestions import ACTIVE, Outlook, outlook
 from streamumap.run import dispatch
 from streamumap.source import Reading, RowSource, ToConvert, check_shape, open_source
+from streamumap.source.checks import check_dtype
 from streamumap.source.sparse.csr_block import nonzero_mask
 
 LOOKS, LOOK_ROWS, LOOK_BYTES = 64, 32, 1 << 18
@@ -61,7 +62,7 @@ def plan_for(
         source.close()
     else:
         check_shape("plan", rows, features)
-        job = Job(rows, features, resolve_name(dtype or "float16"))
+        job = Job(rows, features, check_dtype(dtype or "float16"))
     if active is not None and not 1 <= active <= job.n_features:
         raise InputError(
             f"--active: expected 1 to {job.n_features}, the features of a row, found {active}; give one in this range."

@@ -14,7 +14,7 @@ from streamumap.neighbors.given import GivenGraph
 from streamumap.neighbors.metric import named
 from streamumap.params import Params
 from streamumap.planning.job import Plan
-from streamumap.planning.stages import CONTEXT_BYTES
+from streamumap.planning.overheads import CONTEXT_BYTES
 from streamumap.run.recorder import Meter, Recorder
 from streamumap.run.report import report
 from streamumap.show.meta import Meta

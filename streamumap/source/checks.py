@@ -7,6 +7,7 @@ import numpy as np
 from streamumap.errors import InputError
 
 NUMBERS = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")
+DTYPES = (*(np.dtype(number).name for number in NUMBERS), "bfloat16")
 SUPPORTED = "bool, int8 to int64, uint8 to uint64, float16, float32 or float64"
 KINDS = {"O": "Python objects", "M": "dates", "m": "time spans", "S": "text", "U": "text", "c": "complex numbers"}
 
@@ -31,6 +32,13 @@ def refused_dtype(name: str, kind: str, itemsize: int, found: str) -> InputError
     if kind == "V" and itemsize == 1:
         meaning, remedy = "one byte without a meaning, as float8 is saved", "convert it with .astype('float16') first"
     return wrong(name, "dtype", SUPPORTED, f"{found} ({meaning})", remedy)
+
+
+def check_dtype(dtype: str) -> str:
+    """The dtype, as `RowSource.dtype` names it. Raises InputError where rows cannot have it."""
+    if dtype not in DTYPES:
+        raise InputError(f"--dtype: expected one of {', '.join(DTYPES)}, found {dtype!r}; choose one of these.")
+    return dtype
 
 
 def resolve_dtype(name: str, stored: np.dtype, dtype: str | None) -> str:

@@ -12,7 +12,7 @@ from streamumap.machine.memory import Budget, Device, Machine
 from streamumap.params import Params
 from streamumap.planning.job import Job
 from streamumap.planning.planner import make_plan, smallest_budget
-from streamumap.planning.suggestions import CARD_SIZES_GB, Cards, as_json, cards, fewest_cards, in_memory, outlook
+from streamumap.planning.suggestions import CARD_SIZES_GB, Cards, as_json, cards, fewest_cards, in_memory_needs, outlook
 from tools.make_rates import OUT, ROOT, rates
 
 GB = 10**9
@@ -35,7 +35,7 @@ BY_HAND = {
 def test_a_run_in_memory_needs_its_matrix_and_two_to_three_times_it(name):
     n, d, dtype, matrix, low, high, n_80, host = BY_HAND[name]
     job = Job(n, d, dtype)
-    needed = in_memory(job, Params())
+    needed = in_memory_needs(job, Params())
     assert (job.matrix_bytes, needed.low_bytes, needed.high_bytes, needed.cuml_host_bytes) == (matrix, low, high, host)
     assert next(c.count for c in cards(needed.high_bytes) if c.size_gb == 80) == n_80
 
@@ -54,28 +54,35 @@ def test_what_precision_dimensions_and_samples_save():
     """3M x 3,072 float32: 36.9 GB; 3.7 GB of 300K rows; 6.1 GB of 512 dimensions. 3M x 12,288: 1,024 make 12.3 GB."""
     for features, expected in ((3072, (18_432, 6_144, 3_686)), (12_288, (73_728, 12_288, 14_745))):
         found = outlook(Job(3_000_000, features, "float32"), Params(), *CAPS["gpu"])
-        assert [lever.name for lever in found.levers] == ["half precision", "PCA", "sampling", "TopK pairs"]
-        assert tuple(lever.matrix_bytes // 10**6 for lever in found.levers[:3]) == expected
-        pairs = found.levers[3]
+        assert [suggestion.name for suggestion in found.suggestions] == [
+            "half precision",
+            "PCA",
+            "sampling",
+            "TopK pairs",
+        ]
+        assert tuple(suggestion.matrix_bytes // 10**6 for suggestion in found.suggestions[:3]) == expected
+        pairs = found.suggestions[3]
         assert pairs.matrix_bytes == 3_000_000 * 32 * (2 + 4) and pairs.quality.startswith(
             "none: nothing is lost, where"
         )
-        assert all(lever.quality and lever.smallest.device_bytes for lever in found.levers)
-        assert found.levers[1].in_memory.low_bytes == 3 * found.levers[1].matrix_bytes
+        assert all(suggestion.quality and suggestion.smallest.device_bytes for suggestion in found.suggestions)
+        assert found.suggestions[1].in_memory.low_bytes == 3 * found.suggestions[1].matrix_bytes
 
 
-def test_levers_that_change_nothing_are_left_out():
+def test_suggestions_that_change_nothing_are_left_out():
     found = outlook(Job(900, 100, "float16"), Params(), *CAPS["cpu"])
-    assert found.levers == ()
+    assert found.suggestions == ()
     reduced = outlook(Job(100_000, 3072, "float16"), Params(reduce="pca"), *CAPS["cpu"])
-    assert "PCA" not in [lever.name for lever in reduced.levers]
+    assert "PCA" not in [suggestion.name for suggestion in reduced.suggestions]
     sparse = outlook(Job(100_000, 3072, "float16", 3_200_000, sparse=True), Params(), *CAPS["cpu"])
-    assert "TopK pairs" not in [lever.name for lever in sparse.levers]
+    assert "TopK pairs" not in [suggestion.name for suggestion in sparse.suggestions]
 
 
 @pytest.mark.parametrize(("n_rows", "peak"), [(500_000, 4.6), (3_000_000, 21.6)])
 def test_what_cuml_needs_is_what_it_was_measured_to_take(n_rows, peak):
-    assert in_memory(Job(n_rows, 3072, "float16"), Params()).cuml_device_bytes == pytest.approx(peak * GB, rel=0.01)
+    assert in_memory_needs(Job(n_rows, 3072, "float16"), Params()).cuml_device_bytes == pytest.approx(
+        peak * GB, rel=0.01
+    )
 
 
 @given(st.integers(1, 10**13))
@@ -156,7 +163,8 @@ def test_python_and_json(monkeypatch):
     assert text["job"]["matrix_bytes"] == 18_432_000_000 and text["in_memory"]["high_bytes"] == 73_728_000_000
     assert text["in_memory"]["cards"]["high"][5] == {"count": 1, "size_gb": 80}
     assert text["smallest_budget"]["device_bytes"] == found.smallest.device_bytes
-    assert [lever["name"] for lever in text["levers"]] == ["PCA", "sampling", "TopK pairs"]
+    assert [suggestion["name"] for suggestion in text["levers"]] == ["PCA", "sampling", "TopK pairs"]
+    assert [suggestion.name for suggestion in found.levers] == ["PCA", "sampling", "TopK pairs"]
     layout = next(stage for stage in text["stages"] if stage["name"] == "layout")
     assert layout["expected"]["measured_on"] == "NVIDIA H200" and layout["bound_by"] == []
     assert found["layout"].blocks == layout["blocks"]

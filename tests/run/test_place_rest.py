@@ -12,7 +12,7 @@ from streamumap import engine
 from streamumap.errors import InputError, Stopped
 from streamumap.layout.schedule import SETTINGS, placing_settings
 from streamumap.params import Params
-from streamumap.planning.stages import tiny
+from streamumap.planning.fit import is_tiny_forced
 from streamumap.run.sampling import uniform
 from streamumap.show.runs import describe
 
@@ -156,7 +156,7 @@ def test_a_run_that_is_stopped_while_it_places_goes_on(tmp_path, monkeypatch):
         embed(x, tmp_path / "run", listener=listen, stopping=lambda: placing[0])
     run = embed(x, tmp_path / "run")
     assert "the map of the sample" in run["reused"] and "the placing up to 64 of 360 rows" in run["reused"]
-    if tiny():
+    if is_tiny_forced():
         embed(x, tmp_path / "whole", fresh=True)
     maps = [np.load(tmp_path / out / "embedding.npy") for out in ("whole", "run")]
     np.testing.assert_allclose(*maps, atol=1e-3)

@@ -1,37 +1,38 @@
-"""Block sizes and bytes of each stage: its own formula, added to what stays in memory meanwhile.
+"""Plan the stages of a run, one after the other: block sizes and bytes of each.
 
-`fitting.py` adds up and finds the largest blocks that fit; `rows.py`, `neighbors.py`, `drawing.py`, `place.py` and `results.py`
-have the stages, `fixed.py` the bytes that do not depend on the job.
+A stage is a function of the facts and of what earlier stages hold; it returns its plan and what is held after it. The bytes
+of its arrays come from the `sizes` modules beside the algorithms.
 """
 
-from streamumap.machine.memory import Budget, Machine
-from streamumap.params import Params
-from streamumap.planning.fit import TINY, BudgetFit, powers, tiny
-from streamumap.planning.job import Job, StagePlan
-from streamumap.planning.overheads import CONTEXT_BYTES
+from collections.abc import Callable
+
+from streamumap.planning.fit import Facts, Held, held_at_start
+from streamumap.planning.job import StagePlan
 from streamumap.planning.stages import layout, neighbors, out_of_sample, results, rows
 
-__all__ = ["CONTEXT_BYTES", "TINY", "BudgetFit", "plan_stages", "powers", "tiny"]
+Stage = Callable[[Facts, Held], tuple[StagePlan, Held]]
 
 
-def plan_stages(
-    job: Job, params: Params, budget: Budget, machine: Machine, csr_on_disk: bool = False
-) -> tuple[BudgetFit, tuple[StagePlan, ...]]:
-    """The stages in order; `missing` of the Fitting says what does not fit."""
-    fitting = BudgetFit(job, params, budget, machine, csr_on_disk)
-    if job.mapped:
-        return fitting, (out_of_sample.read(fitting), out_of_sample.place(fitting), results.write(fitting))
-    stages = [rows.read(fitting)]
-    if params.reduce != "none":
-        stages.append(rows.reduce(fitting))
-    searched = neighbors.neighbors(fitting)
-    stages += [
-        searched,
-        layout.graph(fitting),
-        layout.start(fitting),
-        layout.layout(fitting),
-        *([out_of_sample.place(fitting)] if job.placed else []),
-        results.quality(fitting, searched.blocks.get("cell_rows", min(job.n_rows, 4096))),
-        results.write(fitting),
+def plan_stages(facts: Facts) -> tuple[tuple[StagePlan, ...], Held]:
+    """Plan the stages in order; `unmet` of what is held at the end says what the budget does not meet."""
+    plans, held = [], held_at_start(facts)
+    for stage in _stages(facts):
+        plan, held = stage(facts, held)
+        plans.append(plan)
+    return tuple(plans), held
+
+
+def _stages(facts: Facts) -> list[Stage]:
+    if facts.job.mapped:
+        return [out_of_sample.read, out_of_sample.place, results.write]
+    return [
+        rows.read,
+        *([rows.reduce] if facts.params.reduce != "none" else []),
+        neighbors.search,
+        layout.graph,
+        layout.start,
+        layout.layout,
+        *([out_of_sample.place] if facts.job.placed else []),
+        results.quality,
+        results.write,
     ]
-    return fitting, tuple(stages)

@@ -1,90 +1,92 @@
-"""The fuzzy graph, first positions and the layout."""
-
-from collections.abc import Callable
+"""Plans of the fuzzy graph, the first positions and the layout."""
 
 from streamumap.errors import InputError
-from streamumap.graph import sizes as graph_footprint
-from streamumap.layout import sizes as drawn
-from streamumap.layout.init import spectral_sizes as eigen
-from streamumap.layout.sizes import TOP
+from streamumap.graph import sizes as graph_sizes
+from streamumap.layout import sizes as layout_sizes
+from streamumap.layout.init import spectral_sizes
 from streamumap.neighbors.sparse.sizes import UNEVEN
-from streamumap.planning.fit import BudgetFit, Shape, powers
+from streamumap.planning.fit import Blocks, Facts, Held, Shape, block_sizes, fit, hold_kernels, one_block
 from streamumap.planning.job import StagePlan
-from streamumap.planning.overheads import DRAWING, SPECTRAL
+from streamumap.planning.overheads import GRAPH_AND_LAYOUT_KERNELS, SPECTRAL_KERNELS
 
 
-def graph(f: BudgetFit) -> StagePlan:
-    n, k = f.job.n_rows, f.params.n_neighbors
-    if not f.gpu:
-        f.compile(DRAWING)
-    f.disk += graph_footprint.disk_bytes(n, k)
-    if f.job.n_left_out:  # the k-NN graph once more, of those rows only
-        f.disk += n * k * 8
-    if f.gpu:
-        return f.solve(
-            "graph", "cuda", "block_edges", powers(min(2 * n * k, graph_footprint.MOST_EDGES), min(2 * n * k, n)),
-            lambda b: graph_footprint.cuda_host(n, k, b), lambda b: graph_footprint.cuda(n, k, b),
-        )  # fmt: skip
-    return f.solve("graph", "numba", "block_rows", powers(n, min(n, 4096)), lambda b: graph_footprint.build(n, k, b))
+def graph(facts: Facts, held: Held) -> tuple[StagePlan, Held]:
+    """Plan the fuzzy graph, which is kept on disk."""
+    n, k = held.rows.n_rows, facts.params.n_neighbors
+    again = n * k * 8 if facts.job.n_left_out else 0  # the k-NN graph once more, of the sampled rows only
+    held = held.plus(disk_bytes=graph_sizes.disk_bytes(n, k) + again)
+    if facts.on_gpu:
+        sizes = block_sizes(min(2 * n * k, graph_sizes.MOST_EDGES), min(2 * n * k, n))
+        blocks = one_block(
+            "block_edges", sizes, lambda b: graph_sizes.cuda_host(n, k, b), lambda b: graph_sizes.cuda(n, k, b)
+        )
+        return fit(facts, held, "graph", "cuda", blocks)
+    held = hold_kernels(facts, held, GRAPH_AND_LAYOUT_KERNELS)
+    blocks = one_block("block_rows", block_sizes(n, min(n, 4096)), lambda b: graph_sizes.build(n, k, b))
+    return fit(facts, held, "graph", "numba", blocks)
 
 
-def start(f: BudgetFit) -> StagePlan:
-    """Multilevel; `sample_rows` at a time, the rows that the coarsest level stands for, or all few rows, come for their PCA."""
-    if f.params.init == "spectral":
-        f.compile(SPECTRAL)
-    job, c, on_device = f.job, f.params.n_components, _draws_on_device(f)
-    per_row = job.n_features * 4 if job.n_nonzero is None else int(job.n_nonzero / job.n_rows * 8 * UNEVEN) + 8
-    shapes = [
-        {"block_rows": block_rows, "sample_rows": sample_rows}
-        for sample_rows in powers(min(2 * TOP, job.n_rows), min(job.n_rows, 256))
-        for block_rows in powers(job.n_rows, min(job.n_rows, 1024))
-    ]
-
-    def levels(shape: Shape, n_bytes: Callable[[int, int, int, int], int]) -> int:
-        return n_bytes(job.n_rows, c, shape["block_rows"], f.n_edges)
+def start(facts: Facts, held: Held) -> tuple[StagePlan, Held]:
+    """Plan the first positions, which come from coarser levels of the graph. The rows of the coarsest level, or all where they
+    are few, are read `sample_rows` at a time for their PCA."""
+    if facts.params.init == "spectral":
+        held = hold_kernels(facts, held, SPECTRAL_KERNELS)
+    rows, c, on_device = held.rows, facts.params.n_components, _lays_out_on_device(facts)
+    per_row = rows.n_features * 4 if rows.n_nonzero is None else int(rows.n_nonzero / rows.n_rows * 8 * UNEVEN) + 8
 
     def host(shape: Shape) -> int:
-        top = int(shape["sample_rows"] * per_row * 2.5) + (job.n_features * 40 + 2 * TOP * c * 3) * 8
-        first, kept, _ = _before(f, shape["block_rows"])
-        return max(first, kept + top + levels(shape, drawn.start_host if on_device else drawn.start_bytes))
+        top = layout_sizes.TOP
+        pca = int(shape["sample_rows"] * per_row * 2.5) + (rows.n_features * 40 + 2 * top * c * 3) * 8
+        levels = layout_sizes.start_host if on_device else layout_sizes.start_bytes
+        before, kept = _before_levels_host(facts, shape["block_rows"])
+        return max(before, kept + pca + levels(rows.n_rows, c, shape["block_rows"], facts.n_edges))
 
     def device(shape: Shape) -> int:
-        return max(_before(f, shape["block_rows"])[2], levels(shape, drawn.start_device))
+        sizes = rows.n_rows, c, shape["block_rows"], facts.n_edges
+        before = spectral_sizes.device(*sizes) if facts.params.init == "spectral" else 0
+        return max(before, layout_sizes.start_device(*sizes))
 
-    return f.fit("start", "cuda" if on_device else "numba", shapes, host, device if on_device else None)
-
-
-def _draws_on_device(f: BudgetFit) -> bool:
-    return f.gpu is not None and f.params.layout != "cpu"
-
-
-def _before(f: BudgetFit, block_rows: int) -> tuple[int, int, int]:
-    """Counts bytes of what comes before the levels are made: on the host, those that stay there beside the levels, and on the
-    device."""
-    n, c = f.job.n_rows, f.params.n_components
-    if f.params.init == "spectral":
-        sizes = n, c, block_rows, f.n_edges
-        if _draws_on_device(f):
-            return eigen.host_beside_gpu(*sizes), eigen.kept(n, c), eigen.device(*sizes)
-        return eigen.host(*sizes), eigen.kept(n, c), 0
-    if f.params.init.endswith(".npy"):  # as stored, as float64, scaled, ordered to find those that coincide
-        return n * (c * 8 * 4 + 8), 0, 0
-    return 0, 0, 0
+    shapes = [
+        {"block_rows": block_rows, "sample_rows": sample_rows}
+        for sample_rows in block_sizes(min(2 * layout_sizes.TOP, rows.n_rows), min(rows.n_rows, 256))
+        for block_rows in block_sizes(rows.n_rows, min(rows.n_rows, 1024))
+    ]
+    blocks = Blocks(shapes, host, device if on_device else None)
+    return fit(facts, held, "start", "cuda" if on_device else "numba", blocks)
 
 
-def layout(f: BudgetFit) -> StagePlan:
-    n, c, k = f.job.n_rows, f.params.n_components, f.params.n_neighbors
-    backend = f.params.layout
+def _lays_out_on_device(facts: Facts) -> bool:
+    return facts.on_gpu and facts.params.layout != "cpu"
+
+
+def _before_levels_host(facts: Facts, block_rows: int) -> tuple[int, int]:
+    """Count the host bytes of what comes before the levels, and those of them that stay beside the levels."""
+    n, c = facts.job.n_rows, facts.params.n_components
+    if facts.params.init == "spectral":
+        host = spectral_sizes.host_beside_gpu if _lays_out_on_device(facts) else spectral_sizes.host
+        return host(n, c, block_rows, facts.n_edges), spectral_sizes.kept(n, c)
+    if facts.params.init.endswith(".npy"):  # as stored, as float64, scaled, ordered to find those that coincide
+        return n * (c * 8 * 4 + 8), 0
+    return 0, 0
+
+
+def layout(facts: Facts, held: Held) -> tuple[StagePlan, Held]:
+    """Plan the layout. Raises InputError where its backend needs a GPU that is not there."""
+    n, c, k = held.rows.n_rows, facts.params.n_components, facts.params.n_neighbors
+    backend = facts.params.layout
     if backend == "auto":
-        backend = "cuda" if f.gpu else "cpu"
-    if backend != "cpu" and not f.gpu:
+        backend = "cuda" if facts.on_gpu else "cpu"
+    if backend != "cpu" and not facts.on_gpu:
         raise InputError(f"--layout: {backend} needs a GPU and this is a CPU run; use --layout cpu or --device cuda.")
     if backend == "cuml":
-        return f.solve(
-            "layout", "cuml", "block_rows", [n], lambda b: n * (k * 8 + c * 12), lambda b: drawn.cuml_bytes(n, k)
-        )
-    return f.solve(
-        "layout", backend, "block_rows", powers(n, min(n, 1024)),
-        lambda b: drawn.layout_host(n, c, b, f.n_edges),
-        (lambda b: drawn.layout_device(n, c, b, f.n_edges)) if backend == "cuda" else lambda b: 0,
-    )  # fmt: skip
+        blocks = one_block("block_rows", [n], lambda b: n * (k * 8 + c * 12), lambda b: layout_sizes.cuml_bytes(n, k))
+        return fit(facts, held, "layout", "cuml", blocks)
+
+    def host(block_rows: int) -> int:
+        return layout_sizes.layout_host(n, c, block_rows, facts.n_edges)
+
+    def device(block_rows: int) -> int:
+        return layout_sizes.layout_device(n, c, block_rows, facts.n_edges)
+
+    blocks = one_block("block_rows", block_sizes(n, min(n, 1024)), host, device if backend == "cuda" else None)
+    return fit(facts, held, "layout", backend, blocks)

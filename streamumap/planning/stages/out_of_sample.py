@@ -1,100 +1,110 @@
-"""Rows that are placed on the map of others; and, where that map is there already, what reads both."""
+"""Plans of placing new rows on a map, and of reading both where the map is there already."""
 
+from streamumap.machine.memory import Footprint
 from streamumap.neighbors.cuda import sizes as cuda
 from streamumap.neighbors.dense import sizes as dense
 from streamumap.neighbors.metric import named
 from streamumap.neighbors.sparse import sizes as sparse
-from streamumap.planning.fit import BudgetFit, Shape, powers
+from streamumap.planning.fit import Blocks, Facts, Held, Shape, block_sizes, fit, hold_kernels, one_block
 from streamumap.planning.job import Job, StagePlan
-from streamumap.planning.overheads import PLACING, READING_BYTES, TORCH_HOST_BYTES
-from streamumap.planning.stages.neighbors import device_rows
-from streamumap.planning.stages.rows import csr_bytes, scanning
+from streamumap.planning.overheads import CONTEXT_BYTES, OUT_OF_SAMPLE_KERNELS, READING_BYTES, TORCH_HOST_BYTES
+from streamumap.planning.stages.counting import csr_device_bytes
+from streamumap.planning.stages.rows import csr_rows_footprint, scan_bytes
 from streamumap.reduce import pca
 from streamumap.source.base import pinned_bytes
-from streamumap.source.sae import sizes as encoding
+from streamumap.source.sae import sizes as sae
 
 MOST_QUERIES = 65_536
-OTHERS = (4096, 1024, 256, 64)
-CUDA_OTHERS = (65_536, 16_384, 4_096, 1_024)
 
-READ_BYTES = 4 * (8 << 20)
-"""While rows that ask are packed: some as stored, where they are not zero, and pairs."""
+OTHER_ROWS = {
+    "dense": (4096, 1024, 256, 64),
+    "packed": (MOST_QUERIES, 16_384, 4096, 1024, 256, 64),
+    "cuda": (65_536, 16_384, 4_096, 1_024),
+}
+"""Rows of the map with which a block of query rows is compared at once, by backend."""
+
+CSR_QUERY_BYTES = 4 * (8 << 20)
+"""Host bytes while query rows become CSR rows: some as stored, the mask of those that are not zero, and pairs."""
 
 
-def place(f: BudgetFit) -> StagePlan:
-    """`query_rows` of the rows that are placed ask, `other_rows` of the map's pass by."""
-    job, new, p = f.job, f.original.placed, f.params
-    assert new is not None
-    if not f.gpu:
-        f.compile(PLACING)
-    others = CUDA_OTHERS if f.gpu else (OTHERS if not f.as_csr else (MOST_QUERIES, 16_384, *OTHERS))
-    shapes = [
-        {"query_rows": query, "other_rows": min(other, max(job.n_rows, 32))}
-        for query in powers(min(new.n_rows, MOST_QUERIES), min(new.n_rows, 64))
-        for other in others
-    ]
-    held = (2 * job.n_rows + 3 * new.n_rows) * p.n_components * 4 + _projecting(f, new)
-    if named(p.metric).unit:  # two rows of one direction, as stored and as float64, and what they differ by
-        held += job.n_features * 40
-    k = p.n_neighbors
+def place(facts: Facts, held: Held) -> tuple[StagePlan, Held]:
+    """Plan the search of new rows among those of the map: `query_rows` new rows at a time are compared with `other_rows` of the
+    map at a time."""
+    rows, new, k = held.rows, new_rows(facts), facts.params.n_neighbors
+    if not facts.on_gpu:
+        held = hold_kernels(facts, held, OUT_OF_SAMPLE_KERNELS)
+    backend = "cuda" if facts.on_gpu else "packed" if facts.as_csr else "dense"
+    searching = {"cuda": _cuda_host_bytes, "packed": _sparse_bytes, "dense": _dense_bytes}[backend]
+    positions = (2 * rows.n_rows + 3 * new.n_rows) * facts.params.n_components * 4 + _projecting_bytes(facts, new)
+    if named(facts.params.metric).unit:  # two rows of one direction, as stored and as float64, and their difference
+        positions += rows.n_features * 40
 
     def host(shape: Shape) -> int:
-        query, other = shape["query_rows"], shape["other_rows"]
-        if f.gpu:
-            pinned = pinned_bytes(other, job.n_features, new.dtype) + (
-                0 if f.as_csr else pinned_bytes(other, job.n_features, job.dtype)
-            )
-            return held + pinned + _table(query, k)
-        if f.as_csr:
-            row_pairs = (job.n_nonzero or 0) / job.n_rows
-            asked = row_pairs if new.n_nonzero is None else new.n_nonzero / new.n_rows
-            sizes = job.n_features, row_pairs, asked, query, other, f.machine.n_cores
-            return held + READ_BYTES + sparse.nearest(*sizes) + _table(query, k)
-        itemsize = max(job.itemsize, new.itemsize)
-        return held + dense.nearest(job.n_features, itemsize, query, other, f.machine.n_cores) + _table(query, k)
+        return positions + searching(facts, rows, shape["query_rows"], shape["other_rows"])
 
     def device(shape: Shape) -> int:
-        sizes = job.n_features, job.dtype, _dtype(f, new), k, shape["query_rows"], shape["other_rows"]
-        return device_rows(f) + cuda.nearest(*sizes)
+        dtype = new.dtype if facts.params.reduce == "none" else "float32"
+        sizes = rows.n_features, rows.dtype, dtype, k, shape["query_rows"], shape["other_rows"]
+        return csr_device_bytes(held) + cuda.nearest(*sizes)
 
-    backend = "cuda" if f.gpu else "packed" if f.as_csr else "dense"
-    return f.fit("place", backend, shapes, host, device if f.gpu else None)
-
-
-def _table(query_rows: int, k: int) -> int:
-    """Host bytes of the neighbors of a block of new rows, and of the strengths and positions made of them."""
-    return query_rows * (k * 40 + 64)
-
-
-def _dtype(f: BudgetFit, new: Job) -> str:
-    return new.dtype if f.params.reduce == "none" else "float32"
+    shapes = [
+        {"query_rows": query, "other_rows": min(other, max(rows.n_rows, 32))}
+        for query in block_sizes(min(new.n_rows, MOST_QUERIES), min(new.n_rows, 64))
+        for other in OTHER_ROWS[backend]
+    ]
+    return fit(facts, held, "place", backend, Blocks(shapes, host, device if facts.on_gpu else None))
 
 
-def _projecting(f: BudgetFit, new: Job) -> int:
-    """Of the components, and of a block of rows that is brought to them."""
-    if f.params.reduce == "none":
+def new_rows(facts: Facts) -> Job:
+    assert facts.job.placed is not None
+    return facts.job.placed
+
+
+def _cuda_host_bytes(facts: Facts, rows: Job, query_rows: int, other_rows: int) -> int:
+    staged_queries = pinned_bytes(other_rows, rows.n_features, new_rows(facts).dtype)
+    staged_rows = 0 if facts.as_csr else pinned_bytes(other_rows, rows.n_features, rows.dtype)
+    return staged_queries + staged_rows + _table_bytes(facts, query_rows)
+
+
+def _sparse_bytes(facts: Facts, rows: Job, query_rows: int, other_rows: int) -> int:
+    new, row_pairs = new_rows(facts), (rows.n_nonzero or 0) / rows.n_rows
+    query_pairs = row_pairs if new.n_nonzero is None else new.n_nonzero / new.n_rows
+    sizes = rows.n_features, row_pairs, query_pairs, query_rows, other_rows, facts.machine.n_cores
+    return CSR_QUERY_BYTES + sparse.nearest(*sizes) + _table_bytes(facts, query_rows)
+
+
+def _dense_bytes(facts: Facts, rows: Job, query_rows: int, other_rows: int) -> int:
+    itemsize = max(rows.itemsize, new_rows(facts).itemsize)
+    sizes = rows.n_features, itemsize, query_rows, other_rows, facts.machine.n_cores
+    return dense.nearest(*sizes) + _table_bytes(facts, query_rows)
+
+
+def _table_bytes(facts: Facts, query_rows: int) -> int:
+    """Count the host bytes of the neighbors of a block of new rows, and of the strengths and positions made of them."""
+    return query_rows * (facts.params.n_neighbors * 40 + 64)
+
+
+def _projecting_bytes(facts: Facts, new: Job) -> int:
+    """Count the host bytes of the components, and of a block of rows that is projected on them."""
+    if facts.params.reduce == "none":
         return 0
-    dims = min(f.params.reduce_dims, new.n_features)
+    dims = min(facts.params.reduce_dims, new.n_features)
     return dims * new.n_features * 16 + pca.PIECE_ROWS * new.n_features * (new.itemsize + 16)
 
 
-def read(f: BudgetFit) -> StagePlan:
-    """Rows that are placed on a map that is there are looked through, and the map's rows are packed. An SAE encodes on the
-    CPU."""
-    job, new = f.original, f.original.placed
-    assert new is not None
-    csr, positions = csr_bytes(f), job.n_rows * (f.params.n_components * 4 + 16)
-    encodes = max(
-        (encoding.cpu(j.n_rows, j.raw_features, j.n_features) for j in (job, new) if j.raw_features), default=0
-    )
-    row_bytes = max(job.itemsize * job.n_features, new.itemsize * new.n_features)
+def read(facts: Facts, held: Held) -> tuple[StagePlan, Held]:
+    """Plan the pass over new rows, and over those of a finished map where they become CSR rows. An SAE encodes on the CPU."""
+    rows, new, csr = facts.job, new_rows(facts), csr_rows_footprint(facts)
+    positions = rows.n_rows * (facts.params.n_components * 4 + 16)
+    encoding = max((sae.cpu(j.n_rows, j.raw_features, j.n_features) for j in (rows, new) if j.raw_features), default=0)
+    row_bytes = max(rows.itemsize * rows.n_features, new.itemsize * new.n_features)
 
     def host(block_rows: int) -> int:
-        packing = csr + scanning(job, block_rows) if f.as_csr else 0
-        return positions + max(scanning(new, block_rows), packing, encodes) + block_rows * row_bytes
+        packing = csr.host_bytes + scan_bytes(rows, block_rows) if facts.as_csr else 0
+        return positions + max(scan_bytes(new, block_rows), packing, encoding) + block_rows * row_bytes
 
-    sizes = powers(max(1, min(max(new.n_rows, job.n_rows), (32 << 20) // row_bytes)), 1)
-    working, f.host_base = f.host_base, TORCH_HOST_BYTES if f.gpu else READING_BYTES
-    stage = f.solve("read", "numpy", "block_rows", sizes, host)
-    f.host_base = working + new.n_rows * 18 + job.n_rows * 8 + csr
-    return stage
+    sizes = block_sizes(max(1, min(max(new.n_rows, rows.n_rows), (32 << 20) // row_bytes)), 1)
+    overhead = Footprint(TORCH_HOST_BYTES if facts.on_gpu else READING_BYTES, CONTEXT_BYTES)
+    held = held.plus(disk_bytes=csr.disk_bytes)
+    stage, held = fit(facts, held, "read", "numpy", one_block("block_rows", sizes, host), overhead)
+    return stage, held.plus(new.n_rows * 18 + rows.n_rows * 8 + csr.host_bytes)

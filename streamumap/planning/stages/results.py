@@ -1,60 +1,73 @@
-"""What is measured of the map, and its files."""
+"""Plans of measuring the map and of writing the results."""
 
-from streamumap.neighbors import points_sizes as on_map
-from streamumap.neighbors.cuda import points_sizes as on_device
-from streamumap.planning.fit import TINY_ROWS, BudgetFit, Shape, powers, tiny
+from streamumap.neighbors import points_sizes as points
+from streamumap.neighbors.cuda import points_sizes as cuda_points
+from streamumap.planning.fit import TINY_ROWS, Blocks, Facts, Held, Shape, block_sizes, fit, is_tiny_forced, one_block
 from streamumap.planning.job import QUALITY_NEIGHBORS, StagePlan, quality_rows
 from streamumap.planning.overheads import WRITING_BYTES
-from streamumap.planning.stages.neighbors import counting, device_rows, ranking
+from streamumap.planning.stages.counting import count_device_bytes, count_host_bytes, csr_device_bytes
 
 LEAST_SAMPLE_ROWS = 500
-"""Sampled rows that are compared with all rows in one pass over these, at least, where there are as many."""
+"""Fewest sampled rows that are compared with all rows in one pass over these, where the sample has as many."""
 
 SMALL_BLOCK_ROWS = 2_048
-"""Rows of a block below which another pass with larger ones is faster."""
+"""Rows of a block below which another pass over the rows in larger blocks is faster."""
 
 
-def quality(f: BudgetFit, cell_rows: int) -> StagePlan:
-    """The map first, then the rows. `cell_rows`: of dense neighbours on a CPU."""
-    job, c, k = f.job, f.params.n_components, f.params.n_neighbors
-    n, n_sample, n_others = job.n_rows, quality_rows(job.n_rows), QUALITY_NEIGHBORS + k - 1
-    if f.gpu:
-        blocks = powers(min(n, 16_384), 256)
-    elif job.n_nonzero is None:
-        blocks = powers(cell_rows, min(cell_rows, 64))
-    else:
-        blocks = powers(min(n, 65_536), 256)
-    shapes = [
-        {"sample_rows": sample, "block_rows": block, "query_rows": query}
-        for some in ([b for b in blocks if b >= SMALL_BLOCK_ROWS], [b for b in blocks if b < SMALL_BLOCK_ROWS])
-        for sample in powers(n_sample, min(n_sample, TINY_ROWS if tiny() else LEAST_SAMPLE_ROWS))
-        for block in some
-        for query in _queries(n, bool(f.gpu))
-    ]
+def quality(facts: Facts, held: Held) -> tuple[StagePlan, Held]:
+    """Plan the measuring of the map: neighbors on it are searched, then their ranks are counted among the rows."""
+    n, c, k = held.rows.n_rows, facts.params.n_components, facts.params.n_neighbors
+    n_sample, n_others = quality_rows(n), QUALITY_NEIGHBORS + k - 1
 
     def host(shape: Shape) -> int:
-        figures = n * (c + 1) * 4 + n_sample * n_others * on_map.FIGURE_BYTES
-        looking = on_map.host(n, k, c, shape["query_rows"]) + (0 if f.gpu else on_map.tree(n, c))
-        counted = ranking(f, n_others, shape["block_rows"], shape["sample_rows"])
-        return figures + max(looking, counted, n * c * 12)
+        figures = n * (c + 1) * 4 + n_sample * n_others * points.FIGURE_BYTES
+        searching = points.host(n, k, c, shape["query_rows"]) + (0 if facts.on_gpu else points.tree(n, c))
+        counting = count_host_bytes(facts, held, n_others, shape["block_rows"], shape["sample_rows"])
+        return figures + max(searching, counting, n * c * 12)
 
     def device(shape: Shape) -> int:
-        counted = device_rows(f) + counting(f, n_others, shape["block_rows"], shape["sample_rows"])
-        return max(counted, on_device.device(n, k, c, shape["query_rows"]))
+        counting = count_device_bytes(facts, n_others, shape["block_rows"], shape["sample_rows"])
+        return max(csr_device_bytes(held) + counting, cuda_points.device(n, k, c, shape["query_rows"]))
 
-    backend = "cuda" if f.gpu else "dense" if job.n_nonzero is None else "packed"
-    return f.fit("quality", backend, shapes, host, device if f.gpu else None)
-
-
-def _queries(n_rows: int, gpu: bool) -> list[int]:
-    """Rows that are looked up on the map together. On a GPU many: the further they lie from each other, the more tiles of
-    points a tile of them meets."""
-    most = min(n_rows, 1 << 22 if gpu else 1 << 17)
-    return powers(most, min(most, TINY_ROWS if tiny() else 1 << 14))
+    backend = "cuda" if facts.on_gpu else "dense" if held.rows.n_nonzero is None else "packed"
+    shapes = _quality_shapes(n, _quality_blocks(facts, held), facts.on_gpu)
+    return fit(facts, held, "quality", backend, Blocks(shapes, host, device if facts.on_gpu else None))
 
 
-def write(f: BudgetFit) -> StagePlan:
-    job, c = f.original, f.params.n_components
+def _quality_blocks(facts: Facts, held: Held) -> list[int]:
+    n = held.rows.n_rows
+    if facts.on_gpu:
+        return block_sizes(min(n, 16_384), 256)
+    if held.rows.n_nonzero is None:
+        cell_rows = min(n, held.cell_rows)
+        return block_sizes(cell_rows, min(cell_rows, 64))
+    return block_sizes(min(n, 65_536), 256)
+
+
+def _quality_shapes(n_rows: int, blocks: list[int], on_gpu: bool) -> list[Shape]:
+    """List the blocks of the measuring: a smaller sample at once comes before blocks below SMALL_BLOCK_ROWS."""
+    n_sample, least = quality_rows(n_rows), TINY_ROWS if is_tiny_forced() else LEAST_SAMPLE_ROWS
+    large, small = [b for b in blocks if b >= SMALL_BLOCK_ROWS], [b for b in blocks if b < SMALL_BLOCK_ROWS]
+    return [
+        {"sample_rows": sample, "block_rows": block, "query_rows": query}
+        for some_blocks in (large, small)
+        for sample in block_sizes(n_sample, min(n_sample, least))
+        for block in some_blocks
+        for query in _map_queries(n_rows, on_gpu)
+    ]
+
+
+def _map_queries(n_rows: int, on_gpu: bool) -> list[int]:
+    """List the numbers of rows whose neighbors on the map are searched together. They are large on a GPU: the further apart the
+    points of a tile lie, the more tiles of other points it meets."""
+    most = min(n_rows, 1 << 22 if on_gpu else 1 << 17)
+    return block_sizes(most, min(most, TINY_ROWS if is_tiny_forced() else 1 << 14))
+
+
+def write(facts: Facts, held: Held) -> tuple[StagePlan, Held]:
+    """Plan the writing of the tables and of the picture, which is smaller where there is little memory."""
+    job, c = facts.job, facts.params.n_components
     n = job.placed.n_rows if job.mapped and job.placed else job.n_rows + job.n_left_out
-    libraries = 0 if f.gpu else WRITING_BYTES
-    return f.solve("write", "pyarrow", "size_px", [1600, 800, 400], lambda b: libraries + n * (c * 4 + 64) + 60 * b * b)
+    libraries = 0 if facts.on_gpu else WRITING_BYTES
+    blocks = one_block("size_px", [1600, 800, 400], lambda b: libraries + n * (c * 4 + 64) + 60 * b * b)
+    return fit(facts, held, "write", "pyarrow", blocks)

@@ -1,8 +1,9 @@
-"""Reading the rows, and reducing them."""
+"""Plans of reading the rows and of reducing them."""
 
 from dataclasses import replace
 
-from streamumap.planning.fit import BudgetFit, powers
+from streamumap.machine.memory import Footprint
+from streamumap.planning.fit import Facts, Held, block_sizes, fit, one_block
 from streamumap.planning.job import Job, StagePlan
 from streamumap.planning.overheads import (
     CONTEXT_BYTES,
@@ -11,90 +12,105 @@ from streamumap.planning.overheads import (
     TORCH_HOST_BYTES,
     TORCH_READING_BYTES,
 )
+from streamumap.reduce import ica, pca
 from streamumap.source.base import DEVICE_DTYPES
-from streamumap.source.sae import sizes as encoding
+from streamumap.source.sae import sizes as sae
+from streamumap.source.scan.cpu import (
+    device_pairs_footprint,
+    device_scan_footprint,
+    pairs_scan_footprint,
+    scan_footprint,
+)
+from streamumap.source.sparse.csr_rows import csr_footprint
 
 
-def read(f: BudgetFit) -> StagePlan:
-    from streamumap.source.scan.cpu import device_pairs_footprint, device_scan_footprint
-
-    job, working = f.job, f.host_base
-    on_device = f.gpu is not None and job.dtype in DEVICE_DTYPES
+def read(facts: Facts, held: Held) -> tuple[StagePlan, Held]:
+    """Plan the first pass over all rows, in which they are checked, encoded by an SAE and made CSR rows, as the job asks."""
+    job, on_device, encodes = facts.job, _scans_on_device(facts), _encodes_on_device(facts)
     block_bytes = (64 if on_device else 32) * 2**20
-    sizes = powers(max(1, min(job.n_rows, block_bytes // max(job.n_features * job.itemsize, 1))), 1)
-    encodes = f.gpu is not None and bool(job.raw_features)
-
-    def first(block_rows: int) -> tuple[int, int]:
-        if on_device and job.sparse:
-            return device_pairs_footprint(job.n_rows, job.n_features, job.n_nonzero or 0, job.itemsize)
-        if on_device:
-            return device_scan_footprint(job.n_rows, job.n_features, job.dtype, block_rows)
-        return scanning(job, block_rows), encoding.cuda(job.raw_features, job.n_features) if encodes else 0
+    sizes = block_sizes(max(1, min(job.n_rows, block_bytes // max(job.n_features * job.itemsize, 1))), 1)
+    csr = csr_rows_footprint(facts)
 
     def host(block_rows: int) -> int:
-        block_bytes = 0 if job.sparse else block_rows * job.n_features * job.itemsize
-        others = 0 if job.placed is None else job.n_rows * 9 + scanning(job.placed, block_rows)
-        return max(max(first(block_rows)[0], others) + csr + block_bytes, _encoding(f))
+        block = 0 if job.sparse else block_rows * job.n_features * job.itemsize
+        others = 0 if job.placed is None else job.n_rows * 9 + scan_bytes(job.placed, block_rows)
+        return max(max(_scan(facts, block_rows).host_bytes, others) + csr.host_bytes + block, _encoding_bytes(facts))
 
-    csr = csr_bytes(f)
-    f.host_base = READING_BYTES
-    if f.gpu:
-        f.host_base = TORCH_READING_BYTES if on_device or encodes else TORCH_HOST_BYTES
-    f.context_bytes = CONTEXT_BYTES if encodes else READING_CONTEXT_BYTES
-    stage = f.solve(
-        "read", "cuda" if on_device else "numpy", "block_rows", sizes,
-        host, (lambda b: first(b)[1]) if on_device or encodes else None,
-    )  # fmt: skip
-    f.host_base = working + job.n_rows * 9 + csr + (0 if job.placed is None else job.placed.n_rows * 18)
-    f.context_bytes = CONTEXT_BYTES
-    return stage
+    def device(block_rows: int) -> int:
+        return _scan(facts, block_rows).device_bytes
+
+    libraries = READING_BYTES
+    if facts.on_gpu:
+        libraries = TORCH_READING_BYTES if on_device or encodes else TORCH_HOST_BYTES
+    overhead = Footprint(libraries, CONTEXT_BYTES if encodes else READING_CONTEXT_BYTES)
+    blocks = one_block("block_rows", sizes, host, device if on_device or encodes else None)
+    held = held.plus(disk_bytes=csr.disk_bytes)
+    stage, held = fit(facts, held, "read", "cuda" if on_device else "numpy", blocks, overhead)
+    return stage, held.plus(job.n_rows * 9 + csr.host_bytes + (0 if job.placed is None else job.placed.n_rows * 18))
 
 
-def scanning(job: Job, block_rows: int) -> int:
-    """Host bytes of a pass over the rows on the CPU."""
-    from streamumap.source.scan.cpu import pairs_scan_footprint, scan_footprint
+def _scans_on_device(facts: Facts) -> bool:
+    return facts.on_gpu and facts.job.dtype in DEVICE_DTYPES
 
+
+def _encodes_on_device(facts: Facts) -> bool:
+    return facts.on_gpu and bool(facts.job.raw_features)
+
+
+def _scan(facts: Facts, block_rows: int) -> Footprint:
+    """Count the bytes of the pass over the rows that are mapped."""
+    job = facts.job
+    if not _scans_on_device(facts):
+        encoding = sae.cuda(job.raw_features, job.n_features) if _encodes_on_device(facts) else 0
+        return Footprint(scan_bytes(job, block_rows), encoding)
+    if job.sparse:
+        return Footprint(*device_pairs_footprint(job.n_rows, job.n_features, job.n_nonzero or 0, job.itemsize))
+    return Footprint(*device_scan_footprint(job.n_rows, job.n_features, job.dtype, block_rows))
+
+
+def scan_bytes(job: Job, block_rows: int) -> int:
+    """Count the host bytes of a pass over the rows on the CPU."""
     if job.sparse:
         return pairs_scan_footprint(job.n_rows, job.n_features, job.itemsize)
     return scan_footprint(job.n_rows, job.n_features, job.itemsize, block_rows)
 
 
-def _encoding(f: BudgetFit) -> int:
-    job = f.job
+def _encoding_bytes(facts: Facts) -> int:
+    """Count the host bytes of an SAE that encodes the rows, if one does."""
+    job = facts.job
     if not job.raw_features:
         return 0
-    return (encoding.cuda_host if f.gpu else encoding.cpu)(job.n_rows, job.raw_features, job.n_features)
+    return (sae.cuda_host if facts.on_gpu else sae.cpu)(job.n_rows, job.raw_features, job.n_features)
 
 
-def csr_bytes(f: BudgetFit) -> int:
-    """Of the packed rows that stay in memory."""
-    job = f.job
+def csr_rows_footprint(facts: Facts) -> Footprint:
+    """Count the bytes of the CSR rows that stay on the host, in memory or on disk; none where the rows stay dense."""
+    job = facts.job
     if job.n_nonzero is None:
-        return 0
-    from streamumap.source.sparse.csr_rows import csr_footprint
-
-    host, disk = csr_footprint(job.n_rows, job.n_features, job.n_nonzero, job.itemsize, on_disk=f.csr_on_disk)
-    f.disk = max(f.disk, disk + f.kept_bytes)
-    return host
+        return Footprint()
+    sizes = job.n_rows, job.n_features, job.n_nonzero, job.itemsize
+    host_bytes, disk_bytes = csr_footprint(*sizes, on_disk=facts.csr_on_disk)
+    return Footprint(host_bytes, disk_bytes=disk_bytes)
 
 
-def reduce(f: BudgetFit) -> StagePlan:
-    from streamumap.reduce import ica, pca
-
-    job, dims = f.job, min(f.params.reduce_dims, f.job.n_features, f.job.n_rows)
-    sizes = powers(max(1, min(job.n_rows, 8192)), 16)
-    independent = f.params.reduce == "ica"
-    f.disk += job.n_rows * dims * 4 + (1 + dims) * job.n_features * 8
+def reduce(facts: Facts, held: Held) -> tuple[StagePlan, Held]:
+    """Plan PCA, and ICA among its components where that is asked for. Later stages see rows of `reduce_dims` float32 values."""
+    job, dims = held.rows, min(facts.params.reduce_dims, held.rows.n_features, held.rows.n_rows)
+    independent = facts.params.reduce == "ica"
+    searching = ica.footprint(job.n_rows, dims, facts.machine.n_cores) if independent else 0
 
     def host(block_rows: int) -> int:
-        block_bytes = block_rows * job.n_features * 8
-        searching = ica.footprint(job.n_rows, dims, f.machine.n_cores) if independent else 0
-        return pca.footprint(job.n_features, dims, block_rows, searching) + block_bytes
+        return pca.footprint(job.n_features, dims, block_rows, searching) + block_rows * job.n_features * 8
 
-    stage = f.solve(
-        "reduce", ("cuda" if f.gpu else "numpy") + (" + fastica" if independent else ""), "block_rows", sizes, host,
-        (lambda b: pca.device_footprint(job.n_features, dims, b, 4)) if f.gpu else None,
-    )  # fmt: skip
-    f.host_base += pca.LEFT_BYTES
-    f.job = replace(job, n_features=dims, dtype="float32", n_nonzero=None, sparse=False, copied_bytes=0, raw_features=0)
-    return stage
+    def device(block_rows: int) -> int:
+        return pca.device_footprint(job.n_features, dims, block_rows, 4)
+
+    sizes = block_sizes(max(1, min(job.n_rows, 8192)), 16)
+    blocks = one_block("block_rows", sizes, host, device if facts.on_gpu else None)
+    backend = ("cuda" if facts.on_gpu else "numpy") + (" + fastica" if independent else "")
+    held = held.plus(disk_bytes=job.n_rows * dims * 4 + (1 + dims) * job.n_features * 8)
+    stage, held = fit(facts, held, "reduce", backend, blocks)
+    reduced = replace(
+        job, n_features=dims, dtype="float32", n_nonzero=None, sparse=False, copied_bytes=0, raw_features=0
+    )
+    return stage, replace(held.plus(pca.LEFT_BYTES), rows=reduced)

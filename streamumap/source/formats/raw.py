@@ -1,21 +1,17 @@
 """Rows in a file without a header: the user says what they are."""
 
-import numpy as np
-
 from streamumap.source.base import stored_dtype
-from streamumap.source.checks import NUMBERS, check_2d, short, wrong
+from streamumap.source.checks import DTYPES, check_2d, short, wrong
 from streamumap.source.file import OpenFile
 from streamumap.source.formats.npy import FileRows
 from streamumap.source.formats.npy_header import checked_shape
 
-NAMES = (*(np.dtype(number).name for number in NUMBERS), "bfloat16")
-
 
 def raw_rows(path: str, shape: tuple[int, ...], dtype: str | None) -> FileRows:
     """The rows of a headerless file, row after row, little-endian. Raises InputError unless they fill it exactly."""
-    if dtype not in NAMES:
+    if dtype not in DTYPES:
         found = "none" if dtype is None else short(dtype)
-        raise wrong(path, "--dtype", f"one of {', '.join(NAMES)}", found, "say which: the file does not")
+        raise wrong(path, "--dtype", f"one of {', '.join(DTYPES)}", found, "say which: the file does not")
     stored = stored_dtype(dtype).newbyteorder("<")
     sizes = check_2d(path, checked_shape(shape, stored.itemsize, path, "give the right --shape"))
     file = OpenFile(path)
