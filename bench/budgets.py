@@ -1,25 +1,24 @@
-"""Budgets as promises: `streamumap embed` under each budget on each file, a process a cell; its peak beside the budget, its
-stages' bytes beside what was predicted.
+"""Checks that runs keep their budgets: runs `streamumap embed` on each file under each budget, and compares the peak with the
+budget and the bytes of each stage with the prediction. Each pair of file and budget is a cell, run in a process of its own.
 
     python bench/budgets.py FILE.npy [FILE.npy ...] --budgets 2GB 8GB 40GB [--first 300000 1000000] [--device cuda|cpu]
         [--features 12288] [--metric cosine] [--scratch DIR] [--at-once 1] [--seconds 560] [--out DIR]
 
-On a GPU with 128 GB of host memory (a minute for the data, about eight for the 27 cells; DATA: a folder with the codes of an SAE,
-as tools/make_data.py says):
+On a GPU with 128 GB of host memory (a minute for the data, about eight for the 27 cells). DATA is a folder as tools/make_data.py
+needs it:
 
-    python tools/make_data.py clusters /tmp/c512.npy --features 512 --active 32 --rows 3000000 --device cuda
-    python tools/make_data.py like DATA /tmp/d3072.npy --rows 3000000 --device cuda
-    python tools/make_data.py like DATA /tmp/p12288.npy --features 12288 --pairs --rows 3000000 --device cuda
-    python bench/budgets.py /tmp/c512.npy /tmp/d3072.npy /tmp/p12288_indices.npy --features 12288 --first 300000 1000000 \\
-        --budgets 2GB 8GB 40GB --device cuda --scratch /tmp/budgets --seconds 560
+    python tools/make_data.py clusters c512.npy --features 512 --active 32 --rows 3000000 --device cuda
+    python tools/make_data.py like DATA d3072.npy --rows 3000000 --device cuda
+    python tools/make_data.py like DATA p12288.npy --features 12288 --pairs --rows 3000000 --device cuda
+    python bench/budgets.py c512.npy d3072.npy p12288_indices.npy --features 12288 --first 300000 1000000 \\
+        --budgets 2GB 8GB 40GB --device cuda --seconds 560
 
-`--first`: also on so many first rows of each file, which are copied to --scratch. `--features`: the width of files of pairs.
-A cell is a line of budgets.jsonl in --out (bench/results) as soon as it ends: refused before any work (exit code 3), or done,
-with its peak (RssAnon and pinned memory, or what the driver counts) and for each stage measured / predicted. A cell of this
-commit and machine that is there is not done again, and none is begun after --seconds: the same command goes on. Seconds of
-cells that ran --at-once with others are no timings; the lines say how many did. Where the driver does not tell processes
-apart (in most containers), peaks of cells on one GPU would be those of all, so there --at-once is 1. Exit code 1 where a cell
-broke its promise.
+`--first` adds cells of the first rows of each file, copied to --scratch. `--features` is the width of files of pairs. As soon as
+a cell ends it becomes a line of budgets.jsonl in --out (bench/results): refused before any work (exit code 3), or done, with its
+peak (RssAnon and pinned memory, or what the driver counts) and the measured and predicted bytes of each stage. A cell with a line
+of this commit and machine is not run again, and no cell starts after --seconds, so the same command continues. With --at-once
+above 1 the seconds are no timings; the lines say how many cells ran at once. If the driver does not distinguish processes (in most
+containers), --at-once is 1, since each peak would be that of all cells. Exit code 1 means that a cell did not keep its budget.
 """
 
 import argparse
@@ -35,12 +34,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measures import RESULTS, ROOT, append, facts, print_table
+from results import RESULTS, append, facts, print_table
+from tree import ROOT
 
 from streamumap.machine.memory import parse_bytes
 
 LEAST_BYTES = 100 * 10**6
-"""Stages that take less are not judged by what was predicted."""
+"""Smaller stages are not compared with their prediction."""
 
 LEAST_SHARE, MOST_SHARE = 0.70, 1.00
 
@@ -64,7 +64,7 @@ class Cell:
 
 
 def first_rows(path: Path, n_rows: int, folder: Path) -> Path:
-    """A file of the first rows of `path`, and of the values beside it where it holds the indices of pairs."""
+    """Writes a file of the first rows of `path`, and of the values beside it if it holds the indices of pairs."""
     out = folder / f"{n_rows}-{path.name}"
     for given, made in ((path, out), (values_of(path), values_of(out))):
         if given.exists() and not made.exists():
@@ -78,7 +78,7 @@ def values_of(path: Path) -> Path:
 
 
 def cells(options: argparse.Namespace) -> list[Cell]:
-    """Few rows first; on each file all budgets."""
+    """All cells, the fewest rows first."""
     out = []
     for path in options.files:
         n_rows = np.load(path, mmap_mode="r").shape[0]
@@ -88,7 +88,7 @@ def cells(options: argparse.Namespace) -> list[Cell]:
 
 
 def measured(cell: Cell, options: argparse.Namespace, n_at_once: int) -> dict[str, Any]:
-    """The record of one run."""
+    """Runs one cell and returns its record."""
     command = ["embed", str(cell.path), "--budget", cell.budget, "--device", options.device, "--metric", options.metric]
     command += ["--features", str(options.features)] if cell.pairs and options.features else []
     started = time.monotonic()
@@ -109,7 +109,7 @@ def measured(cell: Cell, options: argparse.Namespace, n_at_once: int) -> dict[st
 
 
 def of_run(run: dict[str, Any], budget_bytes: int, device: str) -> dict[str, Any]:
-    """What is kept of its run.json."""
+    """The part of run.json that the record keeps."""
     place = "host_bytes" if device == "cpu" else "device_bytes"
     stages = [
         {"stage": s["stage"], "backend": s["backend"], "blocks": s["blocks"], "seconds": s["seconds"]}
@@ -126,7 +126,7 @@ def of_run(run: dict[str, Any], budget_bytes: int, device: str) -> dict[str, Any
 
 
 def shares(record: dict[str, Any]) -> list[tuple[float, str]]:
-    """Measured / predicted of what takes LEAST_BYTES or more, with its name."""
+    """Measured / predicted bytes of each stage that takes LEAST_BYTES or more, with its name."""
     found = []
     for stage in record.get("stages", ()):
         for place in ("host_bytes", "device_bytes"):
@@ -137,7 +137,7 @@ def shares(record: dict[str, Any]) -> list[tuple[float, str]]:
 
 
 def broken(record: dict[str, Any]) -> list[str]:
-    """What of the promise did not hold, in words."""
+    """Lists in words what a cell did not keep: its budget, a prediction, a run without retries."""
     if record["exit_code"] == 3:
         return []
     if record["exit_code"]:
@@ -162,7 +162,7 @@ def print_cells(records: list[dict[str, Any]]) -> None:
 
 
 def known(options: argparse.Namespace, here: dict[str, Any]) -> list[dict[str, Any]]:
-    """Lines of this commit and machine that are there."""
+    """The existing lines of this commit and machine."""
     path = options.out / "budgets.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     return [
@@ -172,8 +172,8 @@ def known(options: argparse.Namespace, here: dict[str, Any]) -> list[dict[str, A
     ]
 
 
-def tells_apart(device: str) -> bool:
-    """Whether the driver shows a process of ours by its number."""
+def distinguishes_processes(device: str) -> bool:
+    """Whether the driver reports the memory of a single process."""
     if device == "cpu":
         return True
     return (
@@ -197,7 +197,7 @@ def main() -> int:
     options.files = [path.resolve() for path in options.files]
     options.scratch.mkdir(parents=True, exist_ok=True)
     started, here = time.monotonic(), facts()
-    at_once = options.at_once if options.at_once == 1 or tells_apart(options.device) else 1
+    at_once = options.at_once if options.at_once == 1 or distinguishes_processes(options.device) else 1
     records = known(options, here)
     there = {(r["file"], r["budget"]) for r in records}
 

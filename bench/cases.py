@@ -1,4 +1,4 @@
-"""What is measured: data sets by name, and the files that they are, made once in a folder of scratch.
+"""The data sets of the benchmarks, by name. Files are made once, in the scratch folder; docs/benchmarks.md says where the data come from.
 
 debian                        the codes of real package descriptions, as a dense float16 .npy, with labels
 like-0.1M .. like-3M          rows like those, dense float16, 3,072 features
@@ -17,17 +17,18 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from measures import ROOT, dense_file, skip
+from measures import dense_file, skip
+from tree import ROOT
 
 DEBIAN = Path(os.environ.get("STREAMUMAP_DATA", "")) / "debian"
-"""The real rows, in the folder that STREAMUMAP_DATA names, as the tests have it."""
+"""The folder of the real rows, in the folder that STREAMUMAP_DATA names."""
 K = 32
-"""Values a row that are not zero."""
+"""Non-zero values a row."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """`kind`: "real", or a command of tools/make_data.py. `reduce_dims`: principal components before anything else."""
+    """One data set. `kind` is "real" or a command of tools/make_data.py; `reduce_dims` is the number of principal components."""
 
     name: str
     kind: str
@@ -58,11 +59,11 @@ CURVES = {
     "curve-n": tuple(f"like-{size}-pairs" for size in SIZES),
     "curve-d": ("like-1M-pairs", *(f"like-1M-pairs-{width}" for width in WIDTHS[1:])),
 }
-"""Of these only ours is measured, under one budget, where nothing else is asked for."""
+"""Cases by curve. By default only streamumap runs on these, under one budget."""
 
 
 def file_of(case: Case, data: Path, scratch: Path, device: str) -> Path:
-    """The rows of a case, made where they are not there already. Skips where they cannot be."""
+    """The file of a case's rows, made if missing. Skips if it cannot be made."""
     if case.kind == "real":
         return dense_file(data, scratch)
     return made(case.kind, case.n_rows, case.n_features, K, case.pairs, data, scratch, device)
@@ -71,7 +72,7 @@ def file_of(case: Case, data: Path, scratch: Path, device: str) -> Path:
 def made(
     kind: str, n_rows: int, n_features: int, active: int, pairs: bool, like: Path, scratch: Path, device: str
 ) -> Path:
-    """A file of rows, of TopK pairs the indices, made by tools/make_data.py where it is not there already."""
+    """The file of generated rows (for TopK pairs that of the indices), made by tools/make_data.py if missing."""
     out = scratch / f"{kind}-{n_rows}x{n_features}{f'x{active}' if kind == 'clusters' else ''}.npy"
     found = out.with_name(f"{out.stem}_indices.npy") if pairs else out
     if found.exists():
@@ -92,7 +93,7 @@ def made(
 
 
 def width_of(folder: Path) -> int:
-    """Features of the codes in a folder with a sae.json. Skips where that is missing."""
+    """The features of the codes in a folder with sae.json. Skips if that is missing."""
     if not (folder / "sae.json").is_file():
         skip(f"{folder / 'sae.json'} is missing")
     return json.loads((folder / "sae.json").read_text())["d_sae"]

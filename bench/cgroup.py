@@ -1,20 +1,20 @@
-"""`streamumap embed` of a file in a control group that has less memory than the file: does it see the limit, keep it, and finish?
+"""Runs `streamumap embed` in a control group with less memory than the file has bytes: does it see the limit, keep it and finish?
 
     python bench/cgroup.py FILE.npy [--budget 1GB] [--metric cosine] [--scratch DIR] [--out DIR]
 
-Start it in such a group: `systemd-run --scope -p MemoryMax=2G -p MemorySwapMax=0 python bench/cgroup.py ...`, `docker run -m 2g ...`,
-or, where there is no systemd, as root in a group below one's own (here of version 1):
+Start it in such a group, with `systemd-run --scope -p MemoryMax=2G -p MemorySwapMax=0 python bench/cgroup.py ...`, `docker run -m 2g ...`
+or, without systemd, as root in a group below your own (here of version 1):
 
     group=/sys/fs/cgroup/memory$(grep :memory: /proc/self/cgroup | cut -d: -f3)/wide
     mkdir $group && echo 2000000000 > $group/memory.limit_in_bytes
-    sh -c "echo \\$\\$ > $group/cgroup.procs; exec python bench/cgroup.py /tmp/wide.npy"; rmdir $group
+    sh -c "echo \\$\\$ > $group/cgroup.procs; exec python bench/cgroup.py wide.npy"; rmdir $group
 
-10 GB of rows for it, in a minute (DATA: a folder with the codes of an SAE, as tools/make_data.py says):
+This makes 10 GB of rows in a minute (DATA is a folder as tools/make_data.py needs it):
 
-    python tools/make_data.py like DATA /tmp/wide.npy --features 12288 --rows 410000
+    python tools/make_data.py like DATA wide.npy --features 12288 --rows 410000
 
-Without --budget the run finds out by itself what it may take. One line of cgroup.jsonl in --out (bench/results): what budgets.jsonl
-has of a cell, and the limit and peak of the group, page cache included. Exit code 1 where a promise did not hold.
+Without --budget the run finds its limit by itself. The result is a line of cgroup.jsonl in --out (bench/results), with the fields of a
+cell of budgets.jsonl and the limit and peak of the group, page cache included. Exit code 1 means that a limit or prediction did not hold.
 """
 
 import argparse
@@ -27,17 +27,18 @@ from pathlib import Path
 from typing import Any
 
 from budgets import broken, of_run, shares
-from measures import RESULTS, ROOT, append, facts
+from results import RESULTS, append, facts
+from tree import ROOT
 
 from streamumap.machine.limits import Limit, host_limits
 from streamumap.machine.memory import format_bytes
 
 PEAKS = ("memory.max_usage_in_bytes", "memory.peak")
-"""Of a control group of version 1 and 2, in its folder: the most it has held so far."""
+"""Files with the peak memory of a control group of version 1 and 2, in its folder."""
 
 
 def least_limit(n_bytes: int) -> Limit:
-    """The control group with the least memory. Exits where that is none or holds `n_bytes`."""
+    """The control group with the least memory. Exits if there is none or if it holds `n_bytes`."""
     groups = [limit for limit in host_limits() if Path(limit.name).is_absolute()]
     least = min(groups, key=lambda limit: limit.n_bytes, default=None)
     if least is None or least.n_bytes >= n_bytes:
@@ -47,13 +48,13 @@ def least_limit(n_bytes: int) -> Limit:
 
 
 def peak_of(limit: Limit) -> int | None:
-    """None where the system does not tell."""
+    """The peak bytes of the group, None if the system does not report them."""
     paths = [Path(limit.name).with_name(name) for name in PEAKS]
     return next((int(path.read_text()) for path in paths if path.exists()), None)
 
 
 def measured(options: argparse.Namespace, limit: Limit) -> dict[str, Any]:
-    """The record of one run."""
+    """Runs once and returns the record."""
     started = time.monotonic()
     with tempfile.TemporaryDirectory(dir=options.scratch) as folder:
         command = ["embed", str(options.file), "--device", "cpu", "--metric", options.metric, "--json", "-q"]

@@ -13,7 +13,7 @@ from summary import ALL, Group
 STYLES = {
     "streamumap": ("#0072b2", "o"), "cuml": ("#d55e00", "s"), "cuml-clusters": ("#cc79a7", "^"), "umap-learn": ("#009e73", "D"),
 }  # fmt: skip
-"""Colours of Okabe and Ito, and a marker each: neither alone tells the systems apart."""
+"""A colour (of Okabe and Ito) and a marker for each system, so that neither is needed alone."""
 
 Points = list[tuple[float, float]]
 LEAST_POINTS = 3
@@ -21,7 +21,7 @@ LEAST_POINTS = 3
 
 @dataclass(frozen=True)
 class Plot:
-    """`value` of the lines, in units of `unit`."""
+    """Plots `value` of the records, divided by `unit`."""
 
     value: str
     unit: float
@@ -36,7 +36,7 @@ PLOTS = {
 
 
 def along(found: list[Group], curve: str) -> list[Group]:
-    """Ours along one of the CURVES, on the machine and under the budget that have most of it; of as many, those measured last."""
+    """streamumap along one of the CURVES, on the machine and under the budget with most points, the newest if equal."""
     own = [g for g in found if g.case in CURVES[curve] and g.system == "streamumap" and g.runs and g.budget != ALL]
     alike: dict[tuple, list[Group]] = defaultdict(list)
     for g in own:
@@ -46,7 +46,7 @@ def along(found: list[Group], curve: str) -> list[Group]:
 
 
 def points(found: list[Group], curve: str, value: str = "wall_seconds") -> Points:
-    """(rows or features, median) of `along`."""
+    """(rows or features, median of `value`) along a curve."""
     of = "features" if curve == "curve-d" else "rows"
     return [(g.runs[0]["parameters"][of], g.median(value) or 0.0) for g in along(found, curve)]
 
@@ -57,13 +57,13 @@ def card(machine: str) -> str:
 
 
 def exponent(found: Points) -> float:
-    """The slope of the logarithms."""
+    """The slope of a line through the logarithms of the points."""
     x, y = np.log(np.array(found)).T
     return float(np.polyfit(x, y, 1)[0])
 
 
 def lines(found: list[Group], pairs: bool, plot: Plot) -> dict[str, Points]:
-    """Label -> points, of the cases that differ in their number of rows alone."""
+    """Points by label, of the cases that differ only in their number of rows."""
     out: dict[str, Points] = defaultdict(list)
     for g in found:
         case = CASES[g.case]
@@ -74,7 +74,7 @@ def lines(found: list[Group], pairs: bool, plot: Plot) -> dict[str, Points]:
 
 
 def panels(found: list[Group], plot: Plot) -> dict[str, dict[str, Points]]:
-    """Form of the rows -> lines of LEAST_POINTS and more, where there are any."""
+    """Lines with at least LEAST_POINTS points, by the format of the rows."""
     out = {}
     for form in ("dense float16", "TopK pairs"):
         own = lines(found, form == "TopK pairs", plot)
@@ -83,7 +83,7 @@ def panels(found: list[Group], plot: Plot) -> dict[str, dict[str, Points]]:
 
 
 def draw(found: list[Group], folder: Path) -> dict[Path, str]:
-    """path -> what is drawn there, for the plots of a GPU that have something to show."""
+    """Draws the plots that have points. Returns a hash of the drawn points by path."""
     out = {}
     for name, plot in PLOTS.items():
         if shown := panels(found, plot):
@@ -93,7 +93,7 @@ def draw(found: list[Group], folder: Path) -> dict[Path, str]:
 
 
 def drawn(path: Path) -> str | None:
-    """What a plot says that it shows."""
+    """The hash of the points that a plot shows, from its metadata."""
     from PIL import Image
 
     if not path.exists():

@@ -1,4 +1,4 @@
-"""The trade-off that neighbors.py measures, as a picture: a row of panels for each data set and machine."""
+"""Draws recall against seconds and bytes from neighbors.jsonl: a row of panels for each data set and machine."""
 
 import json
 from collections import defaultdict
@@ -11,7 +11,7 @@ N_PANELS = 3
 
 
 def read(path: Path) -> dict[tuple, list[dict]]:
-    """The last line of each case, by what was measured on what: (data, rows, features, machine)."""
+    """The newest line of each case, by (data, rows, features, metric, machine, budget)."""
     last: dict[tuple, dict[str, dict]] = defaultdict(dict)
     for line in path.read_text(encoding="utf-8").splitlines():
         r = json.loads(line)
@@ -25,8 +25,8 @@ def read(path: Path) -> dict[tuple, list[dict]]:
 
 
 def draw(path: Path) -> Path:
-    """Writes PATH with .png: recall over seconds and over peak bytes, log scales; the line through a point goes from the
-    least to the most of its runs."""
+    """Writes PATH with .png: recall over seconds and over peak bytes, on log scales. The line through a point is the range of
+    its runs."""
     import matplotlib
 
     matplotlib.use("agg")

@@ -1,12 +1,12 @@
-"""How fast the stages of a GPU run could be on this machine: the bytes they must move and the products they must make, over the
-rates that this machine was measured to have, beside their seconds.
+"""Compares the seconds of each stage of a GPU run with the least that this machine needs: the bytes and products that the stage
+needs, divided by the measured rates of the machine.
 
     python bench/floors.py ROWS.npy --budget 40GB [--features D] [--metric cosine] [--out DIR]
 
-ROWS are mapped twice in this process, so that nothing is compiled in the run that counts; what the k-NN search looks through is
-counted on the way. A stage's floor is the slowest of its ways (file, host to device, device memory, file again, products), as if
-all the others went on beside it. Only what the method itself cannot do without is counted: what it looks through, measures, sorts
-or writes. The line goes to bench/results/floors.jsonl.
+ROWS are mapped twice in this process, so that nothing compiles in the run that counts. That run also counts what the k-NN search
+inspects. A stage's floor is the time of its slowest way (file, host to device, device memory, file again, products), as if all the
+others ran at the same time. Only what the method needs is counted: what it inspects, measures, sorts or writes. The result is a line
+of bench/results/floors.jsonl.
 """
 
 import argparse
@@ -22,28 +22,29 @@ from pathlib import Path
 from unittest import mock
 
 import numpy as np
-from measures import RESULTS, append, facts, print_table
+from results import RESULTS, append, facts, print_table
 
 from streamumap import engine
 from streamumap.neighbors.cuda.sizes import SKETCH
 from streamumap.params import Params
+from streamumap.request import Request
 from streamumap.source import Reading
 
 PART_BYTES, READERS, READ_BYTES = 16 << 20, 8, 4 << 30
 EDGE_BYTES = 4 + 2
 START_PASSES = 10
-"""Over the whole graph: about seven in which vertices join cells, one that adds up the cells' edges, two that smooth."""
+"""Passes over the whole graph: about seven in which vertices join cells, one that adds up the cells' edges, two that smooth."""
 
 SORTED_DIGITS = 8
-"""Of a key of 64 bits: a byte at a time, keys and weights are read and written once for each."""
+"""Digits of a 64-bit key: a sort goes byte by byte, and each byte reads and writes all keys and weights once."""
 
 WAYS = ("file", "to_device", "memory", "to_file", "products")
 
 
 @dataclass(frozen=True)
 class Work:
-    """Bytes that come from a file (the page cache), go to the device, pass its memory (read and written), go to files; and
-    multiplications and additions of bytes on its tensor cores."""
+    """The work of a stage: bytes read from a file (the page cache), copied to the device, read and written in its memory, and
+    written to files; and multiplications and additions of bytes on its tensor cores."""
 
     file: float = 0
     to_device: float = 0
@@ -53,7 +54,7 @@ class Work:
 
 
 def rates(path: Path, folder: Path) -> dict[str, float]:
-    """Of each of the WAYS, a second: the best of a few."""
+    """The rate of each of the WAYS, per second: the best of a few trials."""
     import torch
 
     def timed(work: Callable[[], object], repeats: int = 5) -> float:
@@ -81,7 +82,7 @@ def rates(path: Path, folder: Path) -> dict[str, float]:
 
 
 def _read(path: Path, n_bytes: int) -> None:
-    """By several threads, each into one buffer again and again."""
+    """Reads with several threads, each into one reused buffer."""
     file = os.open(path, os.O_RDONLY)
     buffers = [bytearray(PART_BYTES) for _ in range(READERS)]
 
@@ -103,7 +104,7 @@ def _write(path: Path, values: np.ndarray) -> None:
 
 @contextmanager
 def counted() -> Iterator[Counter]:
-    """What searches look through while this is open: pairs of tiles, tiles and rows for which others are `measured`."""
+    """Counts what searches inspect inside the block: tiles, pairs of tiles, and candidates `measured`."""
     from streamumap.neighbors.cuda import approximate, sketch, sparse_rows, tiles
 
     counts: Counter = Counter()
@@ -130,7 +131,7 @@ def counted() -> Iterator[Counter]:
 
 
 def work_of(report: dict, counts: Counter, file_bytes: int) -> dict[str, Work]:
-    """By stage. Rows are packed: a row is its pairs."""
+    """The work of each stage, for sparse rows."""
     rows, k = report["input"]["rows"], report["params"]["n_neighbors"]
     features, n_edges = report["input"]["features"], report["graph"]["edges"]
     pairs = rows * features * report["input"]["density"]
@@ -161,7 +162,7 @@ def work_of(report: dict, counts: Counter, file_bytes: int) -> dict[str, Work]:
 
 
 def floor(work: Work, rate: dict[str, float]) -> tuple[float, str]:
-    """(seconds, the way that takes them)."""
+    """(least seconds, the way that limits them)."""
     return max((getattr(work, way) / rate[way], way) for way in WAYS)
 
 
@@ -175,10 +176,10 @@ def main() -> None:
     options = parser.parse_args()
     reading, params = Reading(n_features=options.features), Params(metric=options.metric)
     with tempfile.TemporaryDirectory() as name:
-        given = dict(budget=options.budget, device="cuda", reading=reading)
-        engine.embed(str(options.rows), params, out=Path(name) / "0", **given)
+        request = Request(str(options.rows), params, options.budget, device="cuda", reading=reading)
+        engine.embed(request, Path(name) / "0")
         with counted() as counts:
-            report = engine.embed(str(options.rows), params, out=Path(name) / "1", **given)
+            report = engine.embed(request, Path(name) / "1")
         found = rates(options.rows, Path(name))
     values = options.rows.with_name(options.rows.name.replace("_indices", "_values"))
     file_bytes = sum(path.stat().st_size for path in {options.rows, values})

@@ -1,9 +1,9 @@
-"""The fuzzy graph alone, by the CPU and by a GPU, of a random k-NN graph with hubs: seconds of each part, bytes on the
-device against the formula of the plan, and whether both say the same.
+"""Builds the fuzzy graph of a random k-NN graph with hubs, on the CPU and on a GPU: seconds of each part, device bytes against
+the plan's formula, and the differences between both graphs.
 
     python bench/graph.py --rows 3000000 --device cuda
 
-`--device cpu` runs the GPU's code without one. Each way is run `--times` times; the first may compile. Lines go to
+`--device cpu` runs the GPU's code without a GPU. Each build runs `--times` times; the first may compile. Lines go to
 bench/results/graph.jsonl, unless `--try` is given.
 """
 
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from measures import append, facts, print_table
+from results import append, facts, print_table
 
 from streamumap.graph import build, cuda
 from streamumap.graph import sizes as footprint
@@ -25,7 +25,7 @@ from streamumap.machine.memory import format_bytes
 from streamumap.store.blockfile import BlockFile
 
 LOCAL, HUB_SHARE = 40, 0.1
-"""Neighbours are at most so many rows away, but for a share of hubs."""
+"""Neighbours are at most LOCAL rows away, except a share of hubs."""
 
 CHUNK_ROWS = 1 << 18
 PARTS = ("read", "weigh", "merge")
@@ -33,7 +33,7 @@ HOW = dict(local_connectivity=1.0, set_op_mix_ratio=1.0)
 
 
 def make_knn(n: int, k: int, device: str, create: Callable) -> tuple[BlockFile, BlockFile]:
-    """Indices int32 (N, k), -1 where there is none, and ascending distances float32 (N, k)."""
+    """Writes indices int32 (N, k), -1 for none, and ascending distances float32 (N, k)."""
     files = create("knn_indices", (n, k), np.int32), create("knn_distances", (n, k), np.float32)
     generator = torch.Generator(device).manual_seed(0)
     for start in range(0, n, CHUNK_ROWS):
@@ -57,7 +57,7 @@ def make_knn(n: int, k: int, device: str, create: Callable) -> tuple[BlockFile, 
 
 
 def timed(work: Callable, n: int) -> tuple[dict[str, float], tuple[Graph, np.ndarray]]:
-    """Seconds of the parts, which each tick all rows, and in all; and what `work(advance)` makes."""
+    """Seconds of the parts (each advances over all rows) and in all, and the result of `work(advance)`."""
     began, rows, at = time.perf_counter(), 0, []
 
     def advance(n_rows: int) -> None:
@@ -72,7 +72,7 @@ def timed(work: Callable, n: int) -> tuple[dict[str, float], tuple[Graph, np.nda
 
 
 def differences(one: Graph, other: Graph) -> dict[str, int]:
-    """How many ends of rows and targets are not the same, and by how many steps weights differ at most."""
+    """Counts the row ends, targets and weights that differ, and the largest difference of weights in steps."""
     found = {
         "n_other_ends": 0,
         "n_other_targets": abs(one.n_edges - other.n_edges),
@@ -91,7 +91,7 @@ def differences(one: Graph, other: Graph) -> dict[str, int]:
 
 
 def on_gpu(knn, create, block_edges: int, device: str, advance) -> tuple[tuple[Graph, np.ndarray], int]:
-    """The graph and the components, and the most device bytes in use meanwhile."""
+    """The graph and its components, and the peak of device bytes."""
     gpu = device.startswith("cuda")
     if gpu:
         torch.cuda.reset_peak_memory_stats()

@@ -1,11 +1,11 @@
-"""Start and layout alone, on the k-NN graph of a finished GPU run: variants of ours, and cuML, timed and measured.
+"""Times and measures first positions and layout alone, on the k-NN graph of a finished GPU run: variants of ours, and cuML.
 
     python bench/layout_at_scale.py --run RUN --data ROWS.npy [--features D] [--cuml] [--quick]
 
-The k-NN graph comes from the run's folder; graph, start and epochs are made by the calls of a run, the maps measured by those
-of all benchmarks (measures.py). Each variant of ours is laid out once cold (Triton compiles) and RUNS times warm, of which the
-median is kept; all must be the same bytes, and so must a layout that was stopped and continued. cuML makes its own fuzzy graph
-from the same k-NN arrays, and is timed as often. Lines go to bench/results/layout.jsonl.
+The k-NN graph comes from the run's folder. Fuzzy graph, start and epochs use the calls of a run; measures.py measures the maps.
+Each variant of ours runs once cold (Triton compiles), stopped and continued on the way, and RUNS times warm, of which the median
+counts. All these maps must have the same bytes; each line says whether they do. cuML makes its own fuzzy graph from the same k-NN
+arrays and is timed as often. Lines go to bench/results/layout.jsonl.
 """
 
 import argparse
@@ -21,7 +21,8 @@ from pathlib import Path
 from unittest import mock
 
 import numpy as np
-from measures import Data, append, facts, measure, open_data, print_table, sizes
+from measures import Data, measure, open_data, sizes
+from results import append, facts, print_table
 
 from streamumap.events import no_advance
 from streamumap.graph.files import Graph
@@ -39,7 +40,7 @@ STOPS = (50, 101, 150)
 
 @dataclass(frozen=True)
 class Variant:
-    """Ours with other constants: `changes` names module, constant and value."""
+    """Our layout with other constants: each of `changes` is (module, constant, value)."""
 
     name: str
     n_epochs: int
@@ -60,7 +61,7 @@ VARIANTS = [
 def lay_out(
     data: Data, graph: Graph, n_epochs: int, stops: tuple[int, ...] = ()
 ) -> tuple[np.ndarray, dict[str, float]]:
-    """The map, and seconds of start and layout, from the graph's files on."""
+    """Returns the map and the seconds of start and layout, from the graph's files on."""
     p, backend = replace(data.params, n_epochs=n_epochs), layout_backend(data.plan)
     s = schedule.settings(graph.n_rows, graph.heaviest(), **{name: getattr(p, name) for name in schedule.SETTINGS})
     began = time.perf_counter()
@@ -74,6 +75,7 @@ def lay_out(
 
 
 def ours(data: Data, graph: Graph, variants: list[Variant], watch: memory.Watch) -> list[tuple[dict, np.ndarray]]:
+    """The costs and the map of each variant."""
     import torch
 
     found = []
@@ -95,7 +97,7 @@ def ours(data: Data, graph: Graph, variants: list[Variant], watch: memory.Watch)
 
 
 def cuml(umap, indices, distances) -> list[tuple[dict, np.ndarray]]:
-    """Its own fuzzy graph, 200 epochs, and both of its starts, each once cold."""
+    """The costs and the maps of cuML from both of its starts: its own fuzzy graph, 200 epochs, one cold run each."""
     found = []
     for start in ("random", "spectral"):
         model = umap(
@@ -115,7 +117,7 @@ def cuml(umap, indices, distances) -> list[tuple[dict, np.ndarray]]:
 
 
 def fuzzy_graph(folder: Path, scratch: Path, data: Data) -> Graph:
-    """As a run makes it."""
+    """Builds the fuzzy graph as a run does."""
     from streamumap.graph import cuda
 
     files = [BlockFile.open(folder / f"knn_{name}.npy") for name in ("indices", "distances")]

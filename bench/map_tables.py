@@ -1,4 +1,4 @@
-"""The tables of maps and of true neighbours, as Markdown, from layout.jsonl and truth.jsonl."""
+"""Makes the tables of layouts, curves and true neighbours, as Markdown, from layout.jsonl and truth.jsonl."""
 
 from collections.abc import Iterable
 
@@ -21,7 +21,7 @@ INITS = ("auto", "pca", "spectral", "random")
 
 
 def maps() -> str:
-    """The layout alone on one graph: the mean over seeds of each measure, and the standard error of one map's."""
+    """The layout alone on one graph: the mean of each measure over seeds, and the standard error of one map's measure."""
     lines = []
     for data in NAMES:
         found = [r for r in lines_of("layout") if r["parameters"].get("data") == data and "continuity_error" in r]
@@ -31,7 +31,7 @@ def maps() -> str:
 
 
 def tears() -> str:
-    """Steps along curves: longer than 20 medians, and than half the map's radius; means over seeds."""
+    """Steps along curves longer than 20 medians / than half the map's radius, as means over seeds."""
     lines = []
     for data in ("line", "ring", "trajectory"):
         for init in INITS:
@@ -47,12 +47,12 @@ def tears() -> str:
 
 
 def truth() -> str:
-    """Recall against float64 neighbours beside what run.json says, cells of all dtypes and numbers of rows together."""
+    """Recall against float64 neighbours and the error of the recall in run.json, over all dtypes and numbers of rows."""
     found = lines_of("truth")
     lines = []
     for device in dict.fromkeys(r["device"] for r in found):
-        for name in dict.fromkeys(r["cell"] for r in found):
-            cells = [r for r in found if r["cell"] == name and r["device"] == device]
+        for name in dict.fromkeys(_cell(r) for r in found):
+            cells = [r for r in found if _cell(r) == name and r["device"] == device]
             if cells:
                 gap = max(abs(r["said"] - r["true"]) for r in cells)
                 where = "GPU" if device.startswith("cuda") else "CPU"
@@ -60,7 +60,15 @@ def truth() -> str:
                 lines.append(
                     [name, cells[0]["metric"], where, str(len(cells)), f"{min(r['true'] for r in cells):.4f}", f"{gap:.4f}", str(warned)]
                 )  # fmt: skip
-    return table(["rows", "metric", "on", "cells", "least recall", "largest error of what is said", "warned"], lines)
+    return table(
+        ["rows", "metric", "device", "runs", "lowest recall", "largest error of the reported recall", "with a warning"],
+        lines,
+    )
+
+
+def _cell(record: dict) -> str:
+    """The name of a cell; older lines call sparse rows packed."""
+    return record["cell"].replace("packed", "sparse")
 
 
 def _is_default(record: dict) -> bool:
@@ -68,7 +76,7 @@ def _is_default(record: dict) -> bool:
 
 
 def _last(records: Iterable[dict]) -> list[dict]:
-    """The newest of each seed, of the default start and constants."""
+    """The newest record of each seed."""
     newest: dict[int, dict] = {}
     for r in records:
         newest[r.get("seed", 0)] = r

@@ -1,26 +1,19 @@
-"""What all benchmarks share: rows opened once, the same measures for every map of them, and the record that a result is
-written as.
+"""Opens rows once and measures every map of them in the same way, for all benchmarks.
 
-All measures are on samples drawn from a fixed seed; what is a neighbour is decided exactly, among all rows, in blocks
-that the plan chose.
+All measures use samples drawn from a fixed seed. Neighbours are decided exactly, among all rows, in blocks of the plan's size.
 """
 
 import json
-import platform
-import subprocess
 import sys
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 from searches import open_setting
-from tree import ROOT
 
 from streamumap import quality
-from streamumap.machine import gpu, memory
+from streamumap.machine import gpu
 from streamumap.neighbors.metric import named
 from streamumap.params import Params
 from streamumap.planning.job import Plan
@@ -28,50 +21,36 @@ from streamumap.run import dispatch
 from streamumap.source.views.normalized import DenseRows
 from streamumap.writer.activation_writer import ActivationWriter
 
-RESULTS = ROOT / "bench" / "results"
-PACKAGES = (
-    "streamumap",
-    "numpy",
-    "scipy",
-    "numba",
-    "torch",
-    "triton",
-    "umap-learn",
-    "pynndescent",
-    "cuml-cu13",
-    "cuvs-cu13",
-    "fastumap",
-    "torchdr",
-)
-
 NEIGHBORS = 15
 SAMPLE_ROWS = 3_000
 TRIPLETS = 100_000
 SEED = 7
 BLOCK_BYTES = 64 * 2**20
+"""Bytes of one block of distances or rows."""
 
 
 @dataclass(frozen=True)
 class Data:
-    """Rows, and the samples on which every map of them is measured."""
+    """The rows and the samples used to measure every map of them."""
 
     rows: dispatch.Rows
     plan: Plan
     params: Params
     labels: np.ndarray | None  # int64 (N,)
     sample: np.ndarray  # int64 (S,), ascending
-    triplets: np.ndarray  # int64 (T, 3): a row and two others, one of which is nearer to it
+    triplets: np.ndarray  # int64 (T, 3): a row and two others at different distances
     first_is_nearer: np.ndarray  # bool (T,)
 
 
 def skip(reason: str) -> NoReturn:
+    """Ends the program with exit code 0 and the reason why it measured nothing."""
     print(f"skipped: {reason}")
     sys.exit(0)
 
 
 def dense_file(data: Path, folder: Path) -> Path:
-    """`data` itself where it is a file; for a folder of TopK pairs a dense float16 .npy made of them in `folder`. Skips
-    where they miss."""
+    """Returns `data` if it is a file. For a folder of TopK pairs, writes them as a dense float16 .npy into `folder` and
+    returns its path. Skips if a file is missing."""
     if data.is_file():
         return data
     needed = [data / name for name in ("topk_indices.npy", "topk_values.npy")]
@@ -95,8 +74,7 @@ def dense_file(data: Path, folder: Path) -> Path:
 
 
 def read_labels(given: Path | None, data: Path) -> np.ndarray | None:
-    """int64 (N,): the lines of `given`, or of labels.txt where `data` is a folder that has it, numbered; None where
-    there are none."""
+    """Labels as numbers, int64 (N,), from the lines of `given` or of labels.txt in the folder `data`; None without either."""
     path = given or data / "labels.txt"
     if given is None and not path.is_file():
         return None
@@ -111,8 +89,8 @@ def open_data(
     n_features: int | None = None,
     kept: Path | None = None,
 ) -> Data:
-    """Reads, checks and packs the rows of `x` (a path or an array) as a run does, and draws the samples. `n_features`: of
-    pairs. `kept`: a file of triplets, written where it is not there."""
+    """Reads and checks the rows of `x` (a path or an array) as a run does, and draws the samples. `n_features`: the width of
+    pairs. `kept`: a file with the triplets, written if it does not exist."""
     setting = open_setting(x, n_features, params.metric, params.n_neighbors, device, None)
     source = setting.rows.original
     if labels is not None and len(labels) != source.n_rows:
@@ -130,18 +108,19 @@ def open_data(
 
 
 def measure(embedding: np.ndarray, data: Data, graph: np.ndarray | None = None) -> dict[str, float]:
-    """Every measure of one map, float32 (N, C), by name, each mean over sampled rows followed by its standard error
-    (NAME_error). Recall, continuity and torn share only with a k-NN graph, int (N, k): a row's true neighbours are those of
-    the graph that its exact ranks confirm. Label measures only with labels."""
+    """Every measure of one map, float32 (N, C), by name: means over sampled rows, each with its standard error (NAME_error).
+
+    Recall, continuity and torn share need a k-NN graph, int (N, k): a row's true neighbours are those of the graph that its
+    exact ranks confirm. Label measures need labels."""
     n, parts = len(embedding), []
     on_map = dispatch.points(data.plan, embedding)
     near = on_map.nearest(data.sample, NEIGHBORS)
     others = np.zeros((len(near), 0), np.int64) if graph is None else others_of(graph, data.sample, graph.shape[1])
-    looked_at = np.concatenate([near, others], axis=1)
+    inspected = np.concatenate([near, others], axis=1)
     size = data.plan["quality"].blocks["sample_rows"]
     for start in range(0, len(near), size):
         part = slice(start, start + size)
-        parts.append(dispatch.count_closer(data.rows, data.plan, data.sample[part], looked_at[part]))
+        parts.append(dispatch.count_closer(data.rows, data.plan, data.sample[part], inspected[part]))
     ranks = np.concatenate(parts)
     gpu.release()
     shares = {
@@ -164,8 +143,9 @@ def measure(embedding: np.ndarray, data: Data, graph: np.ndarray | None = None) 
 def _kept_on_map(
     on_map: Any, embedding: np.ndarray, data: Data, others: np.ndarray, ranks: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Row by row: recall of the graph, and what the map does with the true neighbours among `others` int64 (S, m), whose exact
-    ranks in the rows are `ranks`."""
+    """Recall of the graph, continuity and torn share of each sampled row, float (S,).
+
+    `others` int64 (S, m) are its neighbours in the graph, `ranks` their exact ranks in the data."""
     is_true = (others >= 0) & (ranks < others.shape[1])
     gaps = quality.distances(embedding, data.sample, others)
     return {
@@ -176,14 +156,14 @@ def _kept_on_map(
 
 
 def curve_breaks(embedding: np.ndarray) -> dict[str, float]:
-    """For rows in order along a curve: steps between successive points longer than 20 medians, and than half the radius."""
+    """Counts the steps along a curve that are longer than 20 medians, and than half the radius. Rows are in order."""
     steps = np.sqrt(_squares(np.diff(embedding.astype(np.float64), axis=0)))
     half = 0.5 * quality.radius(embedding)
     return {"breaks": float((steps > 20 * np.median(steps)).sum()), "half_radius": float((steps > half).sum())}
 
 
 def others_of(found: np.ndarray, sample: np.ndarray, k: int) -> np.ndarray:
-    """int64 (S, k - 1): the sampled rows' neighbours without the rows themselves, each once, in order; -1: none."""
+    """The sampled rows' neighbours without the rows themselves, each once, in order, int64 (S, k - 1); -1 means none."""
     out = np.full((len(sample), k - 1), -1, np.int64)
     for place, row in enumerate(sample):
         others = [j for j in dict.fromkeys(found[row].tolist()) if j != row and 0 <= j < len(found)][: k - 1]
@@ -192,45 +172,14 @@ def others_of(found: np.ndarray, sample: np.ndarray, k: int) -> np.ndarray:
 
 
 def sizes(data: Data) -> dict[str, int]:
-    """How large the samples of `measure` are; triplets with equal distances are left out."""
+    """The sizes of the samples of `measure`; triplets with equal distances are left out."""
     return {"neighbors": NEIGHBORS, "sample_rows": len(data.sample), "triplets": len(data.triplets), "seed": SEED}
 
 
-def facts() -> dict[str, Any]:
-    """Where, when and with what a result was measured. Exits where the package is another than this tree's."""
-    changed = _git("status", "--porcelain", "--", "streamumap", "bench", ":!bench/results")
-    return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": _git("rev-parse", "HEAD") + ("+" if changed else ""),
-        "machine": {"cpu": _cpu(), "cores": memory.n_cores(), "gpu": [device.name for device in memory.devices()]},
-        "versions": {"python": platform.python_version()}
-        | {name: version for name in PACKAGES if (version := _version(name))},
-    }
-
-
-def append(name: str, record: dict[str, Any], folder: Path = RESULTS) -> None:
-    """One more line of NAME.jsonl in bench/results, or another folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / f"{name}.jsonl", "a", encoding="utf-8") as file:
-        file.write(json.dumps(record) + "\n")
-
-
-def print_table(header: list[str], lines: list[list[str]]) -> None:
-    widths = [max(len(line[i]) for line in [header, *lines]) for i in range(len(header))]
-    for line in [header, *lines]:
-        print(
-            "  ".join(
-                [
-                    line[0].ljust(widths[0]),
-                    *(text.rjust(width) for text, width in zip(line[1:], widths[1:], strict=True)),
-                ]
-            )
-        )
-
-
 def _label_agreement(near: np.ndarray, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Labels of neighbours (S, k) and rows (S,) -> whether the majority is right (of equal counts the nearer one), and the
-    share that is right, row by row."""
+    """Whether the majority label of each row's neighbours is its own, and the share of neighbours with its own label.
+
+    `near` (S, k) are labels of neighbours, `own` (S,) of rows. Of equal majorities the nearer one counts."""
     votes = (near[:, :, None] == near[:, None, :]).sum(2)
     winner = np.take_along_axis(near, votes.argmax(1)[:, None], 1)[:, 0]
     return winner == own, (near == own[:, None]).mean(1)
@@ -259,8 +208,8 @@ def _silhouettes(embedding: np.ndarray, data: Data) -> np.ndarray:
 
 
 def _triplets(rows: DenseRows) -> tuple[np.ndarray, np.ndarray]:
-    """Random triplets of different rows, (T, 3), without those whose two distances are equal; and whether the first
-    other is the nearer."""
+    """Draws random triplets of different rows, (T, 3), drops those with equal distances, and tells whether the first of the
+    other two is nearer, (T,)."""
     n, random = rows.n_rows, np.random.Generator(np.random.Philox(key=[SEED, 0x7A]))
     row, first, second = (
         random.integers(n, size=TRIPLETS),
@@ -275,8 +224,8 @@ def _triplets(rows: DenseRows) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _excess(rows: DenseRows, triplets: np.ndarray) -> np.ndarray:
-    """Distance to the first other less that to the second, up to a scale. Rows of length 1 (cosine): from their
-    products."""
+    """Distance to the first of the other rows minus that to the second, up to a scale; for cosine from products of rows of
+    length 1."""
     needed = np.unique(triplets)
     taken = rows.take(needed)
     row, first, second = (taken[np.searchsorted(needed, triplets[:, i])] for i in range(3))
@@ -288,29 +237,10 @@ def _excess(rows: DenseRows, triplets: np.ndarray) -> np.ndarray:
 
 
 def _right_triplets(embedding: np.ndarray, data: Data) -> np.ndarray:
-    """Whether the map has the nearer of two others nearer, bool (T,)."""
+    """Whether the map keeps the order of a triplet's distances, bool (T,)."""
     row, first, second = (embedding[data.triplets[:, i]].astype(np.float64) for i in range(3))
     return (_squares(row - first) < _squares(row - second)) == data.first_is_nearer
 
 
 def _squares(rows: np.ndarray) -> np.ndarray:
     return np.einsum("ij,ij->i", rows, rows, dtype=np.float64)
-
-
-def _cpu() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor()
-    )
-
-
-def _git(*arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
-    return done.stdout.strip()
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None

@@ -1,5 +1,5 @@
-"""Recall against seconds and peak bytes of k-NN searches: ours, cuVS NN-descent and pynndescent on the same rows, in one
-process, in alternation.
+"""Compares k-NN searches by recall, seconds and peak bytes: ours, cuVS NN-descent and pynndescent alternate in one process, on the
+same rows.
 
     python bench/neighbors.py --data X.npy|X_indices.npy [--features D] --cases packed@1 packed@0.95 pynndescent [--runs 3]
     python bench/neighbors.py --make like --rows 3000000 [--features D] [--pairs] [--like FOLDER] --device cuda
@@ -7,12 +7,12 @@ process, in alternation.
     python bench/neighbors.py --make clusters --rows 3000000 --features 3072 --active 32 ...
     python bench/neighbors.py --plot
 
-Cases: see searches.py. What compiles is run once before, on a few thousand rows. Seconds are of the search alone, from
-input that is ready: rows that were read once (and packed) for ours, which reads dense rows again from their file; a
-float32 or CSR matrix in memory for the others (`prepare_seconds`). Recall is that of the n_neighbors - 1 others on sampled
-rows, by exact ranks among all rows. Bytes are peaks, sampled by another process: RssAnon above what was there before the
-case and its input were, and what the driver counts for the process on the GPU, context included. A case that would end
-after --seconds is not begun, and what was measured is written: a JSON line a case.
+See searches.py for the cases. Searches that compile run once before, on a few thousand rows. Seconds are of the search alone, from
+input that is ready: for ours, rows that were read once (sparse ones are kept as CSR, dense ones are read again from their file); for
+the others, a float32 or CSR matrix in memory. `prepare_seconds` is the time to get there. Recall is that of a row's n_neighbors - 1
+other neighbours, on sampled rows, by exact ranks among all rows. Bytes are peaks, sampled by another process: RssAnon above that
+before the case and its input, and what the driver counts for the process on the GPU, context included. A case that would end after
+--seconds does not start. Each case becomes a line of --out.
 """
 
 import argparse
@@ -31,7 +31,8 @@ from statistics import median
 
 import numpy as np
 from cases import DEBIAN, made, width_of
-from measures import RESULTS, facts, others_of, print_table, skip
+from measures import others_of, skip
+from results import RESULTS, facts, print_table
 from searches import PEERS, Search, Setting, csr_bytes, few_rows, open_setting, prepare, why_not
 
 from streamumap import quality
@@ -47,7 +48,7 @@ MEASURES = ("seconds", "cpu_seconds", "recall", "host_bytes", "device_bytes")
 
 @dataclass
 class Case:
-    """`runs`: each with MEASURES. `input_bytes`: of its input, in memory before it begins."""
+    """A prepared search. `runs` has the MEASURES of each run, `input_bytes` the size of its input in memory."""
 
     name: str
     search: Search
@@ -57,7 +58,7 @@ class Case:
 
 
 class Bench:
-    """The cases of one setting, and what they share."""
+    """Runs the cases of one setting."""
 
     def __init__(self, setting: Setting, deadline: float):
         self.setting, self.deadline = setting, deadline
@@ -74,7 +75,7 @@ class Bench:
             started = time.perf_counter()
             prepare(name, few, warm=True)()
             print(f"{name}: warm after {time.perf_counter() - started:.1f} s", file=sys.stderr, flush=True)
-        if self.setting.machine.device:  # what measures the recall compiles as well
+        if self.setting.machine.device:  # measuring the recall also compiles
             dispatch.count_closer(few.rows, few.plan()[0], np.arange(8), np.zeros((8, 1), int))
 
     def ready(self, name: str) -> Case:
@@ -99,7 +100,7 @@ class Bench:
         print(f"{case.name}: {seconds:.2f} s, {cpu:.2f} CPU s, recall {recall:.4f}", file=sys.stderr, flush=True)
 
     def recall(self, others: np.ndarray) -> float:
-        """The same lists are measured once."""
+        """The recall of lists of neighbours; equal lists are measured only once."""
         key = hashlib.blake2b(others.tobytes()).hexdigest()
         if key not in self.recalls:
             s = self.setting
@@ -108,7 +109,7 @@ class Bench:
         return self.recalls[key]
 
     def all(self, names: list[str], runs: int) -> list[Case]:
-        """In alternation, until all are done or the time is up."""
+        """Runs the cases in alternation, until all are done or the time is up."""
         cases: list[Case] = []
         for number in range(runs):
             for place, name in enumerate(names):
@@ -123,7 +124,7 @@ class Bench:
 
 
 def memory_in_use() -> int:
-    """RssAnon once what is free has gone back to the system: else a case could use what another one left."""
+    """RssAnon after free memory went back to the system, so that a case cannot reuse the memory of another."""
     gc.collect()
     with suppress(AttributeError):  # another C library than glibc
         ctypes.CDLL(None).malloc_trim(0)
@@ -131,14 +132,14 @@ def memory_in_use() -> int:
 
 
 def make(options: argparse.Namespace) -> Path:
-    """Rows made by tools/make_data.py in --scratch, where they are not there already."""
+    """Makes the rows with tools/make_data.py in --scratch, unless they exist."""
     options.features = options.features or width_of(options.like)
     sizes = options.rows, options.features, options.active, options.pairs
     return made(options.make, *sizes, options.like, options.scratch, options.device)
 
 
 def record(case: Case, setting: Setting, options: argparse.Namespace) -> dict:
-    """One line: medians, of bytes the most, and each run."""
+    """One line: medians, the largest bytes, and each run."""
     name, _, recall = case.name.partition("@")
     source, found = setting.rows.original, setting.rows.found
     values = {key: (max if key.endswith("bytes") else median)([run[key] for run in case.runs]) for key in MEASURES}
@@ -182,7 +183,7 @@ def write(records: list[dict], out: Path) -> None:
 
 
 def measure(options: argparse.Namespace) -> None:
-    """All cases that can be run here, written whatever happens on the way."""
+    """Runs all cases that can run here and writes their lines."""
     deadline = time.monotonic() + options.seconds
     if any(name.partition("@")[0] in ("cuvs", "nn-descent") for name in options.cases):
         with suppress(ImportError):
@@ -216,21 +217,23 @@ def main() -> None:
         "--data", type=Path, default=DEBIAN / "topk_indices.npy", help="rows or TopK pairs [%(default)s]"
     )
     parser.add_argument("--make", choices=["clusters", "like"], help="make the rows instead")
-    parser.add_argument("--rows", type=int, help="of --make")
-    parser.add_argument("--features", type=int, help="of --make; of --data that does not say it")
-    parser.add_argument("--active", type=int, help="of --make clusters: non-zero values a row")
-    parser.add_argument("--pairs", action="store_true", help="of --make like: TopK pairs instead of dense rows")
-    parser.add_argument("--like", type=Path, default=DEBIAN, help="what --make like is like [%(default)s]")
+    parser.add_argument("--rows", type=int, help="rows to --make")
+    parser.add_argument("--features", type=int, help="features to --make; the width of pairs of --data")
+    parser.add_argument("--active", type=int, help="non-zero values a row, for --make clusters")
+    parser.add_argument("--pairs", action="store_true", help="TopK pairs instead of dense rows, for --make like")
+    parser.add_argument("--like", type=Path, default=DEBIAN, help="the rows that --make like imitates [%(default)s]")
     parser.add_argument(
         "--scratch", type=Path, default=Path(tempfile.gettempdir()), help="where rows are made [%(default)s]"
     )
     parser.add_argument("--cases", nargs="+", default=["packed@1", "packed@0.95", "pynndescent"])
     parser.add_argument("--metric", default="cosine", choices=["cosine", "euclidean"])
-    parser.add_argument("--n-neighbors", type=int, default=15, help="itself included [%(default)s]")
+    parser.add_argument(
+        "--n-neighbors", type=int, default=15, help="neighbours of a row, itself included [%(default)s]"
+    )
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
-    parser.add_argument("--budget", help="as streamumap embed has it [80%% of what is free]")
+    parser.add_argument("--budget", help="as for streamumap embed [80%% of free memory]")
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=1e9, help="no search that would end later is begun")
+    parser.add_argument("--seconds", type=float, default=1e9, help="start no search that would end later")
     parser.add_argument("--out", type=Path, default=RESULTS / "neighbors.jsonl")
     parser.add_argument("--plot", action="store_true", help="draw --out as a .png beside it, and measure nothing")
     options = parser.parse_args()

@@ -1,10 +1,10 @@
-"""The others' way from file to map, each in a process of its own: run.py starts this file with a job as JSON.
+"""Maps a file with another system, in a process of its own, which run.py starts with a job as JSON.
 
     python -P bench/peers.py JOB.json
 
-Rows are read in pieces into float32, the only form that they take, so that no second copy of the matrix is ever in memory;
-pairs become CSR for those that take it. Every library is imported where it is used: cuML must come before anything that
-brings CUDA libraries of its own.
+The other systems take only float32. Rows are read in pieces straight into it, so no second copy of the matrix is ever in memory;
+pairs become CSR for the systems that take it. Every library is imported where it is used, because cuML must come before any library
+that loads its own CUDA libraries.
 """
 
 import json
@@ -22,12 +22,12 @@ import numpy as np
 PIECE_BYTES = 2**28
 THREADS = 8
 CLUSTERS = 16
-"""Of cuML's out-of-core mode."""
+"""Clusters of cuML's out-of-core mode."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """`rows`: a .npy file, or where `active` is set X_indices.npy, with X_values.npy beside it."""
+    """One map to make. `rows` is a .npy file or, if `active` is set, X_indices.npy with X_values.npy beside it."""
 
     system: str
     rows: str
@@ -43,7 +43,8 @@ class Job:
 
 @dataclass(frozen=True)
 class Peer:
-    """`device`: where it runs. `epochs(n_rows)`: its default. `takes_pairs`: as CSR. `compiles`: on its first run."""
+    """Another system: the `device` it runs on, its default `epochs(n_rows)`, whether it takes pairs as CSR, and whether it
+    compiles on its first run."""
 
     package: str
     device: str
@@ -54,7 +55,7 @@ class Peer:
 
 
 class Clock:
-    """Seconds of each phase."""
+    """Adds up the seconds of each phase."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -154,13 +155,13 @@ def cuml_clusters(job: Job, rows) -> tuple[np.ndarray, np.ndarray | None]:
 
 
 def cuml_sparse(job: Job, rows) -> tuple[np.ndarray, np.ndarray | None]:
-    """CSR goes to brute force, whatever is asked for."""
+    """cuML with CSR, for which it always uses brute force."""
     return cuml(job, rows, build_algo="auto")
 
 
 def torchdr(job: Job, rows) -> tuple[np.ndarray, np.ndarray | None]:
-    """It has no cosine metric: rows are scaled to length 1, whose order of neighbours is the same. Without FAISS it compares
-    all with all."""
+    """TorchDR. It has no cosine metric, so rows are scaled to length 1, which gives the same order of neighbours. Without FAISS
+    it compares all pairs."""
     from importlib.util import find_spec
 
     import torch
@@ -201,7 +202,7 @@ PEERS = {
 
 
 def main(path: Path) -> None:
-    """Writes OUT.npy (the map), OUT_knn.npy where there is a graph, and OUT.json: seconds of each phase."""
+    """Writes OUT.npy (the map), OUT_knn.npy if there is a graph, and OUT.json (seconds of each phase)."""
     clock, job = Clock(), Job(**json.loads(path.read_text()))
     peer = PEERS[job.system]
     with clock("import"):

@@ -1,8 +1,8 @@
-"""Seconds of looking a map up: which neighbours of every row it lost, the nearest points and ranks of sampled rows.
+"""Times queries of a map: the lost neighbours of every row, and the nearest points and ranks of sampled rows.
 
     python bench/points.py [--device cuda] [--rows 3000000] [--map RUN]
 
-The map is a made one, clumps whose density differs a thousandfold with neighbours mostly near on it, or that of a run.
+The map is that of a run, or a generated one: clumps whose density differs a thousandfold, with mostly near neighbours.
 """
 
 import argparse
@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from measures import print_table
+from results import print_table
 from tree import ROOT  # noqa: F401
 
 from streamumap import quality
@@ -20,7 +20,7 @@ from streamumap.planning.job import QUALITY_ROWS
 
 
 def made(n_rows: int, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Positions float32 (N, 2) and neighbours int32 (N, k), nine of ten from the same clump, by number."""
+    """Positions float32 (N, 2) and neighbours int32 (N, k), nine of ten from the same clump."""
     random = np.random.default_rng(0)
     n_clumps = max(8, n_rows // 1_000)
     middles, spread = random.normal(size=(n_clumps, 2)) * 10, np.exp(random.normal(size=n_clumps)) * 0.2

@@ -1,10 +1,10 @@
-"""Where the seconds of a run go: each stage's functions by the time they take, what lies between two stages apart.
+"""Profiles a run: the functions of each stage by time, and separately the time between stages.
 
     python bench/profile_stages.py INPUT --budget 40GB --metric cosine --twice
 
-`--twice`: once before, so that nothing is compiled in what is shown. Kernels are waited for as they are launched
-(CUDA_LAUNCH_BLOCKING), so that each counts where it is called; `--overlapping` leaves them as they are. Threads beside the main
-one are not seen: what waits for them is.
+`--twice` runs once before, so that nothing compiles in the profile. Each kernel is waited for at its launch (CUDA_LAUNCH_BLOCKING), so
+that its time counts where it is called; `--overlapping` turns this off. The profile covers only the main thread, including its waits
+for other threads.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from tree import ROOT
 
 from streamumap.events import StageDone, StageStarted
 from streamumap.params import Params
+from streamumap.request import Request
 from streamumap.source import Reading
 
 PACKAGE = str(ROOT / "streamumap")
@@ -27,7 +28,7 @@ BETWEEN = "between stages"
 
 
 class Profiles:
-    """Listens to a run: a profile for each stage."""
+    """Listens to a run and keeps a profile for each stage."""
 
     def __init__(self) -> None:
         self.of: dict[str, cProfile.Profile] = defaultdict(cProfile.Profile)
@@ -69,9 +70,11 @@ def run(options: argparse.Namespace, folder: Path) -> Profiles:
 
     began = time.perf_counter()
     profiles = Profiles()
-    chosen = Params(metric=options.metric)
-    where = dict(out=folder, budget=options.budget, device=options.device, reading=Reading(n_features=options.features))
-    report = engine.embed(options.input, chosen, listener=profiles.listen, **where)
+    reading = Reading(n_features=options.features)
+    request = Request(
+        options.input, Params(metric=options.metric), options.budget, device=options.device, reading=reading
+    )
+    report = engine.embed(request, folder, listener=profiles.listen)
     profiles.stop()
     print(f"{time.perf_counter() - began:.2f} s in all, {report['seconds']:.2f} s as the run says")
     return profiles

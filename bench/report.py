@@ -1,9 +1,9 @@
 """Writes the tables and plots of README.md and docs/benchmarks.md from the lines of bench/results.
 
-    python bench/report.py            fills what stands between <!-- table: NAME --> and <!-- end -->, and draws docs/bench-*.png
-    python bench/report.py --check    changes nothing; exit code 1 and the names of what is not current
+    python bench/report.py            fills the text between <!-- table: NAME --> and <!-- end -->, and draws docs/bench-*.png
+    python bench/report.py --check    changes nothing; lists outdated tables and plots and ends with exit code 1
 
-tables.py makes the tables, curves.py the plots. A figure that is in no line is in no table.
+tables.py makes the tables, curves.py the plots. Every figure comes from a line of bench/results.
 """
 
 import argparse
@@ -21,12 +21,12 @@ TABLE = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def filled(text: str) -> str:
-    """A page with its tables as the results have them."""
+    """The page with its tables made again from the results."""
     return TABLE.sub(lambda found: f"{found[1]}\n{TABLES[found[2]]()}\n\n{found[3]}", text)
 
 
 def stale() -> list[str]:
-    """What a run of this program would change."""
+    """The tables and plots that are outdated."""
     out = [
         f"{page.name}: table {name}"
         for page in PAGES
@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="change nothing")
     if parser.parse_args().check:
         if found := stale():
-            print("not current, run python bench/report.py:", *found, sep="\n  ")
+            print("outdated, run python bench/report.py:", *found, sep="\n  ")
             sys.exit(1)
         return
     for page in PAGES:

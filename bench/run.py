@@ -1,22 +1,21 @@
-"""From file to map: `streamumap embed FILE --budget B` beside the others, each run in a process of its own, in alternation.
+"""Compares streamumap with other systems, from file to map. Each run is a process of its own, and the systems alternate.
 
     python bench/run.py CASE ... [--device cuda|cpu] [--repeats 3] [--scratch DIR] [--against cuml,cuml-clusters]
     python bench/run.py debian --device cpu --against umap-learn,fastumap
     python bench/run.py like-3M --device cuda --budgets 2GB,8GB,40GB,all --against cuml --seconds 560
     python bench/run.py curve-n curve-d --device cuda --repeats 1
 
-Cases: see cases.py; systems: see peers.py. The same rows, n_neighbors 15, min_dist 0.1 and metric; epochs are each one's
-own default (200 beyond 10,000 rows for ours, umap-learn and cuML) unless --epochs says so. Run r has seed 41 + r; the
-others are not given one, since a seed costs them their threads. What compiles (ours, umap-learn) runs once before, as run
-0, with empty caches; it is written but not counted.
+See cases.py for the cases and peers.py for the systems. All get the same rows, n_neighbors 15, min_dist 0.1 and metric. Epochs are each
+system's default (500 for ours; 200 beyond 10,000 rows for umap-learn and cuML) unless --epochs is given. Run r of ours has seed 41 + r; the
+others get no seed, because with one they use a single thread. Systems that compile (ours, umap-learn) run once before, as run 0, with empty
+caches; this run is recorded but does not count.
 
-Seconds are those of the process, from its start to its end, imports included; reading, conversion and fit are apart beside
-them. Bytes are peaks, sampled every 20 ms from outside: RssAnon of the process and its children, and what the driver counts
-on the GPU. Quality is that of measures.py, by one code for all, on sampled rows with ranks among all rows.
+Seconds are those of the process, from its start to its end, imports included; reading, conversion and fit are also recorded separately.
+Bytes are peaks, sampled every 20 ms from outside: RssAnon of the process and its children, and what the driver counts on the GPU.
+measures.py measures the quality of all maps, on sampled rows with ranks among all rows.
 
-Every run is a line of --out as soon as it is measured, a failure too, with what was said. In --scratch stay the data, the
-compiled kernels and the lines, so that a run of this commit that is there is not done again. No run that would end after
---seconds is begun: the same command goes on.
+Every run becomes a line of --out as soon as it is measured; a failure too, with its message. --scratch keeps the data, the compiled kernels
+and the lines, so a run of this commit is not repeated. No run starts that would end after --seconds; the same command continues.
 """
 
 import argparse
@@ -33,9 +32,11 @@ from typing import Any
 
 import numpy as np
 from cases import CASES, CURVES, DEBIAN, Case, file_of
-from measures import RESULTS, ROOT, Data, append, facts, measure, open_data, read_labels, sizes
+from measures import Data, measure, open_data, read_labels, sizes
 from peers import PEERS, Job
+from results import RESULTS, append, facts
 from summary import print_summary
+from tree import ROOT
 from watching import watched
 
 from streamumap.layout.schedule import DEFAULT_EPOCHS
@@ -52,7 +53,7 @@ KEPT = ("params", "budget", "predicted_peak", "measured_peak", "seconds", "stage
 
 @dataclass(frozen=True)
 class System:
-    """`budget`: of ours, "all" for none; None for the others."""
+    """A system, and for streamumap its budget ("all" for no budget)."""
 
     name: str
     budget: str | None = None
@@ -60,7 +61,7 @@ class System:
 
 @dataclass
 class Bench:
-    """One case on one machine. `data` is read when the first map is measured."""
+    """One case on one machine. `data` is read for the first map to measure."""
 
     case: Case
     path: Path
@@ -75,7 +76,7 @@ class Bench:
         return self.scratch / f"{self.case.name}.jsonl"
 
     def done(self) -> list[dict]:
-        """Lines of this commit; of the others any line, since they do not change with ours."""
+        """Existing lines: ours of this commit, and all of the other systems, which do not change with our code."""
         if not self.lines.exists():
             return []
         found = [json.loads(line) for line in self.lines.read_text(encoding="utf-8").splitlines()]
@@ -92,12 +93,12 @@ class Bench:
 
     @property
     def n_features(self) -> int | None:
-        """What pairs do not say themselves."""
+        """The width of pairs, which their files do not tell."""
         return self.case.n_features if self.case.pairs else None
 
 
 def systems(case: Case, options: argparse.Namespace) -> Iterator[System]:
-    """Ours under each budget, and the others that can run here; the rest is said."""
+    """Yields ours under each budget and the other systems that can run here, and prints why others cannot."""
     curve = any(case.name in CURVES.get(asked, ()) for asked in options.cases)
     default = (CURVE_BUDGET if curve else BUDGETS)[options.kind]
     budgets = default if options.budgets is None else options.budgets
@@ -116,8 +117,8 @@ def systems(case: Case, options: argparse.Namespace) -> Iterator[System]:
 
 
 def rounds(wanted: list[System], repeats: int, warm: bool) -> Iterator[tuple[int, System]]:
-    """Run 0 of what compiles, once each, unless it is `warm`; then all in alternation. The last budget is the widest: a
-    narrow one may hold nothing."""
+    """Yields run 0 of each system that compiles, unless `warm`, then all in alternation. Ours compiles under the last budget,
+    the largest, because a small one may be refused."""
     last = {system.name: system for system in wanted}
     compiling = [s for name, s in last.items() if name == "streamumap" or PEERS[name].compiles]
     yield from ((0, system) for system in compiling if not warm)
@@ -126,14 +127,14 @@ def rounds(wanted: list[System], repeats: int, warm: bool) -> Iterator[tuple[int
 
 
 def bench(b: Bench, deadline: float) -> list[dict]:
-    """Every run that is not done yet, until the time is up; all lines of this case."""
+    """Does every missing run until the time is up, and returns all lines of this case."""
     for number, system in rounds(list(systems(b.case, b.options)), b.options.repeats, b.options.warm):
         same = [r for r in b.done() if (r["system"], r["budget"]) == (system.name, system.budget)]
         if any(r["run"] == number or r.get("failed") for r in same):
             continue
         expected = max((r["wall_seconds"] for r in same if not r.get("failed")), default=0.0)
         if time.monotonic() + expected > deadline:
-            print(f"the time is up before run {number} of {label(system)}; the same command goes on", file=sys.stderr)
+            print(f"the time is up before run {number} of {label(system)}; the same command continues", file=sys.stderr)
             break
         record = run(b, system, number)
         append(NAME, record, b.options.out)
@@ -149,7 +150,7 @@ def label(system: System) -> str:
 
 
 def run(b: Bench, system: System, number: int) -> dict[str, Any]:
-    """One process, from its start to its record."""
+    """Runs one process and returns its record."""
     source = describe(b)
     device = b.machine.device.name if b.machine.device else None
     key = {"case": b.case.name, "system": system.name, "budget": system.budget, "run": number, "device": device}
@@ -173,7 +174,7 @@ def run(b: Bench, system: System, number: int) -> dict[str, Any]:
 
 
 def describe(b: Bench) -> dict[str, Any]:
-    """Sizes from the file's header, and how the rows are compared."""
+    """Sizes from the file's header, the metric and the reduction."""
     stored = np.load(b.path, mmap_mode="r", allow_pickle=False)
     width = b.case.n_features if b.case.pairs else stored.shape[1]
     return {
@@ -183,7 +184,7 @@ def describe(b: Bench) -> dict[str, Any]:
 
 
 def no_room(b: Bench, system: System, source: dict) -> str | None:
-    """Why a system that wants float32 rows in memory would only be killed by the kernel."""
+    """Why a system that needs float32 rows in memory would be killed by the kernel, None if they fit."""
     needed, free = source["rows"] * source["features"] * 4, memory.host_free_bytes()
     if (b.case.pairs and PEERS[system.name].takes_pairs) or needed < free:
         return None
@@ -193,7 +194,7 @@ def no_room(b: Bench, system: System, source: dict) -> str | None:
 
 
 def environment(b: Bench) -> dict[str, str]:
-    """Ours is that of this tree; kernels are compiled in run 0 and kept in the scratch."""
+    """The environment of a run: this checkout's package, and compiled kernels kept in --scratch."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     caches = {name: str(b.scratch / "compiled" / name.lower()) for name in ("NUMBA_CACHE_DIR", "TRITON_CACHE_DIR")}
     return os.environ | caches | {"PYTHONPATH": path}
@@ -224,7 +225,7 @@ def their_command(b: Bench, system: System, folder: Path) -> list[str]:
 
 
 def results(b: Bench, ours: bool, folder: Path) -> dict[str, Any]:
-    """What the process left: quality, and its own account of its time."""
+    """The quality of the map that a process wrote, and the process's own record of its time."""
     if ours:
         made, graph = folder / "run.umap" / "embedding.npy", folder / "run.umap" / "knn_indices.npy"
         report = json.loads((folder / "run.umap" / "run.json").read_text())
@@ -239,7 +240,7 @@ def results(b: Bench, ours: bool, folder: Path) -> dict[str, Any]:
         account = {"phases": json.loads((folder / "map.json").read_text())}
     embedding = np.load(made, allow_pickle=False)
     if not np.isfinite(embedding).all():
-        return account | {"failed": f"{int((~np.isfinite(embedding)).any(1).sum())} rows have no finite place"}
+        return account | {"failed": f"{int((~np.isfinite(embedding)).any(1).sum())} rows have no finite position"}
     data = b.measured_on()
     values = measure(embedding, data, np.load(graph, allow_pickle=False) if graph.exists() else None)
     return values | account | {"measured_on": sizes(data)}
@@ -249,24 +250,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="+", metavar="CASE", choices=[*CASES, *CURVES])
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N [%(default)s]")
-    parser.add_argument("--repeats", type=int, default=3, help="counted runs of each [%(default)s]")
+    parser.add_argument("--repeats", type=int, default=3, help="counted runs of each system [%(default)s]")
     parser.add_argument(
         "--scratch", type=Path, default=Path(tempfile.gettempdir()) / "streamumap-bench", help="[%(default)s]"
     )
     parser.add_argument(
         "--budgets",
-        help='of ours, "all" for no budget, "" for none of ours [cuda: 2GB,8GB,40GB,all; cpu: 1GB,2GB,8GB,all]',
+        help='of streamumap; "all" for no budget, "" to leave streamumap out [cuda: 2GB,8GB,40GB,all; cpu: 1GB,2GB,8GB,all]',
     )
     parser.add_argument(
-        "--against", help=f'of {", ".join(PEERS)}, "" for none [cuda: {AGAINST["cuda"]}; cpu: {AGAINST["cpu"]}]'
+        "--against", help=f'some of {", ".join(PEERS)}, "" for none [cuda: {AGAINST["cuda"]}; cpu: {AGAINST["cpu"]}]'
     )
-    parser.add_argument("--data", type=Path, default=DEBIAN, help="the real codes [%(default)s]")
-    parser.add_argument("--epochs", type=int, help="of all [each one's default]")
+    parser.add_argument("--data", type=Path, default=DEBIAN, help="folder of the real codes [%(default)s]")
+    parser.add_argument("--epochs", type=int, help="epochs of all systems [each one's default]")
     parser.add_argument(
         "--limit", type=float, default=3600, help="seconds after which a process is stopped [%(default)s]"
     )
-    parser.add_argument("--warm", action="store_true", help="the kernels of these cases are in --scratch: no run 0")
-    parser.add_argument("--seconds", type=float, default=1e9, help="no run that would end later is begun")
+    parser.add_argument("--warm", action="store_true", help="kernels are compiled in --scratch: no run 0")
+    parser.add_argument("--seconds", type=float, default=1e9, help="start no run that would end later")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the lines [%(default)s]")
     options = parser.parse_args()
     unknown = set(filter(None, (options.against or "").split(","))) - set(PEERS)

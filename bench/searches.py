@@ -1,7 +1,7 @@
-"""k-NN searches on the same rows: each one prepared (input in the form that it wants, in memory) apart from its run.
+"""Prepares the k-NN searches that bench/neighbors.py compares: each gets its input, in the form that it needs, before it is timed.
 
-`NAME@RECALL` is a search of ours by that backend (packed, dense, cuda, cuvs) with that --recall; 1 is exhaustive where the
-backend is not exact anyway. `nn-descent` is cuVS's all_neighbors with its defaults, `pynndescent` as umap-learn calls it.
+`NAME@RECALL` is our search by that backend of --neighbors (packed, dense, cuda, cuvs) with that --recall; 1 compares all pairs unless
+the backend is exact anyway. `nn-descent` is cuVS's all_neighbors with its defaults, `pynndescent` is called as umap-learn does.
 """
 
 import time
@@ -22,12 +22,12 @@ from streamumap.params import Params
 from streamumap.planning.job import SEARCH_ROWS, Plan, job_of
 from streamumap.planning.planner import make_plan
 from streamumap.run import dispatch
-from streamumap.run import prepare as intake
 from streamumap.run.dispatch import Rows
+from streamumap.run.prepare import budget_for
 from streamumap.source import Reading, open_rows, stored_dtype
-from streamumap.source.scan.cpu import check_finite
+from streamumap.source.scan.result import check_finite
 from streamumap.source.sparse.csr_rows import csr_footprint, pack
-from streamumap.source.views.centered import View
+from streamumap.source.views.centered import ComparedView
 from streamumap.source.views.normalized import DenseRows
 from streamumap.store.checkpoint import NO_CHECKPOINT
 
@@ -58,22 +58,22 @@ class Setting:
 
 
 def open_setting(x, width: int | None, metric: str, k: int, device: str, budget: str | None) -> Setting:
-    """Reads, checks and packs the rows of `x`, a path or an array, as a run does."""
+    """Reads and checks the rows of `x`, a path or an array, and stores sparse ones as CSR, as a run does."""
     started = time.perf_counter()
     source, machine = open_rows(x, Reading(n_features=width)), memory.machine(device)
-    caps, p = intake.budget_for(machine, budget, None), Params(metric=metric, n_neighbors=k)
+    caps, p = budget_for(machine, budget, None), Params(metric=metric, n_neighbors=k)
     plan = make_plan(job_of(source), p, caps, machine)
     found, csr = dispatch.read(source, plan, no_advance, NO_CHECKPOINT)
     check_finite(source.name, found)
     plan = make_plan(replace(job_of(source), n_nonzero=found.n_nonzero), p, caps, machine)
     if plan.as_csr and csr is None:
         csr = pack(source, plan["read"].blocks["block_rows"], found.n_nonzero)
-    rows = Rows(source, source, csr if plan.as_csr else None, found, View(), metric)
+    rows = Rows(source, source, csr if plan.as_csr else None, found, ComparedView(), metric)
     return Setting(rows, machine, caps, metric, k, time.perf_counter() - started)
 
 
 def few_rows(setting: Setting) -> Setting:
-    """The first few thousand rows alone, to compile on."""
+    """The first few thousand rows, to compile with."""
     source, device = setting.rows.original, setting.machine.device
     block = source.read(0, min(WARM_ROWS, source.n_rows))
     few = open_rows(block, Reading("bfloat16" if source.dtype == "bfloat16" else None))
@@ -81,7 +81,7 @@ def few_rows(setting: Setting) -> Setting:
 
 
 def csr_bytes(setting: Setting) -> int:
-    """Of the rows in memory without their zeros; 0 where they are read from their file."""
+    """Bytes of the CSR rows in memory; 0 if the rows are read from a file."""
     source, csr = setting.rows.original, setting.rows.csr
     if csr is None or setting.plan()[0].csr_on_disk:
         return 0
@@ -90,7 +90,7 @@ def csr_bytes(setting: Setting) -> int:
 
 
 def why_not(case: str, setting: Setting) -> str | None:
-    """Why a case cannot be run here, None where it can."""
+    """Why a case cannot run here, None if it can."""
     name = case.partition("@")[0]
     needs_gpu = name in ("cuda", "cuvs", "nn-descent")
     package = PEERS.get(name, "cuvs" if name == "cuvs" else None)
@@ -104,7 +104,7 @@ def why_not(case: str, setting: Setting) -> str | None:
 
 
 def prepare(case: str, setting: Setting, warm: bool = False) -> Search:
-    """A search to be called again and again, which gives indices int (N, c)."""
+    """A search that can be called repeatedly and returns indices int (N, c)."""
     name, _, recall = case.partition("@")
     if name in OURS:
         return _ours(name, float(recall or 0.95), setting, warm)
@@ -119,7 +119,7 @@ def _ours(name: str, recall: float, setting: Setting, warm: bool) -> Search:
     def enough(others: np.ndarray, ranks: np.ndarray) -> bool:
         return not warm and quality.reaches(ranks, others, recall)
 
-    if warm and name == "cuda" and recall < 1:  # so few rows are compared all with all otherwise
+    if warm and name == "cuda" and recall < 1:  # else it would compare all pairs of so few rows
         stage = plan["neighbors"]
         approximate = replace(stage, blocks=stage.blocks | {"chunk_rows": stage.blocks["other_rows"]})
         plan = replace(plan, stages=tuple(approximate if s is stage else s for s in plan.stages))
@@ -135,7 +135,7 @@ def _ours(name: str, recall: float, setting: Setting, warm: bool) -> Search:
 
 
 def _nn_descent(setting: Setting) -> Search:
-    """Rows as float32 in host memory, the only form that it takes."""
+    """cuVS NN-descent, on float32 rows in host memory, the only form that it takes."""
     import torch
     from cuvs.neighbors import all_neighbors, nn_descent
 
@@ -158,7 +158,7 @@ def _nn_descent(setting: Setting) -> Search:
 
 
 def _pynndescent(setting: Setting) -> Search:
-    """With umap-learn's settings, on a CSR matrix where the rows are mostly zeros, else on float32 rows."""
+    """pynndescent with umap-learn's settings, on a CSR matrix if the rows are mostly zeros, else on float32 rows."""
     from pynndescent import NNDescent
 
     csr, n = setting.rows.csr, setting.rows.original.n_rows

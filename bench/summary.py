@@ -1,9 +1,9 @@
-"""The runs of end_to_end.jsonl -> medians by system, ratios of pairs, and how far budgets differ. Pure: lines in, values out."""
+"""Summarises the runs of end_to_end.jsonl: medians by system, ratios of pairs, and differences between budgets."""
 
 from dataclasses import dataclass
 from statistics import median
 
-from measures import print_table
+from results import print_table
 
 from streamumap.machine.memory import format_bytes, parse_bytes
 
@@ -21,8 +21,7 @@ ALL = "all"
 
 @dataclass(frozen=True)
 class Group:
-    """The counted runs of one system under one budget, by number; `failed`: the line of one that ended without a map, where
-    all did."""
+    """The counted runs of one system under one budget, in order. `failed`: the line of a failed run, if all failed."""
 
     case: str
     machine: str
@@ -39,11 +38,11 @@ class Group:
 
     @property
     def budget_bytes(self) -> float:
-        """To sort by; none is the widest."""
+        """A sort key: no budget is the largest."""
         return float("inf") if self.budget in (None, ALL) else parse_bytes(self.budget)
 
     def median(self, name: str) -> float | None:
-        """None where a run does not have it."""
+        """The median over the runs that have the value, None if none has."""
         values = [r[name] for r in self.runs if r.get(name) is not None]
         return median(values) if values else None
 
@@ -51,19 +50,19 @@ class Group:
         return max(r.get(name, 0) for r in self.runs)
 
     def seconds(self, *phases: str) -> float | None:
-        """Median of the sum of these phases; None where the system has none of them."""
+        """The median of the summed seconds of these phases, None if the system has none of them."""
         sums = [sum(r["phases"].get(p, 0.0) for p in phases) for r in self.runs if set(phases) & set(r["phases"])]
         return median(sums) if sums else None
 
 
 def where(record: dict) -> str:
-    """The machine that a run used: a GPU, or cores."""
+    """The GPU or the CPU that a run used."""
     machine = record["machine"]
     return record["device"] or f"{machine['cpu']}, {machine['cores']} cores"
 
 
 def in_rounds(records: list[dict]) -> list[dict]:
-    """With `round`: lines of one case and machine that follow each other with the same run number were in alternation."""
+    """Adds `round`: successive lines of one case and machine with the same run number alternated, so they share a round."""
     last: dict[tuple, tuple[int, int]] = {}
     out = []
     for r in records:
@@ -75,8 +74,8 @@ def in_rounds(records: list[dict]) -> list[dict]:
 
 
 def groups(records: list[dict]) -> list[Group]:
-    """By case, ours first, from the narrowest budget up. Of runs with the same number the last line counts; of a system's lines those of the
-    commit that was measured last, run 0 apart."""
+    """Groups by case, ours first, from the smallest budget up. Only lines of a system's newest commit count, the last one of
+    each run number, and never run 0."""
     lines: dict[tuple, list[dict]] = {}
     for r in in_rounds(records):
         lines.setdefault((r["case"], where(r), r["system"], r["budget"]), []).append(r)
@@ -91,21 +90,21 @@ def groups(records: list[dict]) -> list[Group]:
 
 
 def ratio(theirs: Group, ours: Group, name: str) -> tuple[float, float, float] | None:
-    """(median, least, most) of theirs / ours over the runs of the same round; None where there are none."""
+    """(median, smallest, largest) of theirs / ours over runs of the same round, None if there are none."""
     of_ours = {r["round"]: r[name] for r in ours.runs}
     found = [r[name] / of_ours[r["round"]] for r in theirs.runs if of_ours.get(r["round"])]
     return (median(found), min(found), max(found)) if found else None
 
 
 def difference(one: Group, other: Group, name: str) -> float | None:
-    """The most by which a measure differs between runs of the same number and commit."""
+    """The largest difference of a measure between runs of the same number and commit."""
     there = {(r["run"], r["commit"]): r[name] for r in other.runs if r.get(name) is not None}
     pairs = [(r[name], there.get((r["run"], r["commit"]))) for r in one.runs if r.get(name) is not None]
     return max((abs(a - b) for a, b in pairs if b is not None), default=None)
 
 
 def print_summary(records: list[dict]) -> None:
-    """What one case gave, on a terminal."""
+    """Prints the results of one case."""
     found = groups(records)
     if not found:
         return
@@ -136,7 +135,7 @@ def print_summary(records: list[dict]) -> None:
         bytes_ = [f"{g.most(name) / 1e9:.2f}" for name in ("host_bytes", "device_bytes")]
         quality = [number(g.median(m), 4) for m in measures]
         lines.append([g.label, str(len(g.runs)), *(number(v, 1) for v in values), *bytes_, *quality])
-    print(f"\n{found[0].case}: medians of the counted runs, bytes the most")
+    print(f"\n{found[0].case}: medians of the counted runs; of bytes the largest")
     print_table(["system", *header], [line for line in lines if "failed" not in line[1]])
     print(*(f"{line[0]}: {line[1]}" for line in lines if "failed" in line[1]), sep="\n")
     ours = [g for g in found if g.system == "streamumap" and g.runs]
@@ -148,7 +147,7 @@ def print_summary(records: list[dict]) -> None:
             print(f"{theirs.label} / {own.label}: {', '.join(said)}")
     for own in ours[:-1]:
         said = [f"{SHORT[m]} {d:.4f}" for m in measures if (d := difference(own, ours[-1], m)) is not None]
-        print(f"|{own.label} - {ours[-1].label}|, the most: {', '.join(said)}")
+        print(f"|{own.label} - {ours[-1].label}|, at most: {', '.join(said)}")
 
 
 def number(value: float | None, digits: int) -> str:

@@ -1,5 +1,6 @@
-"""The tables of README.md and docs/benchmarks.md, as Markdown, from the lines of bench/results."""
+"""Makes the tables of README.md and docs/benchmarks.md, as Markdown, from the lines of bench/results."""
 
+import re
 from collections.abc import Iterable
 
 from cases import CASES
@@ -16,13 +17,14 @@ README_CASES = ("debian", "like-3M", "like-3M-pairs", "flux-pairs")
 
 
 def measured(on_device: bool) -> list[Group]:
-    """All groups of end_to_end.jsonl on GPUs, or on cores, by case."""
+    """All groups of end_to_end.jsonl on a GPU, or on a CPU, by case."""
     found = groups([r for r in lines_of("end_to_end") if (r["device"] is not None) == on_device])
     order = list(CASES)
     return sorted(found, key=lambda g: order.index(g.case))
 
 
 def sizes(g: Group) -> str:
+    """Rows, features and format of a case, as the tables show them."""
     p = g.runs[0]["parameters"]
     form = f"TopK pairs, k = {p['active']}" if p["active"] else f"dense {p['dtype']}"
     reduced = f", PCA to {p['reduce_dims']}" if p.get("reduce_dims") else ""
@@ -38,14 +40,14 @@ def gigabytes(n_bytes: float) -> str:
 
 
 def spread(g: Group, name: str) -> str:
-    """The median, with the least and the most where there are several runs."""
+    """The median and, if there are several runs, the range."""
     values = [r[name] for r in g.runs]
     between = f" ({min(values):.1f} to {max(values):.1f})" if len(values) > 1 else ""
     return f"{g.median(name):.1f}{between}"
 
 
 def cpu() -> str:
-    """debian on cores: ours under the narrowest budget, umap-learn, and the ratio of both."""
+    """`debian` on a CPU: streamumap under its smallest budget, umap-learn, and the ratio of both."""
     found = [g for g in measured(False) if g.case == "debian" and g.runs]
     ours = next((g for g in found if g.system == "streamumap"), None)
     theirs = next((g for g in found if g.system == "umap-learn"), None)
@@ -57,12 +59,12 @@ def cpu() -> str:
         used = [spread(g, "wall_seconds"), spread(g, "cpu_seconds"), f"{gigabytes(g.most('host_bytes'))} GB"]
         lines.append([g.label, *used, *(number(g.median(m), 3) for m in names)])
     costs = [r and r[0] for r in (ratio(theirs, ours, name) for name in ("wall_seconds", "cpu_seconds", "host_bytes"))]
-    lines.append(["ratio, median of pairs", *(number(cost, 1) for cost in costs), *[""] * len(names)])
-    return table(["", "seconds", "CPU seconds", "peak RssAnon", *(HEAD[m] for m in names)], lines)
+    lines.append(["umap-learn / streamumap, median of pairs", *(number(cost, 1) for cost in costs), *[""] * len(names)])
+    return table(["system", "seconds", "CPU seconds", "peak RssAnon", *(HEAD[m] for m in names)], lines)
 
 
 def cpu_all() -> str:
-    """Every case on cores."""
+    """Every case on a CPU."""
     lines = []
     for g in (g for g in measured(False) if g.runs):
         used = [spread(g, "wall_seconds"), number(g.median("cpu_seconds"), 1), gigabytes(g.most("host_bytes"))]
@@ -73,7 +75,7 @@ def cpu_all() -> str:
 
 
 def gpu(cases: Iterable[str], phases: tuple[str, ...] = ()) -> str:
-    """Ours and the others on a GPU, case by case; `phases` are counted in the seconds."""
+    """All systems on a GPU, case by case, with the seconds of `phases`, which the total includes."""
     wanted, lines, names = set(cases), [], [m for m in MEASURES if m != "label_share"]
     for g in (g for g in measured(True) if g.case in wanted and g.runs):
         apart = [number(g.seconds(phase), 1) for phase in phases]
@@ -81,14 +83,14 @@ def gpu(cases: Iterable[str], phases: tuple[str, ...] = ()) -> str:
         quality = [number(g.median(m), 3) for m in names]
         name = [f"{g.case}: {sizes(g)}", card(g.machine), g.label]
         lines.append([*name, epochs(g), spread(g, "wall_seconds"), *apart, *used, *quality])
-    said = [f"of these {phase}" for phase in phases]
+    parts = [f"of which {phase}" for phase in phases]
     return table(
-        ["rows", "GPU", "system", "epochs", "seconds", *said, "device GB", "host GB", *(HEAD[m] for m in names)], lines
+        ["rows", "GPU", "system", "epochs", "seconds", *parts, "device GB", "host GB", *(HEAD[m] for m in names)], lines
     )
 
 
 def ratios() -> str:
-    """The others' costs in units of ours, the median of pairs of runs, and what quality they have more."""
+    """Other systems' costs divided by ours (median of pairs of runs), and their quality minus ours."""
     lines = []
     for theirs, ours in pairs(measured(True) + measured(False)):
         if any(ratio(theirs, ours, "wall_seconds") or ()):
@@ -100,12 +102,12 @@ def ratios() -> str:
             lines.append(
                 [ours.case, where, theirs.label, ours.label, *costs, *(more(theirs, ours, m) for m in MEASURES)]
             )
-    header = ["case", "machine", "other", "ours", "times our seconds", "host bytes", "device bytes"]
-    return table([*header, *(f"its {HEAD[m]} less ours" for m in MEASURES)], lines)
+    header = ["case", "machine", "other", "compared with", "seconds ratio", "host bytes ratio", "device bytes ratio"]
+    return table([*header, *(f"{HEAD[m]} difference" for m in MEASURES)], lines)
 
 
 def pairs(found: list[Group]) -> list[tuple[Group, Group]]:
-    """(another system, ours under one budget) on the same case and machine."""
+    """All pairs of (another system, streamumap under one budget) on the same case and machine."""
     return [
         (theirs, ours)
         for theirs in found
@@ -123,7 +125,7 @@ def more(theirs: Group, ours: Group, name: str) -> str:
 
 
 def budgets() -> str:
-    """By how much a measure differs, at most, between a budget and none: the same rows and seeds."""
+    """The largest difference of each measure between runs with and without a budget, on the same rows and seeds."""
     found = [g for g in measured(True) + measured(False) if g.system == "streamumap" and g.runs]
     widest = {(g.case, g.machine): g for g in found if g.budget == ALL}
     lines = []
@@ -135,11 +137,13 @@ def budgets() -> str:
                 continue
             used = [gigabytes(of.most("device_bytes" if g.runs[0]["device"] else "host_bytes")) for of in (g, free)]
             lines.append([g.case, g.machine, g.label.partition(", ")[2], *used, *apart])
-    return table(["case", "machine", "budget", "peak GB", "without budget", *(HEAD[m] for m in MEASURES)], lines)
+    return table(
+        ["case", "machine", "budget", "peak GB", "peak GB without budget", *(HEAD[m] for m in MEASURES)], lines
+    )
 
 
 def stages() -> str:
-    """Seconds of each stage of ours, under the widest budget that was given."""
+    """Seconds of each stage of streamumap, under its largest budget."""
     names = ("read", "reduce", "neighbors", "graph", "start", "layout", "quality", "write")
     last: dict[tuple[str, str], Group] = {}
     for g in measured(True) + measured(False):
@@ -155,11 +159,11 @@ def stages() -> str:
         ]
         for g in last.values()
     ]
-    return table(["case", "machine", "budget", "process", *names], lines)
+    return table(["case", "machine", "budget", "whole process", *names], lines)
 
 
 def curve(name: str) -> str:
-    """Ours along one of the CURVES."""
+    """Costs of streamumap along one of the CURVES."""
     steps, lines = along(measured(True), name), []
     for g in steps:
         used = [gigabytes(g.most(cost)) for cost in ("device_bytes", "host_bytes")]
@@ -169,15 +173,17 @@ def curve(name: str) -> str:
     if len(steps) > 2:
         found = points(measured(True), name)
         powers = exponent(found), exponent(found[-2:])
-        said = "\n\nExponent of the seconds, least squares on logarithms: {:.2f}; of the last two alone: {:.2f}."
+        said = (
+            "\n\nExponent of the seconds (least squares on logarithms): {:.2f}; from the last two rows alone: {:.2f}."
+        )
         said = said.format(*powers)
     return (
-        table(["rows", "GPU", "budget", "seconds", "of these k-NN", "device GB", "host GB", "recall@15"], lines) + said
+        table(["rows", "GPU", "budget", "seconds", "of which k-NN", "device GB", "host GB", "recall@15"], lines) + said
     )
 
 
 def plots() -> str:
-    """The pictures that report.py draws, where there is something to draw."""
+    """Links to the plots that report.py drew."""
     alt = {
         "bench-seconds.png": "Seconds from file to map against rows",
         "bench-memory.png": "Peak device memory against rows",
@@ -187,16 +193,29 @@ def plots() -> str:
 
 
 def failures() -> str:
-    """What was said by those that did not end with a map."""
+    """Runs that ended without a map, with their last message."""
     lines = []
     for g in (g for g in measured(True) + measured(False) if g.failed):
         used = [gigabytes(g.failed.get(name, 0)) for name in ("device_bytes", "host_bytes")]
-        lines.append([g.case, card(g.machine), g.label, f"{g.failed['wall_seconds']:.0f}", *used, g.failed["failed"]])
-    return table(["case", "machine", "system", "after seconds", "device GB", "host GB", "what it said last"], lines)
+        lines.append(
+            [
+                g.case,
+                card(g.machine),
+                g.label,
+                f"{g.failed['wall_seconds']:.0f}",
+                *used,
+                _without_folders(g.failed["failed"]),
+            ]
+        )
+    return table(["case", "machine", "system", "after seconds", "device GB", "host GB", "last message"], lines)
+
+
+def _without_folders(message: str) -> str:
+    return re.sub(r"/\S+/", "", message)
 
 
 def knn() -> str:
-    """The k-NN searches of neighbors.jsonl, the last of each."""
+    """The newest line of each k-NN search in neighbors.jsonl."""
     last = {}
     for r in lines_of("neighbors"):
         p = r["parameters"]
@@ -217,7 +236,7 @@ def knn() -> str:
         "rows",
         "machine",
         "search",
-        "reading and preparing",
+        "seconds to prepare",
         "seconds",
         "CPU seconds",
         "recall@15",
@@ -229,7 +248,7 @@ def knn() -> str:
 
 
 def layouts() -> str:
-    """Start and layout alone on a GPU, of layout_at_scale.py: defaults of ours, and cuML, of the commit that was measured last."""
+    """First positions and layout alone on a GPU, by layout_at_scale.py: our defaults and cuML, of the newest measured commit."""
     last: dict[tuple[str, int], dict] = {}
     found = [r for r in lines_of("layout") if "layout_seconds" in r]
     for r in (r for r in found if r["commit"] == found[-1]["commit"]):
@@ -240,7 +259,7 @@ def layouts() -> str:
         seconds = r.get("start_seconds", 0.0) + r["layout_seconds"]
         where = card(r["machine"]["gpu"][0])
         lines.append([system, where, str(epochs), f"{seconds:.2f}", *(number(r[m], 3) for m in MEASURES[:3])])
-    return table(["", "GPU", "epochs", "seconds", *(HEAD[m] for m in MEASURES[:3])], lines)
+    return table(["system", "GPU", "epochs", "seconds", *(HEAD[m] for m in MEASURES[:3])], lines)
 
 
 TABLES = {

@@ -1,4 +1,4 @@
-"""The tree that is measured. Who imports this gets its package, whatever is installed."""
+"""Makes `import streamumap` find the package of this checkout, whatever is installed."""
 
 import sys
 from pathlib import Path

@@ -1,13 +1,13 @@
-"""Whether run.json tells the truth about the neighbours of rows that float32 squares hardly tell apart: far from the origin, near
-one direction, in clusters far apart, with one heavy feature.
+"""Checks the recall in run.json on rows that squared distances in float32 hardly distinguish: far from the origin, near one
+direction, in clusters far apart, with one heavy feature.
 
     python bench/truth.py --device cuda
     python bench/truth.py --only "gps|float64" --rows 2000 --quick
 
-One line a cell: the recall against neighbours by float64 differences of the stored values (rows at the distance of the last
-neighbour count as right), what run.json says, what is between the two, seconds, and the first warning. Marked where it says more or
-less than is true by over 0.01, or where the recall is below 0.95 and no warning says so. Only reading and the search are run. Exits
-with 1 where a cell is marked.
+Each cell is a kind of rows, and prints a line: the recall against neighbours by float64 differences of the stored values (rows at
+the distance of the last neighbour count as right), the recall in run.json, their difference, seconds, and the first warning. A cell is
+marked wrong if they differ by more than 0.01, or if the recall is below 0.95 without a warning. Only reading and the search run. Exit
+code 1 means that a cell is wrong.
 """
 
 import argparse
@@ -24,38 +24,38 @@ from pathlib import Path
 from unittest import mock
 
 import numpy as np
-from measures import append, facts, print_table
+from results import append, facts, print_table
 
 from streamumap.events import ignore
 from streamumap.machine import gpu, memory
 from streamumap.neighbors.cuda import sizes
 from streamumap.params import Params
-from streamumap.planning.job import job_of
+from streamumap.request import Request
 from streamumap.run.dispatch import Rows
+from streamumap.run.inputs import open_inputs
 from streamumap.run.keys import keys_of
 from streamumap.run.prepare import budget_for, first_plan
 from streamumap.run.run import Run
 from streamumap.run.stages.neighbors import neighbors
 from streamumap.run.stages.read import read
-from streamumap.source import open_source
 from streamumap.store.workdir import Workdir
 
 FEW, MANY = 12_000, 400_000
-"""Rows that are compared all with all, and that are searched approximately."""
+"""Numbers of rows for an exhaustive and for an approximate search."""
 
-FEATURES, PACKED_FEATURES, ACTIVE = 24, 160, 7
+FEATURES, SPARSE_FEATURES, ACTIVE = 24, 160, 7
 CLUSTER_ROWS = 50
 LARGEST_GAP, LEAST_RECALL = 0.01, 0.95
 SAME = 1e-12
 DIFFERENCES = 1 << 26
-"""float64 values of differences on a GPU at a time."""
+"""float64 differences on a GPU at a time."""
 
 Make = Callable[[np.random.Generator, int], np.ndarray]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """`make(random, n)`: float64 rows (n, D), which are stored as `dtype`."""
+    """A kind of rows: `make(random, n)` returns float64 rows (n, D), stored as `dtype`."""
 
     name: str
     dtype: str
@@ -95,13 +95,13 @@ def cells() -> Iterator[Cell]:
         yield Cell("clusters + 10,000", dtype, "euclidean", _clusters)
         yield Cell("every direction", dtype, "cosine", partial(_offset, offset=0))
         yield Cell("near one direction", dtype, "cosine", _near_one)
-        yield Cell("packed", dtype, "euclidean", partial(_packed, height=0))
-        yield Cell("packed, every direction", dtype, "cosine", partial(_packed, height=0))
+        yield Cell("sparse", dtype, "euclidean", partial(_sparse, height=0))
+        yield Cell("sparse, every direction", dtype, "cosine", partial(_sparse, height=0))
     for dtype in ("float32", "float64"):
         yield Cell("near some directions", dtype, "cosine", _near_some)
-        yield Cell("packed, one heavy", dtype, "euclidean", partial(_packed, height=1e4))
-        yield Cell("packed, one heavy in half", dtype, "euclidean", partial(_packed, height=1e4, share=0.5))
-        yield Cell("packed, near some directions", dtype, "cosine", _packed_near_some)
+        yield Cell("sparse, one heavy", dtype, "euclidean", partial(_sparse, height=1e4))
+        yield Cell("sparse, one heavy in half", dtype, "euclidean", partial(_sparse, height=1e4, share=0.5))
+        yield Cell("sparse, near some directions", dtype, "cosine", _sparse_near_some)
 
 
 def _offset(random, n, offset):
@@ -115,7 +115,7 @@ def _column(random, n, height, share):
 
 
 def _gps(random, n):
-    """East and north in metres: places a few metres from each other, in a region of 100 km."""
+    """East and north in metres: points a few metres from each other, in a region of 100 km."""
     places = random.uniform(0, 1e5, (max(1, n // CLUSTER_ROWS), 2)) + [5e5, 5.4e6]
     return places[random.integers(0, len(places), n)] + random.normal(0, 3, (n, 2))
 
@@ -140,10 +140,10 @@ def _some(random, n):
     return random.normal(size=(5, FEATURES))[random.integers(0, 5, n)]
 
 
-def _packed(random, n, height, share=1):
-    """ACTIVE features of each row are not zero, and one that all rows, or a part of them, have."""
-    rows = np.zeros((n, PACKED_FEATURES))
-    chosen = 1 + np.arange(ACTIVE) + (ACTIVE * random.integers(0, (PACKED_FEATURES - 1) // ACTIVE, (n, 1)))
+def _sparse(random, n, height, share=1):
+    """Sparse rows with ACTIVE non-zero features, and one more that all rows, or a share of them, have."""
+    rows = np.zeros((n, SPARSE_FEATURES))
+    chosen = 1 + np.arange(ACTIVE) + (ACTIVE * random.integers(0, (SPARSE_FEATURES - 1) // ACTIVE, (n, 1)))
     np.put_along_axis(rows, chosen, random.normal(size=(n, ACTIVE)), 1)
     if height:
         heavy = random.random(n) < share
@@ -151,9 +151,9 @@ def _packed(random, n, height, share=1):
     return rows
 
 
-def _packed_near_some(random, n):
-    rows = np.zeros((n, PACKED_FEATURES))
-    which = random.integers(0, (PACKED_FEATURES - 1) // ACTIVE, (n, 1))
+def _sparse_near_some(random, n):
+    rows = np.zeros((n, SPARSE_FEATURES))
+    which = random.integers(0, (SPARSE_FEATURES - 1) // ACTIVE, (n, 1))
     directions = random.uniform(1, 2, (int(which.max()) + 1, ACTIVE))[which[:, 0]]
     np.put_along_axis(rows, ACTIVE * which + np.arange(ACTIVE), directions + 1e-5 * random.normal(size=(n, ACTIVE)), 1)
     return rows
@@ -175,7 +175,7 @@ def measured(cell: Cell, n: int, device: str, n_sample: int) -> Line:
 
 @contextmanager
 def as_if_many(n: int) -> Iterator[None]:
-    """A GPU compares all with all until there are millions of so narrow rows: MANY are searched as those would be."""
+    """Makes a GPU search MANY rows approximately, which it would otherwise do only for millions of such narrow rows."""
     if n < MANY:
         yield
         return
@@ -184,11 +184,13 @@ def as_if_many(n: int) -> Iterator[None]:
 
 
 def searched(rows: np.ndarray, metric: str, device: str, out: Path) -> tuple[np.ndarray, float, list[str]]:
-    """The k-NN graph int32 (N, k), the recall that run.json would have, warnings: of a run up to its graph."""
-    source, machine, params = open_source(rows), memory.machine(device), Params(metric=metric)
-    plan = first_plan(source, job_of(source), params, budget_for(machine, None, None), machine)
+    """Runs up to the k-NN graph. Returns it, int32 (N, k), the recall for run.json, and the warnings."""
+    request, machine = Request(rows, Params(metric=metric)), memory.machine(device)
+    inputs = open_inputs(request)
+    source = inputs.source
+    plan = first_plan(source, inputs.job(False), request.params, budget_for(machine, None, None), machine)
     with closing(Workdir(out, source.fingerprint, "", True)) as work:
-        run = Run(source, params, plan, work, ignore, lambda: False, None, None, None, False, 0)
+        run = Run(request, inputs, plan, work, ignore, lambda: False)
         with closing(run):
             found = read(run)
             searched = Rows(run.source, run.source, run.csr, found, run.view, metric)
@@ -198,7 +200,7 @@ def searched(rows: np.ndarray, metric: str, device: str, out: Path) -> tuple[np.
 
 
 def true_recall(rows: np.ndarray, metric: str, graph: np.ndarray, sample: np.ndarray, device: str) -> float:
-    """By squared float64 differences of the stored values, for cosine of rows divided by their norms."""
+    """Recall by squared float64 differences of the stored values, for cosine of rows divided by their norms."""
     rows = rows.astype(np.float64)
     if metric == "cosine":
         rows /= np.linalg.norm(rows, axis=1, keepdims=True)
@@ -244,7 +246,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--rows", type=int, nargs="+", default=[FEW, MANY], help="numbers of rows (%(default)s)")
-    parser.add_argument("--only", default="", help="a pattern: cells whose name, dtype or metric it finds")
+    parser.add_argument("--only", default="", help="only cells whose name, dtype or metric matches this pattern")
     parser.add_argument("--quick", action="store_true", help="100 sampled rows instead of 1,000")
     parser.add_argument("--no-record", action="store_true", help="append nothing to bench/results/truth.jsonl")
     options = parser.parse_args()

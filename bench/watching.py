@@ -1,4 +1,4 @@
-"""A command run to its end and watched from outside: seconds, and peaks of its memory on the host and on a GPU."""
+"""Runs a command to its end and samples it from outside: seconds, and peaks of its memory on the host and on a GPU."""
 
 import os
 import re
@@ -14,13 +14,13 @@ from streamumap.machine.sampler import DeviceMemory
 
 SAMPLE_SECONDS = 0.02
 LOOK_FOR_CHILDREN = 10
-"""Samples between two searches of /proc for new children."""
+"""Samples between two scans of /proc for new children."""
 
 
 @dataclass(frozen=True)
 class Costs:
-    """Of one process with its children. `host_bytes` and `resident_bytes`: peaks of RssAnon and VmRSS, summed over them (pages
-    that they share count more than once in the latter). `device_bytes`: the peak of what the driver counts."""
+    """Costs of one process and its children. `host_bytes` and `resident_bytes` are peaks of the summed RssAnon and VmRSS (the
+    latter counts shared pages more than once), `device_bytes` is the peak that the driver counts."""
 
     wall_seconds: float
     cpu_seconds: float
@@ -30,7 +30,7 @@ class Costs:
 
 
 class Watcher(threading.Thread):
-    """Peaks of a process tree until `done` is set."""
+    """Samples the peaks of a process tree until `done` is set."""
 
     def __init__(self, pid: int, device: Device | None):
         super().__init__(daemon=True)
@@ -51,7 +51,7 @@ class Watcher(threading.Thread):
 
 
 def with_children(pid: int) -> list[int]:
-    """The process and all that descend from it."""
+    """The ids of a process and all its descendants."""
     parents = {}
     for entry in os.listdir("/proc"):
         if entry.isdigit():
@@ -67,7 +67,7 @@ def with_children(pid: int) -> list[int]:
 
 
 def process_bytes(pid: int) -> tuple[int, int]:
-    """(RssAnon, VmRSS) in bytes; 0 where the process has ended."""
+    """(RssAnon, VmRSS) in bytes, 0 if the process has ended."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
@@ -83,7 +83,7 @@ def process_bytes(pid: int) -> tuple[int, int]:
 def watched(
     command: list[str], environment: dict[str, str], log: Path, device: Device | None, limit_seconds: float
 ) -> tuple[Costs, str | None]:
-    """Runs a command to its end, what it says going to `log`. (costs, why it failed: None where it did not)."""
+    """Runs a command to its end, with its output in `log`. Returns its costs and why it failed, None if it did not."""
     with open(log, "wb") as file:
         started = time.perf_counter()
         process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=file, stderr=file)
@@ -109,7 +109,7 @@ def watched(
 
 
 def why(code: int, seconds: float, limit_seconds: float, log: Path) -> str:
-    """The exit status, and the last thing that was said, frames of a stack apart."""
+    """The exit status and the last line of output that is not a stack frame."""
     if code == -signal.SIGKILL and seconds >= limit_seconds:
         return f"stopped after {limit_seconds:.0f} s"
     said = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]

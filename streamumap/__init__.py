@@ -28,25 +28,30 @@ def plan(
     device="auto",
     sample=None,
     place_rest=False,
+    knn=None,
     **params,
 ):
-    """What a run would do and need, what it would need elsewhere, the smallest budget and what makes the job smaller: a
-    `planning.suggestions.Outlook`, from headers alone.
+    """Plans a run from headers alone: a `planning.suggestions.Outlook` with the plan, the smallest budget that works, the needs of an
+    in-memory run, and what would make the job smaller.
 
-    Of `x` (a path or an array), or of `rows` x `features` values of `dtype` ("float16"), `active` of them non-zero in a
-    row; `sample`: how many rows are mapped, `place_rest`: the others are placed on their map. Budgets are sizes such as
-    "40GB"; `params` are fields of `params.Params`.
-    Raises DoesNotFit where the budget cannot hold the job, InputError where something is wrong.
+    The rows are those of `x` (a path or an array), or a matrix of `rows` x `features` values of `dtype` ("float16") with `active`
+    non-zeros a row. `sample`: how many rows are mapped; `place_rest`: the others get a position on their map; `knn`: a k-NN graph
+    that is given. Budgets are sizes such as
+    "40GB". `params` are fields of `params.Params`. Raises DoesNotFit where the budget cannot hold the job, InputError where something
+    is wrong.
     """
-    from streamumap.run.prepare import plan_for
+    from streamumap.params import Params
+    from streamumap.request import Request
+    from streamumap.run.prepare import matrix_of, outlook_of
+    from streamumap.source import Reading
 
-    return plan_for(
-        x, rows, features, dtype, active, budget, host_budget, device, sample=sample, place_rest=place_rest, **params
-    )
+    rest = dict(sample=sample, place_rest=place_rest, knn=knn)
+    request = Request(x, Params(**params), budget, host_budget, device, Reading(dtype, features), **rest)
+    return outlook_of(request, matrix_of(x, rows, features), active)
 
 
 def __getattr__(name: str):
-    """The public names, imported when they are asked for: `import streamumap` stays light."""
+    """Imports a public name when it is asked for, so that `import streamumap` stays light."""
     if name == "StreamUMAP":
         from streamumap.estimator import StreamUMAP
 
@@ -56,3 +61,8 @@ def __getattr__(name: str):
 
         return ActivationWriter
     raise AttributeError(f"module 'streamumap' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """The names of the module and the public ones that are not imported yet."""
+    return sorted({*globals(), *__all__})

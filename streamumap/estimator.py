@@ -1,4 +1,4 @@
-"""The scikit-learn face of the engine."""
+"""StreamUMAP: the scikit-learn estimator."""
 
 import os
 import sys
@@ -6,6 +6,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from streamumap.engine import embed
 from streamumap.errors import InputError
 from streamumap.events import Event, Listener, Note
 from streamumap.params import Params
+from streamumap.request import Request
 from streamumap.run.finished import finished_map
 from streamumap.source import Reading, open_source
 from streamumap.source.views.row_selection import RowSelection
@@ -30,7 +32,7 @@ class StreamUMAP(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
     budget, host_budget : sizes such as "40GB", or None for 80% of what is free. Hard caps, see the README.
     device : "auto", "cpu", "cuda" or "cuda:N".
     out : folder of the run, kept and continued; None: a temporary one, removed.
-    init : as of `params.Params`, or float (N, n_components), a position for each row, scaled and shaken as umap-learn does.
+    init : a name or a path, see `params.Params`; or float (N, n_components), a position for each row, scaled and shaken as umap-learn does.
     dtype : "bfloat16" where the input keeps it as V2 or uint16.
     precomputed_knn : a k-NN graph to use instead of searching for one: (indices, distances), each the path of a .npy
         file, an array or a memory map with a row for each row of X.
@@ -102,21 +104,20 @@ class StreamUMAP(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
             return self._fit(X, Path(folder) / "run")
 
     def fit_transform(self, X, y=None, **_):
-        """The map of X's rows: float32 (N, n_components)."""
+        """Fits the map of X's rows and returns it: float32 (N, n_components)."""
         return self.fit(X, y).embedding_
 
     def transform(self, X):
-        """Places of new rows on the map, which stays as it is: float32 (M, n_components), NaN for a row that has no neighbour
-        there. X: as of `fit`, of the same features; its rows do not act on one another.
+        """Positions of new rows on the map, which does not change: float32 (M, n_components), NaN for a row that has no neighbour on it.
+        X: rows as for `fit`, with the same features; they do not influence each other.
 
-        The rows of `fit` are read again: a path must lead to them, and an array be in memory, so a model from a pickle that was
-        fitted on an array has none. With `reduce`, `out` must be given. Raises the errors of `streamumap.errors`."""
+        The rows of `fit` are read again, from their path or from the array in memory; a pickle holds no data, so a model fitted on an
+        array cannot transform after unpickling. With `reduce`, `out` must be given. Raises the errors of `streamumap.errors`."""
         check_is_fitted(self)
-        budget = dict(budget=self.budget, host_budget=self.host_budget, device=self.device)
-        with tempfile.TemporaryDirectory(prefix="streamumap-") as folder, closing(self._finished()) as there:
+        with tempfile.TemporaryDirectory(prefix="streamumap-") as folder, closing(self._finished()) as finished:
             out = Path(folder) / "placed"
             with _as_warnings() as listener:
-                transform(there, X, out=out, reading=Reading(self.dtype), listener=listener, **budget)
+                transform(finished, self._request(X, finished.params), out, listener=listener)
             return np.load(out / "embedding.npy")
 
     def __getstate__(self):
@@ -125,7 +126,7 @@ class StreamUMAP(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         return state | ({"_given": given} if isinstance(given, (str, os.PathLike)) else {})
 
     def _finished(self):
-        """The map, on which rows are placed."""
+        """The fitted map with its rows, opened."""
         given = getattr(self, "_given", None)
         if given is None:
             raise InputError(
@@ -138,18 +139,19 @@ class StreamUMAP(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         return finished_map("the fitted map", source, kept, self.embedding_, self.run_, folder)
 
     def _fit(self, X, out):
-        budget = dict(budget=self.budget, host_budget=self.host_budget, device=self.device)
-        given: dict = dict(reading=Reading(self.dtype), knn=self._knn())
         with tempfile.TemporaryDirectory(prefix="streamumap-") as folder, _as_warnings() as listener:
             params = self._params(_as_path(self.init, Path(folder)))
-            self.run_ = embed(X, params, out=out, listener=listener, **given, **budget)
+            self.run_ = embed(replace(self._request(X, params), knn=self._knn()), out, listener=listener)
         self.embedding_ = np.load(out / "embedding.npy")
         self.n_features_in_ = self.run_["input"]["features"]
         self._given = None if _passes_once(X) else X
         return self
 
+    def _request(self, X, params: Params) -> Request:
+        return Request(X, params, self.budget, self.host_budget, self.device, Reading(self.dtype))
+
     def _knn(self):
-        """umap-learn's own default is a tuple of None."""
+        """The given k-NN graph; a tuple of None, which is umap-learn's default, means that there is none."""
         given = self.precomputed_knn
         return None if isinstance(given, tuple) and all(part is None for part in given) else given
 
@@ -176,7 +178,7 @@ class StreamUMAP(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
 
 
 def _as_path(init, folder: Path) -> str:
-    """`init` as `Params` takes it; positions become a file in the folder. Raises InputError where it is neither a name nor those."""
+    """`init` as `Params` takes it: an array becomes a file in the folder. Raises InputError where it is neither a name nor positions."""
     if isinstance(init, (str, os.PathLike)):
         return os.fspath(init)
     try:
@@ -194,7 +196,7 @@ def _as_path(init, folder: Path) -> str:
 
 @contextmanager
 def _as_warnings() -> Iterator[Listener]:
-    """A listener whose warnings are Python's at the end, each once, for the line that called the model."""
+    """Yields a listener that turns warnings into UserWarnings at the end, each once, at the line that called the model."""
     texts: list[str] = []
 
     def listen(event: Event) -> None:
@@ -209,7 +211,7 @@ def _as_warnings() -> Iterator[Listener]:
 
 
 def _callers_level() -> int:
-    """How far up the stack, seen from who asks, the first line is that is neither ours nor scikit-learn's: it wraps methods."""
+    """The stack level of the first caller outside this package and scikit-learn, which wraps methods."""
     level, frame = 1, sys._getframe(1)
     while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in (
         "streamumap",
@@ -221,5 +223,5 @@ def _callers_level() -> int:
 
 
 def _passes_once(x) -> bool:
-    """Whether these are blocks that are gone when they were read."""
+    """True for an iterator of blocks, which cannot be read twice."""
     return isinstance(x, Iterator)

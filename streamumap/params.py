@@ -1,4 +1,4 @@
-"""Every parameter of the method once: default, range, unit, and where name and default come from."""
+"""Every parameter of the method, with its default, range, unit and origin."""
 
 from dataclasses import asdict, dataclass, field, fields
 
@@ -9,7 +9,7 @@ OURS = "streamumap"
 
 
 def knob(default, help, *, low=None, high=None, choices=None, unit="", source=UMAP):
-    """A field of Params. `low` and `high` are inclusive."""
+    """Makes a field of Params. `low` and `high` are inclusive."""
     return field(
         default=default, metadata=dict(help=help, low=low, high=high, choices=choices, unit=unit, source=source)
     )
@@ -17,8 +17,7 @@ def knob(default, help, *, low=None, high=None, choices=None, unit="", source=UM
 
 @dataclass(frozen=True)
 class Params:
-    """The parameters that decide what the map is (not how much memory it may take). Raises InputError where one is out
-    of range."""
+    """The parameters that decide what the map is, not how much memory it may take. Raises InputError where one is out of range."""
 
     n_neighbors: int = knob(15, "Neighbours of a row, itself included.", low=2, high=1000)
     min_dist: float = knob(0.1, "Smallest distance of two points on the map.", low=0.0, high=100.0, unit="map units")
@@ -28,8 +27,8 @@ class Params:
     n_epochs: int | None = knob(None, "Epochs of the layout. Default: 500.", low=1, high=100_000, unit="epochs")
     init: str = knob(
         "auto",
-        "Where the coarsest level of the graph starts, and fewer than 512 rows themselves; auto is pca. Or the path of a .npy file of first "
-        "positions, which are scaled.",
+        "First positions of the coarsest level of the graph, or of the rows where they are fewer than 512; auto is pca. Or the path of a .npy "
+        "file of positions, which are scaled.",
         choices=("auto", "pca", "spectral", "random"),
     )
     learning_rate: float = knob(1.0, "First step size of the layout.", low=1e-6, high=1e3)
@@ -41,7 +40,7 @@ class Params:
     )
     neighbors: str = knob(
         "auto",
-        "Backend of the k-NN search; auto: cuda on a GPU, else packed for rows mostly of zeros and dense for others.",
+        "Backend of the k-NN search; auto: cuda on a GPU, else packed for rows that are mostly zeros and dense for others.",
         choices=("auto", "packed", "dense", "cuda", "cuvs"),
         source=OURS,
     )
@@ -53,8 +52,8 @@ class Params:
     )
     reduce: str = knob(
         "none",
-        "Reduce the features before the neighbours are searched; pca: along principal components; ica: along independent ones "
-        "(FastICA), which all count the same.",
+        "Reduce the features before the search for neighbours; pca: to principal components; ica: to independent components (FastICA), "
+        "which all have the same weight.",
         choices=("none", "pca", "ica"),
         source=OURS,
     )

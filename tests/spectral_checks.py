@@ -4,9 +4,9 @@ import numpy as np
 from layout_checks import as_blocks, make_graph
 from levels_checks import graph_blocks
 from scipy import sparse
+from streamumap.graph.parts import roots_and_degrees
 
 from streamumap.graph.files import Graph
-from streamumap.graph.parts import roots_and_degrees
 from streamumap.layout import epochs
 from streamumap.layout.init import spectral
 

@@ -285,7 +285,7 @@ def test_the_pages_are_those_of_the_results():
     assert report.stale() == [], "python bench/report.py"
 
 
-@pytest.mark.parametrize("name", ["two clusters 1e6 apart", "packed, one heavy in half", "near some directions"])
+@pytest.mark.parametrize("name", ["two clusters 1e6 apart", "sparse, one heavy in half", "near some directions"])
 def test_what_is_said_of_hard_rows_is_true(name):
     cell = next(cell for cell in truth.cells() if cell.name == name)
     line = truth.measured(cell, 400, "cpu", 50)

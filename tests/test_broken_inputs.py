@@ -23,6 +23,7 @@ import pytest
 import zarr
 
 from streamumap import cli
+from streamumap.request import Request
 from streamumap.source.file import OpenFile
 from streamumap.store import blockfile
 from streamumap.store.manifest import as_text, new_manifest
@@ -518,7 +519,7 @@ def check_map(case, path, folder):
         from streamumap import engine
         from streamumap.params import Params
 
-        engine.embed(folder / "little.npy", Params(n_epochs=2), out=folder / "little", device="cpu", budget="2GB")
+        engine.embed(Request(folder / "little.npy", Params(n_epochs=2), device="cpu", budget="2GB"), folder / "little")
         np.testing.assert_array_equal(found, np.load(folder / "little" / "embedding.npy"))
     if case.what == "all-zero rows":
         assert np.linalg.norm(found[3] - found[8]) < np.ptp(found)

@@ -15,6 +15,7 @@ from streamumap.errors import DoesNotFit, InputChanged, InputError, OutputError,
 from streamumap.events import Note, StageAdvanced, StageDone, StageStarted
 from streamumap.neighbors import reference
 from streamumap.params import Params
+from streamumap.request import Request
 from streamumap.source import Reading
 
 ROOT = str(Path(engine.__file__).parent.parent)
@@ -45,7 +46,7 @@ def rows(codes):
 def finished(rows, tmp_path_factory):
     """(folder, run.json) of a finished run of `rows`."""
     out = tmp_path_factory.mktemp("finished") / "run"
-    return out, engine.embed(rows, SHORT, out=out, **BOUNDS)
+    return out, engine.embed(Request(rows, SHORT, **BOUNDS), out)
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ def run(rows, tmp_path):
     """run(**changed parameters): (bytes of the files, what was used again) of a run of `rows` in tmp_path / "run"."""
 
     def run(out=tmp_path / "run", **changed):
-        report = engine.embed(rows, replace(SHORT, **changed), out=out, **BOUNDS)
+        report = engine.embed(Request(rows, replace(SHORT, **changed), **BOUNDS), out)
         return contents(out), report["reused"]
 
     return run
@@ -83,7 +84,7 @@ def stopped(rows, params, out, stage, amount=2):
     with pytest.raises(
         Stopped, match=f"^stopped (while {stage} was at .*|after {stage}); the same command continues the run\\.$"
     ):
-        engine.embed(rows, params, out=out, listener=stop.listen, stopping=stop.stopping, **BOUNDS)
+        engine.embed(Request(rows, params, **BOUNDS), out, listener=stop.listen, stopping=stop.stopping)
 
 
 # What a run leaves
@@ -172,7 +173,7 @@ def test_what_the_map_did_is_what_its_files_show(finished):
 @pytest.mark.one_process
 def test_events_tell_every_stage_from_start_to_end(rows, tmp_path):
     events = []
-    engine.embed(rows, SHORT, out=tmp_path / "run", listener=events.append, **BOUNDS)
+    engine.embed(Request(rows, SHORT, **BOUNDS), tmp_path / "run", listener=events.append)
     assert (
         [e.stage for e in events if isinstance(e, StageStarted)]
         == [e.stage for e in events if isinstance(e, StageDone)]
@@ -240,7 +241,7 @@ def test_a_file_that_somebody_removed_or_cut_is_made_again(name, run, tmp_path):
 
 def test_another_input_is_refused(finished, rows):
     with pytest.raises(InputError, match="holds a run of another input"):
-        engine.embed(rows[1:], SHORT, out=finished[0], **BOUNDS)
+        engine.embed(Request(rows[1:], SHORT, **BOUNDS), finished[0])
 
 
 # Stopped and continued
@@ -278,7 +279,7 @@ def test_a_run_that_dies_goes_on_from_its_last_checkpoint(finished, rows, run, t
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        engine.embed(rows, SHORT, out=tmp_path / "run", listener=die, **BOUNDS)
+        engine.embed(Request(rows, SHORT, **BOUNDS), tmp_path / "run", listener=die)
     files, reused = run()
     assert files == contents(finished[0]) and reused[-1].startswith("the layout up to 1")
 
@@ -292,7 +293,7 @@ def test_another_command_in_between_spoils_nothing(stage, finished, rows, run, t
 
 
 def test_snapshots_are_positions_on_the_way(finished, rows, tmp_path):
-    engine.embed(rows, SHORT, out=tmp_path / "run", snapshots=3, **BOUNDS)
+    engine.embed(Request(rows, SHORT, snapshots=3, **BOUNDS), tmp_path / "run")
     shots = {p.name: np.load(p) for p in (tmp_path / "run" / "snapshots").iterdir()}
     assert sorted(shots) == ["epoch_000010.npy", "epoch_000020.npy", "epoch_000030.npy"]
     assert np.array_equal(shots["epoch_000030.npy"], np.load(finished[0] / "embedding.npy"))
@@ -342,7 +343,7 @@ def test_values_that_are_not_finite(tmp_path):
     with pytest.raises(
         InputError, match="row 7: expected finite values, found NaN or infinite ones .* in 2 of 20 rows"
     ):
-        engine.embed(array, SHORT, out=tmp_path / "run", **BOUNDS)
+        engine.embed(Request(array, SHORT, **BOUNDS), tmp_path / "run")
     assert not list((tmp_path / "run").glob("*.npy"))
 
 
@@ -355,7 +356,7 @@ def test_an_array_that_changes_is_noticed(rows, tmp_path):
             array[:] = array[::-1].copy()
 
     with pytest.raises(InputChanged):
-        engine.embed(array, SHORT, out=tmp_path / "run", listener=change, **BOUNDS)
+        engine.embed(Request(array, SHORT, **BOUNDS), tmp_path / "run", listener=change)
     assert not (tmp_path / "run" / "run.json").exists()
 
 
@@ -363,7 +364,7 @@ def test_an_array_that_changes_is_noticed(rows, tmp_path):
 def test_a_failure_lets_the_folder_go(rows, run, tmp_path):
     with pytest.raises(OutputError), pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "streamumap.show.output.write_parquet",
+            "streamumap.show.table.write_parquet",
             lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")),
         )
         run()
@@ -377,12 +378,12 @@ def test_the_smallest_budget_is_enough(density, tmp_path):
     random = np.random.default_rng(0)
     array = (random.random((600, 2000)) * (random.random((600, 2000)) < density)).astype(np.float32)
     with pytest.raises(DoesNotFit) as refused:
-        engine.embed(array, SHORT, out=tmp_path / "run", budget="1MB", device="cpu")
+        engine.embed(Request(array, SHORT, budget="1MB", device="cpu"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
     n_bytes = refused.value.smallest_bytes
     with pytest.raises(DoesNotFit):
-        engine.embed(array, SHORT, out=tmp_path / "run", budget=n_bytes * 95 // 100, device="cpu")
-    report = engine.embed(array, SHORT, out=tmp_path / "run", budget=n_bytes, device="cpu")
+        engine.embed(Request(array, SHORT, budget=n_bytes * 95 // 100, device="cpu"), tmp_path / "run")
+    report = engine.embed(Request(array, SHORT, budget=n_bytes, device="cpu"), tmp_path / "run")
     assert report["predicted_peak"]["host_bytes"] <= report["budget"]["host_bytes"] == n_bytes
 
 
@@ -428,7 +429,7 @@ def test_maps_of_other_dimensions(n_components, run, tmp_path):
 )
 def test_odd_rows_get_a_place_on_the_map(make, metric, codes, tmp_path):
     array = make(codes)
-    report = engine.embed(array, Params(metric=metric, n_epochs=5), out=tmp_path / "run", **BOUNDS)
+    report = engine.embed(Request(array, Params(metric=metric, n_epochs=5), **BOUNDS), tmp_path / "run")
     embedding, indices, distances = (np.load(tmp_path / "run" / name) for name in FILES)
     k = min(15, len(array))
     assert embedding.shape == (len(array), 2) and np.isfinite(embedding).all()
@@ -476,7 +477,7 @@ def test_the_same_numbers_give_the_same_map_whatever_keeps_them(make, dtype, nam
     array = np.random.default_rng(0).integers(0, 256, (80, 8)).astype(np.float32)
     maps = []
     for out, rows, how in (("plain", array, None), ("other", make(array), dtype)):
-        report = engine.embed(rows, Params(n_epochs=5), out=tmp_path / out, reading=Reading(how), **BOUNDS)
+        report = engine.embed(Request(rows, Params(n_epochs=5), reading=Reading(how), **BOUNDS), tmp_path / out)
         maps.append(np.load(tmp_path / out / "embedding.npy"))
     assert report["input"]["dtype"] == name and np.array_equal(*maps)
 
@@ -485,7 +486,7 @@ def test_booleans(tmp_path):
     array = np.random.default_rng(0).random((80, 30)) < 0.5
     maps = []
     for rows in (array, array.astype(np.float32)):
-        engine.embed(rows, Params(n_epochs=5), out=tmp_path / str(rows.dtype), **BOUNDS)
+        engine.embed(Request(rows, Params(n_epochs=5), **BOUNDS), tmp_path / str(rows.dtype))
         maps.append(np.load(tmp_path / str(rows.dtype) / "embedding.npy"))
     assert np.array_equal(*maps)
 
@@ -493,7 +494,7 @@ def test_booleans(tmp_path):
 def test_a_feature_that_decides_every_distance_is_named(tmp_path):
     array = np.random.default_rng(0).random((60, 8)).astype(np.float32)
     array[:, 5] *= 1e8
-    report = engine.embed(array, Params(n_epochs=5), out=tmp_path / "run", **BOUNDS)
+    report = engine.embed(Request(array, Params(n_epochs=5), **BOUNDS), tmp_path / "run")
     assert [text for text in report["warnings"] if text.startswith("feature 5: ")]
 
 
@@ -504,7 +505,9 @@ def test_a_feature_that_decides_every_distance_is_named(tmp_path):
 def test_reduced_rows_and_how_much_recall_they_cost(codes, tmp_path):
     notes = []
     report = engine.embed(
-        codes[:400], replace(SHORT, reduce="pca", reduce_dims=20), out=tmp_path / "run", listener=notes.append, **BOUNDS
+        Request(codes[:400], replace(SHORT, reduce="pca", reduce_dims=20), **BOUNDS),
+        tmp_path / "run",
+        listener=notes.append,
     )
     recall = report["quality"]["knn_recall"]["value"]
     assert recall < 0.9 and [s["stage"] for s in report["stages"]][:3] == ["read", "reduce", "neighbors"]
@@ -524,7 +527,7 @@ def test_reduced_rows_and_how_much_recall_they_cost(codes, tmp_path):
 
 def test_as_many_dimensions_as_there_are_lose_nothing(tmp_path):
     array = np.random.default_rng(0).random((100, 8)).astype(np.float32)
-    report = engine.embed(array, Params(n_epochs=5, reduce="pca"), out=tmp_path / "run", **BOUNDS)
+    report = engine.embed(Request(array, Params(n_epochs=5, reduce="pca"), **BOUNDS), tmp_path / "run")
     assert report["quality"]["knn_recall"]["value"] > 0.98 and report["warnings"] == []
 
 
@@ -535,7 +538,7 @@ def test_the_search_of_dense_rows_stops_where_the_recall_is_reached(tmp_path, mo
     monkeypatch.setattr(dense, "all_with_all", lambda work, checkpoint: pytest.fail("all rows were compared with all"))
     plane = np.random.default_rng(0).standard_normal((5000, 4)).astype(np.float32)
     rows = plane @ np.random.default_rng(1).standard_normal((4, 30)).astype(np.float32)
-    report = engine.embed(rows, Params(n_epochs=5), out=tmp_path / "run", device="cpu", budget="1GB")
+    report = engine.embed(Request(rows, Params(n_epochs=5), device="cpu", budget="1GB"), tmp_path / "run")
     assert report["stages"][1]["backend"] == "dense"
     assert 0.95 <= report["quality"]["knn_recall"]["value"] < 1 or not report["warnings"]
 
@@ -551,6 +554,6 @@ def test_a_run_leaves_no_file_open(tmp_path):
             if os.path.lexists(f"/proc/self/fd/{n}")
         }
 
-    engine.embed(rows, Params(n_epochs=5), out=tmp_path / "run", device="cpu")
+    engine.embed(Request(rows, Params(n_epochs=5), device="cpu"), tmp_path / "run")
     gc.collect()
     assert not [name for name in opened() if name.startswith(str(tmp_path))]

@@ -233,13 +233,15 @@ def test_rows_that_share_nothing_with_the_map_are_warned_of_where_they_are_place
 
 def test_the_public_names_are_there_before_and_after_the_engine_was_imported():
     code = (
-        "import streamumap\n"
+        "import streamumap, sys\n"
+        "assert set(streamumap.__all__) <= set(dir(streamumap)) and 'numpy' not in sys.modules\n"
         "from streamumap import StreamUMAP, plan, ActivationWriter\n"
         "import streamumap.engine, streamumap.planning.planner, streamumap.estimator, streamumap.writer.activation_writer, streamumap.cli\n"
         "from streamumap import StreamUMAP, plan, ActivationWriter\n"
         "assert callable(streamumap.plan) and callable(streamumap.StreamUMAP) and callable(streamumap.ActivationWriter)\n"
-        "assert set(streamumap.__all__) <= set(dir(streamumap)) | {'StreamUMAP', 'ActivationWriter'}\n"
+        "assert len(set(dir(streamumap))) == len(dir(streamumap))\n"
         "from streamumap import *\n"
+        "assert {'ActivationWriter', 'StreamUMAP', 'plan', '__version__'} <= set(globals())\n"
         "plan(rows=10, features=5, budget='2GB', device='cpu')\n"
     )
     done = subprocess.run(

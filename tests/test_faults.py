@@ -17,6 +17,7 @@ from streamumap import engine
 from streamumap.errors import OutputError
 from streamumap.machine import memory
 from streamumap.params import Params
+from streamumap.request import Request
 from streamumap.store import resumable
 
 FILES = ["embedding.npy", "embedding.parquet", "knn_indices.npy", "knn_distances.npy", "map.png", "run.json"]
@@ -70,7 +71,7 @@ def embed(request):
     rows = (random.random((60, 40)) * (random.random((60, 40)) < 0.06)).astype(np.float32)
 
     def embed(out):
-        engine.embed(rows, PARAMS[request.param], out=out, device="cpu", budget="2GB")
+        engine.embed(Request(rows, PARAMS[request.param], device="cpu", budget="2GB"), out)
         return contents(out)
 
     return embed

@@ -19,7 +19,7 @@ ORDER = """
     store
     source
     neighbors graph layout reduce
-    planning show writer
+    planning show writer request
     run demo
     engine transform
     estimator
@@ -33,7 +33,7 @@ ONLY_IN = {
     "typer": r"cli\..*",
     "sklearn": r"estimator|show\.clusters",
     "pynvml": r"machine\..*",
-    "matplotlib": r"show\.png",
+    "matplotlib": r"show\.sheet",
 }
 ONLY_IN |= {"PIL": r"show\.gif", "anndata": r"show\.export", "bench": "", "tools": "", "tests": ""}
 COMPUTING, NOT_BY_COMPUTE = {"neighbors", "graph", "layout", "reduce"}, "store.workdir"

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 torch = pytest.importorskip("torch")
 
 TOOL = Path(__file__).parent.parent / "tools" / "make_data.py"
-REAL = os.environ.get("STREAMUMAP_DEBIAN", "")
+REAL = Path(os.environ.get("STREAMUMAP_DATA", "")) / "debian"
 N_BASE, N_DIMS, WIDTH, ACTIVE = 300, 12, 40, 4
 
 
@@ -218,10 +218,10 @@ def test_a_file_that_cannot_be_written_is_exit_4(tmp_path, capsys):
     assert "out.npy" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(not REAL, reason="STREAMUMAP_DEBIAN does not name the folder of the real embeddings")
+@pytest.mark.skipif(not REAL.exists(), reason="needs STREAMUMAP_DATA, a folder with the real rows in debian/")
 def test_the_real_embeddings_give_the_real_codes():
-    embeddings, encoder = make_data.load(Path(REAL), "cpu")
-    expected, values = (np.load(Path(REAL) / f"topk_{part}.npy") for part in ("indices", "values"))
+    embeddings, encoder = make_data.load(REAL, "cpu")
+    expected, values = (np.load(REAL / f"topk_{part}.npy") for part in ("indices", "values"))
     every = slice(None, None, 8)
     indices, _ = encoder(embeddings[every])
     found = pairs_to_dense(indices.numpy(), np.ones(indices.shape, bool), len(encoder.weights))

@@ -9,6 +9,7 @@ import pytest
 from streamumap import demo, engine, quality
 from streamumap.layout.init import pca
 from streamumap.params import Params
+from streamumap.request import Request
 from streamumap.run import initialize
 
 BOUNDS = dict(budget="1GB", device="cpu")
@@ -33,7 +34,7 @@ def plain_pictures():
 
 def drawn(rows, out, **params):
     """(the map, its figures) of a whole run."""
-    run = engine.embed(rows, Params(**params), out=out, **BOUNDS)
+    run = engine.embed(Request(rows, Params(**params), **BOUNDS), out)
     assert run["warnings"] == []
     return np.load(out / "embedding.npy"), {name: figure["value"] for name, figure in run["quality"].items()}
 

@@ -17,6 +17,7 @@ import streamumap
 from streamumap import demo, engine
 from streamumap.errors import DoesNotFit, InputChanged, InputError, Stopped
 from streamumap.params import Params
+from streamumap.request import Request
 from streamumap.source import Reading
 from streamumap.transform import transform
 
@@ -36,16 +37,16 @@ def made(tmp_path):
 
     def make(x, params=SHORT, **options):
         np.save(tmp_path / "old.npy", x)
-        engine.embed(str(tmp_path / "old.npy"), params, out=tmp_path / "old.umap", **BOUNDS, **options)
+        engine.embed(Request(str(tmp_path / "old.npy"), params, **BOUNDS, **options), tmp_path / "old.umap")
         return tmp_path / "old.umap"
 
     return make
 
 
-def placed(run, x, **options):
+def placed(run, x, map_input=None, **options):
     """The places of new rows."""
     out = run.parent / "placed"
-    transform(run, x, out=out, **(BOUNDS | options))
+    transform(run, Request(x, **BOUNDS | options), out, map_input=map_input)
     return np.load(out / "embedding.npy")
 
 
@@ -91,7 +92,7 @@ def test_files(made, tmp_path):
     old, new = rows(), rows(n=20, seed=2)
     new[3] = 0
     run = made(old)
-    report = transform(run, new, out=tmp_path / "new.umap", **BOUNDS)
+    report = transform(run, Request(new, **BOUNDS), tmp_path / "new.umap")
     assert sorted(os.listdir(tmp_path / "new.umap")) == [
         "embedding.npy", "embedding.parquet", "manifest.json", "run.json", "run.log",
     ]  # fmt: skip
@@ -122,7 +123,7 @@ def test_other_forms_of_the_same_rows(made, tmp_path):
     ):
         assert placed(tmp_path / "old.umap", x, fresh=True).tobytes() == expected.tobytes()
     np.savez_compressed(tmp_path / "old.npz", old)
-    engine.embed(str(tmp_path / "old.npz"), SHORT, out=tmp_path / "converted.umap", **BOUNDS)
+    engine.embed(Request(str(tmp_path / "old.npz"), SHORT, **BOUNDS), tmp_path / "converted.umap")
     assert placed(tmp_path / "converted.umap", new, fresh=True).tobytes() == expected.tobytes()
 
 
@@ -131,7 +132,7 @@ def test_rows_that_are_read_as_the_map_was(tmp_path):
     np.save(tmp_path / "old.npy", words)
     np.save(tmp_path / "new.npy", words[:10])
     reading = Reading("bfloat16")
-    engine.embed(str(tmp_path / "old.npy"), SHORT, out=tmp_path / "old.umap", reading=reading, **BOUNDS)
+    engine.embed(Request(str(tmp_path / "old.npy"), SHORT, reading=reading, **BOUNDS), tmp_path / "old.umap")
     found = placed(tmp_path / "old.umap", str(tmp_path / "new.npy"))
     np.testing.assert_array_equal(found, np.load(tmp_path / "old.umap" / "embedding.npy")[:10])
 
@@ -141,7 +142,7 @@ def test_features_are_placed_as_they_were_mapped(tmp_path):
     x[:, [5, 17]] = 0
     np.save(tmp_path / "old.npy", x)
     params, reading = Params(n_neighbors=5, n_epochs=5), Reading(of="features")
-    engine.embed(str(tmp_path / "old.npy"), params, out=tmp_path / "old.umap", reading=reading, **BOUNDS)
+    engine.embed(Request(str(tmp_path / "old.npy"), params, reading=reading, **BOUNDS), tmp_path / "old.umap")
     found = placed(tmp_path / "old.umap", str(tmp_path / "old.npy"))
     np.testing.assert_array_equal(found, np.load(tmp_path / "old.umap" / "embedding.npy"))
     assert np.flatnonzero(np.isnan(found[:, 0])).tolist() == [5, 17], "dead ones are not on the map"
@@ -168,7 +169,7 @@ def test_rows_of_extreme_size(factor, density, tmp_path):
     for scale, name in ((1, "usual"), (factor, "extreme")):
         old, new = ((rows(density, n, seed) * scale).astype(np.float32) for n, seed in ((90, 1), (30, 2)))
         np.save(tmp_path / f"{name}.npy", old)
-        engine.embed(str(tmp_path / f"{name}.npy"), params, out=tmp_path / name, **BOUNDS)
+        engine.embed(Request(str(tmp_path / f"{name}.npy"), params, **BOUNDS), tmp_path / name)
         maps.append(placed(tmp_path / name, new, fresh=True))
     np.testing.assert_allclose(*maps, atol=1e-3)
 
@@ -251,10 +252,10 @@ def test_an_input_that_changed_moved_or_is_gone(made, tmp_path):
     (tmp_path / "old.npy").rename(tmp_path / "moved.npy")
     with pytest.raises(InputError, match=r"expected its input at .*old\.npy, found none; say with --input"):
         placed(run, new, fresh=True)
-    assert placed(run, new, fresh=True, input=str(tmp_path / "moved.npy")).tobytes() == expected.tobytes()
+    assert placed(run, new, fresh=True, map_input=str(tmp_path / "moved.npy")).tobytes() == expected.tobytes()
     np.save(tmp_path / "other.npy", rows(seed=3))
     with pytest.raises(InputError, match=r"other\.npy: rows: expected those of .*, found others"):
-        placed(run, new, fresh=True, input=str(tmp_path / "other.npy"))
+        placed(run, new, fresh=True, map_input=str(tmp_path / "other.npy"))
 
 
 def test_what_is_no_finished_map(made, tmp_path):
@@ -263,14 +264,30 @@ def test_what_is_no_finished_map(made, tmp_path):
     run = made(rows())
     placed(run, rows(n=5, seed=2))
     with pytest.raises(InputError, match="expected the report of a map that rows can be placed on"):
-        transform(tmp_path / "placed", rows(), out=tmp_path / "twice", **BOUNDS)
+        transform(tmp_path / "placed", Request(rows(), **BOUNDS), tmp_path / "twice")
     places = np.load(run / "embedding.npy")
     np.save(run / "embedding.npy", places + 1)
     with pytest.raises(InputError, match=r"embedding\.npy is not what the run wrote there"):
         placed(run, rows(n=5, seed=2))
     np.save(run / "embedding.npy", places)
+    for other in (np.arange(90), np.zeros((7, 3), np.int32)):
+        np.save(run / "knn_indices.npy", other)
+        with pytest.raises(InputError, match=r"expected the files of a finished run, .* of shape"):
+            placed(run, rows(n=5, seed=2))
     (run / "knn_indices.npy").write_bytes(b"cut")
     with pytest.raises(InputError, match="expected the files of a finished run"):
+        placed(run, rows(n=5, seed=2))
+
+
+@pytest.mark.parametrize("part, field", [("input", "centred"), ("params", "metric")])
+def test_a_report_that_lacks_something(part, field, made):
+    run = made(rows())
+    report = json.loads((run / "run.json").read_text())
+    del report[part][field]
+    (run / "run.json").write_text(json.dumps(report))
+    with pytest.raises(
+        InputError, match=f"run.json: expected .*, found one without {field}; run streamumap embed again"
+    ):
         placed(run, rows(n=5, seed=2))
 
 
@@ -282,9 +299,9 @@ def test_a_map_that_was_begun_anew_is_none(made, tmp_path):
         begun.extend([event] if type(event).__name__ == "StageStarted" and event.stage == "graph" else [])
 
     others = Params(n_neighbors=6, n_epochs=12, metric="cosine")
-    options = dict(listener=listen, stopping=lambda: bool(begun), **BOUNDS)
+    request = Request(str(tmp_path / "old.npy"), others, **BOUNDS)
     with pytest.raises(Stopped):
-        engine.embed(str(tmp_path / "old.npy"), others, out=run, **options)
+        engine.embed(request, run, listener=listen, stopping=lambda: bool(begun))
     with pytest.raises(InputError, match="expected the files of a finished run"):
         placed(run, rows(n=5, seed=2))
 
@@ -292,14 +309,14 @@ def test_a_map_that_was_begun_anew_is_none(made, tmp_path):
 def test_a_folder_that_holds_something_else(made, tmp_path):
     run, new = made(rows()), rows(n=5, seed=2)
     with pytest.raises(InputError, match="expected a folder of its own, found the run"):
-        transform(run, new, out=run, fresh=True, **BOUNDS)
-    engine.embed(new, SHORT, out=tmp_path / "placed", **BOUNDS)
+        transform(run, Request(new, fresh=True, **BOUNDS), run)
+    engine.embed(Request(new, SHORT, **BOUNDS), tmp_path / "placed")
     with pytest.raises(InputError, match="holds a run of another input"):
         placed(run, new)
     shutil.rmtree(tmp_path / "placed")
     placed(run, new)
     with pytest.raises(InputError, match="holds a run of another input"):
-        engine.embed(new, SHORT, out=tmp_path / "placed", **BOUNDS)
+        engine.embed(Request(new, SHORT, **BOUNDS), tmp_path / "placed")
     with pytest.raises(InputError, match="holds a run of another input"):
         placed(run, rows(n=6, seed=3))
 
@@ -316,17 +333,17 @@ def test_a_budget_that_is_too_small_names_one_that_works(made):
 def test_one_that_was_stopped_goes_on(made, tmp_path, monkeypatch):
     run, new = made(rows()), rows(n=300, seed=2)
     expected = placed(run, new)
-    assert transform(run, new, out=tmp_path / "placed", **BOUNDS)["reused"] == ["the map"]
+    assert transform(run, Request(new, **BOUNDS), tmp_path / "placed")["reused"] == ["the map"]
     monkeypatch.setenv("STREAMUMAP_FORCE_TINY_BUDGET", "1")
     placing = []
 
     def listen(event):
         placing.extend([event] if type(event).__name__ == "StageAdvanced" and event.stage == "place" else [])
 
-    options = dict(out=tmp_path / "again", **BOUNDS)
+    request, again = Request(new, **BOUNDS), tmp_path / "again"
     with pytest.raises(Stopped, match="stopped while place was at 64 of 300 rows"):
-        transform(run, new, listener=listen, stopping=lambda: bool(placing), **options)
-    assert transform(run, new, **options)["reused"] == ["the placing up to 64 of 300 rows"]
+        transform(run, request, again, listener=listen, stopping=lambda: bool(placing))
+    assert transform(run, request, again)["reused"] == ["the placing up to 64 of 300 rows"]
     assert np.load(tmp_path / "again" / "embedding.npy").tobytes() == expected.tobytes()
 
 
@@ -346,7 +363,7 @@ def test_rows_that_are_placed_lie_as_well_as_those_that_are_mapped(tmp_path):
     rest = np.arange(0, len(x), 5)
     mapped = np.setdiff1d(np.arange(len(x)), rest)
     np.save(tmp_path / "old.npy", x[mapped])
-    engine.embed(str(tmp_path / "old.npy"), Params(metric="cosine"), out=tmp_path / "old.umap", **BOUNDS)
+    engine.embed(Request(str(tmp_path / "old.npy"), Params(metric="cosine"), **BOUNDS), tmp_path / "old.umap")
     places = np.empty((len(x), 2), np.float32)
     places[mapped], places[rest] = (
         np.load(tmp_path / "old.umap" / "embedding.npy"),
@@ -377,7 +394,7 @@ def test_the_smallest_budget_is_enough_and_one_below_it_is_refused(n_features, a
         x[random.random(x.shape) > active / n_features] = 0
     np.save(tmp_path / "old.npy", x[:4000])
     np.save(tmp_path / "new.npy", x[4000:])
-    engine.embed(str(tmp_path / "old.npy"), Params(n_epochs=5), out=tmp_path / "old.umap", **BOUNDS)
+    engine.embed(Request(str(tmp_path / "old.npy"), Params(n_epochs=5), **BOUNDS), tmp_path / "old.umap")
 
     def command(budget):
         given = ["transform", "old.umap", "new.npy", "--budget", str(budget), "--json", "-q"]

@@ -6,6 +6,7 @@ import pytest
 from streamumap.engine import embed
 from streamumap.events import Note
 from streamumap.params import Params
+from streamumap.request import Request
 from streamumap.transform import transform
 
 N = 300
@@ -45,12 +46,12 @@ def test_every_row_is_found_told_apart_and_placed_where_it_lies(case, tmp_path):
 
     options = dict(budget="2GB", device="cpu")
     run = tmp_path / "run"
-    done = embed(tmp_path / "rows.npy", Params(n_epochs=20, **wanted), out=run, listener=listen, **options)
+    done = embed(Request(tmp_path / "rows.npy", Params(n_epochs=20, **wanted), **options), run, listener=listen)
     zero = ~rows.any(1)
     assert done["input"]["duplicate_rows"] == max(0, zero.sum() - 1) and done["input"]["dtype"] == rows.dtype.name
     assert (np.load(run / "knn_indices.npy") >= 0).all()
     if "reduce" not in wanted:
         assert not told and done["quality"]["knn_recall"]["value"] == 1.0
-    transform(run, tmp_path / "rows.npy", out=tmp_path / "placed", **options)
+    transform(run, Request(tmp_path / "rows.npy", **options), tmp_path / "placed")
     moved = np.abs(np.load(tmp_path / "placed" / "embedding.npy") - np.load(run / "embedding.npy")).max(1)
     assert "reduce" in wanted or moved[~zero].max() == 0

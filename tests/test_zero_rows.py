@@ -10,6 +10,7 @@ from streamumap.neighbors import reference
 from streamumap.neighbors.copies import join_copies
 from streamumap.neighbors.zero import next_zero_rows, offsets
 from streamumap.params import Params
+from streamumap.request import Request
 
 BOUNDS = dict(budget="1GB", device="cpu")
 
@@ -63,7 +64,7 @@ def some_rows(form, n=1500, n_features=40):
 def test_rows_that_are_alike_lie_in_a_blob(alike, metric, form, tmp_path):
     x, rows = some_rows(form)
     x[rows] = 0 if alike == "zeros" else x[rows[0]]
-    engine.embed(x, Params(metric=metric, n_epochs=200), out=tmp_path, **BOUNDS)
+    engine.embed(Request(x, Params(metric=metric, n_epochs=200), **BOUNDS), tmp_path)
     width, aspect = blob(np.load(tmp_path / "embedding.npy"), rows)
     assert width < 0.4 and aspect < 1.3  # zero rows in a ring: 0.6, 1.4
 
@@ -114,6 +115,6 @@ def test_copies_found_by_an_approximate_search_lie_in_a_blob(form, metric, tmp_p
     monkeypatch.setenv("STREAMUMAP_FORCE_TINY_BUDGET", "1")
     x, rows = some_rows(form, n=3000)
     x[rows] = x[rows[0]]
-    engine.embed(x, Params(metric=metric, n_epochs=200), out=tmp_path, **BOUNDS)
+    engine.embed(Request(x, Params(metric=metric, n_epochs=200), **BOUNDS), tmp_path)
     width, aspect = blob(np.load(tmp_path / "embedding.npy"), rows)
     assert width < 0.4 and aspect < 1.3

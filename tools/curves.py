@@ -1,4 +1,4 @@
-"""Rows in order along a curve, which a map should keep whole.
+"""Writes rows in order along a curve, which a map should keep whole.
 
     python tools/curves.py line|ring|trajectory OUT.npy
 
@@ -12,14 +12,14 @@ import numpy as np
 
 
 def line(n: int = 10_000) -> np.ndarray:
-    """float32 (n, 3)."""
+    """Points on a straight line, float32 (n, 3)."""
     rows = np.zeros((n, 3), np.float32)
     rows[:, 0] = np.arange(n)
     return rows
 
 
 def ring(n: int = 6_000) -> np.ndarray:
-    """float32 (n, 50)."""
+    """Points on a circle with noise, float32 (n, 50)."""
     random = np.random.default_rng(0)
     turn = np.sort(random.random(n)) * 2 * np.pi
     plane = np.linalg.qr(random.normal(size=(50, 2)))[0]
@@ -28,7 +28,7 @@ def ring(n: int = 6_000) -> np.ndarray:
 
 
 def trajectory(n: int = 8_000) -> np.ndarray:
-    """float32 (n, 50)."""
+    """Points along a random walk with noise, float32 (n, 50)."""
     random = np.random.default_rng(0)
     corners = np.cumsum(random.normal(size=(40, 50)), axis=0)
     corners /= np.abs(corners).max()

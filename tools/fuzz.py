@@ -1,10 +1,10 @@
-"""Opens damaged inputs by the million: each must be read or refused with one sentence, in little time and memory.
+"""Opens damaged inputs by the million. Each must be read, or refused with one sentence, in little time and memory.
 
     python tools/fuzz.py npy safetensors npz list --runs 250000       random damage to whole files, the same every time
     python tools/fuzz.py npy --atheris --runs 250000                  guided by coverage (pip install atheris)
 
-Prints one JSON object for each kind: runs, seconds, how many were read and how many refused, and by how much the memory of
-the process grew. Ends with 1 where anything else was raised, a run took longer than 10 s, or memory grew by over 50 MB.
+Prints one JSON object for each kind: runs, seconds, the numbers read and refused, and the growth of the process's memory. Fails
+if anything else was raised or a run took longer than 10 s; ends with exit code 1 if memory grew by more than 50 MB.
 """
 
 import argparse
@@ -69,7 +69,7 @@ KINDS = {
 
 
 def damaged(content: bytes, source: random.Random) -> bytes:
-    """Some bytes changed, removed, repeated or replaced by words that the formats know; mostly in the header."""
+    """Changes, removes, repeats or replaces some bytes, mostly in the header, also with words of the formats."""
     data = bytearray(content)
     for _ in range(source.randint(1, 6)):
         at = source.randrange(len(data) + 1) if source.random() < 0.3 else source.randrange(min(len(data), 200) + 1)
@@ -93,7 +93,7 @@ def damaged(content: bytes, source: random.Random) -> bytes:
 
 
 class Opener:
-    """Puts content into a file and opens it."""
+    """Writes content to a file, opens it and counts what happens."""
 
     def __init__(self, folder: Path, name: str):
         self.path, self.read, self.refused = folder / name, 0, 0
@@ -121,7 +121,7 @@ class Opener:
 
 
 def memory_bytes() -> int:
-    """The most the process ever had."""
+    """The peak memory of the process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
@@ -146,8 +146,8 @@ def fuzz(kind: str, runs: int, seed: int, guided: bool) -> dict:
 
 
 def run_guided(opener: Opener, content: bytes, runs: int, seed: int) -> int:
-    """By atheris, which ends the process: so in a child, whose counts come back through a pipe. Gives the most bytes that
-    it had, atheris and its corpus among them."""
+    """Fuzzes with atheris in a child process, because atheris ends the process; counts come back through a pipe. Returns the
+    child's peak memory, which includes atheris and its corpus."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -189,7 +189,7 @@ def run_guided(opener: Opener, content: bytes, runs: int, seed: int) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kinds", nargs="+", choices=KINDS)
-    parser.add_argument("--runs", type=int, default=100_000, help="of each kind, default %(default)s")
+    parser.add_argument("--runs", type=int, default=100_000, help="runs of each kind, default %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="default %(default)s")
     parser.add_argument("--atheris", action="store_true", help="guided by coverage")
     args = parser.parse_args()

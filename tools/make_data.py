@@ -1,43 +1,41 @@
-"""Makes files of activations of any length for benchmarks, a block of rows at a time.
+"""Makes files of activations of any length for benchmarks, block by block.
 
     python tools/make_data.py clusters OUT.npy --rows N --features D --active k [--clusters C] [--dtype float16]
     python tools/make_data.py like DATA_DIR OUT.npy --rows N [--features D] [--pairs]
 
-`clusters`: each cluster has k features of its own, with magnitudes. A row takes those of a random cluster, swaps a
-fifth of them for features that the cluster does not have, and scales every magnitude at random. Easy rows: real ones
-are harder.
+`clusters`: each cluster has k features with magnitudes. A row takes those of a random cluster, swaps a fifth of them
+for features that the cluster does not have, and scales every magnitude at random. These rows are easier than real ones.
 
 `like`: rows that behave like those of DATA_DIR (`minilm.npy`: embeddings, `sae.safetensors` and `sae.json`: a TopK
-sparse autoencoder). A random embedding moves towards one of its 15 nearest by a share of the way, SHARE at most, and
-gets noise in proportion to the length of that way, NOISE times it at most, so that dense places stay dense. Squares
-of uniform numbers draw both, so that some rows come very close to others, as in the real ones. The result is made a
-unit vector, as the embeddings are, and encoded:
+sparse autoencoder; docs/benchmarks.md says how to make them). A random embedding moves towards one of its 15 nearest by
+at most SHARE of the way, and gets noise of at most NOISE times the length of that way, so that dense regions stay dense.
+Both amounts are squares of uniform numbers, so that some rows come very close to others, as real ones do. The result is
+scaled to a unit vector, as the embeddings are, and encoded:
 x = (embedding - mean) / scale; TopK(ReLU((x - b_dec) @ W_enc.T + b_enc)).
 
-How alike: 60,000 rows each of 63,666 package descriptions' codes (384 -> 3,072, k = 32) and of this tool's, exact
-cosine neighbours, quantiles at 10, 50 and 90%:
+The likeness was measured on 60,000 rows each of 63,666 package descriptions' codes (384 -> 3,072, k = 32) and of this
+tool's, with exact cosine neighbours; quantiles at 10, 50 and 90%:
 
                               real                     like
     d1, to the nearest        0.055  0.215  0.447      0.039  0.205  0.479
     d15, to the 15th          0.292  0.491  0.654      0.261  0.487  0.679
     d1 / d15                  0.132  0.490  0.812      0.108  0.470  0.830
-    shared                    0.538                    0.619    a row's 15 that are among its nearest row's 15
-    mutual                    0.496                    0.438    a row's 15 that have it among their own 15
+    shared                    0.538                    0.619    share of a row's 15 among its nearest row's 15
+    mutual                    0.496                    0.438    share of a row's 15 that have it among their 15
     d1 under 0.001            0.05%                    0        near-duplicates
-    rows nobody is close to   1.6%                     5.3%     in nobody's 15
+    neighbour of no row       1.6%                     5.3%     rows in no other row's 15
     recall                    0.627  0.843  0.895      0.629  0.869  0.918    1, 8 and 32 of 256 k-means cells searched
 
-`--features D`, a multiple m of the autoencoder's width, gives wider rows: feature f of a row becomes one of its m
-copies, the same one for all rows that began with embeddings of the same row number // GROUP_ROWS.
-Neighbourhoods survive: at D = 12,288 the medians are 0.210, 0.534 and 0.446, shared 0.634, 68% of the features in use.
+`--features D`, m times the autoencoder's width, gives wider rows: feature f of a row becomes one of its m copies, the
+same one for all rows that began with embeddings of the same row number // GROUP_ROWS. This keeps neighbourhoods: at
+D = 12,288 the medians are 0.210, 0.534 and 0.446, shared is 0.634, and 68% of the features are in use.
 `--pairs` writes OUT_indices.npy (uint16; uint32 if D > 65,536) and OUT_values.npy (float16), (N, k) both, indices
 ascending in a row.
 
-What holds: rows are made in blocks of BLOCK_ROWS, each from a generator of its own, whatever --rows is. So the same
-seed and options give the same bytes on the same machine and device (another number of threads or another processor may
-change the last bits of products), a longer file begins with a shorter one's rows, and memory does not depend on --rows.
-The CPU and the GPU draw different rows. A file gets its name when it is whole. Exit 2: a wrong option or no data; 4: a
-file cannot be written.
+Each block of BLOCK_ROWS rows has its own generator, for any --rows. So the same seed and options give the same bytes on
+the same machine and device (another number of threads or another processor may change the last bits of products), a
+longer file begins with a shorter one's rows, and memory does not depend on --rows. The CPU and the GPU draw different
+rows. A file gets its name when it is complete. Exit code 2: a wrong option or no data; 4: a file cannot be written.
 """
 
 import argparse
@@ -59,21 +57,21 @@ import torch
 from torch import Tensor
 
 BLOCK_ROWS = 4096
-SWAPPED = 0.2  # of a cluster's features in a row
-SPREAD = 0.3  # of the logarithm of a magnitude
-SHARE = 0.5  # of the way to a neighbour, at most
-NOISE = 1.3  # of the length of that way, at most
-LEAST_NOISE = 0.05  # of the embeddings' standard deviation: without it equal embeddings would give equal rows
+SWAPPED = 0.2  # share of a cluster's features that a row swaps
+SPREAD = 0.3  # standard deviation of the logarithm of a magnitude
+SHARE = 0.5  # largest part of the way to a neighbour
+NOISE = 1.3  # largest noise, in lengths of that way
+LEAST_NOISE = 0.05  # in standard deviations of the embeddings; without it equal embeddings would give equal rows
 N_NEAREST = 15
 GROUP_ROWS = 16_384
 NEEDED = ("minilm.npy", "sae.safetensors", "sae.json")
 WRITERS = min(8, os.cpu_count() or 1)
 STORED = {"float16": torch.float16, "float32": torch.float32, "uint16": torch.int16, "uint32": torch.int32}
-"""What torch computes with for each dtype of a file; unsigned bits in signed integers."""
+"""The torch dtype for each dtype of a file; unsigned integers keep their bits in signed ones."""
 
 
 class WrongInput(Exception):
-    """One sentence for the user."""
+    """A wrong option or wrong data, as one sentence for the user."""
 
 
 @dataclass(frozen=True)
@@ -88,11 +86,11 @@ class Output:
 
 
 Blocks = Callable[[torch.Generator], tuple[Tensor, ...]]
-"""A generator -> BLOCK_ROWS rows for each output, in its STORED dtype."""
+"""Makes BLOCK_ROWS rows for each output, in its STORED dtype, from a generator."""
 
 
 def generator(seed: int, name: str | int, device: str) -> torch.Generator:
-    """The random numbers of one block, or of what all blocks share."""
+    """The generator of one block, or of what all blocks share."""
     digest = blake2b(f"{seed} {name}".encode(), digest_size=8).digest()
     return torch.Generator(device).manual_seed(int.from_bytes(digest, "little") >> 1)
 
@@ -123,7 +121,7 @@ def prime_to(n: int) -> int:
 
 
 def templates(gen: torch.Generator, n_clusters: int, n_features: int, n_active: int) -> tuple[Tensor, Tensor]:
-    """(features int64, ascending, magnitudes float32), (C, k) both."""
+    """The clusters: (features int64, ascending, magnitudes float32), both (C, k)."""
     features = [
         uniform(gen, min(BLOCK_ROWS, n_clusters - start), n_features).topk(n_active).indices.sort().values
         for start in range(0, n_clusters, BLOCK_ROWS)
@@ -132,15 +130,15 @@ def templates(gen: torch.Generator, n_clusters: int, n_features: int, n_active: 
 
 
 def magnitudes(gen: torch.Generator, *shape: int) -> Tensor:
-    """float32, all positive, with a long tail: what a TopK code's values look like."""
+    """Positive float32 values with a long tail, like those of a TopK code."""
     return 0.03 + 0.07 * torch.empty(shape, device=gen.device).exponential_(generator=gen)
 
 
 def cluster_rows(gen: torch.Generator, features: Tensor, sizes: Tensor, n_features: int) -> tuple[Tensor, Tensor]:
-    """BLOCK_ROWS rows as (indices int64, ascending, values float32 > 0), (B, k) both, of `templates`.
+    """BLOCK_ROWS rows of `templates`: (indices int64, ascending, values float32 > 0), both (B, k).
 
-    The swapped-in features are o, o + s, o + 2s, ... modulo a prime, which never meet, with o and s drawn for each row,
-    counted among the features that the cluster does not have.
+    The swapped-in features are o, o + s, o + 2s, ... modulo a prime, so none repeats. Each row draws o and s, which count
+    among the features that the cluster does not have.
     """
     n_clusters, n_active = features.shape
     cluster = choice(gen, n_clusters, BLOCK_ROWS)
@@ -174,7 +172,7 @@ def clusters(args: argparse.Namespace) -> tuple[list[Output], Blocks]:
 
 
 def read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    """float32 arrays by name. The format: the header's length (uint64), the header (JSON), the bytes."""
+    """Reads float32 arrays by name. The format is the header's length (uint64), the header (JSON), the bytes."""
     numpy_dtype = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}
     data = path.read_bytes()
     try:
@@ -195,7 +193,7 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
 
 @dataclass(frozen=True)
 class Encoder:
-    """A TopK sparse autoencoder's encoder: weights (D, d), the rest vectors, float32."""
+    """The encoder of a TopK sparse autoencoder: weights (D, d) and vectors, float32."""
 
     weights: Tensor
     bias: Tensor
@@ -205,7 +203,7 @@ class Encoder:
     n_active: int
 
     def __call__(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, d) -> (indices int64, ascending, values float32 >= 0), (B, k) both."""
+        """Encodes (B, d): (indices int64, ascending, values float32 >= 0), both (B, k)."""
         x = (embeddings - self.mean) / self.scale - self.centre
         values, indices = torch.relu(x @ self.weights.T + self.bias).topk(self.n_active)
         indices, order = indices.sort()
@@ -213,7 +211,7 @@ class Encoder:
 
 
 def load(folder: Path, device: str) -> tuple[Tensor, Encoder]:
-    """(embeddings as stored, float32 (n, d), the encoder). Raises WrongInput where a file is missing or does not
+    """Loads (the stored embeddings as float32 (n, d), the encoder). Raises WrongInput if a file is missing or does not
     fit."""
     missing = [name for name in NEEDED if not (folder / name).is_file()]
     if missing:
@@ -237,7 +235,7 @@ def load(folder: Path, device: str) -> tuple[Tensor, Encoder]:
 
 
 class Nearest:
-    """The N_NEAREST most similar of some unit rows, searched exactly when a row is asked for the first time."""
+    """Finds the N_NEAREST most similar of some unit rows, exactly, and keeps them for the next time."""
 
     def __init__(self, rows: Tensor):
         self.rows = rows
@@ -256,7 +254,7 @@ class Nearest:
 def like_rows(
     gen: torch.Generator, nearest: Nearest, spread: Tensor, encoder: Encoder
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(row number of the embedding it began with (B,), indices, values as of Encoder)."""
+    """BLOCK_ROWS rows: (row number of the embedding each began with (B,), indices and values as from Encoder)."""
     base = choice(gen, len(nearest.rows), BLOCK_ROWS)
     other = nearest(base).gather(1, choice(gen, N_NEAREST, BLOCK_ROWS, 1))[:, 0]
     way = nearest.rows[other] - nearest.rows[base]
@@ -267,7 +265,7 @@ def like_rows(
 
 
 def copies(n_groups: int, n_features: int, n_copies: int) -> np.ndarray:
-    """int64 (G, D): the feature of the wider code that stands for feature f in group g, by a hash of both."""
+    """The feature of the wider code that stands for feature f in group g, by a hash of both, int64 (G, D)."""
     x = np.arange(n_groups, dtype=np.uint64)[:, None] << np.uint64(32) | np.arange(n_features, dtype=np.uint64)
     for shift, factor in (
         (30, 0xBF58476D1CE4E5B9),
@@ -325,7 +323,7 @@ def begin(file: io.FileIO, output: Output, n_rows: int) -> int:
 
 
 def write_at(file: io.FileIO, data: np.ndarray, offset: int) -> None:
-    """`data`: uint8 (n,)."""
+    """Writes all of `data`, uint8 (n,), at `offset`."""
     done = 0
     while done < len(data):
         done += os.pwrite(file.fileno(), data.data[done:], offset + done)
@@ -337,7 +335,7 @@ def buffers(outputs: list[Output], on_gpu: bool) -> list[Tensor]:
 
 
 def write(outputs: list[Output], n_rows: int, made: Iterator[tuple[Tensor, ...]], on_gpu: bool) -> None:
-    """Writes the blocks to `path + ".partial"` by several threads, then renames."""
+    """Writes the blocks to `path + ".partial"` with several threads, then renames the files."""
     partial = [output.path.with_name(output.path.name + ".partial") for output in outputs]
     with contextlib.ExitStack() as stack:
         files = [stack.enter_context(open(path, "wb", buffering=0)) for path in partial]
@@ -371,7 +369,7 @@ def parser() -> argparse.ArgumentParser:
     kind.set_defaults(plan=clusters)
     kind.add_argument("out", type=Path, metavar="OUT.npy")
     kind.add_argument("--features", type=int, required=True)
-    kind.add_argument("--active", type=int, required=True, help="values a row that are not zero")
+    kind.add_argument("--active", type=int, required=True, help="non-zero values a row")
     kind.add_argument("--clusters", type=int, default=1000, help="default %(default)s")
     kind.add_argument("--dtype", choices=("float16", "float32"), default="float16", help="default %(default)s")
     add_common(kind)
@@ -392,7 +390,7 @@ def add_common(kind: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Raises WrongInput, and OSError where a file cannot be written."""
+    """Makes the files. Raises WrongInput, or OSError if a file cannot be written."""
     if args.rows < 1:
         raise WrongInput(f"--rows: expected at least 1, found {args.rows}; give a number of rows.")
     if args.device == "cuda" and not torch.cuda.is_available():

@@ -1,9 +1,9 @@
-"""Makes the data files of streamumap.demo, the same bytes every time.
+"""Makes the data files of streamumap.demo, with the same bytes every time.
 
     python tools/make_demo.py DATA_DIR
 
-DATA_DIR holds the whole set: topk_indices.npy (N, k) uint16, topk_values.npy (N, k) float16, labels.txt and names.txt
-(a line a row; a name ends at ": "), and sae.json (`d_sae`: the number of features).
+DATA_DIR is the folder `debian` of docs/benchmarks.md. It holds topk_indices.npy (N, k) uint16, topk_values.npy (N, k) float16,
+labels.txt and names.txt (one line a row; a name ends at ": "), and sae.json (`d_sae` is the number of features).
 """
 
 import json
@@ -14,13 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
-N_ROWS = 9_600  # keeps the files, which are not compressed so that no zlib changes their bytes, under 1.5 MB
+N_ROWS = 9_600  # keeps the files under 1.5 MB; they are not compressed, since zlib versions differ in their bytes
 SEED = 42
 NEEDED = ("topk_indices.npy", "topk_values.npy", "labels.txt", "names.txt", "sae.json")
 
 
 def shares(sizes: dict[str, int], n_rows: int) -> dict[str, int]:
-    """Rows for each stratum: its share of n_rows by largest remainders, and at least one."""
+    """The number of rows of each stratum: its share of n_rows by largest remainders, and at least one."""
     total = sum(sizes.values())
     exact = {name: n_rows * size / total for name, size in sizes.items()}
     rows = {name: max(1, int(share)) for name, share in exact.items()}
@@ -31,7 +31,7 @@ def shares(sizes: dict[str, int], n_rows: int) -> dict[str, int]:
 
 
 def sample(labels: list[str], n_rows: int, seed: int) -> np.ndarray:
-    """Row numbers of a sample stratified by label, ascending. A hash decides: a generator's stream may change."""
+    """Row numbers of a sample stratified by label, ascending. A hash chooses, since a generator's stream may change."""
     strata = defaultdict(list)
     for row, label in enumerate(labels):
         strata[label].append(row)

@@ -1,4 +1,4 @@
-"""Writes streamumap/planning/rates.json, from which `plan` tells seconds: the stages of the runs in bench/results, by machine.
+"""Writes streamumap/planning/rates.json, from which `plan` estimates seconds: the stages of the runs in bench/results.
 
 python tools/make_rates.py
 """
@@ -13,8 +13,8 @@ OUT = ROOT / "streamumap" / "planning" / "rates.json"
 
 
 def rates(folder: Path) -> list[dict]:
-    """One entry a stage of each run of ours whose run.json a benchmark kept, without those that
-    compiled on the way (0) or had less than one core of a busy machine to themselves."""
+    """One entry for each stage of each run of ours with a kept run.json. Leaves out runs that compiled (run 0) and runs that
+    had less than one core of a busy machine."""
     found = []
     for path in sorted(folder.glob("*.jsonl")):
         for line in path.read_text(encoding="utf-8").splitlines():
@@ -33,7 +33,7 @@ def _of(run: dict) -> list[dict]:
         "n_rows": shape["rows"],
         "n_features": shape["features"],
         "dtype": shape["dtype"],
-        "packed": _packed(run),
+        "packed": _is_sparse(run),
         "n_pairs": _n_nonzero(shape) if shape["name"].endswith("_indices.npy") else None,
         "reduce_dims": params["reduce_dims"] if params["reduce"] != "none" else None,
         "n_neighbors": params["n_neighbors"],
@@ -48,8 +48,8 @@ def _n_nonzero(shape: dict) -> int:
     return round(shape["rows"] * shape["features"] * shape["density"])
 
 
-def _packed(run: dict) -> bool:
-    """Whether pairs were searched. Runs on a GPU before it took pairs know no chunk_rows."""
+def _is_sparse(run: dict) -> bool:
+    """Whether the search used sparse rows. GPU runs from before that was possible have no chunk_rows."""
     shape = run["input"]
     takes_pairs = run["device"].startswith("cpu") or any("chunk_rows" in stage["blocks"] for stage in run["stages"])
     return (

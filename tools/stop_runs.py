@@ -1,11 +1,11 @@
-"""Stops or kills runs at random moments, continues them, and holds what they leave to the bytes of runs that nobody stopped.
+"""Stops or kills runs at random moments, continues them, and compares their files with those of uninterrupted runs.
 
-    python tools/stop_runs.py --device cuda --runs 50 --at-once 8              SIGTERM: exit 75, and how long it took
+    python tools/stop_runs.py --device cuda --runs 50 --at-once 8              SIGTERM: expects exit 75, times the exit
     python tools/stop_runs.py --signal KILL --runs 200 --every-unit            SIGKILL; every unit is saved as it ends
-    python tools/stop_runs.py --signal KILL --boundaries                       SIGKILL as each unit ends, before and after it is saved
+    python tools/stop_runs.py --signal KILL --boundaries                       SIGKILL before and after each unit is saved
 
-Prints a line for each run and ends with exit code 1 where one of them did not continue to the same bytes, or did again more
-than a unit of what was done. On a CPU runs are forked from a process that has everything imported.
+Prints a line for each run. Ends with exit code 1 if a run did not continue to the same bytes, or repeated more than one saved
+unit. On a CPU, runs are forked from a process that has already imported everything.
 """
 
 import argparse
@@ -30,12 +30,13 @@ ROOT = Path(__file__).parent.parent
 FILES = ("embedding.npy", "embedding.parquet", "knn_indices.npy", "knn_distances.npy")
 RUN = """
 import os, signal, sys
-from streamumap import cli, saving
+from streamumap import cli
+from streamumap.store import resumable
 every, boundary = sys.argv[1] == "1", int(sys.argv[2])
 if every:
-    saving.SAVE_SECONDS = 0
+    resumable.SAVE_SECONDS = 0
 if boundary:
-    done, count = saving.SavedUnits.done, 0
+    done, count = resumable.SavedCheckpoint.done, 0
     def counted(*args, **kwargs):
         global count
         count += 1
@@ -44,7 +45,7 @@ if boundary:
         done(*args, **kwargs)
         if count * 2 == boundary:
             os.kill(os.getpid(), signal.SIGKILL)
-    saving.SavedUnits.done = counted
+    resumable.SavedCheckpoint.done = counted
 sys.argv[1:] = sys.argv[3:]
 cli.main()
 """
@@ -52,10 +53,13 @@ READY = """
 import os, sys
 import numba, pyarrow.parquet, scipy.sparse, scipy.spatial, scipy.linalg, scipy.optimize, matplotlib.figure
 import matplotlib.backends.backend_agg
-from streamumap import cli, engine, output, render, saving
+from streamumap import cli, engine
 from streamumap.graph import build
-from streamumap.layout import cpu, levels, levels_cpu
-from streamumap.neighbors import dense, packed
+from streamumap.layout import cpu
+from streamumap.layout.init import levels, levels_cpu
+from streamumap.neighbors.dense import search
+from streamumap.neighbors.sparse import search
+from streamumap.show import output, png
 for line in sys.stdin:
     number, arguments = line.split(" ", 1)
     child = os.fork()
@@ -66,7 +70,7 @@ for line in sys.stdin:
         sys.argv = ["streamumap", *eval(arguments)]
         exec(RUN)
         os._exit(0)
-    number = sys.stdin.readline()  # until then nobody else gets the number of the child
+    number = sys.stdin.readline()  # the child's id is not reused before waitpid
     if int(number):
         os.kill(child, int(number))
     _, status = os.waitpid(child, 0)
@@ -83,7 +87,7 @@ class Setting:
 
 
 class Starter:
-    """Starts one run at a time; forked where it can be. `wait` gives its exit code."""
+    """Starts one run at a time, forked where possible. `wait` returns its exit code."""
 
     def __init__(self, setting: Setting, number: int):
         self.setting, self.log = setting, setting.folder / f"log-{number}"
@@ -109,7 +113,7 @@ class Starter:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment())
 
     def wait(self, number: int = 0) -> int:
-        """The exit code, after signal `number`."""
+        """Sends signal `number`, if any, and returns the exit code."""
         if not self.zygote:
             if number:
                 self.process.send_signal(number)
@@ -135,8 +139,8 @@ def hashes(out: Path) -> list[str]:
     return [hashlib.blake2b((out / name).read_bytes()).hexdigest() for name in FILES]
 
 
-def checkpoint(out: Path) -> int:
-    """Units that were saved, by the run's log."""
+def saved_units(out: Path) -> int:
+    """Counts the saved units in the run's log."""
     lines = (out / "run.log").read_text().splitlines() if (out / "run.log").exists() else []
     return sum(json.loads(line)["event"] == "unit" for line in lines if line.endswith("}"))
 
@@ -145,25 +149,23 @@ def whole_run(starter: Starter, out: Path) -> float:
     started = time.monotonic()
     starter.start(out)
     code = starter.wait()
-    assert code == 0, f"a run that nobody stopped ended with {code}: {starter.said()}"
+    assert code == 0, f"an uninterrupted run ended with {code}: {starter.said()}"
     return time.monotonic() - started
 
 
 def one(starter: Starter, out: Path, number: int, after: float, boundary: int, expected: tuple) -> dict:
-    """Starts a run, stops it, continues it; what was found."""
+    """Starts a run, stops it and continues it. Returns what happened."""
     starter.start(out, boundary)
     time.sleep(0 if boundary else after)
     asked = time.monotonic()
     found = {"code": starter.wait(0 if boundary else number)}
     found["exit_seconds"] = 0.0 if boundary else round(time.monotonic() - asked, 2)
     found["said"] = starter.said()
-    found["saved"], finished = checkpoint(out), (out / "run.json").exists()
+    found["saved"], finished = saved_units(out), (out / "run.json").exists()
     starter.start(out)
     found["then"] = starter.wait()
     same = found["then"] == 0 and hashes(out) == expected[0]
-    found["again"] = (
-        0 if finished else checkpoint(out) - expected[1]
-    )  # a finished run has removed what it could go on from
+    found["again"] = 0 if finished else saved_units(out) - expected[1]  # a finished run has removed its checkpoints
     found["good"] = (
         same and found["code"] in (0, 75, -number) and (not starter.setting.every_unit or found["again"] <= 1)
     )
@@ -172,7 +174,7 @@ def one(starter: Starter, out: Path, number: int, after: float, boundary: int, e
 
 
 def make_rows(folder: Path, n_rows: int, dense: bool) -> Path:
-    """Codes around some thousand directions: TopK pairs, 16 of 1,024 features; or dense rows of 64."""
+    """Writes clustered rows: TopK pairs with 16 of 1,024 features, or dense rows with 64."""
     generator = np.random.default_rng(0)
     if dense:
         centres = generator.normal(size=(200, 64))
@@ -196,9 +198,9 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=2_000)
     parser.add_argument("--dense", action="store_true", help="dense rows instead of TopK pairs")
     parser.add_argument("--budget", default="4GB")
-    parser.add_argument("--every-unit", action="store_true", help="save every unit, not one every few seconds")
+    parser.add_argument("--every-unit", action="store_true", help="save every unit instead of one every few seconds")
     parser.add_argument(
-        "--boundaries", action="store_true", help="kill before and after each unit is saved, not at random"
+        "--boundaries", action="store_true", help="kill before and after each unit is saved instead of at random"
     )
     parser.add_argument("--options", default="", help="further options of embed")
     given = parser.parse_args()
@@ -215,12 +217,12 @@ def run_all(given: argparse.Namespace, folder: Path) -> int:
     )
     starters = [Starter(setting, number) for number in range(n_once)]
     with ThreadPoolExecutor(n_once) as pool:
-        whole_run(starters[0], folder / "first")  # compiles, and whatever else is done once
+        whole_run(starters[0], folder / "first")  # compiles and fills caches
         outs = [folder / f"whole-{number}" for number in range(n_once)]
         seconds = sorted(pool.map(whole_run, starters, outs))[n_once // 2]
-        expected = hashes(outs[0]), checkpoint(outs[0])
-        assert all(hashes(out) == expected[0] for out in outs), "two runs that nobody stopped differ"
-        print(f"a run that nobody stops: {seconds:.1f} s, {expected[1]} units saved", flush=True)
+        expected = hashes(outs[0]), saved_units(outs[0])
+        assert all(hashes(out) == expected[0] for out in outs), "two uninterrupted runs differ"
+        print(f"uninterrupted: {seconds:.1f} s, {expected[1]} units saved", flush=True)
         random.seed(1)
         n_runs = 2 * expected[1] if given.boundaries else given.runs
         moments = [seconds * (i + random.random()) / n_runs for i in range(n_runs)]
@@ -243,7 +245,7 @@ def run_all(given: argparse.Namespace, folder: Path) -> int:
     print(
         f"{sum(r['good'] for r in found)} of {len(found)} continued to the same bytes; {len(stopped)} were stopped before they ended; "
         f"exit codes {codes}; longest time to exit {max(r['exit_seconds'] for r in found):.2f} s"
-        + (f"; most units done again {max((r['again'] for r in stopped), default=0)}" if setting.every_unit else "")
+        + (f"; most units repeated {max((r['again'] for r in stopped), default=0)}" if setting.every_unit else "")
     )
     return 0 if all(r["good"] for r in found) else 1
 

@@ -1,6 +1,7 @@
-"""The command line: parse, plan, run, draw. Data goes to standard output, everything else to standard error.
+"""The command line. Data goes to standard output, everything else to standard error.
 
-A file a kind of command, in the order in which `--help` names them; `options.py` says what options mean.
+Commands are in `embed.py` (embed, transform, plan), `inputs.py` (inspect, pack), `pictures.py` (render, view, export) and `first_steps.py`
+(demo, doctor), in the order of `--help`. Options that several commands share are in `options.py`.
 """
 
 from streamumap.cli import embed, first_steps, inputs, pictures  # noqa: F401  (each adds its commands)

@@ -1,4 +1,4 @@
-"""The command line itself, and what commands share: where a run goes, how its progress is told, how errors end."""
+"""The typer application, and what its commands share: default folder, progress, signals, exit codes."""
 
 import re
 import sys
@@ -12,7 +12,7 @@ import typer
 from streamumap import __version__
 from streamumap.cli.signals import stop_signals
 from streamumap.errors import Stopped, StreamUMAPError
-from streamumap.params import Params
+from streamumap.request import Request
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False,
@@ -35,7 +35,7 @@ def _main(
 
 
 def main() -> None:
-    """Runs the command line; an error meant for users becomes one line and its exit code."""
+    """Runs the command line. An error for users becomes one line and its exit code."""
     try:
         app()
     except StreamUMAPError as e:
@@ -44,23 +44,24 @@ def main() -> None:
 
 
 def default_out(input: str) -> Path:
-    """INPUT's name + .umap, beside it."""
+    """The default folder of a run: INPUT's name + .umap, beside the input."""
     path = Path(input) if Path(input).name not in ("", "..") else Path(input).resolve()
     stem = path.name.removesuffix(".npy").removesuffix("_indices").removesuffix("_values")
     stem = re.sub(r"[*?\[\]]", "", stem).rstrip("-_. ") or "rows"
     return path.parent / f"{stem}.umap"
 
 
-def run_embed(input, params: Params, folder: Path, quiet: bool, **options) -> dict:
-    with running(quiet) as ways:
+def run_embed(request: Request, folder: Path, quiet: bool) -> dict:
+    """Makes a map; returns the content of run.json."""
+    with running(quiet) as hooks:
         from streamumap import engine
 
-        return engine.embed(input, params, out=folder, **ways, **options)
+        return engine.embed(request, folder, **hooks)
 
 
 @contextmanager
 def running(quiet: bool) -> Iterator[dict[str, Any]]:
-    """The `listener` and the `stopping` of a run: its progress is told, and signals stop it."""
+    """Yields the `listener` and `stopping` of a run: progress is shown, and signals stop the run."""
     with stop_signals(Stopped.exit_code) as asked, progress_of(quiet) as listener:
         yield dict(listener=listener, stopping=asked.is_set)
 

@@ -1,4 +1,4 @@
-"""What is there to work with: versions, devices, backends."""
+"""The report of `streamumap doctor`: versions, devices, backends."""
 
 import platform
 from importlib import metadata, util

@@ -1,4 +1,4 @@
-"""Maps: made, added to, planned."""
+"""The commands embed, transform and plan."""
 
 import json
 from pathlib import Path
@@ -38,6 +38,7 @@ from streamumap.cli.options import (
     reading_of,
 )
 from streamumap.params import Params
+from streamumap.request import Request
 
 
 @app.command()
@@ -75,7 +76,7 @@ def embed(
     meta: Annotated[
         Path | None,
         typer.Option(
-            help="What is known of each row, for embedding.parquet: a .csv, .tsv or Parquet file, or an id a line."
+            help="Columns for embedding.parquet: a .csv, .tsv or Parquet file with a line for each row, or a text file of ids."
         ),
     ] = None,
     drop_nonfinite: DropNonfinite = False,
@@ -83,43 +84,30 @@ def embed(
     stratify: Annotated[
         Path | None,
         typer.Option(
-            help="What --sample keeps the shares of: a text file with a label a row, each kept; or the numbers of the rows to map."
+            help="A text file with a label for each row, whose shares --sample keeps; or the numbers of the rows to map."
         ),
     ] = None,
     place_rest: PlaceRest = False,
     snapshots: Annotated[
-        int, typer.Option(help="Positions kept on the way, evenly spaced over the epochs, in RUN/snapshots.", min=0)
+        int, typer.Option(help="How many positions to keep in RUN/snapshots, evenly spaced over the epochs.", min=0)
     ] = 0,
     fresh: Fresh = False,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """The main job: a map of every row of INPUT, under a memory budget. The same command continues a run that was stopped."""
+    """Make a map of every row of INPUT, under a memory budget. The same command continues a run that was stopped."""
     params = Params(
         n_neighbors=n_neighbors, min_dist=min_dist, spread=spread, n_components=n_components, metric=metric, n_epochs=n_epochs, init=init,
         learning_rate=learning_rate, repulsion_strength=repulsion_strength, negative_sample_rate=negative_sample_rate,
         local_connectivity=local_connectivity, set_op_mix_ratio=set_op_mix_ratio, neighbors=neighbors, layout=layout, reduce=reduce,
         reduce_dims=reduce_dims, recall=recall, seed=seed,
     )  # fmt: skip
+    request = Request(
+        input, params, budget, host_budget, device, reading_of(dtype, features, key, shape, sae, of), meta=meta,
+        drop_nonfinite=drop_nonfinite, sample=sample, stratify=stratify, place_rest=place_rest, knn=knn, snapshots=snapshots, fresh=fresh,
+    )  # fmt: skip
     folder = out or default_out(input)
-    run = run_embed(
-        input,
-        params,
-        folder,
-        quiet,
-        budget=budget,
-        host_budget=host_budget,
-        device=device,
-        reading=reading_of(dtype, features, key, shape, sae, of),
-        meta=meta,
-        drop_nonfinite=drop_nonfinite,
-        sample=sample,
-        stratify=stratify,
-        place_rest=place_rest,
-        knn=knn,
-        snapshots=snapshots,
-        fresh=fresh,
-    )
+    run = run_embed(request, folder, quiet)
     print(json.dumps(run, indent=2) if json_ else folder)
 
 
@@ -130,7 +118,10 @@ def transform(
     out: Annotated[
         Path | None,
         typer.Option(
-            "-o", "--out", help="Folder of the places. (default: NEW's name + .umap beside it)", show_default=False
+            "-o",
+            "--out",
+            help="Folder of the new positions. (default: NEW's name + .umap beside it)",
+            show_default=False,
         ),
     ] = None,
     input: InputFile = None,
@@ -147,21 +138,20 @@ def transform(
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Places new rows on a finished map, which stays as it is.
+    """Give new rows a position on a finished map, which does not change.
 
-    Each row lies where its nearest rows of the map pull it: a row of the map itself lies where it lies there, one that shares
-    nothing with any of them is NaN. A place depends on the row and the map alone. NEW is read as RUN's input was, where no
-    option says otherwise. The folder gets embedding.npy, embedding.parquet (row_id, x, y, is_zero) and run.json, in which
-    the quality is that of RUN's map.
+    A row goes where its nearest rows of the map pull it. A row that is on the map already keeps its position; a row that shares nothing
+    with the map is NaN. Positions depend on the row and the map alone, not on other new rows. NEW is read as RUN's input was, unless an
+    option says otherwise. The folder gets embedding.npy, embedding.parquet (row_id, x, y, is_zero) and run.json, whose quality is that
+    of RUN's map.
     """
     folder = out or default_out(new)
-    with running(quiet) as ways:
+    reading = reading_of(dtype, features, key, shape, sae, "rows")
+    request = Request(new, Params(), budget, host_budget, device, reading, drop_nonfinite=drop_nonfinite, fresh=fresh)
+    with running(quiet) as hooks:
         from streamumap.transform import transform
 
-        done = transform(
-            run, new, out=folder, input=input, budget=budget, host_budget=host_budget, device=device,
-            reading=reading_of(dtype, features, key, shape, sae, "rows"), drop_nonfinite=drop_nonfinite, fresh=fresh, **ways,
-        )  # fmt: skip
+        done = transform(run, request, folder, map_input=input, **hooks)
     print(json.dumps(done, indent=2) if json_ else folder)
 
 
@@ -169,16 +159,22 @@ def transform(
 def plan(
     input: Annotated[
         str | None,
-        typer.Argument(help="As of embed; or give --rows and --features.", metavar="[INPUT]", show_default=False),
+        typer.Argument(
+            help="Activations as for embed; or give --rows and --features.", metavar="[INPUT]", show_default=False
+        ),
     ] = None,
-    rows: Annotated[int | None, typer.Option(help="Rows of a matrix that there is no file of.")] = None,
-    features: Annotated[int | None, typer.Option(help="Its features; or the width of an input kept as pairs.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="Its dtype. (default: float16, or as the file says)")] = None,
+    rows: Annotated[int | None, typer.Option(help="Rows of a matrix, where there is no file yet.")] = None,
+    features: Annotated[
+        int | None, typer.Option(help="Features of that matrix; or the width of an input of TopK pairs.")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="Dtype of that matrix. (default: float16, or as the file says)")
+    ] = None,
     key: Key = None,
     shape: Shape = None,
     sae: Sae = None,
     of: Of = "rows",
-    active: Annotated[int | None, typer.Option(help="Non-zero features in a row, where most are zero.", min=1)] = None,
+    active: Annotated[int | None, typer.Option(help="Non-zero features of a row, where most are zero.", min=1)] = None,
     budget: BudgetOption = None,
     host_budget: HostBudget = None,
     device: DeviceOption = "auto",
@@ -194,14 +190,18 @@ def plan(
     place_rest: PlaceRest = False,
     json_: Json = False,
 ) -> None:
-    """What embed would do and need; reads no more than headers and changes nothing."""
-    from streamumap.run.prepare import plan_for
+    """Show what embed would do and need. Reads headers only and changes nothing."""
+    from streamumap.run.prepare import matrix_of, outlook_of
 
-    planned = plan_for(
-        input, rows, features, dtype, active, budget, host_budget, device, reading_of(dtype, features, key, shape, sae, of),
-        knn=knn, sample=sample, place_rest=place_rest, n_neighbors=n_neighbors, n_components=n_components, metric=metric,
-        reduce=reduce, reduce_dims=reduce_dims, neighbors=neighbors, recall=recall,
+    params = Params(
+        n_neighbors=n_neighbors, n_components=n_components, metric=metric, reduce=reduce, reduce_dims=reduce_dims, neighbors=neighbors,
+        recall=recall,
     )  # fmt: skip
+    reading = reading_of(dtype, features, key, shape, sae, of)
+    request = Request(
+        input, params, budget, host_budget, device, reading, sample=sample, place_rest=place_rest, knn=knn
+    )
+    planned = outlook_of(request, matrix_of(input, rows, features), active)
     if json_:
         from streamumap.planning.suggestions import as_json
 

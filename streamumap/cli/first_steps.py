@@ -1,4 +1,4 @@
-"""What this machine can do: a small map, and what is installed."""
+"""The commands demo and doctor."""
 
 import json
 import sys
@@ -10,6 +10,7 @@ import typer
 from streamumap.cli.app import app, run_embed
 from streamumap.cli.options import BudgetOption, DeviceOption, Json, Quiet
 from streamumap.params import Params
+from streamumap.request import Request
 
 
 @app.command()
@@ -20,14 +21,14 @@ def demo(
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """The main job on a small real data set that ships in the package: no GPU, no network."""
+    """Make a map of a small real data set that ships in the package: no GPU, no network."""
     from streamumap.demo import write_files
-    from streamumap.show.look import Wanted
-    from streamumap.show.output import render_run
+    from streamumap.show.annotations import ShowOptions
+    from streamumap.show.png import render_run
 
     files = write_files(out)
-    run = run_embed(files.activations, Params(metric="cosine"), out, quiet, budget=budget, device=device)
-    picture = render_run(out, out / "map.png", Wanted(files.labels))
+    run = run_embed(Request(files.activations, Params(metric="cosine"), budget, device=device), out, quiet)
+    picture = render_run(out, out / "map.png", ShowOptions(files.labels))
     if json_:
         print(json.dumps(run, indent=2))
         return
@@ -45,7 +46,7 @@ def demo(
 
 @app.command()
 def doctor(json_: Json = False) -> None:
-    """Which devices, backends and optional packages are there, and their versions."""
+    """Show devices, backends, optional packages and versions."""
     from streamumap.cli.doctor import examine
 
     found = examine()

@@ -1,4 +1,4 @@
-"""Rows before they are on a map."""
+"""The commands inspect and pack."""
 
 import json
 import sys
@@ -16,7 +16,7 @@ from streamumap.machine.memory import format_bytes
 from streamumap.source import Reading, RowSource
 
 PACKING_PAYS = 4
-"""How many times smaller the pairs of a dense file must be to be spoken of."""
+"""How many times smaller than a dense file its pairs must be for `inspect` to suggest `pack`."""
 
 
 @app.command()
@@ -31,7 +31,7 @@ def inspect(
     json_: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Shape, dtype, density, zero rows, dead features, duplicates, non-finite values."""
+    """Show shape, dtype, density, zero rows, dead features, duplicates and non-finite values."""
     from streamumap.source import stored_dtype
     from streamumap.source.scan.cpu import scan
     from streamumap.source.scan.inspect import inspect_report
@@ -61,8 +61,8 @@ def pack(
     sae: Sae = None,
     quiet: Quiet = False,
 ) -> None:
-    """INPUT's rows without their zeros, exactly, as a CSR .npz, which embed reads as it is."""
-    from streamumap.source.sparse.pack import pack_file
+    """Write INPUT's rows without their zeros, exactly, as a CSR .npz, which embed reads as it is."""
+    from streamumap.source.formats.csr_writer import pack_file
 
     with _rows_of("pack", input, reading_of(dtype, features, key, shape, sae, "rows"), quiet) as (rows, advance):
         n_bytes = pack_file(rows, out, advance)
@@ -71,7 +71,7 @@ def pack(
 
 @contextmanager
 def _rows_of(name: str, input: str, reading: Reading, quiet: bool) -> Iterator[tuple[RowSource, Callable[[int], None]]]:
-    """INPUT's rows, converted where they cannot be read as they are, and the tick of a stage of this name."""
+    """Yields INPUT's rows, converted where they cannot be read in place, and the `advance` of a stage of this name."""
     from streamumap.source import ToConvert, in_place, open_source
 
     source = open_source(input, reading)
@@ -86,7 +86,7 @@ def _rows_of(name: str, input: str, reading: Reading, quiet: bool) -> Iterator[t
 
 @contextmanager
 def _stage(listener, name: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Tells the listener of a stage of `total` rows; gives its tick."""
+    """Tells the listener of a stage of `total` rows; yields its `advance`."""
     from streamumap.events import StageAdvanced, StageDone, StageStarted
 
     done, started = 0, time.monotonic()

@@ -1,4 +1,4 @@
-"""The options that several commands share: their types, their help, and what they say of the input."""
+"""The options that several commands share, with their help, and the Reading that they make."""
 
 import re
 from pathlib import Path
@@ -12,7 +12,7 @@ from streamumap.source import Reading
 
 
 def knob(name: str, *flags: str):
-    """The option of one field of Params: help, range, unit and default are written once, there."""
+    """Makes the option of one field of Params, where help, range, unit and default are written."""
     field = Params.__dataclass_fields__[name]
     m = field.metadata
     allowed = f"one of {', '.join(m['choices'])}" if m["choices"] else f"{m['low']:g} to {m['high']:g}"
@@ -45,22 +45,22 @@ BudgetOption = Annotated[
     ),
 ]
 HostBudget = Annotated[
-    str | None, typer.Option(help="The same cap on host memory in a GPU run. (default: 80% of what is free)")
+    str | None, typer.Option(help="Hard cap on host memory in a GPU run. (default: 80% of what is free)")
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Dtype = Annotated[
     str | None,
     typer.Option(
-        help="bfloat16, where kept as V2 or uint16; or the dtype of a file without a header. (default: as the file says)"
+        help="bfloat16, where the file keeps it as V2 or uint16; or the dtype of a file without a header. (default: as the file says)"
     ),
 ]
 Features = Annotated[
     int | None,
-    typer.Option(help="Width of rows that are kept as pairs. (default: as a JSON file beside them says)", min=1),
+    typer.Option(help="Width of rows that are TopK pairs. (default: as a JSON file beside them says)", min=1),
 ]
 Key = Annotated[
     str | None,
-    typer.Option(help="Which array, tensor, column or data set of a file is the rows, where it has several."),
+    typer.Option(help="Name of the array, tensor, column or data set with the rows, where a file has several."),
 ]
 Shape = Annotated[
     str | None, typer.Option(help="ROWS,FEATURES of a file without a header; --dtype says what its values are.")
@@ -74,7 +74,7 @@ Sae = Annotated[
 Of = Annotated[
     str,
     typer.Option(
-        help="What is mapped: rows; features, by the rows they are active in; or decoder, the directions of --sae."
+        help="What to map: rows; features, by the rows they are active in; or decoder, the directions of --sae."
     ),
 ]
 Neighbors = Annotated[int, knob("n_neighbors")]
@@ -92,39 +92,41 @@ Components = Annotated[int, knob("n_components")]
 Reduce = Annotated[str, knob("reduce")]
 ReduceDims = Annotated[int, knob("reduce_dims")]
 Sample = Annotated[
-    int | None, typer.Option(help="Map so many rows, drawn with the seed; the others are NaN in the map.", min=3)
+    int | None, typer.Option(help="How many rows to map, drawn with the seed; the others are NaN in the map.", min=3)
 ]
 PlaceRest = Annotated[
     bool,
     typer.Option(
         "--place-rest",
-        help="With --sample: the other rows get a place as well, each among its nearest sampled rows; quality stays that of the sample.",
+        help="With --sample: give the other rows a position as well, among their nearest sampled rows; quality stays that of the sample.",
     ),
 ]
 DropNonfinite = Annotated[
-    bool, typer.Option("--drop-nonfinite", help="Leave rows with NaN or Inf out: they are NaN in the map.")
+    bool, typer.Option("--drop-nonfinite", help="Leave out rows with NaN or Inf; they are NaN in the map.")
 ]
-Fresh = Annotated[bool, typer.Option("--fresh", help="Start again: remove what an earlier run left in the folder.")]
+Fresh = Annotated[
+    bool, typer.Option("--fresh", help="Start again: remove the files of an earlier run from the folder.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Show no progress.")]
 
 
 RunFolder = Annotated[Path, typer.Argument(help="Folder of a run.", metavar="RUN")]
 LabelsFile = Annotated[
     Path | None,
     typer.Option(
-        help="What colours the map: a text file with a label or number a row, or a CSV or Parquet file with a row for each."
+        help="Colours of the map: a text file with a label or number for each row, or a CSV or Parquet file with a line for each."
     ),
 ]
 NamesFile = Annotated[
     Path | None,
-    typer.Option(help="A text file with one name a row; clusters are named by its words, in RUN/labels.parquet."),
+    typer.Option(help="A text file with a name for each row; clusters are named by its words, in RUN/labels.parquet."),
 ]
 Colors = Annotated[
     list[str] | None,
     typer.Option(
         "--color",
-        help="feature:NUMBER, read from the input, or a column: of --labels, of the run, or cluster. May be repeated.",
+        help="feature:NUMBER, read from the input; or a column of --labels or of the run; or cluster. May be repeated.",
     ),
 ]
 InputFile = Annotated[
@@ -136,7 +138,7 @@ InputFile = Annotated[
 def reading_of(
     dtype: str | None, features: int | None, key: str | None, shape: str | None, sae: Path | None, of: str
 ) -> Reading:
-    """What the options say of the input. Raises InputError."""
+    """The Reading that the options ask for. Raises InputError."""
     sizes = None
     if shape is not None:
         parts = re.split(r"[,x]", shape.strip("() "))

@@ -1,4 +1,4 @@
-"""Maps that are there, to be looked at."""
+"""The commands render, view and export."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -24,19 +24,20 @@ def render(
         int | None, typer.Option(help="Pixels along an edge. (default: 1600; 800 with --animate)", min=200, max=4000)
     ] = None,
     dark: Annotated[bool, typer.Option(help="Light on dark.")] = False,
-    animate: Annotated[bool, typer.Option("--animate", help="A GIF of the run's snapshots, RUN/map.gif.")] = False,
+    animate: Annotated[bool, typer.Option("--animate", help="Draw a GIF of the run's snapshots, RUN/map.gif.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """A picture of a finished or half-finished run; several --color make several maps."""
-    from streamumap.show.look import Wanted
-    from streamumap.show.output import animate_run, render_run
+    """Draw a picture of a finished or half-finished run; several --color make several maps."""
+    from streamumap.show.annotations import ShowOptions
+    from streamumap.show.gif import animate_run
+    from streamumap.show.png import render_run
 
-    wanted = Wanted(labels, names, tuple(color or ()), input)
+    options = ShowOptions(labels, names, tuple(color or ()), input)
     with progress_of(quiet) as listener:
         if animate:
-            print(animate_run(run, out or run / "map.gif", wanted, size or 800, dark, listener))
+            print(animate_run(run, out or run / "map.gif", options, size or 800, dark, listener))
         else:
-            print(render_run(run, out or run / "map.png", wanted, size or 1600, dark, listener))
+            print(render_run(run, out or run / "map.png", options, size or 1600, dark, listener))
 
 
 @app.command()
@@ -58,19 +59,19 @@ def view(
             "--serve", help="On this machine instead of in a file, until it is stopped: for data too big for one."
         ),
     ] = False,
-    port: Annotated[int, typer.Option(help="Of --serve; 0 takes a free one.", min=0, max=65535)] = 0,
+    port: Annotated[int, typer.Option(help="Port of --serve; 0 takes a free one.", min=0, max=65535)] = 0,
     quiet: Quiet = False,
 ) -> None:
-    """One self-contained HTML page of the map: zoom, hover, search, lasso, colours. No network."""
-    from streamumap.show.look import Wanted
-    from streamumap.show.output import page_of, view_run
+    """Write one self-contained HTML page of the map: zoom, hover, search, lasso, colours. No network."""
+    from streamumap.show.annotations import ShowOptions
+    from streamumap.show.page.from_run import page_of, view_run
 
-    wanted = Wanted(labels, names, tuple(color or ()), input)
+    options = ShowOptions(labels, names, tuple(color or ()), input)
     with progress_of(quiet) as listener:
         if not serve:
-            print(view_run(run, out or run / "map.html", wanted, features, listener))
+            print(view_run(run, out or run / "map.html", options, features, listener))
             return
-        content = page_of(run, wanted, features, listener)
+        content = page_of(run, options, features, listener)
     from streamumap.show.page.serve import PageServer
 
     with PageServer(content, port) as server, suppress(KeyboardInterrupt):
@@ -89,7 +90,7 @@ def export(
     labels: LabelsFile = None,
     names: NamesFile = None,
 ) -> None:
-    """The map as other tools take it: AnnData (obsm["X_umap"]), CSV, GeoJSON. RUN/embedding.parquet needs no export."""
+    """Write the map for other tools: AnnData (obsm["X_umap"]), CSV, GeoJSON. RUN/embedding.parquet needs no export."""
     from streamumap.show.export import export_run
 
     print(export_run(run, to, out, labels, names))

@@ -1,7 +1,7 @@
-"""SIGINT and SIGTERM: the first asks the run to stop, the second ends the process; so does a stop that takes too long.
+"""SIGINT and SIGTERM: the first asks the run to stop, the second ends the process. So does a stop that takes too long.
 
-A thread waits for them, since Python's own handlers wait until the main thread comes out of a long call. Ending the
-process at once does no harm: a run goes on after any death.
+A thread waits for signals, because Python's own handlers wait until the main thread returns from a long call. Ending the process at
+once does no harm: the same command continues the run.
 """
 
 import os
@@ -13,14 +13,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 STOP_SECONDS = 8.0
-"""From the first signal to the end, at most; the end itself takes a moment too."""
+"""The longest time from the first signal until the process is ended."""
 
 AT_ONCE = "streamumap: stopped at once; the same command continues the run."
 
 
 @contextmanager
 def stop_signals(exit_code: int) -> Iterator[threading.Event]:
-    """The event is set by the first signal. Belongs to the main thread."""
+    """Yields an event that the first signal sets. Must be called in the main thread."""
     asked = threading.Event()
     read, write = os.pipe()
     os.set_blocking(write, False)

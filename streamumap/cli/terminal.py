@@ -1,4 +1,4 @@
-"""What people see in a terminal: progress from events, tables from plans and reports."""
+"""Text for the terminal: progress from events, tables from plans and reports."""
 
 import sys
 import time
@@ -14,7 +14,7 @@ from streamumap.machine.memory import Budget, format_bytes
 from streamumap.planning.suggestions import InMemoryNeeds, Outlook, Suggestion, fewest_cards
 
 LINE_SECONDS = 10.0
-"""Where there is no terminal: seconds between two lines of the same stage."""
+"""Seconds between two lines of one stage where standard error is no terminal."""
 
 
 @contextmanager
@@ -57,7 +57,7 @@ def _live(bars: Progress, console: Console) -> Listener:
 
 
 class _PlainLines:
-    """Where there is no terminal: a line for each stage, and one now and then while a stage goes on."""
+    """Progress where standard error is no terminal: a line for each stage, and one every LINE_SECONDS while it works."""
 
     def __init__(self) -> None:
         self.stage, self.started, self.next = StageStarted("", 1, ""), 0.0, 0.0
@@ -87,7 +87,7 @@ def _note(event: Note) -> str:
 
 
 def print_plan(found: Outlook) -> None:
-    """The plan and what stands around it, on standard output."""
+    """Prints a plan, the smallest budget, the needs of others, and suggestions on standard output."""
     job, budget, device = found.job, found.budget, found.machine.device
     most = "at most " if job.sparse else ""
     kind = "" if job.n_nonzero is None else f", {most}{job.n_nonzero / job.n_rows:.3g} of them non-zero in a row"
@@ -112,7 +112,7 @@ def print_plan(found: Outlook) -> None:
 
 
 def _print_in_memory(needed: InMemoryNeeds) -> None:
-    """What others hold at once, and the GPUs that have as much."""
+    """Prints what an in-memory run takes, and the GPUs that hold it."""
     low, high = format_bytes(needed.low_bytes), format_bytes(needed.high_bytes)
     print(f"others   all in memory, the matrix and 2 to 3 times it beside: {low} to {high}")
     print(f"         GPUs for {low}: {_cards(needed.low_bytes)}; for {high}: {_cards(needed.high_bytes)}")
@@ -123,7 +123,7 @@ def _print_in_memory(needed: InMemoryNeeds) -> None:
 
 
 def _cards(n_bytes: int, most: int = 3) -> str:
-    """The smallest cards, the fewest first; on several only what can be shared out."""
+    """The smallest GPUs that hold so many bytes, the fewest first; several only where the job can be divided."""
     return " or ".join(f"{c.count} x {c.size_gb} GB" for c in fewest_cards(n_bytes)[:most])
 
 
@@ -159,7 +159,7 @@ def _print_stages(found: Outlook) -> None:
 
 
 def _print_suggestions(suggestions: tuple[Suggestion, ...], device: bool) -> None:
-    """What makes the job smaller: bytes, and below them what it costs."""
+    """Prints what would make the job smaller, and at what cost in quality."""
     for suggestion in suggestions:
         needed = suggestion.in_memory
         smallest = (suggestion.smallest.device_bytes if device else suggestion.smallest.host_bytes) or 0
@@ -176,7 +176,7 @@ def _print_table(table: Table) -> None:
 
 
 def print_report(report: dict, indent: str = "") -> None:
-    """A JSON-able report as aligned lines on standard output."""
+    """Prints a JSON-able report as aligned lines on standard output."""
     width = max((len(name) for name in report), default=0)
     for name, value in report.items():
         label = name.replace("_", " ")

@@ -1,13 +1,16 @@
 """A small real data set: 9,600 Debian packages as codes of a TopK sparse autoencoder (see NOTICE)."""
 
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
-from streamumap.errors import InputError, OutputError
+from streamumap.errors import InputError
 from streamumap.source import open_rows
+from streamumap.store.atomic import write_file, writing
 from streamumap.writer.activation_writer import ActivationWriter
 
 
@@ -53,20 +56,18 @@ def write_files(run: Path) -> DemoFiles:
     """
     demo, stem = load(), run.with_name(run.name.removesuffix(".umap"))
     paths = DemoFiles(*(stem.with_name(stem.name + ending) for ending in (".npy", "-labels.txt", "-names.txt")))
-    try:
+    with writing(stem.parent, "choose another folder with -o"):
         stem.parent.mkdir(parents=True, exist_ok=True)
         if not _same_rows(paths.activations, demo):
             with ActivationWriter(paths.activations, n_features=demo.n_features) as writer:
                 writer.append(dense(demo))
         for path, lines in ((paths.labels, demo.labels), (paths.names, demo.names)):
-            path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    except OutputError:
-        raise
-    except OSError as error:
-        raise OutputError(
-            f"{stem.parent}: cannot be written ({error.strerror}); choose another folder with -o."
-        ) from error
+            write_file(path, partial(_write_lines, lines))
     return paths
+
+
+def _write_lines(lines: list[str], file: BinaryIO) -> None:
+    file.write(("\n".join(lines) + "\n").encode())
 
 
 def _same_rows(path: Path, demo: Demo) -> bool:

@@ -16,6 +16,8 @@ FEW_ROWS = 2048
 """Rows that one thread does, 800 in 0.1 ms. Two take half of that where they are alone, but an epoch waits for the slower one: on a
 busy machine the thousands of epochs of a start took half a minute."""
 
+ROWS_A_TASK = 256
+
 _ONE, _ATTRACTION, _CLIP, _LIMIT, _SOFT, _TINY = (
     np.float32(x) for x in (1.0, ATTRACTION, CLIP, STEP_LIMIT, PUSH_SOFTENING, 1e-12)
 )
@@ -50,8 +52,12 @@ def epoch(
         set_num_threads(threads)
 
 
+# The force law and the random numbers: `reference.py` in numba, inlined into the kernels below and into that of
+# `out_of_sample.py`, whose numba cache does not notice a change here. They take the fastmath flags of the kernel.
+
+
 @njit(inline="always")
-def _mix(x):
+def mix(x):
     x = np.uint32(x)
     x ^= x >> np.uint32(16)
     x = np.uint32(x * np.uint32(0x7FEB352D))
@@ -61,7 +67,7 @@ def _mix(x):
 
 
 @njit(inline="always")
-def _pow(x, b):
+def power(x, b):
     """x^b for x > 0, relative error under 1e-4 max(1, b): log2 and exp2 as minimax polynomials over one octave."""
     bits = np.float32(x).view(np.int32)
     t = np.int32((bits & 0x7FFFFF) | 0x3F800000).view(np.float32) - _ONE
@@ -86,100 +92,95 @@ def _pow(x, b):
 
 
 @njit(inline="always")
-def _fires(edge, weight, number, phase, scale):
+def fires(edge, weight, epoch, phase, scale):
+    """Whether an edge acts in an epoch: `reference.fires`."""
     rate = np.uint32(weight * scale)
-    before = np.uint32(np.uint32(edge * GOLDEN) + phase + np.uint32(number * rate))
+    before = np.uint32(np.uint32(edge * GOLDEN) + phase + np.uint32(epoch * rate))
     return np.uint32(before + rate) < before
 
 
 @njit(inline="always")
-def _clipped(x):
-    return max(-_CLIP, min(_CLIP, x))
+def random_vertex(key, number, n_vertices):
+    """One entry of `reference.pushers`."""
+    return np.int64((np.uint64(mix(key + np.uint32(number) * GOLDEN)) * n_vertices) >> np.uint64(32))
+
+
+@njit(inline="always")
+def pull_factor(d2, a, b, pull):
+    """What a neighbor at squared distance `d2` multiplies the difference to it by; `pull` is -2ab."""
+    d2 = max(d2, _TINY)
+    p = power(d2, b)
+    return pull * p / (d2 * (_ONE + a * p))
+
+
+@njit(inline="always")
+def push_factor(d2, a, b, push):
+    """What a random vertex at squared distance `d2` multiplies the difference to it by; `push` is 2b times the strength of a push."""
+    d2 = max(d2, _TINY)
+    return push / ((_SOFT + d2) * (_ONE + a * power(d2, b)))
+
+
+@njit(inline="always")
+def pull_along(factor, difference):
+    """The move along one axis."""
+    return _ATTRACTION * max(-_CLIP, min(_CLIP, factor * difference))
+
+
+@njit(inline="always")
+def push_along(factor, difference):
+    """The move along one axis."""
+    return max(-_CLIP, min(_CLIP, factor * difference))
+
+
+@njit(inline="always")
+def limited_step(step, squares):
+    """The step size, smaller for a move that would exceed STEP_LIMIT. `squares`: the squared length of the move before it."""
+    return step * min(_ONE, _LIMIT / max(step * np.sqrt(squares), _TINY))
+
+
+@njit(inline="always")
+def difference_to(position, others, j, difference):
+    """Fills `difference` with position - others[j] and returns its squared length."""
+    d2 = np.float32(0)
+    for c in range(len(position)):
+        difference[c] = position[c] - others[j, c]
+        d2 += difference[c] * difference[c]
+    return d2
 
 
 @njit(parallel=True, fastmath=FAST, cache=True)
 def _epoch_2d(
-    old,
-    new,
-    first_row,
-    indptr,
-    targets,
-    weights,
-    first_edge,
-    number,
-    key,
-    phase,
-    scale,
-    least,
-    n_negative,
-    step,
-    a,
-    b,
-    pull,
-    push,
-):
+    old, new, first_row, indptr, targets, weights, first_edge, number, key, phase, scale, least, n_negative, step, a, b, pull, push
+):  # fmt: skip
     n_vertices = np.uint64(len(old))
     for row in prange(len(indptr) - 1):
         i = first_row + row
         x, y = old[i, 0], old[i, 1]
         move_x, move_y, n_fired = np.float32(0), np.float32(0), 0
         for e in range(indptr[row], indptr[row + 1]):
-            if weights[e] < least or not _fires(first_edge + np.uint32(e), np.uint32(weights[e]), number, phase, scale):
+            if weights[e] < least or not fires(first_edge + np.uint32(e), np.uint32(weights[e]), number, phase, scale):
                 continue
             n_fired += 1
             dx, dy = x - old[targets[e], 0], y - old[targets[e], 1]
-            d2 = max(dx * dx + dy * dy, _TINY)
-            p = _pow(d2, b)
-            factor = pull * p / (d2 * (_ONE + a * p))
-            move_x += _ATTRACTION * _clipped(factor * dx)
-            move_y += _ATTRACTION * _clipped(factor * dy)
-        vertex_key = _mix(np.uint32(i) ^ key)
+            factor = pull_factor(dx * dx + dy * dy, a, b, pull)
+            move_x += pull_along(factor, dx)
+            move_y += pull_along(factor, dy)
+        vertex_key = mix(np.uint32(i) ^ key)
         for s in range(n_fired * n_negative):
-            j = np.int64((np.uint64(_mix(vertex_key + np.uint32(s) * GOLDEN)) * n_vertices) >> np.uint64(32))
+            j = random_vertex(vertex_key, s, n_vertices)
             dx, dy = x - old[j, 0], y - old[j, 1]
-            d2 = max(dx * dx + dy * dy, _TINY)
-            factor = push / ((_SOFT + d2) * (_ONE + a * _pow(d2, b)))
-            move_x += _clipped(factor * dx)
-            move_y += _clipped(factor * dy)
-        length = step * np.sqrt(move_x * move_x + move_y * move_y)
-        scaled = step * min(_ONE, _LIMIT / max(length, _TINY))
+            factor = push_factor(dx * dx + dy * dy, a, b, push)
+            move_x += push_along(factor, dx)
+            move_y += push_along(factor, dy)
+        scaled = limited_step(step, move_x * move_x + move_y * move_y)
         new[i, 0] = x + scaled * move_x
         new[i, 1] = y + scaled * move_y
 
 
-@njit(inline="always")
-def _difference(position, old, j, difference):
-    d2 = np.float32(0)
-    for c in range(len(position)):
-        difference[c] = position[c] - old[j, c]
-        d2 += difference[c] * difference[c]
-    return max(d2, _TINY)
-
-
-ROWS_A_TASK = 256
-
-
 @njit(parallel=True, fastmath=FAST, cache=True)
 def _epoch_nd(
-    old,
-    new,
-    first_row,
-    indptr,
-    targets,
-    weights,
-    first_edge,
-    number,
-    key,
-    phase,
-    scale,
-    least,
-    n_negative,
-    step,
-    a,
-    b,
-    pull,
-    push,
-):
+    old, new, first_row, indptr, targets, weights, first_edge, number, key, phase, scale, least, n_negative, step, a, b, pull, push
+):  # fmt: skip
     n_rows, n_components, n_vertices = len(indptr) - 1, old.shape[1], np.uint64(len(old))
     for task in prange((n_rows + ROWS_A_TASK - 1) // ROWS_A_TASK):
         difference, move = np.empty(n_components, np.float32), np.empty(n_components, np.float32)
@@ -188,26 +189,25 @@ def _epoch_nd(
             move[:] = np.float32(0)
             n_fired = 0
             for e in range(indptr[row], indptr[row + 1]):
-                if weights[e] < least or not _fires(
+                if weights[e] < least or not fires(
                     first_edge + np.uint32(e), np.uint32(weights[e]), number, phase, scale
                 ):
                     continue
                 n_fired += 1
-                d2 = _difference(old[i], old, targets[e], difference)
-                p = _pow(d2, b)
-                factor = pull * p / (d2 * (_ONE + a * p))
+                d2 = difference_to(old[i], old, targets[e], difference)
+                factor = pull_factor(d2, a, b, pull)
                 for c in range(n_components):
-                    move[c] += _ATTRACTION * _clipped(factor * difference[c])
-            vertex_key = _mix(np.uint32(i) ^ key)
+                    move[c] += pull_along(factor, difference[c])
+            vertex_key = mix(np.uint32(i) ^ key)
             for s in range(n_fired * n_negative):
-                j = np.int64((np.uint64(_mix(vertex_key + np.uint32(s) * GOLDEN)) * n_vertices) >> np.uint64(32))
-                d2 = _difference(old[i], old, j, difference)
-                factor = push / ((_SOFT + d2) * (_ONE + a * _pow(d2, b)))
+                j = random_vertex(vertex_key, s, n_vertices)
+                d2 = difference_to(old[i], old, j, difference)
+                factor = push_factor(d2, a, b, push)
                 for c in range(n_components):
-                    move[c] += _clipped(factor * difference[c])
+                    move[c] += push_along(factor, difference[c])
             length = np.float32(0)
             for c in range(n_components):
                 length += move[c] * move[c]
-            scaled = step * min(_ONE, _LIMIT / max(step * np.sqrt(length), _TINY))
+            scaled = limited_step(step, length)
             for c in range(n_components):
                 new[i, c] = old[i, c] + scaled * move[c]

@@ -15,11 +15,20 @@ packages of the demo on the map of the other 7,680 (trustworthiness / preservati
 import numpy as np
 from numba import njit, prange
 
-from streamumap.layout.cpu import FAST, ROWS_A_TASK, _clipped, _difference, _fires, _mix, _pow
-from streamumap.layout.schedule import ATTRACTION, PUSH_SOFTENING, STEP_LIMIT, Settings, rates_of
-
-GOLDEN = np.uint32(0x9E3779B9)
-_ONE, _ATTRACTION, _LIMIT, _SOFT, _TINY = (np.float32(x) for x in (1.0, ATTRACTION, STEP_LIMIT, PUSH_SOFTENING, 1e-12))
+from streamumap.layout.cpu import (
+    FAST,
+    ROWS_A_TASK,
+    difference_to,
+    fires,
+    limited_step,
+    mix,
+    pull_along,
+    pull_factor,
+    push_along,
+    push_factor,
+    random_vertex,
+)
+from streamumap.layout.schedule import Settings, rates_of
 
 
 def place(
@@ -71,30 +80,29 @@ def _move(mapped, indices, rates, steps, keys, phase, scale, least, n_negative, 
             here = out[row]
             name = np.uint32(0)
             for j in range(k):
-                name = _mix(name ^ np.uint32(indices[row, j]))
+                name = mix(name ^ np.uint32(indices[row, j]))
             for epoch in range(len(steps)):
                 move[:] = np.float32(0)
                 n_fired = 0
                 for j in range(k):
                     rate = np.uint32(rates[row, j])
-                    if rate < least or not _fires(name + np.uint32(j), rate, np.uint32(epoch), phase, scale):
+                    if rate < least or not fires(name + np.uint32(j), rate, np.uint32(epoch), phase, scale):
                         continue
                     n_fired += 1
-                    d2 = _difference(here, mapped, indices[row, j], difference)
-                    p = _pow(d2, b)
-                    factor = pull * p / (d2 * (_ONE + a * p))
+                    d2 = difference_to(here, mapped, indices[row, j], difference)
+                    factor = pull_factor(d2, a, b, pull)
                     for c in range(n_components):
-                        move[c] += _ATTRACTION * _clipped(factor * difference[c])
-                key = _mix(name ^ keys[epoch])
+                        move[c] += pull_along(factor, difference[c])
+                key = mix(name ^ keys[epoch])
                 for s in range(n_fired * n_negative):
-                    i = np.int64((np.uint64(_mix(key + np.uint32(s) * GOLDEN)) * n_mapped) >> np.uint64(32))
-                    d2 = _difference(here, mapped, i, difference)
-                    factor = push / ((_SOFT + d2) * (_ONE + a * _pow(d2, b)))
+                    i = random_vertex(key, s, n_mapped)
+                    d2 = difference_to(here, mapped, i, difference)
+                    factor = push_factor(d2, a, b, push)
                     for c in range(n_components):
-                        move[c] += _clipped(factor * difference[c])
+                        move[c] += push_along(factor, difference[c])
                 length = np.float32(0)
                 for c in range(n_components):
                     length += move[c] * move[c]
-                scaled = steps[epoch] * min(_ONE, _LIMIT / max(steps[epoch] * np.sqrt(length), _TINY))
+                scaled = limited_step(steps[epoch], length)
                 for c in range(n_components):
                     here[c] += scaled * move[c]

@@ -15,7 +15,7 @@ from streamumap.neighbors.metric import Metric
 from streamumap.source import RowSource, widen
 from streamumap.source.checks import wrong
 from streamumap.source.formats.array import ArraySource
-from streamumap.source.formats.npy import npy_rows
+from streamumap.source.formats.npy import open_npy
 from streamumap.source.views.normalized import DenseRows
 
 LOOKED_AT_ROWS = 1024
@@ -192,7 +192,7 @@ def look_at_distances(
 
 def _matrix(part: Any, name: str) -> RowSource:
     if isinstance(part, (str, bytes, os.PathLike)):
-        return npy_rows(part)
+        return open_npy(part)
     source = ArraySource(part)
     source.name = name
     return source

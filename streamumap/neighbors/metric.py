@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from streamumap.errors import InputError
-from streamumap.source.views.centered import View
+from streamumap.source.views.centered import ComparedView
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def named(name: str) -> Metric:
     return METRICS[name]
 
 
-def compared(asked: Metric, view: View) -> Metric:
+def compared(asked: Metric, view: ComparedView) -> Metric:
     """Return the metric under which the rows of a view are compared: a view may have brought them to length 1 already."""
     return EUCLIDEAN if view.unit else asked
 

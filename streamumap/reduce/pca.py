@@ -18,8 +18,6 @@ import numpy as np
 
 from streamumap.errors import InputError
 from streamumap.machine import matmul
-from streamumap.source.base import RowSource
-from streamumap.source.views.normalized import DenseRows
 
 PIECE_ROWS = 8192  # rows in one float32 product: bounds its rounding error and the memory of the widened rows
 BLAS_BYTES = 32 << 20  # what the BLAS libraries of numpy and scipy keep for themselves
@@ -105,14 +103,14 @@ def _library(device: str | None) -> Iterator[Any]:
         torch.set_float32_matmul_precision(chosen)
 
 
-def _placed(library: Any, array: np.ndarray, dtype: str, device: str | None) -> Any:
+def _to_device(library: Any, array: np.ndarray, dtype: str, device: str | None) -> Any:
     """A copy of the array where the device is, widened there."""
     if device is None:
         return np.array(array, dtype=dtype)
     return library.tensor(array, device=device).to(getattr(library, dtype))
 
 
-def _subtract(library: Any, rows: Any, mean: Any) -> Any:
+def subtract(library: Any, rows: Any, mean: Any) -> Any:
     """float32 rows minus a float64 mean, in place: in two steps, of which neither rounds more than its result."""
     high = library.asarray(mean, dtype=library.float32)
     rows -= high
@@ -132,41 +130,6 @@ def _checked(X, n_features: int | None) -> np.ndarray:
             f"{X.dtype}; give blocks of rows of one width."
         )
     return X
-
-
-class ReducedRows:
-    """The rows of `source`, seen as a DenseRows of `unit` sees them, along components that others have: a RowSource of float32
-    rows. `mean` float64 (D,), `components` float32 (n, D)."""
-
-    dtype = "float32"
-
-    def __init__(self, source: RowSource, mean: np.ndarray, components: np.ndarray, *, unit: bool):
-        self._rows, self._mean, self._components = DenseRows(source, unit=unit), mean, components
-        self.source, self.name, self.fingerprint = source, source.name, source.fingerprint
-        self.n_rows, self.n_features = source.n_rows, len(components)
-        self.row_bytes = self.n_features * 4
-
-    def read(self, start: int, stop: int, out: np.ndarray | None = None) -> np.ndarray:
-        """Rows start..stop, (stop - start, n_features); `out` as in `RowSource.read`."""
-        if out is None:
-            out = np.empty((stop - start, self.n_features), np.float32)
-        for first in range(start, stop, PIECE_ROWS):
-            last = min(first + PIECE_ROWS, stop)
-            out[first - start : last - start] = self._reduced(self._rows.block(first, last))
-        return out[: stop - start]
-
-    def take(self, rows: np.ndarray) -> np.ndarray:
-        """The rows with these numbers (int64, ascending), (len(rows), n_features)."""
-        return self._reduced(self._rows.take(rows))
-
-    def check_unchanged(self) -> None:
-        self.source.check_unchanged()
-
-    def close(self) -> None:
-        self.source.close()
-
-    def _reduced(self, rows: np.ndarray) -> np.ndarray:
-        return matmul.product(_subtract(np, np.array(rows), self._mean), self._components.T)
 
 
 class StreamedPCA:
@@ -203,9 +166,9 @@ class StreamedPCA:
         return self
 
     def _add(self, library: Any, piece: np.ndarray) -> None:
-        rows = _placed(library, piece, "float32", self.device)
+        rows = _to_device(library, piece, "float32", self.device)
         mean = rows.mean(0, dtype=library.float64)
-        rows = _subtract(library, rows, mean)
+        rows = subtract(library, rows, mean)
         moment = matmul.gram(rows) if library is np else rows.T @ rows
         del rows
         refused = np.flatnonzero(~np.isfinite(_on_host(moment.diagonal())))
@@ -245,14 +208,14 @@ class StreamedPCA:
         X = _checked(X, len(self._mean))
         out = np.empty((len(X), len(directions)), np.float32)
         with _library(self.device) as library:
-            along = _placed(library, directions, "float32", self.device).T
+            along = _to_device(library, directions, "float32", self.device).T
             for start in range(0, len(X), PIECE_ROWS):
                 piece = slice(start, start + PIECE_ROWS)
                 out[piece] = self._projected(library, X[piece], along)
         return out
 
     def _projected(self, library: Any, piece: np.ndarray, directions: Any) -> np.ndarray:
-        rows = _subtract(library, _placed(library, piece, "float32", self.device), self._mean)
+        rows = subtract(library, _to_device(library, piece, "float32", self.device), self._mean)
         return matmul.product(rows, directions) if library is np else _on_host(rows @ directions)
 
     def state(self) -> dict[str, np.ndarray]:
@@ -275,9 +238,9 @@ class StreamedPCA:
         pca.n_samples_seen_ = int(state["n_samples_seen"])
         if pca.n_samples_seen_:
             with _library(device) as library:
-                pca._mean = _placed(library, state["mean"], "float64", device)
+                pca._mean = _to_device(library, state["mean"], "float64", device)
                 if "moment" in state:
-                    pca._moment = _placed(library, state["moment"], "float64", device)
+                    pca._moment = _to_device(library, state["moment"], "float64", device)
                 else:
                     pca._found = Components(state["components"], state["variance"], state["ratio"])
         return pca

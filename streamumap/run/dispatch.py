@@ -19,9 +19,10 @@ from streamumap.neighbors.zero import close_gaps, join_zero_rows
 from streamumap.params import Params
 from streamumap.planning.job import Plan
 from streamumap.source import RowSource
-from streamumap.source.scan.cpu import Scan, scan
+from streamumap.source.scan.cpu import scan
+from streamumap.source.scan.result import Scan
 from streamumap.source.sparse.csr_rows import CsrRows
-from streamumap.source.views.centered import View
+from streamumap.source.views.centered import ComparedView
 from streamumap.store.blockfile import BlockFile
 from streamumap.store.checkpoint import NO_CHECKPOINT, Checkpoint
 
@@ -38,7 +39,7 @@ class Rows:
     searched: RowSource
     csr: CsrRows | None
     found: Scan
-    view: View
+    view: ComparedView
     asked: str
 
     @property
@@ -152,7 +153,9 @@ def _finish_unit(rows: Rows, graph: KnnGraph) -> None:
     metric, is_zero = named(rows.asked), rows.found.is_zero
     for start in range(0, len(graph.indices), FINISHED_ROWS):
         indices, distances = (array[start : start + FINISHED_ROWS] for array in graph)
-        rows.view.found(indices, distances, lambda squares: metric.from_squares(squares, np), is_zero[indices])
+        rows.view.to_asked_metric(
+            indices, distances, lambda squares: metric.from_squares(squares, np), is_zero[indices]
+        )
     if rows.reduced:
         close_gaps(*graph)  # zero rows need not be the furthest any more
     join_zero_rows(*graph, np.flatnonzero(is_zero).astype(np.int32))

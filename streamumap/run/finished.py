@@ -1,5 +1,4 @@
-"""A map that is finished, with all that it takes to place further rows on it: its rows as they were read, where they lie, its
-parameters."""
+"""A finished map with everything that new rows need to get a position on it: rows, positions, parameters."""
 
 import hashlib
 import json
@@ -15,23 +14,26 @@ from streamumap.neighbors.metric import named
 from streamumap.params import Params
 from streamumap.planning.job import Job, job_of
 from streamumap.source import Reading, RowSource, ToConvert, open_rows, open_source
-from streamumap.source.views.centered import View, like
+from streamumap.source.views.centered import ComparedView, rebuild_view
 from streamumap.source.views.row_selection import RowSelection
 from streamumap.store.blockfile import BlockFile
 from streamumap.store.manifest import NAME as MANIFEST
 from streamumap.store.manifest import check_identity
 
 AS_WRITTEN = {"mtime_ns", "inode"}
-"""Of a fingerprint, what a copy of the same file has of its own."""
+"""Parts of a fingerprint that differ between two copies of one file."""
+
+OF_THE_INPUT = ("path", "reading", "exponent", "centred", "non_negative", "compared_nonzero", "fingerprint")
+"""Fields of a report's "input" without which no row can be placed."""
 
 
 @dataclass(frozen=True)
 class Finished:
-    """`name`: of the run, for people. `given`: its input as it was opened, of which `kept` are on the map, at `positions` float32
-    (N, n_components). `folder`: of the run, where one was kept."""
+    """`name`: the run's name for people. `input`: the rows as they were opened. `kept`: which of them are on the map, at `positions`
+    float32 (N, n_components). `folder`: the run's folder, or None where none was kept."""
 
     name: str
-    given: RowSource | ToConvert
+    input: RowSource | ToConvert
     kept: RowSelection
     positions: np.ndarray
     params: Params
@@ -40,12 +42,12 @@ class Finished:
 
     @property
     def path(self) -> str:
-        """Of the folder; "" where none was kept."""
+        """The absolute path of the folder; "" where none was kept."""
         return os.path.abspath(self.folder) if self.folder else ""
 
     @property
     def centred(self) -> bool:
-        """Whether its rows were compared less their centre."""
+        """True where the rows were compared after their centre was subtracted."""
         return self.report["input"]["centred"]
 
     @property
@@ -54,7 +56,7 @@ class Finished:
 
     @property
     def n_nonzero(self) -> int:
-        """Values that are not 0 in the rows as they were compared."""
+        """How many values of the rows, as they were compared, are not zero."""
         return self.report["input"]["compared_nonzero"]
 
     @property
@@ -63,33 +65,33 @@ class Finished:
 
     @property
     def fingerprint(self) -> dict:
-        """Of the map: another one, or this one made anew elsewhere, has another."""
+        """Identifies the map: another map, or this one made again from other rows, has another fingerprint."""
         digest = hashlib.blake2b(self.positions.tobytes(), digest_size=16)
         digest.update(json.dumps([self.params.to_json(), self.report["input"]["fingerprint"]], sort_keys=True).encode())
         return {"format": "map", "blake2b": digest.hexdigest()}
 
     def job(self) -> Job:
-        """Of the rows on the map, as they were searched."""
+        """The rows on the map, as a search sees them, for the plan."""
         if self.params.reduce != "none":
-            dims = min(self.params.reduce_dims, self.given.n_features, len(self.positions))
+            dims = min(self.params.reduce_dims, self.input.n_features, len(self.positions))
             return Job(len(self.positions), dims, "float32", mapped=True)
-        job = job_of(self.given)
+        job = job_of(self.input)
         dtype = "float32" if self.centred or self.report["input"]["exponent"] else job.dtype
         return replace(job, n_rows=len(self.positions), dtype=dtype, n_nonzero=self.n_nonzero, mapped=True)
 
-    def view(self, given: RowSource) -> View:
-        """How the rows on the map were compared; `given`: its input, where that can be read."""
-        return like(
+    def view(self, given: RowSource) -> ComparedView:
+        """How the rows on the map were compared. `given`: the input, readable in place."""
+        return rebuild_view(
             self.kept.source(given), self.report["input"]["exponent"], self.centred, unit=named(self.params.metric).unit
         )
 
     def reduced(self) -> tuple[RowSource, BlockFile]:
-        """The rows on the map as they were reduced, and the file of the components. Raises InputError."""
+        """The reduced rows on the map, and the file of the components. Raises InputError where the run did not keep them."""
         files = [self.folder / "scratch" / f"{name}.npy" for name in ("reduced", "components")] if self.folder else []
         job = self.job()
         if files and all(file.exists() for file in files):
             rows, components = open_rows(files[0]), BlockFile.open(files[1])
-            shape = (1 + job.n_features, self.given.n_features)
+            shape = (1 + job.n_features, self.input.n_features)
             if (rows.n_rows, rows.n_features, components.shape) == (job.n_rows, job.n_features, shape):
                 return rows, components
         raise InputError(
@@ -98,15 +100,17 @@ class Finished:
         )
 
     def close(self) -> None:
-        self.given.close()
+        self.input.close()
 
 
 def open_finished(folder: Path, where: Any = None) -> Finished:
-    """The run in a folder. `where`: its input, if not where it was. Raises InputError where there is none or its input is not
-    there, InputChanged where that is not what it was."""
+    """Opens the run in a folder. `where`: the input, if it was moved. Raises InputError where the run or its input is missing, and
+    InputChanged where the input has changed."""
     report, stages = _report(folder), _stages(folder)
     try:
         mapped, everything = (BlockFile.open(folder / f"{name}.npy") for name in ("knn_indices", "embedding"))
+        if len(mapped.shape) != 2 or len(mapped) != len(everything):
+            raise ValueError(f"knn_indices.npy of shape {mapped.shape} beside embedding.npy of {everything.shape}")
         whole = everything.checksum() == stages["embedding"]["checksums"]["embedding"]
         kept, positions = _in_graph(mapped), everything.read(0, len(everything))
         mapped.close()
@@ -134,8 +138,8 @@ def finished_map(
     folder: Path | None = None,
     moved: bool = False,
 ) -> Finished:
-    """Of an input that is open. `positions`: of all its rows. With `moved` its content alone must be the same. Raises InputError,
-    InputChanged."""
+    """Joins an open input with the positions of all its rows. With `moved`, only the content of the input must be that of the run, not its
+    place or time. Raises InputError, InputChanged."""
     was, now = report["input"]["fingerprint"], given.fingerprint
     same = _content(was) == _content(now) if moved else was == now
     if not same or given.n_rows != len(positions):
@@ -155,25 +159,27 @@ def _report(folder: Path) -> dict:
     path = folder / "run.json"
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
-        said = report["input"]
-        assert all(
-            key in said
-            for key in ("path", "reading", "exponent", "centred", "non_negative", "compared_nonzero", "fingerprint")
-        )
+        missing = [field for field in OF_THE_INPUT if field not in report["input"]]
+        missing += [field.name for field in fields(Params) if field.name not in report["params"]]
         Params(**report["params"])
     except FileNotFoundError as e:
         raise InputError(
             f"{folder}: expected a finished run, found no run.json; make one with streamumap embed."
         ) from e
-    except (OSError, ValueError, KeyError, TypeError, AssertionError) as e:
+    except (OSError, ValueError, KeyError, TypeError) as e:
         raise InputError(
             f"{path}: expected the report of a map that rows can be placed on, found another; run streamumap embed again."
         ) from e
+    if missing:
+        raise InputError(
+            f"{path}: expected the report of a map that rows can be placed on, found one without {', '.join(missing)}; "
+            "run streamumap embed again."
+        )
     return report
 
 
 def _stages(folder: Path) -> dict:
-    """What the manifest says of them; a run that was begun anew has taken back what it will replace."""
+    """The finished stages of a run by its manifest. A run that was started again no longer lists what it will replace."""
     try:
         return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["stages"]
     except (OSError, ValueError, KeyError, TypeError) as e:
@@ -183,7 +189,7 @@ def _stages(folder: Path) -> dict:
 
 
 def _in_graph(indices: BlockFile) -> RowSelection:
-    """The rows that have neighbours, themselves in front: those on the map."""
+    """Selects the rows on the map: those that have themselves as first neighbour."""
     n, found = len(indices), []
     for start, block in indices.blocks(65_536):
         found.append(start + np.flatnonzero(block[:, 0] == np.arange(start, start + len(block))))

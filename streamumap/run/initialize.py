@@ -1,4 +1,4 @@
-"""Where points start, and the graph by blocks for start and layout: as the plan says."""
+"""First positions of the layout, by the method that the user asked for and in the blocks of the plan."""
 
 from collections.abc import Callable
 from functools import partial
@@ -21,7 +21,7 @@ from streamumap.source.views.normalized import DenseRows
 
 
 def layout_backend(plan: Plan):
-    """The `layout.run.Backend` that the plan names; for cuML's layout, the one that makes its start."""
+    """The `layout.epochs.Backend` that the plan names; for cuML's layout, the one that makes its first positions."""
     from streamumap.layout import epochs
 
     if plan.device and plan["layout"].backend != "cpu":
@@ -30,14 +30,14 @@ def layout_backend(plan: Plan):
 
 
 class GraphBlocks:
-    """A graph by blocks of its rows, for start and layout. A block that is all of it is read and placed once for both."""
+    """A graph in blocks of rows, for first positions and layout. A block of all rows is read and moved to the device once for both."""
 
     def __init__(self, graph: Graph, backend):
         self.graph, self.backend = graph, backend
         self._whole: GraphBlock | None = None
 
     def of(self, block_rows: int) -> list[Callable[[], GraphBlock]]:
-        """Functions that read the blocks, in order."""
+        """Functions that read the blocks, in the order of the rows."""
         n = self.graph.n_rows
         if block_rows >= n:
             return [self._placed]
@@ -55,16 +55,16 @@ class GraphBlocks:
 
 
 PlaceTop = Callable[[np.ndarray], np.ndarray]
-"""Positions float32 (M, n_components) of the rows of these numbers, int64 (M,) ascending."""
+"""A function of row numbers int64 (M,), ascending, that returns their positions float32 (M, n_components)."""
 
 
 def first_positions(
     rows: Rows, plan: Plan, p: Params, blocks: GraphBlocks, settings, advance: Advance, warn: Callable[[str], None]
 ) -> tuple[np.ndarray, str]:
-    """float32 (N, n_components), and in a few words how they were found. `settings`: the layout's.
+    """First positions float32 (N, n_components), and a few words about how they were found. `settings`: the layout's.
 
-    Rows start where a user's positions have them. Otherwise the coarsest level of the graph starts where `init` says, and
-    few rows start there themselves.
+    Positions given by the user are scaled and used. Otherwise `init` gives positions to the coarsest level of the graph, or to
+    the rows themselves where they are few.
     """
     n = rows.original.n_rows
     if p.init.endswith(".npy"):
@@ -82,7 +82,7 @@ def first_positions(
 def _first_of_all(
     rows: Rows, plan: Plan, p: Params, blocks: GraphBlocks, settings, advance: Advance, warn: Callable[[str], None]
 ) -> tuple[PlaceTop, str]:
-    """Where the coarsest level starts, and how that is found. Ticks 0: no row is placed yet."""
+    """The positions of the coarsest level, and how they are found. Advances by 0: no row has its position yet."""
     if p.init == "random":
         return (lambda numbers: pca.random(len(numbers), p.n_components, p.seed)), "at random"
     by_pca = partial(_pca, rows, plan, p)
@@ -110,7 +110,7 @@ def _multilevel(
 
 
 def _pca(rows: Rows, plan: Plan, p: Params, numbers: np.ndarray) -> np.ndarray:
-    """A `PlaceTop`: along the first principal components of these rows."""
+    """Positions along the first principal components of these rows: a `PlaceTop`."""
     size, read = plan["start"].blocks["sample_rows"], _reader(rows)
     sample = read(numbers[pca.sample_numbers(len(numbers), size)])
     parts = pca.blocks(lambda a, b: read(numbers[a:b]), len(numbers), size)
@@ -126,8 +126,9 @@ def _spectral(
     advance: Advance,
     warn: Callable[[str], None],
 ) -> tuple[PlaceTop, str]:
-    """Along the graph's eigenvectors; where it is in pieces, each along its own at the place where the default start has it."""
-    from streamumap.graph.parts import roots_and_degrees
+    """Positions along the graph's eigenvectors. Where the graph has several components, each is laid out along its own eigenvectors,
+    around the position that the default start gives it."""
+    from streamumap.graph.components import roots_and_degrees
     from streamumap.layout.epochs import placer
     from streamumap.layout.init import spectral
 
@@ -152,7 +153,7 @@ def _spectral(
 
 
 def _given_positions(path: str, n_rows: int, n_components: int) -> np.ndarray:
-    """float64 (N, n_components)."""
+    """Reads the user's positions, float64 (N, n_components). Raises InputError."""
     source = open_rows(path)
     if (source.n_rows, source.n_features) != (n_rows, n_components):
         found = f"{source.n_rows} x {source.n_features}"
@@ -168,7 +169,7 @@ def _given_positions(path: str, n_rows: int, n_components: int) -> np.ndarray:
 
 
 def _reader(rows: Rows) -> Callable[[np.ndarray], Any]:
-    """A function that gives the rows of some numbers (int64, ascending) as a matrix, as they are compared."""
+    """A function that reads rows by number (int64, ascending) as a matrix, as they are compared."""
     csr, unit = rows.csr, rows.metric.unit
     if csr is not None:
         return lambda numbers: _sparse(csr.take(numbers), csr.n_features, unit)
@@ -176,7 +177,7 @@ def _reader(rows: Rows) -> Callable[[np.ndarray], Any]:
 
 
 def _sparse(rows, n_features: int, unit: bool):
-    """Packed rows as a scipy matrix."""
+    """CSR rows as a SciPy matrix."""
     import scipy.sparse
 
     indptr, indices, values = rows

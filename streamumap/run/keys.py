@@ -1,4 +1,4 @@
-"""What the outputs of the stages depend on, as keys: the same key, the same bytes."""
+"""Keys of the results of stages. Equal keys mean equal bytes, so a result under the same key is used again."""
 
 import hashlib
 from dataclasses import dataclass
@@ -16,18 +16,20 @@ LAYOUT_PARAMS = (
 
 @dataclass(frozen=True)
 class Keys:
+    """A key for the result of each stage that can be used again."""
+
     reduced: str
     knn: str
     graph: str
     map: str
-    placed: str  # the map with the rows that are placed on it
+    placed: str  # the map with the rows beside the sample
 
 
 def keys_of(run: Run) -> Keys:
-    """Those of reduced rows, k-NN graph, fuzzy graph, map and rows placed on it, once the rows are read."""
+    """The keys of a run, once its rows are read."""
     p = run.params
     reduced = {"none": (), "pca": (p.reduce, p.reduce_dims), "ica": (p.reduce, p.reduce_dims, p.seed)}[p.reduce]
-    how = run.given_knn.fingerprint if run.given_knn else run.plan["neighbors"].backend
+    how = run.inputs.knn.fingerprint if run.inputs.knn else run.plan["neighbors"].backend
     rows = rows_key(run)
     by = run.plan["reduce"].backend if reduced else ""
     knn = key_of(__version__, p.n_neighbors, p.metric, reduced, p.recall, p.seed, how, rows)
@@ -44,14 +46,15 @@ def keys_of(run: Run) -> Keys:
 
 
 def input_key(run: Run) -> str:
-    """Of what is read of the input, before anything is known of it."""
-    return key_of(__version__, run.plan["read"].backend, hash_of(run.sample))
+    """The key of the pass over the input."""
+    return key_of(__version__, run.plan["read"].backend, hash_of(run.inputs.sample))
 
 
 def rows_key(run: Run) -> str:
-    """Of the rows that are in the map."""
+    """The key of the choice of rows that are mapped."""
     return hash_of(run.kept.rows)
 
 
 def hash_of(rows: np.ndarray | None) -> str:
+    """A digest of row numbers; "" for None, which means all rows."""
     return "" if rows is None else hashlib.blake2b(rows.tobytes(), digest_size=16).hexdigest()

@@ -13,7 +13,7 @@ from streamumap.planning.job import Plan
 from streamumap.run.dispatch import nearest_backend
 from streamumap.source import RowSource, widen
 from streamumap.source.sparse.csr_rows import CsrRows
-from streamumap.source.views.centered import View, as_they_came
+from streamumap.source.views.centered import ComparedView, original_rows
 from streamumap.store.checkpoint import NO_CHECKPOINT, Checkpoint
 
 ROUNDING = 1e-4
@@ -30,7 +30,7 @@ class Mapped:
     csr: CsrRows | None
     positions: np.ndarray
     non_negative: bool
-    view: View
+    view: ComparedView
     reduced: bool = False
 
     @property
@@ -56,9 +56,9 @@ def place(
             stop = min(start + request.query_rows, new.n_rows)
             indices, distances = nearest(start, stop)
             apart = np.zeros(indices.shape, bool) if there.reduced else None
-            there.view.found(indices, distances, lambda squares: metric.from_squares(squares, np), apart)
+            there.view.to_asked_metric(indices, distances, lambda squares: metric.from_squares(squares, np), apart)
             if metric.unit:
-                put_itself_first(as_they_came(there.rows), as_they_came(new), start, indices, distances)
+                put_itself_first(original_rows(there.rows), original_rows(new), start, indices, distances)
             weights = graph.strengths(distances, p.local_connectivity)
             out[start:stop] = out_of_sample.place(there.positions, indices, distances, weights, settings)
             checkpoint.done(lambda: ({}, {"positions": out[:stop]}), row=stop)  # noqa: B023, it is called at once

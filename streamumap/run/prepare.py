@@ -1,4 +1,4 @@
-"""What the user asked for, made into a budget, a job and a graph that is given: before a row is read."""
+"""Budget and plan of a request, before a row is read."""
 
 from dataclasses import replace
 from typing import Any
@@ -8,87 +8,50 @@ import numpy as np
 from streamumap.errors import DoesNotFit, InputError
 from streamumap.machine import memory
 from streamumap.machine.memory import Budget, Machine
-from streamumap.neighbors.given import GivenGraph, open_graph
 from streamumap.params import Params
 from streamumap.planning.job import Job, Plan, job_of, placing_job, sampled_job
 from streamumap.planning.planner import make_plan
 from streamumap.planning.suggestions import ACTIVE, Outlook, outlook
+from streamumap.request import Request
 from streamumap.run import dispatch
-from streamumap.source import Reading, RowSource, ToConvert, check_shape, open_source
+from streamumap.run.inputs import open_knn
+from streamumap.source import RowSource, ToConvert, check_shape, open_source
 from streamumap.source.checks import check_dtype
 from streamumap.source.sparse.csr_block import nonzero_mask
 
-LOOKS, LOOK_ROWS, LOOK_BYTES = 64, 32, 1 << 18
-"""Runs of rows that are looked at before anything is planned, and how many rows, or bytes, each has at most."""
+SAMPLE_RUNS, RUN_ROWS, RUN_BYTES = 64, 32, 1 << 18
+"""Runs of rows that are read before anything is planned, and the most rows and bytes of each."""
 
 
 def budget_for(machine: Machine, budget: str | int | None, host_budget: str | int | None) -> Budget:
-    """--budget and --host-budget as caps; what is not given is a share of what is free. On the host the least of these and
-    the machine's own limits holds."""
-    given = None if budget is None else memory.parse_bytes(budget)
+    """--budget and --host-budget as caps. The default is a share of the free memory; on the host the smallest of the cap and the
+    machine's own limits counts."""
+    asked = None if budget is None else memory.parse_bytes(budget)
     host = None if host_budget is None else memory.parse_bytes(host_budget, "--host-budget")
     default, device_bytes = int(machine.host_free_bytes * memory.DEFAULT_SHARE), None
     if machine.device:
-        device_bytes = given or int(machine.device.free_bytes * memory.DEFAULT_SHARE)
+        device_bytes = asked or int(machine.device.free_bytes * memory.DEFAULT_SHARE)
         caps = [("--host-budget", host or default)]
     else:
-        caps = [("--budget", given or default), *([("--host-budget", host)] if host else [])]
+        caps = [("--budget", asked or default), *([("--host-budget", host)] if host else [])]
     caps += [(limit.name, max(1, limit.n_bytes - memory.anonymous_bytes())) for limit in machine.host_limits]
     limited_by, host_bytes = min(caps, key=lambda cap: cap[1])
     return Budget(host_bytes, device_bytes, limited_by)
 
 
-def plan_for(
-    x,
-    rows,
-    features,
-    dtype,
-    active,
-    budget,
-    host_budget,
-    device,
-    reading=None,
-    knn=None,
-    sample=None,
-    place_rest=False,
-    **params,
-) -> Outlook:
-    """`streamumap.plan`; `reading` instead of `dtype` and `features` of an input."""
-    if (x is None) == (rows is None) or (x is None and features is None):
-        raise InputError("plan: expected an input, or --rows and --features, found both or neither; give one of them.")
-    if x is not None:
-        source = open_source(x, reading or Reading(dtype, features))
-        job = job_of(source)
-        source.close()
-    else:
-        check_shape("plan", rows, features)
-        job = Job(rows, features, check_dtype(dtype or "float16"))
-    if active is not None and not 1 <= active <= job.n_features:
-        raise InputError(
-            f"--active: expected 1 to {job.n_features}, the features of a row, found {active}; give one in this range."
-        )
-    if sample is not None and not 3 <= sample <= job.n_rows:
-        raise InputError(
-            f"--sample: expected 3 to {job.n_rows}, the rows of the input, found {sample}; give one in this range."
-        )
-    p = Params(**params)
-    dispatch.check_installed(p)
-    graph = given_graph(knn, p, job.n_rows)
-    if graph is not None:
-        job = replace(job, knn_columns=graph.n_columns)
-        graph.close()
-    if place_rest and sample is None:
-        raise InputError("--place-rest: expected --sample, found none; say how many rows the others are placed beside.")
-    job = sampled_job(job, sample)
-    job = placing_job(job) if place_rest else job
-    if active is not None:  # of every row, also of those of a sample
-        placed = job.placed and replace(job.placed, n_nonzero=job.placed.n_rows * active)
-        job = replace(job, n_nonzero=job.n_rows * active, placed=placed)
-    machine = memory.machine(device)
-    if x is None:  # a job to be run anywhere
+def outlook_of(request: Request, matrix: tuple[int, int] | None = None, active: int | None = None) -> Outlook:
+    """The plan of a request, and what stands around it, from headers alone: no row is read.
+
+    `matrix`: rows and features where there is no input yet; its dtype is that of the reading, or float16. `active`: values of a row
+    that are not zero. Raises InputError, and DoesNotFit where the budget cannot hold the job.
+    """
+    dispatch.check_installed(request.params)
+    job = _asked_job(request, matrix, active)
+    machine = memory.machine(request.device)
+    if request.input is None:  # a job to be run anywhere
         machine = replace(machine, host_limits=())
     try:
-        return outlook(job, p, budget_for(machine, budget, host_budget), machine)
+        return outlook(job, request.params, budget_for(machine, request.budget, request.host_budget), machine)
     except DoesNotFit as error:
         if job.n_nonzero is not None or job.n_features < 4 * ACTIVE:
             raise
@@ -98,9 +61,45 @@ def plan_for(
         ) from error
 
 
+def matrix_of(input: Any, rows: int | None, features: int | None) -> tuple[int, int] | None:
+    """The shape of a matrix that there is no input of; None where there is one. Raises InputError."""
+    if (input is None) == (rows is None) or (input is None and features is None):
+        raise InputError("plan: expected an input, or --rows and --features, found both or neither; give one of them.")
+    return None if rows is None or features is None else (rows, features)
+
+
+def _asked_job(request: Request, matrix: tuple[int, int] | None, active: int | None) -> Job:
+    if matrix is not None:
+        check_shape("plan", *matrix)
+        dtype = request.reading.dtype if request.reading else None
+        job = Job(*matrix, check_dtype(dtype or "float16"))
+    else:
+        source = open_source(request.input, request.reading)
+        job = job_of(source)
+        source.close()
+    for option, size, least, most, what in (
+        ("--active", active, 1, job.n_features, "the features of a row"),
+        ("--sample", request.sample, 3, job.n_rows, "the rows of the input"),
+    ):
+        if size is not None and not least <= size <= most:
+            raise InputError(f"{option}: expected {least} to {most}, {what}, found {size}; give one in this range.")
+    graph = open_knn(request.knn, request.params, job.n_rows)
+    if graph is not None:
+        job = replace(job, knn_columns=graph.n_columns)
+        graph.close()
+    if request.place_rest and request.sample is None:
+        raise InputError("--place-rest: expected --sample, found none; say how many rows the others are placed beside.")
+    job = sampled_job(job, request.sample)
+    job = placing_job(job) if request.place_rest else job
+    if active is None:
+        return job
+    placed = job.placed and replace(job.placed, n_nonzero=job.placed.n_rows * active)
+    return replace(job, n_nonzero=job.n_rows * active, placed=placed)
+
+
 def first_plan(source: RowSource | ToConvert, job: Job, p: Params, budget: Budget, machine: Machine) -> Plan:
-    """The plan to begin with. Where dense rows do not fit a few of them are looked at: what is mostly zeros needs less. Once all are
-    read their zeros are counted, and the plan is made again. Raises DoesNotFit."""
+    """The plan before the rows are read; it is made again once their zeros are counted. Where dense rows do not fit, a few rows are
+    read: rows that are mostly zeros need less. Raises DoesNotFit."""
     try:
         return make_plan(job, p, budget, machine)
     except DoesNotFit:
@@ -110,28 +109,10 @@ def first_plan(source: RowSource | ToConvert, job: Job, p: Params, budget: Budge
 
 
 def most_active(source: RowSource) -> int:
-    """Values of a row that are not zero, on average, by those of LOOKS runs of rows, evenly spread: as many as in the densest run
-    and a quarter more."""
-    run_rows = min(LOOK_ROWS, max(1, LOOK_BYTES // source.row_bytes), source.n_rows)
-    starts = np.unique(np.linspace(0, source.n_rows - run_rows, LOOKS).astype(np.int64)).tolist()
+    """An upper estimate of the values of a row that are not zero: the mean of the densest of SAMPLE_RUNS evenly spread runs of rows, and a
+    quarter more."""
+    run_rows = min(RUN_ROWS, max(1, RUN_BYTES // source.row_bytes), source.n_rows)
+    starts = np.unique(np.linspace(0, source.n_rows - run_rows, SAMPLE_RUNS).astype(np.int64)).tolist()
     runs = (source.read(start, start + run_rows) for start in starts)
     densest = max(int(np.count_nonzero(nonzero_mask(run, source.dtype))) for run in runs) / run_rows
     return min(source.n_features, int(densest * 1.25) + 1)
-
-
-def given_graph(knn: Any, p: Params, n_rows: int) -> GivenGraph | None:
-    """The k-NN graph that is given instead of searched for, if one is. Raises InputError where it cannot be used."""
-    if knn is None:
-        return None
-    for option, value, default in (("neighbors", p.neighbors, "auto"), ("reduce", p.reduce, "none")):
-        if value != default:
-            raise InputError(
-                f"--{option}: {value} says how neighbours are searched, and --knn gives them; leave one of the two out."
-            )
-    graph = open_graph(knn, n_rows)
-    try:
-        graph.check_width(min(p.n_neighbors, n_rows))
-    except BaseException:
-        graph.close()
-        raise
-    return graph

@@ -1,4 +1,4 @@
-"""How the stages of a run are timed, measured and told of."""
+"""The recorder of a run: it times and measures each stage and tells the listener."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -16,12 +16,11 @@ T = TypeVar("T")
 LEAST_BLOCK = 32
 
 PATIENCE_SECONDS = 4.0
-"""That a stage which keeps what it has done has to reach the end of a unit, when the run is to stop."""
+"""How long a resumable stage may take to reach the end of its unit of work once the run is to stop."""
 
 
 class Meter:
-    """How far a stage is: the `Advance` that it is given. `asked` says that the run is to stop, and `late` for how long that
-    may wait."""
+    """Counts the progress of a stage: the `Advance` that the stage calls. It raises Stopped `late` seconds after `asked()` became true."""
 
     def __init__(self, name: str, total: int, unit: str, listener: Listener, asked: Callable[[], bool], late: float):
         self.name, self.total, self.unit, self.done = name, total, unit, 0
@@ -44,7 +43,7 @@ class Meter:
 
 
 class Recorder:
-    """`measured` grows stage by stage: seconds, bytes predicted by `plan` and bytes used, warnings, what was used again."""
+    """`measured` grows stage by stage: seconds, predicted bytes and used bytes, warnings, reused results."""
 
     def __init__(self, plan: Plan, listener: Listener, stopping: Callable[[], bool]):
         self.plan, self.listener, self.stopping = plan, listener, stopping
@@ -64,8 +63,8 @@ class Recorder:
         self.listener(Note("info", f"{what} of the run before is used again"))
 
     def retry_on_oom(self, name: str, work: Callable[[], T]) -> T:
-        """`work()`, which does stage `name` in the blocks of the plan. Where the device runs out of memory, because an estimate
-        was wrong or another process took it, once more with blocks of half the size."""
+        """Calls `work()`, which does stage `name` in the blocks of the plan. Where the device runs out of memory, because an estimate was
+        wrong or another process took it, the blocks are halved and `work()` is called again. Raises DoesNotFit at the smallest."""
         while True:
             try:
                 return work()
@@ -94,8 +93,8 @@ class Recorder:
 
     @contextmanager
     def stage(self, name: str, total: int, unit: str, resumable: bool = False) -> Iterator[tuple[Meter, list[str]]]:
-        """Times and measures what happens inside. Gives a tick, and a list to put the stage's result in, as text. A
-        `resumable` stage keeps what it has done: it is stopped at the end of a unit, if one comes soon."""
+        """Times and measures a stage. Yields its Meter, and a list that takes the stage's result as text. A `resumable` stage has
+        checkpoints, so a stop waits a little for the end of its unit of work."""
         result = [""]
         advance = self.meter(name, total, unit, resumable)
         self.listener(StageStarted(name, total, unit))

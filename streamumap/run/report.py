@@ -1,4 +1,4 @@
-"""run.json: what was asked, what was planned, what was measured."""
+"""The content of run.json: parameters, plan and measurements."""
 
 import platform
 from dataclasses import asdict
@@ -8,46 +8,42 @@ from importlib import metadata
 from streamumap import __version__
 from streamumap.params import Params
 from streamumap.planning.job import Plan
+from streamumap.run.inputs import Inputs
 from streamumap.source import RowSource
-from streamumap.source.scan.cpu import Scan
+from streamumap.source.scan.result import Scan
 
 PACKAGES = ("numpy", "torch", "triton", "numba", "scipy", "scikit-learn")
 
 
-def report(
-    source: RowSource,
-    n_rows: int,
-    n_sampled: int | None,
-    found: Scan,
-    params: Params,
-    plan: Plan,
-    seconds: float,
-    measured: dict,
-    origin: dict,
-) -> dict:
-    """JSON-able. `n_rows`: of the input; `source` has fewer where rows are left out. `measured`: stages (each with
-    seconds, predicted and measured bytes), quality, warnings, reused. `origin`: what else is to be known to read the rows
-    again as they were mapped."""
+def input_facts(source: RowSource, inputs: Inputs, found: Scan) -> dict:
+    """The rows of a run as run.json describes them. `source`: the mapped ones, fewer than the input has where some are left out."""
+    n_rows, n_sampled = inputs.source.n_rows, None if inputs.sample is None else len(inputs.sample)
+    return {
+        "name": source.name,
+        "rows": n_rows,
+        "sampled_rows": n_sampled,
+        "dropped_rows": (n_sampled or n_rows) - source.n_rows,
+        "features": source.n_features,
+        "dtype": found.dtype,
+        "density": found.density,
+        "zero_rows": found.n_zero_rows,
+        "duplicate_rows": found.n_duplicate_rows,
+        "dead_features": found.n_dead_features,
+        "fingerprint": source.fingerprint,
+        **inputs.origin,
+    }
+
+
+def report(input: dict, params: Params, plan: Plan, seconds: float, measured: dict) -> dict:
+    """The content of run.json, JSON-able. `input`: facts of the rows. `measured`: stages (each with seconds, predicted and measured
+    bytes), quality, warnings, reused results."""
     machine = plan.machine
     return {
         "schema": 1,
         "streamumap": __version__,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "exit_status": 0,
-        "input": {
-            "name": source.name,
-            "rows": n_rows,
-            "sampled_rows": n_sampled,
-            "dropped_rows": (n_sampled or n_rows) - source.n_rows,
-            "features": source.n_features,
-            "dtype": found.dtype,
-            "density": found.density,
-            "zero_rows": found.n_zero_rows,
-            "duplicate_rows": found.n_duplicate_rows,
-            "dead_features": found.n_dead_features,
-            "fingerprint": source.fingerprint,
-            **origin,
-        },
+        "input": input,
         "params": params.to_json(),
         "device": machine.device.name if machine.device else f"cpu, {machine.n_cores} cores, {platform.machine()}",
         "versions": {"python": platform.python_version()}

@@ -1,4 +1,4 @@
-"""What the stages of one run share."""
+"""A run: its rows, its plan, its folder, and the calls that all stages use."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -10,18 +10,17 @@ import numpy as np
 from streamumap import __version__
 from streamumap.events import Listener
 from streamumap.machine import gpu
-from streamumap.neighbors.given import GivenGraph
 from streamumap.neighbors.metric import named
-from streamumap.params import Params
 from streamumap.planning.job import Plan
 from streamumap.planning.overheads import CONTEXT_BYTES
+from streamumap.request import Request
+from streamumap.run.inputs import Inputs
 from streamumap.run.recorder import Meter, Recorder
-from streamumap.run.report import report
-from streamumap.show.meta import Meta
-from streamumap.source import RowSource, ToConvert, open_rows
-from streamumap.source.scan.cpu import Scan
+from streamumap.run.report import input_facts, report
+from streamumap.source import RowSource, open_rows
+from streamumap.source.scan.result import Scan
 from streamumap.source.sparse.csr_rows import CsrRows
-from streamumap.source.views.centered import View
+from streamumap.source.views.centered import ComparedView
 from streamumap.source.views.row_selection import RowSelection
 from streamumap.store.blockfile import BlockFile
 from streamumap.store.resumable import SavedCheckpoint
@@ -30,7 +29,7 @@ from streamumap.store.workdir import Workdir
 
 @dataclass(frozen=True)
 class New:
-    """Rows that are placed on the map of others: which of those that were given, and what a pass found in them."""
+    """Rows that get a position on the map of others. `kept`: which rows of the input they are. `found`: the facts of a pass over them."""
 
     kept: RowSelection
     source: RowSource
@@ -38,56 +37,50 @@ class New:
 
 
 class Run(Recorder):
-    """`given` is the input as it was opened, `origin` where and how, for run.json. `source`, once it is read: its rows that are in
-    the map, `kept` says which, as `view` has them, `csr` without their zeros where these are many; `opened`: all that were given,
-    as they are read. `new`: with `places_rest`, the rows beside a sample."""
+    """Everything that the stages of one run share.
+
+    `input`: the rows as they were opened. `opened`: the same once they can be read in place. `source`: those of them that are mapped,
+    seen as `view` compares them; `kept` says which rows these are; `csr`: the same without their zeros, where that pays.
+    `new`: with `place_rest`, the rows beside the sample. `params` and `plan` follow what is found in the rows.
+    """
 
     source: RowSource
     opened: RowSource
 
     def __init__(
         self,
-        given: RowSource | ToConvert,
-        params: Params,
+        request: Request,
+        inputs: Inputs,
         plan: Plan,
         work: Workdir,
         listener: Listener,
         stopping: Callable[[], bool],
-        sample: np.ndarray | None,
-        given_knn: GivenGraph | None,
-        meta: Meta | None,
-        drop_nonfinite: bool,
-        n_snapshots: int,
-        places_rest: bool = False,
-        origin: dict | None = None,
     ):
         super().__init__(plan, listener, stopping)
         if plan.device:
             gpu.load()  # takes seconds, in which the watching process starts
             self.watch.lap()
             gpu.cap(plan.device, (plan.budget.device_bytes or 0) - CONTEXT_BYTES)
-        self.given, self.params, self.work = given, params, work
-        self.sample, self.given_knn, self.meta = sample, given_knn, meta
-        self.drop_nonfinite, self.n_snapshots = drop_nonfinite, n_snapshots
-        self.kept = RowSelection(given.n_rows, sample)
+        self.request, self.inputs, self.work = request, inputs, work
+        self.params, self.input = request.params, inputs.source
+        self.kept = RowSelection(inputs.source.n_rows, inputs.sample)
         self.csr: CsrRows | None = None
-        self.view = View()
-        self.places_rest, self.origin = places_rest, origin or {}
+        self.view = ComparedView()
         self.new: New | None = None
         self.kept_files: set[str] = set()  # of the k-NN graph, made by `knn`
-        self.given_start = open_rows(params.init).fingerprint if params.init.endswith(".npy") else None
+        self.given_start = open_rows(self.params.init).fingerprint if self.params.init.endswith(".npy") else None
         self.started = time.monotonic()
         work.warn = self.warn
         if work.damaged:
             self.warn("manifest.json is not what the run wrote there; nothing of the run before is used.")
 
     def checkpoint(self, name: str, key: str, what: str, meter: Meter) -> SavedCheckpoint:
-        """Of work that is made from what `key` stands for; `what`: its name for people."""
+        """The checkpoint of one piece of work. `key` stands for everything that its result depends on; `what` is its name for people."""
         return SavedCheckpoint(self.work, name, key, what, meter, self.stopping, meter.stop, self.warn, self.reuse)
 
     @contextmanager
     def stage(self, name: str, total: int, unit: str, resumable: bool = False) -> Iterator[tuple[Meter, list[str]]]:
-        """As Recorder.stage, with a line of run.log when it begins and when it ends."""
+        """Recorder.stage, with a line in run.log at the beginning and at the end."""
         self.work.log("begin", stage=name, backend=self.plan[name].backend, blocks=self.plan[name].blocks)
         started = time.monotonic()
         with super().stage(name, total, unit, resumable) as (meter, result):
@@ -97,7 +90,7 @@ class Run(Recorder):
 
     @contextmanager
     def logged(self) -> Iterator[None]:
-        """Lines of run.log for the beginning and the end of all."""
+        """Writes a line of run.log when the run begins and when it ends, however it ends."""
         self.work.log("run", version=__version__, device=self.plan.device or "cpu", params=self.params.to_json())
         try:
             yield
@@ -120,7 +113,7 @@ class Run(Recorder):
             self.csr.close()
 
     def clip_to(self, n_rows: int) -> None:
-        """As many neighbours as there are rows, at most."""
+        """Lowers n_neighbors to the number of rows, with a warning."""
         if self.params.n_neighbors > n_rows:
             self.warn(f"n_neighbors: {self.params.n_neighbors} is more than the {n_rows} rows; {n_rows} are used.")
             self.params = replace(self.params, n_neighbors=n_rows)
@@ -132,7 +125,8 @@ class Run(Recorder):
         missing: float,
         of_block: Callable[[np.ndarray], np.ndarray] = lambda block: block,
     ) -> None:
-        """Results of the rows that are in the map, as a file with a row for each that was given; `of_block`: of a part of them."""
+        """Writes results of the mapped rows to a file with a row for every row of the input. Rows that are not mapped get `missing`.
+        `of_block` is applied to each block of `array` before it is written."""
         file = self.work.create(name, (self.kept.n_rows, *array.shape[1:]), array.dtype)
         for start, block in self.kept.blocks_back(array, missing, of_block):
             file.write(start, block)
@@ -141,7 +135,7 @@ class Run(Recorder):
         self.work.publish_saved(name)
 
     def of_kept(self, name: str) -> np.ndarray:
-        """Of a file with a row for each that was given, those in the map."""
+        """Reads from a file with a row for every row of the input those of the mapped rows."""
         file = self.work.open(name)
         out = np.empty((self.source.n_rows, *file.shape[1:]), file.dtype)
         for start, block in self.kept.blocks_of(file):
@@ -150,12 +144,12 @@ class Run(Recorder):
         return out
 
     def knn(self) -> tuple[BlockFile, BlockFile]:
-        """Indices and distances of the k-NN graph of the rows that are in the map, as these were searched."""
+        """The k-NN graph of the mapped rows, (indices, distances), numbered and scaled as the search had them."""
         if self.kept.rows is None and not self.view.exponent:
             return self.work.open("knn_indices"), self.work.open("knn_distances")
         return (
             self._of_kept("indices", self.kept.numbers_of),
-            self._of_kept("distances", lambda block: self.view.resized(block, unit=named(self.params.metric).unit)),
+            self._of_kept("distances", lambda block: self.view.scale(block, unit=named(self.params.metric).unit)),
         )
 
     def _of_kept(self, name: str, of_block: Callable[[np.ndarray], np.ndarray]) -> BlockFile:
@@ -170,7 +164,7 @@ class Run(Recorder):
         return file
 
     def neighbors_of(self, sample: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Neighbours of these rows, (S, k - 1) without themselves, and the distances."""
+        """Indices and distances (S, k - 1) of the neighbours of these rows, without the rows themselves."""
         files = self.knn()
         indices, distances = (np.concatenate([file.read(i, i + 1)[:, 1:] for i in sample]) for file in files)
         for file in files:
@@ -178,7 +172,7 @@ class Run(Recorder):
         return indices, distances
 
     def neighbor_blocks(self, block_rows: int) -> Iterator[tuple[int, np.ndarray]]:
-        """(first row, neighbours int32 (B, k - 1) without the rows themselves) of all rows that are in the map, in order."""
+        """Yields (first row, neighbours int32 (B, k - 1) without the rows themselves) over all mapped rows, in order."""
         file = self.work.open("knn_indices")
         for start, block in self.kept.blocks_of(file, block_rows):
             yield start, self.kept.numbers_of(block)[:, 1:]
@@ -186,11 +180,13 @@ class Run(Recorder):
 
     def report(self, found: Scan) -> dict:
         """The content of run.json so far."""
-        n_sampled = None if self.sample is None else len(self.sample)
-        seconds = time.monotonic() - self.started
-        seen: dict = {"exponent": self.view.exponent, "centred": self.view.centre is not None}
-        seen |= {"compared_nonzero": self.plan.job.n_nonzero, "non_negative": found.non_negative}
-        origin = self.origin | seen
+        compared = {
+            "exponent": self.view.exponent,
+            "centred": self.view.centre is not None,
+            "compared_nonzero": self.plan.job.n_nonzero,
+            "non_negative": found.non_negative,
+        }
         return report(
-            self.source, self.given.n_rows, n_sampled, found, self.params, self.plan, seconds, self.measured, origin
-        )
+            input_facts(self.source, self.inputs, found) | compared,
+            self.params, self.plan, time.monotonic() - self.started, self.measured,
+        )  # fmt: skip

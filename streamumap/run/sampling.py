@@ -1,4 +1,4 @@
-"""Which rows are mapped, where not all are: a uniform sample, one that keeps the shares of strata, or rows that are named."""
+"""Samples of rows: uniform, with the shares of strata kept, or named by the user."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from streamumap.show.columns import read_lines
 
 
 def sampled(n_rows: int, size: int | None, stratify: Path | None, seed: int) -> np.ndarray | None:
-    """Row numbers, int64, ascending; None: all. Raises InputError.
+    """The rows that `--sample` and `--stratify` ask for: int64, ascending, or None for all. Raises InputError.
 
     `stratify`: a text file with a label for each of the `n_rows` rows; or with fewer lines, which are then the numbers of
     the rows to map.
@@ -41,12 +41,12 @@ def sampled(n_rows: int, size: int | None, stratify: Path | None, seed: int) -> 
 
 
 def uniform(n_rows: int, size: int, seed: int) -> np.ndarray:
-    """`size` of n_rows, each as likely as the others."""
+    """Draws `size` of `n_rows` rows, all equally likely."""
     return np.sort(_random(seed, 0).choice(n_rows, size, replace=False)).astype(np.int64)
 
 
 def stratified(codes: np.ndarray, size: int, seed: int) -> np.ndarray:
-    """`size` rows, uniform within each stratum. `codes` integers (N,): the stratum of each row, from 0, none empty."""
+    """Draws `size` rows, uniformly within each stratum. `codes` integers (N,): the stratum of each row, from 0, none empty."""
     wanted = shares(np.bincount(codes), size)
     by_stratum, first = np.argsort(codes, kind="stable"), 0
     chosen = []
@@ -58,8 +58,10 @@ def stratified(codes: np.ndarray, size: int, seed: int) -> np.ndarray:
 
 
 def shares(counts: np.ndarray, size: int) -> np.ndarray:
-    """How many of `size` rows each stratum of `counts` int64 (S,) gets: at least one each, and within one row of its share
-    of what is left when those too small for a row have theirs. int64 (S,); the largest remainders are rounded up."""
+    """Divides `size` rows among strata of `counts` int64 (S,) rows; returns int64 (S,).
+
+    Every stratum gets at least one row. The others get their share of the rest, to within one row; the largest remainders are rounded
+    up."""
     assert len(counts) <= size <= counts.sum()
     small = np.zeros(len(counts), bool)
     while True:

@@ -9,7 +9,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from streamumap.store.publish import publish
+from streamumap.show.columns import TopFeatures
+from streamumap.store.atomic import publish
 
 SAMPLE_ROWS = 20_000
 """Evenly spread rows that HDBSCAN sees: its time grows with their square; every row then joins its nearest one's."""
@@ -98,18 +99,17 @@ def name(embedding: np.ndarray, levels: Sequence[Level], words: "Words") -> list
 
 
 class Words:
-    """The words of rows: of their names, or the numbers of their strongest features, as `columns.top_features` has
-    them."""
+    """The words of rows: those of their names, or the numbers of their strongest features."""
 
-    def __init__(self, names: Any = None, features: tuple[np.ndarray, np.ndarray] | None = None):
+    def __init__(self, names: Any = None, features: TopFeatures | None = None):
         self.names, self.features = names, features
 
     def of(self, row: int) -> Iterable[str]:
         if self.names is not None:
             return {word.lower() for word in WORD.findall(self.names[row].as_py() or "")}
         assert self.features is not None
-        ids, values = self.features
-        return {f"#{feature}" for feature in ids[row][values[row] > 0].tolist()}
+        ids, values = self.features.ids[row], self.features.values[row]
+        return {f"#{feature}" for feature in ids[values > 0].tolist()}
 
 
 def _spread(rows: np.ndarray, n: int) -> np.ndarray:

@@ -5,6 +5,7 @@ Tables are read from text files (a value a line), CSV and Parquet files with one
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,19 @@ class Numbers:
 Column = Labels | Numbers
 
 
-def labels(name: str, values: Sequence[str | None]) -> Labels:
+@dataclass(frozen=True)
+class TopFeatures:
+    """The strongest features of each row, and their activations."""
+
+    ids: np.ndarray  # (N, top) uint16 or uint32
+    values: np.ndarray  # (N, top) float32, descending, 0 where fewer features are above zero
+
+    @cached_property
+    def largest(self) -> float:
+        return float(self.values.max(initial=0)) or 1.0
+
+
+def label_column(name: str, values: Sequence[str | None]) -> Labels:
     """Values of any number of rows; None stands for no label."""
     import pyarrow as pa
 
@@ -203,9 +216,8 @@ def read_features(source: RowSource, features: Sequence[int], advance: Advance =
     return [Numbers(f"feature {feature}", values[i], zero_is_none=True) for i, feature in enumerate(features)]
 
 
-def top_features(source: RowSource, n_top: int, advance: Advance = no_advance) -> tuple[np.ndarray, np.ndarray]:
-    """The strongest features of each row, in one pass: their numbers (N, n_top), uint16 or uint32, and activations
-    (N, n_top) float32, descending; 0 where fewer are above zero."""
+def top_features(source: RowSource, n_top: int, advance: Advance = no_advance) -> TopFeatures:
+    """The `n_top` strongest features of each row, read in one pass."""
     n_top = min(n_top, source.n_features)
     ids = np.empty((source.n_rows, n_top), np.uint16 if source.n_features <= 1 << 16 else np.uint32)
     values = np.empty((source.n_rows, n_top), np.float32)
@@ -217,7 +229,7 @@ def top_features(source: RowSource, n_top: int, advance: Advance = no_advance) -
             ids[start : start + len(rows), i] = best
             values[start : start + len(rows), i] = np.maximum(rows[every, best], 0)
             rows[every, best] = -np.inf
-    return ids, values
+    return TopFeatures(ids, values)
 
 
 def _wide_blocks(source: RowSource, advance: Callable[[int], None]) -> Iterator[tuple[int, np.ndarray]]:

@@ -9,8 +9,8 @@ import numpy as np
 
 from streamumap.errors import InputError
 from streamumap.show.columns import Labels, read_lines, read_table
-from streamumap.show.runs import Run, open_run, read_map
-from streamumap.store.publish import publish
+from streamumap.show.saved_run import SavedRun, open_run, read_map, read_own_table
+from streamumap.store.atomic import publish
 
 ENDINGS = {"anndata": ".h5ad", "csv": ".csv", "geojson": ".geojson"}
 CHUNK_ROWS = 1 << 16
@@ -30,20 +30,14 @@ def export_run(
     return out
 
 
-def _table(run: Run, labels: Path | None, names: Path | None) -> Any:
+def _table(run: SavedRun, labels: Path | None, names: Path | None) -> Any:
     """row_id, the positions, then what else is known, as a pyarrow table."""
     import pyarrow as pa
-    import pyarrow.parquet
 
-    path, n_rows = run.path / "embedding.parquet", len(run.embedding)
-    if not path.exists():
+    table, n_rows = read_own_table(run), len(run.embedding)
+    if table is None:
+        path = run.path / "embedding.parquet"
         raise InputError(f"{path}: expected the table of a finished run, found none; run streamumap embed to its end.")
-    try:
-        table = pyarrow.parquet.read_table(path)
-    except (OSError, ValueError) as e:
-        raise InputError(
-            f"{path}: expected the table of a run, found something else; run streamumap embed again."
-        ) from e
     if names:
         table = table.append_column("name", read_lines("--names", names, n_rows))
     for column in read_table("--labels", labels, n_rows) if labels else []:
@@ -64,13 +58,13 @@ def _free(name: str, taken: list[str]) -> str:
     return name
 
 
-def _write_csv(run: Run, table: Any, out: Path) -> None:
+def _write_csv(run: SavedRun, table: Any, out: Path) -> None:
     import pyarrow.csv
 
     publish(out, lambda file: pyarrow.csv.write_csv(table, file))
 
 
-def _write_geojson(run: Run, table: Any, out: Path) -> None:
+def _write_geojson(run: SavedRun, table: Any, out: Path) -> None:
     """A FeatureCollection (RFC 7946) of a point for each row; rows without a position have no geometry. x and y are
     units of the map, not degrees."""
 
@@ -99,7 +93,7 @@ def _points(table: Any) -> Iterator[dict[str, Any]]:
             }
 
 
-def _write_anndata(run: Run, table: Any, out: Path) -> None:
+def _write_anndata(run: SavedRun, table: Any, out: Path) -> None:
     """obsm["X_umap"], obs with the columns, obsp["distances"] with the k-NN graph where the run has it, and what scanpy
     keeps under uns["neighbors"]. There is no X: the rows stay in the input."""
     try:
@@ -124,7 +118,7 @@ def _write_anndata(run: Run, table: Any, out: Path) -> None:
     publish(out, lambda file: data.write_h5ad(Path(file.name)))
 
 
-def _distances(run: Run) -> Any:
+def _distances(run: SavedRun) -> Any:
     """The k-NN graph as a CSR matrix of distances, without the rows themselves."""
     from scipy.sparse import csr_matrix
 

@@ -1,8 +1,9 @@
-"""Rows in: one `RowSource` whatever they are kept in."""
+"""Reads rows of any format through one interface, `RowSource`."""
 
 from streamumap.source.base import CsrBlock, RowSource, SparseSource, blocks, check_shape, stored_dtype, widen
 from streamumap.source.formats.convert import ToConvert, in_place
-from streamumap.source.opening import Reading, open_rows, open_source
+from streamumap.source.opening import open_rows, open_source
+from streamumap.source.reading import Reading
 
 __all__ = [
     "CsrBlock",

@@ -1,8 +1,8 @@
-"""RowSource: rows in, whatever they are kept in.
+"""`RowSource`, the interface of a matrix of rows, and its helpers.
 
 A source is opened read-only, knows its shape before it reads a row, and hands out blocks of rows in the dtype in which
 they are stored. `widen` turns a block into float32; a GPU backend may take the stored block to the device and widen it
-there. A source that keeps its rows without their zeros is a `SparseSource` and hands out pairs as well.
+there. A source that stores its rows without their zeros is a `SparseSource` and hands out (feature, value) pairs as well.
 """
 
 from collections.abc import Iterator
@@ -14,42 +14,42 @@ import numpy as np
 from streamumap.errors import InputError
 
 WIDE = ("float16", "bfloat16", "float32", "float64")
-"""Dtypes of floating-point rows. bfloat16 rows are handed out as uint16: NumPy has no such dtype."""
+"""Floating-point dtypes of rows. bfloat16 rows are handed out as uint16: NumPy has no bfloat16."""
 
 DEVICE_DTYPES = ("bool", "int8", "uint8", "int16", "int32", "float16", "bfloat16", "float32", "float64")
-"""Stored dtypes that a GPU backend takes as they are."""
+"""Stored dtypes that a GPU backend takes unchanged."""
 
 
 @runtime_checkable
 class RowSource(Protocol):
     """A matrix of rows that need not fit in memory."""
 
-    name: str  # what a message calls it: a path, or "the array"
+    name: str  # in messages: a path, or "the array"
     n_rows: int
     n_features: int
     dtype: str  # as stored: "float16", "bfloat16", "float32", "int8", ...
     row_bytes: int
-    fingerprint: dict  # JSON: enough to know the same input again
+    fingerprint: dict  # JSON; tells whether two inputs are the same
 
     def read(self, start: int, stop: int, out: np.ndarray | None = None) -> np.ndarray:
-        """Rows start..stop as stored, (stop - start, n_features). `out`, a C-contiguous array of that shape or longer,
-        is reused."""
+        """Reads rows start..stop as stored, (stop - start, n_features), into `out` if given: a C-contiguous array with at
+        least that many rows."""
 
     def take(self, rows: np.ndarray) -> np.ndarray:
-        """The rows with these numbers (int64, ascending), as stored, (len(rows), n_features)."""
+        """Reads the rows with these numbers (int64, ascending), as stored, (len(rows), n_features)."""
 
     def check_unchanged(self) -> None:
-        """Raises InputChanged when the input is no longer what was opened."""
+        """Raises InputChanged when the input has changed since it was opened."""
 
     def close(self) -> None: ...
 
 
 @dataclass(frozen=True, eq=False)
 class CsrBlock:
-    """Rows without their zeros. "Zero" is what float32 calls zero: 0.0, -0.0, a float64 too small for float32."""
+    """Rows without their zeros. A value is zero if it is zero as float32: 0.0, -0.0, a float64 too small for float32."""
 
-    indptr: np.ndarray  # int64 (R + 1,), from 0
-    indices: np.ndarray  # of index_dtype(n_features), ascending in a row, each at most once
+    indptr: np.ndarray  # int64 (R + 1,), begins with 0
+    indices: np.ndarray  # of index_dtype(n_features), ascending within a row, without repetition
     values: np.ndarray  # as stored, none of them zero; NaN is not zero
 
     @property
@@ -59,38 +59,38 @@ class CsrBlock:
 
 @runtime_checkable
 class SparseSource(RowSource, Protocol):
-    """A RowSource that keeps (feature, value) pairs. `read` and `take` fill in the zeros; who can do without them asks
-    for `pairs`. Several threads may ask."""
+    """A RowSource that stores (feature, value) pairs. `read` and `take` fill in the zeros, `pairs` leaves them out. Several
+    threads may call it."""
 
-    max_nonzero: int  # in all rows; explicit zeros may be among them
+    max_nonzero: int  # upper bound over all rows together; explicit zeros may be among them
 
     def pairs(self, start: int, stop: int) -> CsrBlock:
-        """Rows start..stop. Raises InputError where a row has a feature twice or one beyond the last."""
+        """Reads rows start..stop. Raises InputError where a row has a feature twice or beyond the last."""
 
     def spans(self, n_pairs: int) -> Iterator[tuple[int, int]]:
-        """(start, stop) over all rows in order: as many rows as hold at most `n_pairs` pairs, one at least."""
+        """Cuts all rows, in order, into spans (start, stop) with at most `n_pairs` pairs each, or of one row."""
 
 
 def index_dtype(n_features: int) -> np.dtype:
-    """The dtype of feature numbers in pairs."""
+    """Returns the dtype of feature numbers in pairs."""
     return np.dtype(np.uint16 if n_features <= 1 << 16 else np.uint32)
 
 
 def stored_dtype(dtype: str) -> np.dtype:
-    """The NumPy dtype in which blocks of rows of `dtype` are handed out."""
+    """Returns the NumPy dtype in which blocks of rows of `dtype` are handed out."""
     return np.dtype(np.uint16 if dtype == "bfloat16" else dtype)
 
 
 def pinned_bytes(block_rows: int, n_features: int, dtype: str) -> int:
-    """Of host memory that a `Feed` pins: two buffers of rows as stored (of what is no DEVICE_DTYPE as float32), which torch rounds up
-    to powers of two."""
+    """Returns the bytes of host memory that a `Feed` pins: two buffers of rows, as stored or, where the dtype is not in
+    DEVICE_DTYPES, as float32. torch rounds each up to a power of two."""
     itemsize = stored_dtype(dtype).itemsize if dtype in DEVICE_DTYPES else 4
     return 2 << (block_rows * n_features * itemsize - 1).bit_length()
 
 
 def widen(block: np.ndarray, dtype: str) -> np.ndarray:
-    """A block as stored -> float32 of the same shape. bfloat16 is exact; float64 is rounded; integers and booleans are
-    cast."""
+    """Converts a stored block to float32 of the same shape. bfloat16 is exact; float64 is rounded; integers and booleans
+    are cast."""
     if dtype == "bfloat16":
         return (block.astype(np.uint32) << np.uint32(16)).view(np.float32)
     if dtype == "float16" and block.flags.c_contiguous:
@@ -116,15 +116,15 @@ def _widen_half(block, piece_values=65_536):
 
 
 def blocks(source: RowSource, block_rows: int, first: int = 0) -> Iterator[tuple[int, np.ndarray]]:
-    """(start, rows as stored) from row `first` to the last, in order, through one reused buffer: a block is valid until
-    the next."""
+    """Yields (start, rows as stored) from row `first` to the last through one reused buffer: a block is valid until the
+    next one."""
     buffer = np.empty((min(block_rows, source.n_rows), source.n_features), stored_dtype(source.dtype))
     for start in range(first, source.n_rows, block_rows):
         yield start, source.read(start, min(start + block_rows, source.n_rows), buffer)
 
 
 def check_shape(name: str, n_rows: int, n_features: int, least_rows: int = 3) -> None:
-    """Raises InputError where the matrix is too small for a map."""
+    """Raises InputError if the matrix is too small for a map."""
     if n_features < 1:
         raise InputError(f"{name}: shape: expected at least 1 feature, found {n_features}; give rows with features.")
     if n_rows < least_rows:

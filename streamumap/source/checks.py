@@ -1,4 +1,4 @@
-"""What any matrix of rows must be to be read, and the one sentence that says what it is instead."""
+"""Checks of dtypes and shapes, and the sentence that reports what is wrong with an input."""
 
 import math
 
@@ -13,12 +13,12 @@ KINDS = {"O": "Python objects", "M": "dates", "m": "time spans", "S": "text", "U
 
 
 def wrong(name: str, field: str, expected: object, found: object, remedy: str) -> InputError:
-    """The one sentence of an InputError about an input."""
+    """Returns an InputError in one sentence: what, where, expected, found, remedy."""
     return InputError(f"{name}: {field}: expected {expected}, found {found}; {remedy}.")
 
 
 def short(value: object) -> str:
-    """`value` in at most 80 characters. A number of too many digits cannot even be spelled out."""
+    """Spells `value` in at most 80 characters. Python refuses to spell numbers of too many digits."""
     try:
         spelled = repr(value)
     except (ValueError, RecursionError):
@@ -27,7 +27,7 @@ def short(value: object) -> str:
 
 
 def refused_dtype(name: str, kind: str, itemsize: int, found: str) -> InputError:
-    """The error for a dtype that is none of `SUPPORTED`; kind as in `numpy.dtype.kind`."""
+    """Returns the error for a dtype that is not in `SUPPORTED`; kind as in `numpy.dtype.kind`."""
     meaning, remedy = KINDS.get(kind, "not supported"), "convert it to float16 or float32 first"
     if kind == "V" and itemsize == 1:
         meaning, remedy = "one byte without a meaning, as float8 is saved", "convert it with .astype('float16') first"
@@ -42,9 +42,9 @@ def check_dtype(dtype: str) -> str:
 
 
 def resolve_dtype(name: str, stored: np.dtype, dtype: str | None) -> str:
-    """The `RowSource.dtype` of rows stored as `stored`. `dtype` may only say that two-byte words are bfloat16.
+    """Returns the `RowSource.dtype` of rows stored as `stored`. The option `dtype` may only declare two-byte words bfloat16.
 
-    Raises InputError where the stored dtype is not one of numbers, or `dtype` says another.
+    Raises InputError if the stored dtype is not numeric or contradicts `dtype`.
     """
     if dtype == "bfloat16" and stored.newbyteorder("=") in (np.dtype("V2"), np.dtype(np.uint16)):
         return dtype
@@ -60,7 +60,7 @@ def resolve_dtype(name: str, stored: np.dtype, dtype: str | None) -> str:
 
 
 def check_2d(name: str, shape: tuple[int, ...]) -> tuple[int, int]:
-    """`shape`, if it is one of rows x features, however few. Raises InputError."""
+    """Returns `shape` if it has two dimensions, which may be 0. Raises InputError."""
     if len(shape) != 2:
         remedy = "reshape it to (rows, features)"
         if len(shape) > 2:

@@ -1,9 +1,9 @@
-"""A file read with `pread` into reused buffers: never mapped, opened read-only, and known again when it changes.
+"""`OpenFile`: a file opened read-only and read with `pread` into reused buffers, never mapped.
 
-Several threads may read. A file that is cut off meanwhile is an error (`InputChanged`), not a signal.
+Several threads may read. A file that is truncated meanwhile raises `InputChanged`; a mapped one would kill the process.
 
-Where the open files are larger than the page cache can be, what streams past leaves it again, but for their first bytes:
-the next pass finds these, where the system, which forgets what is oldest, would have kept nothing of use.
+Files larger than the page cache are dropped from it as they are read, except their first bytes: the next pass starts with
+these in memory. The system alone drops the oldest pages, so the next pass would find none of those it needs first.
 """
 
 import hashlib
@@ -25,16 +25,16 @@ N_SAMPLES = 16
 N_THREADS = 8
 
 CACHED_SHARE = 0.5
-"""Of the free memory, what the page cache may hold of the files that are open; the rest is for the run."""
+"""Share of the free memory that the page cache may use for open files; the rest is for the run."""
 
 FOLIO_BYTES = 4 << 20
-"""The page cache lets go of whole folios only, and one may lie across two reads: it goes with the second."""
+"""Bytes by which `release` starts earlier: the page cache drops whole folios only, and one may span two reads."""
 
 
 class OpenFile:
-    """A regular file. Close it when done, or forget it. `expected`: what a message calls the file that was hoped for.
+    """A regular file. It is closed by `close` or with the last reference. `expected`: the kind of file, for messages.
 
-    Raises InputError where it cannot be opened or read, InputChanged where it is no longer what was opened.
+    Raises InputError if it cannot be opened or read, InputChanged if it has changed since it was opened.
     """
 
     def __init__(self, path: str | bytes | os.PathLike, expected: str = "a file of rows"):
@@ -52,14 +52,14 @@ class OpenFile:
         self.close()
 
     def head(self, n_bytes: int, offset: int = 0) -> bytes:
-        """Up to `n_bytes` bytes from `offset`: fewer where the file ends."""
+        """Reads up to `n_bytes` bytes from `offset`: fewer at the end of the file."""
         try:
             return os.pread(self._fd, n_bytes, offset)
         except OSError as error:
             raise _unreadable(self.name, error) from error
 
     def fill(self, buffer: memoryview, offset: int) -> None:
-        """Reads exactly len(buffer) bytes; the system may hand them out in parts."""
+        """Reads exactly len(buffer) bytes; the system may return them in parts."""
         done = 0
         while done < len(buffer):
             try:
@@ -71,26 +71,26 @@ class OpenFile:
             done += got
 
     def release(self, start: int, stop: int) -> None:
-        """Bytes start..stop streamed past: those that have no room in the page cache leave it."""
+        """Drops bytes start..stop, just read, from the page cache, except those that it has room for."""
         start = max(start - FOLIO_BYTES, _cached_bytes(self))
         if start < stop:
             with suppress(OSError):  # it is only advice
                 os.posix_fadvise(self._fd, start, stop - start, os.POSIX_FADV_DONTNEED)
 
     def read(self, n_bytes: int, offset: int) -> bytes:
-        """Exactly `n_bytes` bytes from `offset`."""
+        """Reads exactly `n_bytes` bytes from `offset`."""
         buffer = bytearray(n_bytes)
         self.fill(memoryview(buffer), offset)
         return bytes(buffer)
 
     def run(self, job: Callable[[int], None], starts: range) -> None:
-        """`job` of each start: a single one in the caller's thread, more in the threads that all files share."""
+        """Calls `job` with each start: a single one in the caller's thread, more in a pool that all files share."""
         for _ in _readers().map(job, starts) if len(starts) > 1 else map(job, starts):
             pass
 
     def sampled_hash(self, head_bytes: int, offset: int, body_bytes: int) -> str:
-        """The first `head_bytes` bytes and, of the `body_bytes` from `offset`, up to 16 evenly spaced blocks of 64 KiB:
-        all of a body that is no larger than these."""
+        """Hashes the first `head_bytes` bytes and up to 16 evenly spaced blocks of 64 KiB of the `body_bytes` from `offset`:
+        all of a body of up to 1 MiB."""
         digest = hashlib.blake2b(digest_size=16)
         digest.update(self.read(head_bytes, 0))
         count = min(N_SAMPLES, -(-body_bytes // SAMPLE_BYTES))
@@ -101,7 +101,7 @@ class OpenFile:
         return digest.hexdigest()
 
     def check_identity(self) -> None:
-        """Raises InputChanged when the path leads to another file, or size or time of change differ."""
+        """Raises InputChanged if the path leads to another file, or size or modification time differ."""
         try:
             found = [_identity(os.stat(self._path)), _identity(os.fstat(self._fd))]
         except OSError as error:
@@ -112,7 +112,7 @@ class OpenFile:
                     raise self._changed(field, self.identity[field], value)
 
     def check_hash(self, expected: str, found: str) -> None:
-        """Raises InputChanged where two results of `sampled_hash` differ."""
+        """Raises InputChanged if two results of `sampled_hash` differ."""
         if found != expected:
             raise self._changed("sampled bytes", "the same", "others")
 
@@ -132,7 +132,7 @@ _claiming = Lock()
 
 
 def _cached_bytes(file: OpenFile) -> int:
-    """How many of its first bytes may stay in the page cache: all, while the files that came before left room."""
+    """Returns how many of its first bytes may stay in the page cache: what earlier open files leave room for."""
     with _claiming:
         if file not in _cached:
             room_bytes = int(host_free_bytes() * CACHED_SHARE) - sum(_cached.values())
@@ -150,7 +150,7 @@ def _identity(status: os.stat_result) -> dict:
 
 
 def _open(name: str, expected: str) -> int:
-    """A read-only descriptor of a regular file."""
+    """Opens a regular file and returns its read-only descriptor."""
     try:
         mode = os.stat(name).st_mode
         if stat.S_ISREG(mode):

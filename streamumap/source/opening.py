@@ -2,55 +2,34 @@
 
 import os
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
 from typing import Any
 
 from streamumap.source.base import RowSource, check_shape
 from streamumap.source.checks import short, wrong
 from streamumap.source.file import OpenFile
-from streamumap.source.formats.archive import Archive
+from streamumap.source.formats import FILES, FOLDERS, Format
 from streamumap.source.formats.array import ArraySource
 from streamumap.source.formats.convert import ToConvert
 from streamumap.source.formats.csr import csr_of
-from streamumap.source.formats.npy import npy_rows
+from streamumap.source.formats.iterable import spooled_rows
+from streamumap.source.formats.npy import open_npy
 from streamumap.source.formats.raw import raw_rows
 from streamumap.source.formats.shard_files import check_sequence, in_folder, listed, make_room, matching
 from streamumap.source.formats.shards import join
 from streamumap.source.formats.sidecar import find_pair, group_pairs, sidecar_width
 from streamumap.source.formats.topk import TopKSource
+from streamumap.source.reading import Reading
+from streamumap.source.sae.load import decoder_rows, read_checkpoint
+from streamumap.source.sae.rows import EncodedRows
+from streamumap.source.views.transposed import TransposedRows
 
-EXTENSIONS = (".npy", ".npz", ".safetensors", ".parquet", ".arrow", ".feather", ".pt", ".pth", ".h5", ".hdf5", ".h5ad")
-"""Files of a folder that are its shards. What each of them is, its content says."""
+EXTENSIONS = tuple(extension for format in FILES for extension in format.extensions)
+"""Files of a folder with one of these are its shards; their content says what each of them is."""
 
-KINDS = "a .npy, .npz, .safetensors, Parquet, Arrow, .pt or HDF5 file, or a folder of them"
+KINDS = f"a {', '.join(format.name for format in FILES[:-1])} or {FILES[-1].name} file, or a folder of them"
+"""What a message says was expected."""
 
-
-@dataclass(frozen=True)
-class Reading:
-    """How an input is to be read, where it does not say so itself.
-
-    dtype: "bfloat16" where that is kept as V2 or uint16; of a headerless file, its dtype. n_features: the width of rows
-    that are kept as pairs. key: which array, tensor, column or data set is the rows. shape: of a headerless file.
-    sae: a checkpoint whose codes of the rows are wanted. of: "rows"; "features", the rows of the transposed matrix;
-    "decoder", the directions of the latents of `sae`.
-    """
-
-    dtype: str | None = None
-    n_features: int | None = None
-    key: str | None = None
-    shape: tuple[int, ...] | None = None
-    sae: str | os.PathLike | None = None
-    of: str = "rows"
-
-    def to_json(self) -> dict:
-        """What was said, with whole paths."""
-        said = {name: value for name, value in asdict(self).items() if value is not None}
-        return said | ({} if self.sae is None else {"sae": os.path.abspath(os.fsdecode(self.sae))})
-
-    @classmethod
-    def from_json(cls, said: dict) -> "Reading":
-        shape = said.get("shape")
-        return cls(**said | {"shape": None if shape is None else tuple(shape)})
+PICKLES = tuple(b"\x80" + bytes([protocol]) for protocol in (2, 3, 4, 5))
 
 
 def open_source(x: Any, reading: Reading | None = None, least_rows: int = 3) -> RowSource | ToConvert:
@@ -93,13 +72,8 @@ def _open_as(x: Any, reading: Reading) -> RowSource | ToConvert:
     source = _open(x, reading)
     try:
         if reading.sae is not None:
-            from streamumap.source.sae.load import read_checkpoint
-            from streamumap.source.sae.rows import EncodedRows
-
             source = EncodedRows(source, read_checkpoint(reading.sae))
         if reading.of == "features":
-            from streamumap.source.sparse.transposed import TransposedRows
-
             source = TransposedRows(source)
         return source
     except BaseException:
@@ -108,8 +82,6 @@ def _open_as(x: Any, reading: Reading) -> RowSource | ToConvert:
 
 
 def _decoder(x: Any) -> RowSource:
-    from streamumap.source.sae.load import decoder_rows, read_checkpoint
-
     if not isinstance(x, (str, os.PathLike)):
         raise wrong("--of decoder", "input", "the checkpoint of an SAE", f"a {type(x).__name__}", "name it, or --sae")
     source = ArraySource(decoder_rows(read_checkpoint(x)))
@@ -127,8 +99,6 @@ def _open(x: Any, reading: Reading) -> RowSource | ToConvert:
     if isinstance(x, (RowSource, ToConvert)):
         return x
     if isinstance(x, Iterable) and not isinstance(x, (list, tuple, dict, set)) and not hasattr(x, "__array__"):
-        from streamumap.source.formats.iterable import spooled_rows
-
         return spooled_rows(x, reading.dtype)
     return ArraySource(x, reading.dtype)
 
@@ -147,62 +117,35 @@ def _open_path(path: str, reading: Reading) -> RowSource | ToConvert:
 
 
 def open_file(path: str, reading: Reading) -> RowSource | ToConvert:
-    """The rows of one file, by its content. Raises InputError."""
-    if reading.shape is not None:
-        return raw_rows(path, reading.shape, reading.dtype)
-    with OpenFile(path, KINDS) as file:
-        kind = _kind(file)
-    if kind == "npy":
-        return npy_rows(path, reading.dtype)
-    if kind == "npz":
-        from streamumap.source.formats.npz import npz_rows
-
-        return npz_rows(path, reading.dtype, reading.key, reading.n_features)
-    if kind == "pt":
-        from streamumap.source.formats.torch_file import torch_rows
-
-        return torch_rows(path, reading.key, reading.n_features)
-    if kind == "safetensors":
-        from streamumap.source.formats.safetensors import safetensors_rows
-
-        return safetensors_rows(path, reading.key, reading.n_features)
-    if kind == "hdf5":
-        from streamumap.source.formats.hdf5 import hdf5_rows
-
-        return hdf5_rows(path, reading.key, reading.n_features)
-    from streamumap.source.formats.arrow import arrow_rows
-
-    return arrow_rows(path, kind, reading.key)
+    """The rows of one file, by its content, or, where its shape is given, without a header. Raises InputError."""
+    file = OpenFile(path, KINDS if reading.shape is None else "a file of rows")
+    try:
+        reader = raw_rows if reading.shape is not None else _format_of(file).reader
+        return reader(file, reading)
+    except BaseException:
+        file.close()
+        raise
 
 
-def _kind(file: OpenFile) -> str:
+def _format_of(file: OpenFile) -> Format[OpenFile]:
     head = file.head(16)
-    if head.startswith(b"PK"):
-        return "pt" if any(name.endswith("/data.pkl") for name in Archive(file).members) else "npz"
-    for magic, kind in (
-        (b"\x93NUMPY", "npy"),
-        (b"\x89HDF\r\n\x1a\n", "hdf5"),
-        (b"PAR1", "parquet"),
-        (b"ARROW1", "arrow"),
-    ):
-        if head.startswith(magic):
-            return kind
-    if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+    if head.startswith(PICKLES):
         remedy = "save the rows with numpy.save, or a tensor with torch.save"
         raise wrong(file.name, "content", KINDS, "serialised objects, which are never loaded", remedy)
-    if head[8:9] == b"{" or file.name.endswith(".safetensors"):
-        return "safetensors"
-    if file.name.endswith(".npy"):
-        return "npy"  # whose reader says what is wrong with it
+    for format in FILES:
+        if format.recognizes(file):
+            return format
+    for format in FILES:
+        if format.name_suffices and file.name.endswith(format.extensions):
+            return format
     remedy = "give --shape and --dtype if it has no header"
     raise wrong(file.name, "content", KINDS, f"a file that begins with {short(head)}" if head else "0 bytes", remedy)
 
 
 def _open_folder(path: str, reading: Reading) -> RowSource | ToConvert:
-    from streamumap.source.formats.zarr_file import is_zarr, zarr_rows
-
-    if is_zarr(path):
-        return zarr_rows(path, reading.key, reading.n_features)
+    for format in FOLDERS:
+        if format.recognizes(path):
+            return format.reader(path, reading)
     files = in_folder(path, EXTENSIONS)
     pairs = group_pairs(files)
     if pairs:
@@ -258,7 +201,7 @@ def _pairs(name: str, indices: Any, values: Any, n_features: Any, dtype: str | N
     try:
         for part, part_dtype in ((indices, None), (values, dtype)):
             is_path = isinstance(part, (str, bytes, os.PathLike))
-            parts.append(npy_rows(part, part_dtype) if is_path else ArraySource(part, part_dtype))
+            parts.append(open_npy(part, part_dtype) if is_path else ArraySource(part, part_dtype))
         return TopKSource(name, parts[0], parts[1], n_features)
     except BaseException:
         for source in parts:

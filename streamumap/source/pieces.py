@@ -1,4 +1,4 @@
-"""A pass over all rows in pieces, by several threads, with the results in the order of the rows."""
+"""Passes over all rows in pieces, by several threads, with the results in the order of the rows."""
 
 import os
 from collections import deque
@@ -13,29 +13,29 @@ from streamumap.source.base import CsrBlock, RowSource, SparseSource, blocks
 
 T = TypeVar("T")
 Piece = np.ndarray | CsrBlock
-"""Some rows: a matrix as stored, or pairs."""
+"""A part of the rows: a matrix as stored, or pairs."""
 
 PIECE_VALUES = 1 << 19
-"""Values that one thread looks at in one go: large enough to hide Python, small enough for the cache. Measured."""
+"""Values of a piece for one thread: enough to hide the cost of Python, few enough for the cache. Measured."""
 
 PIECE_PAIRS = 1 << 16
-"""The same of pairs, for each of which more is computed."""
+"""Pairs of a piece for one thread; each costs more than a dense value."""
 
 DEVICE_VALUES = 1 << 20
-"""Values, or pairs, that a GPU looks at in one go: so that what it takes does not depend on how many are zero."""
+"""Values, or pairs, that a GPU processes at a time: its memory then does not depend on how many are zero."""
 
 PAIR_BYTES = 160
-"""What a piece of pairs takes at its peak, for each of them."""
+"""Bytes per pair at the peak of processing a piece of pairs."""
 
 LEAST_WIDTH = 64
-"""Narrower rows are cut into pieces as if they had so many features: a piece also keeps some bytes for each row."""
+"""Smallest width, in features, by which rows are cut into pieces: a piece also needs some bytes per row."""
 
 MAX_THREADS = 8
-"""More only wait for memory, and each has buffers of its own."""
+"""Most threads of a pass: more would only wait for memory, and each has buffers of its own."""
 
 
 def n_threads() -> int:
-    """Threads for a pass over the rows: the cores this process may use, at most MAX_THREADS."""
+    """Returns the threads for a pass over the rows: the cores this process may use, at most MAX_THREADS."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(allowed, MAX_THREADS)
 
@@ -47,10 +47,10 @@ def pool() -> ThreadPoolExecutor:
 def over_rows(
     source: RowSource, block_rows: int, work: Callable[[Piece], T], advance: Advance, first: int = 0
 ) -> Iterator[T]:
-    """`work` of each piece of the rows from row `first` on, where a piece begins; in order whichever thread is first, with
-    few results waiting at a time.
+    """Yields `work(piece)` for each piece from row `first` on, where a piece begins. Results come in the order of the rows,
+    and few of them wait at a time.
 
-    Dense rows are read in blocks of `block_rows` rows, pairs as many at a time as make a piece. One tick a row.
+    Dense rows are read `block_rows` at a time, pairs a piece at a time. Advances by rows.
     """
     with pool() as threads:
         if isinstance(source, SparseSource):
@@ -79,7 +79,7 @@ def _over_pairs(
 
 
 def in_order(jobs: Iterator[Future]) -> Iterator:
-    """The results of jobs in their order; no more of them are asked for than two a thread are waiting."""
+    """Yields the results of jobs in their order. At most two jobs per thread are submitted ahead."""
     waiting: deque[Future] = deque()
     for job in jobs:
         waiting.append(job)

@@ -1,9 +1,84 @@
-"""Files that are written: every byte goes through `os`, so that no error is lost in a library that has its own way."""
+"""Writing files: a file under its final name is whole, and an OSError becomes an OutputError.
+
+This is the one place that words errors of writing. Every byte goes through `os`, so that no library hides an error.
+"""
 
 import io
 import os
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
+
+from streamumap.errors import OutputError
+
+OUT_REMEDY = "free space or choose another --out"
+"""The remedy where a file of a run, whose folder --out names, cannot be written."""
+
+Write = Callable[[BinaryIO], object]
+"""Writes the content of a file into the open file that it is given."""
+
+
+@contextmanager
+def writing(what: object, remedy: str = "free space or choose another place") -> Iterator[None]:
+    """Turns an OSError of the block into an OutputError that says `what` cannot be written, why, and the remedy."""
+    try:
+        yield
+    except OutputError:
+        raise
+    except OSError as error:
+        raise OutputError(f"{what}: cannot be written ({error.strerror or error}); {remedy}.") from error
+
+
+def write_file(path: Path, write: Write, unfinished: Path | None = None) -> None:
+    """Makes the file `path`, or replaces it as a whole.
+
+    The content is written to `unfinished`, which is beside `path` unless it is given, then synced and renamed. Raises
+    OSError, and whatever `write` raises; then `path` is as it was and the unfinished file is gone.
+    """
+    unfinished = unfinished or path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write_through(unfinished, write)
+        rename(unfinished, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(unfinished)
+        raise
+
+
+def publish(path: Path, write: Write) -> None:
+    """Makes a file that the user asked for: `write_file` with an OutputError."""
+    with writing(path):
+        write_file(path, write)
+
+
+def write_through(path: Path, write: Write) -> None:
+    """Writes a file under this very name and syncs it. Where `write` fails the file stays, cut off. Raises OSError."""
+    with DiskFile(path) as raw:
+        buffered = io.BufferedRandom(raw, 1 << 20)
+        try:
+            write(buffered)
+            buffered.flush()
+            raw.sync()
+        finally:
+            _detach(buffered)
+
+
+def rename(source: Path | str, target: Path | str) -> None:
+    """Gives a synced file its final name, and syncs the folder so that the name lasts. Raises OSError."""
+    os.replace(source, target)
+    descriptor = os.open(os.path.dirname(os.path.abspath(target)), os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_at(descriptor: int, data: memoryview, offset: int) -> None:
+    """Writes all bytes of `data` from `offset` on; the system may take them in parts. Raises OSError."""
+    while len(data):
+        n_bytes = os.pwrite(descriptor, data, offset)
+        data, offset = data[n_bytes:], offset + n_bytes
 
 
 class DiskFile(io.RawIOBase):
@@ -45,32 +120,7 @@ class DiskFile(io.RawIOBase):
             os.close(self._descriptor)
 
 
-def sync_folder(path: Path) -> None:
-    """So that the names in it last."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_whole(path: Path, write) -> None:
-    """`write(file)`, with a buffered file, makes the content of `path`, which is synced."""
-    with DiskFile(path) as raw:
-        buffered = io.BufferedRandom(raw, 1 << 20)
-        try:
-            write(buffered)
-            buffered.flush()
-            raw.sync()
-        except BaseException:
-            _throw_away(buffered)
-            with suppress(OSError):
-                os.unlink(path)
-            raise
-        buffered.detach()
-
-
-def _throw_away(buffered: io.BufferedRandom) -> None:
-    """What waits in the buffer would be written when it is closed, and fail once more."""
+def _detach(buffered: io.BufferedRandom) -> None:
+    """Parts the buffer from its file; else what waits in it would be written on closing, and fail once more."""
     with suppress(OSError, ValueError):
         buffered.detach()

@@ -8,14 +8,15 @@ import os
 import weakref
 import zlib
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from streamumap.errors import OutputError
+from streamumap.store.atomic import OUT_REMEDY, write_at, writing
 
 READ_BYTES = 4 << 20
+REMEDY = "free space and run the same command again"
 
 PART_BYTES, READERS = 16 << 20, 8
 """Large blocks are read in such parts by so many threads."""
@@ -61,7 +62,7 @@ class BlockFile:
     def _made(cls, path: Path, shape: tuple[int, ...], dtype, flags: int) -> "BlockFile":
         dtype = np.dtype(dtype)
         header = _header(shape, dtype)
-        with _writing(path, "free space or choose another --out"):
+        with writing(path, OUT_REMEDY):
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | flags, 0o666)
             try:
                 os.pwrite(fd, header, 0)
@@ -115,10 +116,8 @@ class BlockFile:
         block = np.ascontiguousarray(block, self.dtype).reshape(-1, *self.shape[1:])
         view, at = bytes_of(block), self._offset + start * self.row_bytes
         self.written.add(start, len(block), view)
-        with _writing(self.path):
-            while len(view):
-                n = os.pwrite(self._fd, view, at)
-                view, at = view[n:], at + n
+        with writing(self.path, REMEDY):
+            write_at(self._fd, view, at)
 
     def checksum(self, n_rows: int | None = None) -> int:
         """Of the first rows (None: all), as they are on disk."""
@@ -139,25 +138,17 @@ class BlockFile:
         shape = (n_rows, *self.shape[1:])
         header = _header(shape, self.dtype)
         assert len(header) == self._offset
-        with _writing(self.path):
+        with writing(self.path, REMEDY):
             os.pwrite(self._fd, header, 0)
             os.ftruncate(self._fd, self._offset + n_rows * self.row_bytes)
         self.shape = shape
 
     def sync(self) -> None:
-        with _writing(self.path):
+        with writing(self.path, REMEDY):
             os.fsync(self._fd)
 
     def close(self) -> None:
         self._close()
-
-
-@contextmanager
-def _writing(path, remedy="free space and run the same command again"):
-    try:
-        yield
-    except OSError as e:
-        raise OutputError(f"{path}: cannot be written ({e.strerror}); {remedy}.") from e
 
 
 def bytes_of(array: np.ndarray) -> memoryview:

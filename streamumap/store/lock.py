@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from streamumap.errors import InputError
-from streamumap.store.atomic import write_whole
+from streamumap.store.atomic import write_through
 
 NOTE = ".holder.json"
 
@@ -17,23 +17,30 @@ NOTE = ".holder.json"
 def lock(folder: Path) -> int:
     """The descriptor that holds the lock until it is closed. Raises InputError, which says who holds it, and OSError."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as e:
+    if not try_lock(descriptor):
         os.close(descriptor)
         raise InputError(
             f"--out: {folder}: another run is writing here{_holder(folder)}; wait for it or choose another --out."
-        ) from e
-    except OSError:
-        return descriptor  # a file system without locks
+        )
     return descriptor
+
+
+def try_lock(descriptor: int) -> bool:
+    """Locks an open file or folder until it is closed. False where another process has it locked."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass  # a file system without locks
+    return True
 
 
 def leave_note(folder: Path) -> None:
     """Says who we are. Of use only while we hold the lock: it outlasts a process that is killed."""
     since = datetime.now(UTC).isoformat(timespec="seconds")
     note = {"process": os.getpid(), "host": socket.gethostname(), "since": since, "command": " ".join(sys.argv)}
-    write_whole(folder / NOTE, lambda file: file.write(json.dumps(note).encode() + b"\n"))
+    write_through(folder / NOTE, lambda file: file.write(json.dumps(note).encode() + b"\n"))
 
 
 def _holder(folder: Path) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from streamumap.errors import OutputError
+from streamumap.store.atomic import write_at
 from streamumap.store.blockfile import BlockFile, Checksum
 from streamumap.store.checkpoint import Arrays
 from streamumap.store.statefile import Damaged, State, checksum, dtype_of, fill_from, in_blocks, read_state, write_state
@@ -145,9 +146,8 @@ class SavedCheckpoint:
             os.ftruncate(descriptor, offset)
             for block in in_blocks(array[n:]):
                 crc = zlib.crc32(block, crc)
-                while len(block):
-                    written = os.pwrite(descriptor, block, offset)
-                    block, offset = block[written:], offset + written
+                write_at(descriptor, block, offset)
+                offset += len(block)
             os.fsync(descriptor)
         self._rows[name] = [len(array), crc, offset]
         return offset - start

@@ -9,25 +9,24 @@ import hashlib
 import json
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from functools import partial
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 from streamumap.errors import OutputError
 from streamumap.machine.memory import format_bytes
 from streamumap.store import lock
-from streamumap.store.atomic import sync_folder, write_whole
+from streamumap.store.atomic import OUT_REMEDY, Write, rename, write_file, writing
 from streamumap.store.blockfile import BlockFile, Checksum
 from streamumap.store.manifest import NAME as MANIFEST
 from streamumap.store.manifest import as_text, check_input, is_whole, new_manifest, read_manifest
+from streamumap.store.runlog import NAME as LOG_NAME
+from streamumap.store.runlog import RunLog
 
 UNFINISHED_MANIFEST = f".{MANIFEST}"
-LOG = "run.log"
 SCRATCH = "scratch"
 SNAPSHOTS = "snapshots"
 RESERVED = "reserved"
@@ -39,7 +38,8 @@ FILES = {
 }
 """What the stages leave behind, without .npy."""
 
-OF_THE_MAP = ("run.json", "map.png", "embedding.parquet", "labels.parquet", "map.html", "map.gif")
+OF_THE_MAP = ("run.json", "embedding.parquet", "labels.parquet", "map.*")
+"""What describes a map and goes with it. map.* are its pictures, its page and its exports under their default names."""
 
 
 def key_of(*parts) -> str:
@@ -78,33 +78,33 @@ class Workdir:
         self.warn: Callable[[str], None] = lambda text: None
         self._written: dict[str, Checksum] = {}
         self._whole: dict[str, bool] = {}
-        self._log = -1
-        self._writable(lambda: self.path.mkdir(parents=True, exist_ok=True))
-        self._lock: int = self._writable(lambda: lock.lock(self.path))
+        self._log = RunLog()
+        with self._writing():
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = lock.lock(self.path)
         try:
-            found = read_manifest(self.path, {UNFINISHED_MANIFEST, lock.NOTE, LOG})
+            found = read_manifest(self.path, {UNFINISHED_MANIFEST, lock.NOTE, LOG_NAME})
             self.damaged = found is not None and not fresh and not is_whole(found)
             if found is not None and not fresh and not self.damaged:
                 check_input(found, fingerprint, name, self.path)
-            self._writable(lambda: lock.leave_note(self.path))
+            with self._writing():
+                lock.leave_note(self.path)
             if found is not None and fresh:
                 self._remove_all()
             if found is None or fresh or self.damaged:
                 found = new_manifest(fingerprint, name)
             self._manifest = found
             self._save_manifest()
-            self._writable(lambda: self.scratch.mkdir(exist_ok=True))
-            self._log = self._open_log()
+            with self._writing():
+                self.scratch.mkdir(exist_ok=True)
+            self._log.open(self.path)
         except BaseException:
             self.close()
             raise
 
     def log(self, event: str, **facts: Any) -> None:
-        """A line of run.log, for whoever wants to know afterwards what happened. A full disk is no reason to end for it."""
-        when = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime()) + f".{time.time_ns() // 10**6 % 1000:03d}Z"
-        line = json.dumps({"time": when, "process": os.getpid(), "event": event} | facts)
-        with suppress(OSError):
-            os.write(self._log, line.encode() + b"\n")
+        """Appends a line to run.log."""
+        self._log.write(event, **facts)
 
     def reserve(self, n_bytes: int) -> None:
         """Sets aside what is missing to `n_bytes` in all, of which files made later take their part. Raises OutputError where
@@ -122,9 +122,10 @@ class Workdir:
     def _reserve(self, n_bytes: int) -> None:
         path = self.scratch / RESERVED
         if not n_bytes:
-            self._writable(partial(path.unlink, missing_ok=True))
+            self.remove(path)
         elif path.exists():
-            self._writable(partial(os.truncate, path, n_bytes))
+            with self._writing():
+                os.truncate(path, n_bytes)
         else:
             BlockFile.create(path, (n_bytes,), np.uint8).close()
 
@@ -156,11 +157,12 @@ class Workdir:
     def retract(self) -> None:
         """Removes what described the map that is about to be replaced."""
         self.forget("embedding")
-        self.remove(*(self.path / name for name in OF_THE_MAP))
+        self._remove_files_of_the_map()
 
     def remove(self, *paths: Path) -> None:
-        for path in paths:
-            self._writable(partial(path.unlink, missing_ok=True))
+        with self._writing():
+            for path in paths:
+                path.unlink(missing_ok=True)
 
     def create(self, name: str, shape: tuple[int, ...], dtype) -> BlockFile:
         """A new BlockFile in scratch."""
@@ -195,16 +197,18 @@ class Workdir:
 
     def publish_saved(self, name: str) -> None:
         """Moves a file from scratch to the run, under its own name."""
-        self._rename(self.scratch / f"{name}.npy", self.path / f"{name}.npy")
+        with self._writing():
+            rename(self.scratch / f"{name}.npy", self.path / f"{name}.npy")
 
     def publish_snapshot(self, epoch: int, positions: np.ndarray) -> None:
         """RUN/snapshots/epoch_000123.npy."""
         name = f"epoch_{epoch:06d}.npy"
         self.save(name.removesuffix(".npy"), positions)
-        self._writable(lambda: (self.path / SNAPSHOTS).mkdir(exist_ok=True))
-        self._rename(self.scratch / name, self.path / SNAPSHOTS / name)
+        with self._writing():
+            (self.path / SNAPSHOTS).mkdir(exist_ok=True)
+            rename(self.scratch / name, self.path / SNAPSHOTS / name)
 
-    def publish(self, name: str, write: Callable[[BinaryIO], object]) -> None:
+    def publish(self, name: str, write: Write) -> None:
         """`write(file)` makes the file, out of all that is still set aside; then it gets its final name."""
         self._reserve(0)
         self.replace(self.path / name, write)
@@ -213,16 +217,15 @@ class Workdir:
         text = json.dumps(value, indent=2, allow_nan=False) + "\n"
         self.publish(name, lambda file: file.write(text.encode()))
 
-    def replace(self, path: Path, write: Callable[[BinaryIO], object]) -> None:
+    def replace(self, path: Path, write: Write) -> None:
         """The same with any file of the run."""
-        temporary = self.scratch / f".{path.name}"
-        self._writable(lambda: write_whole(temporary, write))
-        self._rename(temporary, path)
+        with self._writing():
+            write_file(path, write, self.scratch / f".{path.name}")
 
     @contextmanager
     def writing(self, path: Path) -> Iterator[int]:
         """The descriptor of a file of the run that is made where it is missing."""
-        with self._as_output_error():
+        with self._writing():
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             try:
                 yield descriptor
@@ -242,10 +245,9 @@ class Workdir:
         if self._lock >= 0:
             with suppress(OSError):
                 (self.path / lock.NOTE).unlink(missing_ok=True)
-        for descriptor in (self._log, self._lock):
-            if descriptor >= 0:
-                os.close(descriptor)
-        self._log = self._lock = -1
+            os.close(self._lock)
+            self._lock = -1
+        self._log.close()
 
     def _is_whole(self, name: str, expected: int | None) -> bool:
         """As it was when it was done; looked at once."""
@@ -268,46 +270,21 @@ class Workdir:
 
     def _remove_all(self) -> None:
         """What a run makes, and nothing else."""
-        self._writable((self.path / MANIFEST).unlink)
+        self.remove(self.path / MANIFEST)
         files = [f"{name}.npy" for names in FILES.values() for name in names]
-        self.remove(*(self.path / name for name in (*files, *OF_THE_MAP, LOG)))
+        self.remove(*(self.path / name for name in (*files, LOG_NAME)))
+        self._remove_files_of_the_map()
         for folder in (self.scratch, self.path / SNAPSHOTS):
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _open_log(self) -> int:
-        """To be written to at its end, where a new line begins."""
-        with suppress(OSError):
-            log = os.open(self.path / LOG, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
-            size = os.fstat(log).st_size
-            if size and os.pread(log, 1, size - 1) != b"\n":
-                os.write(log, b"\n")
-            return log
-        return -1
+    def _remove_files_of_the_map(self) -> None:
+        paths = (path for pattern in OF_THE_MAP for path in self.path.glob(pattern))
+        self.remove(*(path for path in paths if not path.is_dir()))
 
     def _save_manifest(self):
-        temporary = self.path / UNFINISHED_MANIFEST
         text = as_text(self._manifest).encode()
-        self._writable(lambda: write_whole(temporary, lambda file: file.write(text)))
-        self._rename(temporary, self.path / MANIFEST)
+        with self._writing():
+            write_file(self.path / MANIFEST, lambda file: file.write(text), self.path / UNFINISHED_MANIFEST)
 
-    def _rename(self, source: Path, target: Path):
-        def rename():
-            os.replace(source, target)
-            sync_folder(target.parent)
-
-        self._writable(rename)
-
-    def _writable(self, action: Callable[[], Any]) -> Any:
-        with self._as_output_error():
-            return action()
-
-    @contextmanager
-    def _as_output_error(self) -> Iterator[None]:
-        try:
-            yield
-        except OutputError:
-            raise
-        except OSError as e:
-            raise OutputError(
-                f"--out: {self.path}: cannot be written ({e.strerror or e}); free space or choose another --out."
-            ) from e
+    def _writing(self) -> AbstractContextManager[None]:
+        return writing(f"--out: {self.path}", OUT_REMEDY)

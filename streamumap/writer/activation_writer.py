@@ -5,6 +5,7 @@ import json
 import operator
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ from streamumap.errors import OutputError
 from streamumap.source.base import index_dtype
 from streamumap.source.checks import resolve_dtype, wrong
 from streamumap.source.formats.array import as_array
-from streamumap.writer.npy_writer import NpyWriter, cannot_write, sync_folder, written_dtype
+from streamumap.store.atomic import publish
+from streamumap.writer.npy_writer import NpyWriter, written_dtype
 
 DTYPES = ("float16", "float32", "bfloat16")
 LARGEST = {"float16": 65504.0, "bfloat16": (2 - 2**-7) * 2.0**127, "float32": (2 - 2**-23) * 2.0**127}
@@ -141,16 +143,8 @@ class ActivationWriter:
             writer.append(rows)
 
     def _write_width(self) -> None:
-        path = self.path.removesuffix(".npy") + ".json"
-        try:
-            with open(path + ".partial", "w", encoding="utf-8") as file:
-                json.dump({"n_features": self.n_features, "active": self.active}, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(path + ".partial", path)
-            sync_folder(path)
-        except OSError as error:
-            raise cannot_write(path, error) from error
+        text = json.dumps({"n_features": self.n_features, "active": self.active})
+        publish(Path(self.path.removesuffix(".npy") + ".json"), lambda file: file.write(text.encode()))
 
     def _batch(self, batch: Any) -> tuple[np.ndarray, np.ndarray | None]:
         """(rows, None), or (values, indices) of pairs, (R, active) both."""

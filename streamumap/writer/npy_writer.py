@@ -1,14 +1,14 @@
 """Rows that come one after the other into a `.npy` file whose length nobody needs to know before."""
 
-import fcntl
 import io
 import os
 
 import numpy as np
 
-from streamumap.errors import OutputError
 from streamumap.source.checks import wrong
 from streamumap.source.formats.npy_header import MAGIC, read_header
+from streamumap.store.atomic import rename, write_at, writing
+from streamumap.store.lock import try_lock
 
 CHUNK_BYTES = 8 << 20
 HEADER_BYTES = 128
@@ -74,7 +74,7 @@ class NpyWriter:
         """Chunk first, header second: the header never counts a row that is not there."""
         if self._n_chunk:
             waiting = self._chunk[: self._n_chunk].reshape(-1).view(np.uint8)
-            self._write(waiting, HEADER_BYTES + self._n_written * self._row_bytes)
+            self._write(waiting.data, HEADER_BYTES + self._n_written * self._row_bytes)
             self._write_header(self.n_rows)
             self._n_written, self._n_chunk = self.n_rows, 0
 
@@ -90,18 +90,13 @@ class NpyWriter:
         """Writes what waits, and syncs it."""
         self.flush()
         self._check_free()
-        try:
+        with writing(self.path):
             os.fsync(self.file.fileno())
-        except OSError as error:
-            raise cannot_write(self.path, error) from error
 
     def rename(self) -> None:
         """Gives the synced file its final name."""
-        try:
-            os.rename(self.partial_path, self.path)
-            sync_folder(self.path)
-        except OSError as error:
-            raise cannot_write(self.path, error) from error
+        with writing(self.path):
+            rename(self.partial_path, self.path)
         self.file.close()
 
     def _check_free(self) -> None:
@@ -129,42 +124,21 @@ class NpyWriter:
         room = HEADER_BYTES - len(MAGIC) - 4
         head = MAGIC + b"\x01\x00" + room.to_bytes(2, "little") + text.encode().ljust(room - 1) + b"\n"
         assert len(head) == HEADER_BYTES
-        self._write(np.frombuffer(head, np.uint8), 0)
+        self._write(memoryview(head), 0)
 
-    def _write(self, data: np.ndarray, offset: int) -> None:
-        done = 0
-        while done < len(data):
-            try:
-                done += os.pwrite(self.file.fileno(), data.data[done:], offset + done)
-            except OSError as error:
-                raise cannot_write(self.partial_path, error) from error
-
-
-def sync_folder(path: str) -> None:
-    """Syncs the folder of a file, so that its name lasts."""
-    folder = os.open(os.path.dirname(os.path.abspath(path)), os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def cannot_write(path: str, error: Exception) -> OutputError:
-    reason = getattr(error, "strerror", None) or str(error)
-    return OutputError(f"{path}: file: expected to write it, found '{reason}'; free space or choose another place.")
+    def _write(self, data: memoryview, offset: int) -> None:
+        with writing(self.partial_path):
+            write_at(self.file.fileno(), data, offset)
 
 
 def _open_alone(path: str) -> io.FileIO:
     """The file, made where there is none, with a lock on it: two writers would destroy each other's rows."""
     try:
-        file = io.FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+")
-    except (OSError, ValueError) as error:
-        raise cannot_write(path, error) from error
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+        with writing(path):
+            file = io.FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+")
+    except ValueError as error:
+        raise wrong(repr(path), "file", "a path", f"one that no file can have ({error})", "check it") from error
+    if not try_lock(file.fileno()):
         file.close()
-        raise wrong(path, "file to continue", "no other writer", "one that has it open", "close that first") from error
-    except OSError:
-        pass  # a file system without locks
+        raise wrong(path, "file to continue", "no other writer", "one that has it open", "close that first")
     return file

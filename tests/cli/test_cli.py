@@ -435,7 +435,7 @@ def test_a_disk_that_is_full(name, refused, rows, monkeypatch, tmp_path):
     assert left <= {"scratch", "manifest.json", ".manifest.json", "run.log"}
 
 
-@pytest.mark.parametrize("what", ["streamumap.show.output.write_parquet", "streamumap.show.png.draw"])
+@pytest.mark.parametrize("what", ["streamumap.show.table.write_parquet", "streamumap.show.png.draw"])
 def test_a_disk_that_is_full_at_the_end(what, refused, call, rows, monkeypatch, tmp_path):
     path = rows()
 
@@ -538,14 +538,16 @@ def test_signals_stop_and_the_same_command_continues(tmp_path):
 
 STUCK = """
 import os, sys, time
-from streamumap import cli, engine, stopping
+from streamumap import cli
+from streamumap.cli import signals
+from streamumap.run import inputs
 numbers = sys.argv.pop().split(",")
 def stuck(*_, **__):
     for number in numbers:
         os.kill(os.getpid(), int(number))
     time.sleep(60)
-engine.open_source = stuck
-stopping.STOP_SECONDS = 1.0
+inputs.open_source = stuck
+signals.STOP_SECONDS = 1.0
 cli.main()
 """
 

@@ -15,6 +15,7 @@ from streamumap.neighbors import reference
 from streamumap.neighbors.given import look_at_distances, open_graph
 from streamumap.neighbors.metric import EUCLIDEAN, named
 from streamumap.params import Params
+from streamumap.request import Request
 from streamumap.run import prepare
 from streamumap.source import open_source
 from streamumap.source.views.normalized import DenseRows
@@ -43,7 +44,7 @@ def run(rows, tmp_path):
         events = []
         params = replace(SHORT, **changed)
         done = engine.embed(
-            x, params, out=out, knn=graph, drop_nonfinite=drop_nonfinite, listener=events.append, **BOUNDS
+            Request(x, params, knn=graph, drop_nonfinite=drop_nonfinite, **BOUNDS), out, listener=events.append
         )
         said = [event.text for event in events if isinstance(event, Note)]
         return done, said, *(np.load(out / f"knn_{name}.npy") for name in ("indices", "distances"))
@@ -96,7 +97,7 @@ def test_any_graph_becomes_what_a_search_gives(graph, k, block_rows):
 @pytest.mark.parametrize("dtype", ["int32", "int64", "uint16"])
 @pytest.mark.parametrize("kept", ["arrays", "files", "read-only maps"])
 def test_our_own_graph_given_back_is_the_same_graph(rows, run, tmp_path, kept, dtype):
-    engine.embed(rows, SHORT, out=tmp_path / "own", **BOUNDS)
+    engine.embed(Request(rows, SHORT, **BOUNDS), tmp_path / "own")
     own = [np.load(tmp_path / "own" / f"knn_{name}.npy") for name in ("indices", "distances")]
     assert (own[0] >= 0).all()
     paths = [tmp_path / "own" / "knn_indices.npy", tmp_path / "own" / "knn_distances.npy"]
@@ -279,7 +280,7 @@ def test_faces(rows, knn, tmp_path, capsys):
 
 
 def test_a_plan_with_a_graph(rows, knn):
-    plan = prepare.plan_for(rows, None, None, None, None, "1GB", None, "cpu", knn=knn, n_neighbors=6)
+    plan = prepare.outlook_of(Request(rows, Params(n_neighbors=6), "1GB", device="cpu", knn=knn))
     assert plan["neighbors"].backend == "given" and plan["neighbors"].blocks["block_rows"] == N
     with pytest.raises(InputError, match="--n-neighbors 15"):
-        prepare.plan_for(rows, None, None, None, None, "1GB", None, "cpu", knn=knn)
+        prepare.outlook_of(Request(rows, budget="1GB", device="cpu", knn=knn))

@@ -13,6 +13,7 @@ from streamumap.neighbors.dense import search as dense
 from streamumap.neighbors.sparse import search as sparse
 from streamumap.neighbors.sparse.measure import pair
 from streamumap.params import Params
+from streamumap.request import Request
 
 N, D, K = 600, 8, 15
 
@@ -145,7 +146,9 @@ def test_the_distance_of_nearly_parallel_rows_has_its_digits():
 
 
 def made(rows, tmp_path, metric="euclidean", **options):
-    done = engine.embed(rows, Params(metric=metric, n_epochs=2), out=tmp_path, device="cpu", budget="2GB", **options)
+    done = engine.embed(
+        Request(rows, Params(metric=metric, n_epochs=2), device="cpu", budget="2GB", **options), tmp_path
+    )
     return done["quality"]["knn_recall"]["value"], done["warnings"], np.load(tmp_path / "knn_indices.npy")
 
 
@@ -173,5 +176,5 @@ def test_nothing_is_said_of_rows_that_are_told_apart(rows, tmp_path):
 
 def test_rows_that_differ_below_float32_alone_are_no_repetitions(tmp_path):
     """600 different rows were 598 that repeat an earlier one."""
-    done = engine.embed(1 + 1e-12 * normal(), Params(n_epochs=2), out=tmp_path, device="cpu", budget="2GB")
+    done = engine.embed(Request(1 + 1e-12 * normal(), Params(n_epochs=2), device="cpu", budget="2GB"), tmp_path)
     assert done["input"]["duplicate_rows"] == 0 and done["warnings"] == []

@@ -17,7 +17,7 @@ from streamumap.neighbors.metric import compared as compared_under
 from streamumap.neighbors.sparse import nearest as sparse_nearest
 from streamumap.neighbors.sparse import search as sparse
 from streamumap.params import Params
-from streamumap.source.views.centered import View
+from streamumap.source.views.centered import ComparedView
 
 BACKENDS = {
     "dense": (dense, dense_nearest, {"cell_rows": 200}),
@@ -76,8 +76,8 @@ def test_a_new_metric_is_one_object(metric, backend, negative, monkeypatch):
 
 
 def test_rows_that_a_view_brought_to_length_1_are_compared_as_they_are():
-    assert compared_under(COSINE, View(unit=True)) is EUCLIDEAN
-    assert compared_under(COSINE, View()) is COSINE
+    assert compared_under(COSINE, ComparedView(unit=True)) is EUCLIDEAN
+    assert compared_under(COSINE, ComparedView()) is COSINE
 
 
 @pytest.mark.parametrize("metric", METRICS)

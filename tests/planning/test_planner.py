@@ -192,7 +192,7 @@ def test_planning_does_no_work(tmp_path):
         "from streamumap.planning.job import Job\n"
         "from streamumap.params import Params\n"
         "from streamumap.machine.memory import Budget, Device, Machine\n"
-        "from streamumap.source.scan import cpu\n"
+        "from streamumap.source.scan import sizes\n"
         "from streamumap.reduce import ica, pca\n"
         "opened = []\n"
         "sys.addaudithook(lambda event, args: opened.append(args) if event in ('open', 'os.listdir', 'subprocess.Popen') else None)\n"

@@ -14,6 +14,7 @@ from streamumap.errors import Stopped
 from streamumap.params import Params
 from streamumap.reduce import ica
 from streamumap.reduce.pca import StreamedPCA
+from streamumap.request import Request
 
 BOUNDS = dict(budget="2GB", device="cpu")
 SHORT = Params(n_epochs=5, reduce="ica", reduce_dims=6)
@@ -124,7 +125,7 @@ def plain_pictures(monkeypatch):
 
 def test_a_run_says_what_it_found(tmp_path):
     sources, rows = mixed(500, 6, 10)
-    report = engine.embed(rows, SHORT, out=tmp_path / "run", **BOUNDS)
+    report = engine.embed(Request(rows, SHORT, **BOUNDS), tmp_path / "run")
     found = report["reduced"]
     assert found.pop("iterations") < 200 and found.pop("variance_share") == pytest.approx(1)
     assert found == {"dims": 6, "sample_rows": 500, "sample_bytes": 500 * 6 * 4, "converged": True}
@@ -137,7 +138,7 @@ def test_a_search_that_does_not_converge_is_said_each_time(tmp_path, monkeypatch
     monkeypatch.setattr(ica, "MAX_ITERATIONS", 2)
     rows = mixed(200, 6, 10)[1]
     for params in (SHORT, replace(SHORT, n_neighbors=9)):
-        report = engine.embed(rows, params, out=tmp_path / "run", **BOUNDS)
+        report = engine.embed(Request(rows, params, **BOUNDS), tmp_path / "run")
         assert report["warnings"][0].startswith(
             "--reduce ica: FastICA did not converge in 2 iterations on 200 sampled rows; fewer --reduce-dims may."
         )
@@ -155,12 +156,12 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(at, tmp_path, monkeypa
     def listen(event):
         done[0] = max(done[0], getattr(event, "done", 0) if getattr(event, "stage", "") == "reduce" else 0)
 
-    whole = engine.embed(rows, SHORT, out=tmp_path / "whole", listener=listen, **BOUNDS)
+    whole = engine.embed(Request(rows, SHORT, **BOUNDS), tmp_path / "whole", listener=listen)
     assert done[0] == 3 * 500
     done[0] = 0
     with pytest.raises(Stopped, match="reduce"):
-        engine.embed(rows, SHORT, out=tmp_path / "run", listener=listen, stopping=lambda: done[0] >= at, **BOUNDS)
-    report = engine.embed(rows, SHORT, out=tmp_path / "run", **BOUNDS)
+        engine.embed(Request(rows, SHORT, **BOUNDS), tmp_path / "run", listener=listen, stopping=lambda: done[0] >= at)
+    report = engine.embed(Request(rows, SHORT, **BOUNDS), tmp_path / "run")
     assert report["reused"][0].startswith("the reduced rows") and report["reduced"] == whole["reduced"]
     for name in ("scratch/reduced.npy", "knn_indices.npy", "embedding.npy"):
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

@@ -14,12 +14,13 @@ from streamumap import engine
 from streamumap.errors import InputChanged, InputError, Stopped
 from streamumap.events import StageDone
 from streamumap.params import Params
+from streamumap.request import Request
 from streamumap.run.run import Run
 from streamumap.show.meta import Meta
-from streamumap.show.output import write_parquet
+from streamumap.show.table import write_parquet
 from streamumap.source import SparseSource, open_source
 from streamumap.source.scan.cpu import scan
-from streamumap.source.views.centered import View
+from streamumap.source.views.centered import ComparedView
 from streamumap.source.views.row_selection import RowSelection, all_but
 from streamumap.store.workdir import Workdir
 
@@ -49,9 +50,11 @@ def test_dropped_rows_are_nan_and_the_others_are_mapped_without_them(density, fo
     rows = broken(codes(density))
     as_input = rows if form == "dense" else scipy.sparse.csr_matrix(rows)
     events = []
-    run = engine.embed(as_input, SHORT, out=tmp_path / "all", drop_nonfinite=True, listener=events.append, **BOUNDS)
+    run = engine.embed(
+        Request(as_input, SHORT, drop_nonfinite=True, **BOUNDS), tmp_path / "all", listener=events.append
+    )
     kept = np.setdiff1d(np.arange(60), BAD)
-    engine.embed(rows[kept], SHORT, out=tmp_path / "kept", **BOUNDS)
+    engine.embed(Request(rows[kept], SHORT, **BOUNDS), tmp_path / "kept")
     found, expected = (np.load(tmp_path / out / "embedding.npy") for out in ("all", "kept"))
     assert np.isnan(found[BAD]).all()
     np.testing.assert_array_equal(found[kept], expected)
@@ -65,37 +68,37 @@ def test_dropped_rows_are_nan_and_the_others_are_mapped_without_them(density, fo
     assert [i for i, zero in enumerate(table["is_zero"].to_pylist()) if zero] == [40]
     assert (run["input"]["rows"], run["input"]["dropped_rows"]) == (60, 4)
     assert any("4 of 60 rows have NaN or infinite values; they are left out" in text for text in run["warnings"])
-    again = engine.embed(as_input, SHORT, out=tmp_path / "all", drop_nonfinite=True, **BOUNDS)
+    again = engine.embed(Request(as_input, SHORT, drop_nonfinite=True, **BOUNDS), tmp_path / "all")
     assert again["reused"] == ["the k-NN graph", "the map"] and again["quality"] == run["quality"]
 
 
 @pytest.mark.one_process
 def test_a_run_with_dropped_rows_goes_on_where_it_was_stopped(tmp_path):
     rows, stop = broken(codes()), []
-    whole = engine.embed(rows, SHORT, out=tmp_path / "whole", drop_nonfinite=True, **BOUNDS)
+    whole = engine.embed(Request(rows, SHORT, drop_nonfinite=True, **BOUNDS), tmp_path / "whole")
     with pytest.raises(Stopped):
         engine.embed(
-            rows, SHORT, out=tmp_path / "parts", drop_nonfinite=True, stopping=lambda: bool(stop),
-            listener=lambda event: stop.append(1) if isinstance(event, StageDone) and event.stage == "neighbors" else None, **BOUNDS,
+            Request(rows, SHORT, drop_nonfinite=True, **BOUNDS), tmp_path / "parts", stopping=lambda: bool(stop),
+            listener=lambda event: stop.append(1) if isinstance(event, StageDone) and event.stage == "neighbors" else None,
         )  # fmt: skip
-    parts = engine.embed(rows, SHORT, out=tmp_path / "parts", drop_nonfinite=True, **BOUNDS)
+    parts = engine.embed(Request(rows, SHORT, drop_nonfinite=True, **BOUNDS), tmp_path / "parts")
     assert parts["reused"] == ["the k-NN graph"] and parts["quality"] == whole["quality"]
     assert (tmp_path / "parts" / "embedding.npy").read_bytes() == (tmp_path / "whole" / "embedding.npy").read_bytes()
 
 
 def test_without_the_option_they_are_refused_and_too_few_others_as_well(tmp_path):
     with pytest.raises(InputError, match=r"row 0: expected finite .* 4 of 60 rows.*--drop-nonfinite"):
-        engine.embed(broken(codes()), SHORT, out=tmp_path / "run", **BOUNDS)
+        engine.embed(Request(broken(codes()), SHORT, **BOUNDS), tmp_path / "run")
     rows = np.full((9, 4), np.nan, np.float32)
     rows[:2] = 1
     with pytest.raises(InputError, match="without the rows left out: shape: expected at least 3 rows, found 2"):
-        engine.embed(rows, SHORT, out=tmp_path / "few", drop_nonfinite=True, **BOUNDS)
+        engine.embed(Request(rows, SHORT, drop_nonfinite=True, **BOUNDS), tmp_path / "few")
 
 
 def test_the_option_changes_nothing_where_all_rows_are_finite(tmp_path):
     maps = []
     for drop in (False, True):
-        run = engine.embed(codes(), SHORT, out=tmp_path / str(drop), drop_nonfinite=drop, **BOUNDS)
+        run = engine.embed(Request(codes(), SHORT, drop_nonfinite=drop, **BOUNDS), tmp_path / str(drop))
         maps.append((tmp_path / str(drop) / "embedding.npy").read_bytes())
         assert run["input"]["dropped_rows"] == 0
     assert maps[0] == maps[1]
@@ -141,7 +144,7 @@ def test_the_graph_of_some_rows_is_never_in_memory_as_a_whole(tmp_path):
     n, k = 200_000, 15
     run = object.__new__(Run)
     run.kept_files = set()
-    run.kept, run.view, run.params = all_but(n, np.arange(0, n, 7)), View(3), Params(n_neighbors=k)
+    run.kept, run.view, run.params = all_but(n, np.arange(0, n, 7)), ComparedView(3), Params(n_neighbors=k)
     run.source, run.work = SimpleNamespace(n_rows=len(run.kept.rows)), Workdir(tmp_path / "run", {})
     numbers = np.random.default_rng(0).integers(0, n, (n, k)).astype(np.int32)
     numbers[numbers % 7 == 0] = -1
@@ -179,7 +182,7 @@ def test_columns_are_carried_row_for_row(kind, tmp_path):
         mark = "," if kind == "csv" else "\t"
         lines = [f'"{name}"{mark}{i}' for i, name in enumerate(names)]
         path.write_text("\n".join([f"id{mark}size", *lines]), encoding="utf-8")
-    engine.embed(codes(), SHORT, out=tmp_path / "run", meta=path, **BOUNDS)
+    engine.embed(Request(codes(), SHORT, meta=path, **BOUNDS), tmp_path / "run")
     table = table_of(tmp_path)
     columns = ["row_id", "x", "y", "is_zero", "duplicate_of", "distortion", "id", *(["size"] if kind != "txt" else [])]
     assert table.column_names == columns and table["id"].to_pylist() == names
@@ -201,7 +204,7 @@ def test_a_file_that_does_not_fit_is_refused_before_any_work(tmp_path):
     path.write_text("a,b\n" + "1,2\n" * 4)
     refused(path, 5, "5 rows", "found 4, its header not counted")
     with pytest.raises(InputError, match="60 rows"):
-        engine.embed(codes(), SHORT, out=tmp_path / "run", meta=path, **BOUNDS)
+        engine.embed(Request(codes(), SHORT, meta=path, **BOUNDS), tmp_path / "run")
     assert not (tmp_path / "run").exists()
     path.write_text("a,x\n" + "1,2\n" * 5)
     refused(path, 5, "columns other than", "found x", "rename")
@@ -234,7 +237,7 @@ def test_a_file_that_changes_during_the_run(tmp_path):
 
 
 def test_the_report_is_json(tmp_path):
-    run = engine.embed(broken(codes()), SHORT, out=tmp_path / "run", drop_nonfinite=True, **BOUNDS)
+    run = engine.embed(Request(broken(codes()), SHORT, drop_nonfinite=True, **BOUNDS), tmp_path / "run")
     assert json.loads((tmp_path / "run" / "run.json").read_text()) == run
 
 
@@ -251,7 +254,7 @@ def test_the_size_of_the_rows_changes_neither_neighbours_nor_quality(factor, for
     params, results = Params(n_neighbors=5, n_epochs=4, metric=metric), []
     for name, array in (("plain", rows), ("extreme", rows * np.float32(factor))):
         array = scipy.sparse.csr_matrix(array) if form == "csr" else array
-        run = engine.embed(array, params, out=tmp_path / name, drop_nonfinite=form == "some dropped", **BOUNDS)
+        run = engine.embed(Request(array, params, drop_nonfinite=form == "some dropped", **BOUNDS), tmp_path / name)
         results.append(run["quality"])
     for name, found in results[0].items():
         assert results[1][name]["value"] == pytest.approx(found["value"], abs=0.1), name
@@ -262,12 +265,12 @@ def test_the_size_of_the_rows_changes_neither_neighbours_nor_quality(factor, for
 
 def test_values_that_vanish_beside_others_are_zeros():
     from streamumap.source.sparse.csr_rows import pack
-    from streamumap.source.views.scaled import extreme_exponent, scaled
+    from streamumap.source.views.scaled import extreme_exponent, scale_rows
 
     rows = codes()
     rows[5, 3], rows[6, 4] = 1e-38, 1e38
     for source in (open_source(rows), open_source(scipy.sparse.csr_matrix(rows))):
-        left = scaled(source, extreme_exponent(scan(source, 10).norm_max))
+        left = scale_rows(source, extreme_exponent(scan(source, 10).norm_max))
         found = scan(left, 10)
         assert found.n_nonzero == np.count_nonzero(rows) - 1
         assert pack(left, 7, found.n_nonzero).dense(5, 6)[0, 3] == 0

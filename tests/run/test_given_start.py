@@ -7,6 +7,7 @@ from streamumap import StreamUMAP, engine
 from streamumap.errors import InputError
 from streamumap.layout.init import pca
 from streamumap.params import Params
+from streamumap.request import Request
 from streamumap.run import initialize
 
 BOUNDS = dict(budget="1GB", device="cpu")
@@ -27,7 +28,7 @@ def started(tmp_path, monkeypatch):
             "streamumap.run.stages.layout.first_positions", lambda *args: seen.append(begin(*args)) or seen[-1]
         )
         params = Params(n_epochs=1, init=str(tmp_path / name))
-        run = engine.embed(rows(), params, out=tmp_path / "run", fresh=True, **BOUNDS)
+        run = engine.embed(Request(rows(), params, fresh=True, **BOUNDS), tmp_path / "run")
         return *seen[0], run["warnings"]
 
     return make
@@ -52,7 +53,7 @@ def test_one_position_for_all_rows_says_nothing_and_that_is_said(value, started,
     start, said, warnings = started(np.full((120, 2), value))
     assert said == "by pca" and len(warnings) == 1
     assert warnings[0].startswith(f"--init: {tmp_path / 'init.npy'}: all rows have the same position")
-    engine.embed(rows(), Params(n_epochs=1), out=tmp_path / "default", **BOUNDS)
+    engine.embed(Request(rows(), Params(n_epochs=1), **BOUNDS), tmp_path / "default")
     assert (tmp_path / "default" / "embedding.npy").read_bytes() == (tmp_path / "run" / "embedding.npy").read_bytes()
 
 

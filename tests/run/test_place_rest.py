@@ -10,11 +10,13 @@ import scipy.sparse
 import streamumap
 from streamumap import engine
 from streamumap.errors import InputError, Stopped
+from streamumap.events import ignore
 from streamumap.layout.schedule import SETTINGS, placing_settings
 from streamumap.params import Params
 from streamumap.planning.fit import is_tiny_forced
+from streamumap.request import Request
 from streamumap.run.sampling import uniform
-from streamumap.show.runs import describe
+from streamumap.show.saved_run import describe
 
 BOUNDS = dict(budget="1GB", device="cpu")
 SHORT = Params(n_neighbors=5, n_epochs=12)
@@ -25,8 +27,9 @@ def rows(density=0.05, n=90):
     return (np.abs(random.normal(size=(n, 200))) * (random.random((n, 200)) < density)).astype(np.float32)
 
 
-def embed(x, out, params=SHORT, sample=40, place_rest=True, **options):
-    return engine.embed(x, params, out=out, sample=sample, place_rest=place_rest, **BOUNDS, **options)
+def embed(x, out, params=SHORT, sample=40, place_rest=True, listener=ignore, stopping=lambda: False, **options):
+    request = Request(x, params, sample=sample, place_rest=place_rest, **BOUNDS, **options)
+    return engine.embed(request, out, listener=listener, stopping=stopping)
 
 
 def by_reference(given, chosen, positions, params, n_epochs=4):

@@ -9,7 +9,8 @@ from streamumap.machine.memory import Budget, machine
 from streamumap.params import Params
 from streamumap.planning.job import job_of
 from streamumap.planning.planner import smallest_budget
-from streamumap.run.prepare import first_plan, most_active, plan_for
+from streamumap.request import Request
+from streamumap.run.prepare import first_plan, most_active, outlook_of
 from streamumap.source import open_source
 
 CPU = machine("cpu")
@@ -54,14 +55,15 @@ def test_what_is_denser_than_it_looked_is_refused_once_it_is_counted(tmp_path):
     assert most_active(open_source(rows)) < 12
     budget = needs(SHAPE[0] * 12) + 2 * 10**6
     with pytest.raises(DoesNotFit, match="the smallest that can is") as refused:
-        embed(rows, Params(), out=tmp_path / "run", budget=budget, device="cpu")
+        embed(Request(rows, Params(), budget=budget, device="cpu"), tmp_path / "run")
     assert refused.value.smallest_bytes > budget
 
 
 def test_plan_reads_no_row_and_says_what_would_help(tmp_path):
     np.save(tmp_path / "rows.npy", np.zeros(SHAPE, np.float16))
+    request = Request(tmp_path / "rows.npy", budget="1MB", device="cpu")
     with pytest.raises(DoesNotFit, match="say with --active how many values of a row are not zero"):
-        plan_for(tmp_path / "rows.npy", None, None, None, None, "1MB", None, "cpu")
+        outlook_of(request)
     with pytest.raises(DoesNotFit) as refused:
-        plan_for(tmp_path / "rows.npy", None, None, None, 8, "1MB", None, "cpu")
+        outlook_of(request, active=8)
     assert "--active" not in str(refused.value)

@@ -13,6 +13,7 @@ import streamumap
 from streamumap import engine
 from streamumap.errors import InputError
 from streamumap.params import Params
+from streamumap.request import Request
 from streamumap.run.sampling import sampled, shares, stratified, uniform
 
 BOUNDS = dict(budget="1GB", device="cpu")
@@ -105,8 +106,8 @@ def test_what_is_no_sample_is_refused(size, lines, text, file):
 def test_sampled_rows_are_mapped_as_if_they_were_alone(form, density, tmp_path):
     given, chosen = rows(density), uniform(80, 30, SHORT.seed)
     as_input = given if form == "dense" else scipy.sparse.csr_matrix(given)
-    run = engine.embed(as_input, SHORT, out=tmp_path / "all", sample=30, **BOUNDS)
-    engine.embed(given[chosen], SHORT, out=tmp_path / "alone", **BOUNDS)
+    run = engine.embed(Request(as_input, SHORT, sample=30, **BOUNDS), tmp_path / "all")
+    engine.embed(Request(given[chosen], SHORT, **BOUNDS), tmp_path / "alone")
     found, alone = (np.load(tmp_path / out / "embedding.npy") for out in ("all", "alone"))
     np.testing.assert_array_equal(found[chosen], alone)
     left_out = np.setdiff1d(np.arange(80), chosen)
@@ -116,20 +117,20 @@ def test_sampled_rows_are_mapped_as_if_they_were_alone(form, density, tmp_path):
     np.testing.assert_array_equal(indices[chosen], np.where(alone >= 0, chosen[alone], -1))
     assert pyarrow.parquet.read_table(tmp_path / "all" / "embedding.parquet").num_rows == 80
     assert [run["input"][key] for key in ("rows", "sampled_rows", "dropped_rows")] == [80, 30, 0]
-    again = engine.embed(as_input, SHORT, out=tmp_path / "all", sample=30, **BOUNDS)
+    again = engine.embed(Request(as_input, SHORT, sample=30, **BOUNDS), tmp_path / "all")
     assert again["reused"] == ["the k-NN graph", "the map"]
-    assert engine.embed(as_input, SHORT, out=tmp_path / "all", sample=31, **BOUNDS)["reused"] == []
+    assert engine.embed(Request(as_input, SHORT, sample=31, **BOUNDS), tmp_path / "all")["reused"] == []
 
 
 def test_sampled_rows_that_are_not_finite_are_left_out_as_well(tmp_path):
     given, chosen = rows(), uniform(80, 30, SHORT.seed)
     outside = np.setdiff1d(np.arange(80), chosen)[0]
     given[outside, 3] = np.nan
-    assert engine.embed(given, SHORT, out=tmp_path / "fine", sample=30, **BOUNDS)["warnings"] == []
+    assert engine.embed(Request(given, SHORT, sample=30, **BOUNDS), tmp_path / "fine")["warnings"] == []
     given[chosen[[4, 20]], 5] = np.inf
     with pytest.raises(InputError, match="expected finite"):
-        engine.embed(given, SHORT, out=tmp_path / "refused", sample=30, **BOUNDS)
-    run = engine.embed(given, SHORT, out=tmp_path / "run", sample=30, drop_nonfinite=True, **BOUNDS)
+        engine.embed(Request(given, SHORT, sample=30, **BOUNDS), tmp_path / "refused")
+    run = engine.embed(Request(given, SHORT, sample=30, drop_nonfinite=True, **BOUNDS), tmp_path / "run")
     mapped = np.isfinite(np.load(tmp_path / "run" / "embedding.npy")).all(1)
     np.testing.assert_array_equal(np.flatnonzero(mapped), np.delete(chosen, [4, 20]))
     assert [run["input"][key] for key in ("rows", "sampled_rows", "dropped_rows")] == [80, 30, 2]
@@ -138,10 +139,10 @@ def test_sampled_rows_that_are_not_finite_are_left_out_as_well(tmp_path):
 def test_another_seed_takes_other_rows_and_a_file_its_own(tmp_path, file):
     maps = []
     for seed, out in ((1, "one"), (2, "two")):
-        engine.embed(rows(), replace(SHORT, seed=seed), out=tmp_path / out, sample=20, **BOUNDS)
+        engine.embed(Request(rows(), replace(SHORT, seed=seed), sample=20, **BOUNDS), tmp_path / out)
         maps.append(np.isfinite(np.load(tmp_path / out / "embedding.npy")[:, 0]))
     assert maps[0].sum() == maps[1].sum() == 20 and (maps[0] != maps[1]).any()
-    engine.embed(rows(), SHORT, out=tmp_path / "named", stratify=file(range(0, 80, 5)), **BOUNDS)
+    engine.embed(Request(rows(), SHORT, stratify=file(range(0, 80, 5)), **BOUNDS), tmp_path / "named")
     named = np.load(tmp_path / "named" / "embedding.npy")[:, 0]
     assert np.flatnonzero(np.isfinite(named)).tolist() == list(range(0, 80, 5))
 

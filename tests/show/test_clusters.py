@@ -5,6 +5,7 @@ import pytest
 
 from streamumap.show import clusters
 from streamumap.show.clusters import Words, find, name, write
+from streamumap.show.columns import TopFeatures
 
 CENTRES = np.array([[0, 0], [20, 0], [0, 20], [20, 20]], np.float32)
 
@@ -63,7 +64,12 @@ def test_clusters_are_named_by_features_where_there_are_no_names():
     X, which = islands()
     ids = np.stack([which + 70, np.full(len(X), 3), 9 - which], axis=1).astype(np.uint16)
     values = np.tile(np.float32([2, 1, 0]), (len(X), 1))
-    assert [c.text for c in name(X, find(X)[:1], Words(features=(ids, values)))] == ["#70", "#71", "#72", "#73"]
+    assert [c.text for c in name(X, find(X)[:1], Words(features=TopFeatures(ids, values)))] == [
+        "#70",
+        "#71",
+        "#72",
+        "#73",
+    ]
 
 
 def test_the_table_of_labels(tmp_path):

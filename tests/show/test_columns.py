@@ -6,13 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamumap.errors import InputError
-from streamumap.show.colors import GREY, NONE, code, ends
 from streamumap.show.columns import (
     Labels,
     Numbers,
-    column_of,
     feature_number,
-    labels,
+    label_column,
     pick,
     read_features,
     read_lines,
@@ -38,7 +36,7 @@ def test_lines_are_read_as_they_are(lines, ended, end, tmp_path_factory):
 
 @given(lines_of_text)
 def test_labels_are_counted_and_the_most_frequent_is_first(values):
-    column = labels("l", values)
+    column = label_column("l", values)
     assert texts(column) == [value or None for value in values]
     assert (np.diff(column.counts) <= 0).all() and column.counts.sum() == sum(map(bool, values))
 
@@ -99,7 +97,7 @@ def test_wrong_tables_are_refused_in_one_line(name, content, message, tmp_path):
 
 def test_colours_that_are_not_there_are_refused():
     with pytest.raises(InputError, match="columns there are \\(a\\), found b; give one of these"):
-        pick([labels("a", ["x"])], "b")
+        pick([label_column("a", ["x"])], "b")
     assert feature_number("section", 5) is None and feature_number("feature:4", 5) == 4
     for color in ("feature:5", "feature:", "feature:-1", "feature:٣", "feature:1e3"):
         with pytest.raises(InputError, match="expected feature:0 to feature:4"):
@@ -113,7 +111,8 @@ def test_features_are_streamed_in_blocks(dtype, monkeypatch):
     seen = []
     one, two = read_features(open_source(X), [3, 11], seen.append)
     assert np.array_equal(one.values, X[:, 3]) and np.array_equal(two.values, X[:, 11]) and sum(seen) == 50
-    ids, values = top_features(open_source(X), 4)
+    top = top_features(open_source(X), 4)
+    ids, values = top.ids, top.values
     want = np.maximum(-np.sort(-X.astype(np.float32), axis=1)[:, :4], 0)
     assert np.array_equal(values, want)
     there = values > 0
@@ -121,39 +120,5 @@ def test_features_are_streamed_in_blocks(dtype, monkeypatch):
 
 
 def test_fewer_features_than_wanted():
-    ids, values = top_features(open_source(np.eye(3, 2, dtype=np.float32)), 4)
-    assert ids.shape == values.shape == (3, 2) and values.tolist() == [[1, 0], [1, 0], [0, 0]]
-
-
-# One byte a row
-
-
-def test_rare_labels_are_grey():
-    values = [f"l{i:03}" for i in range(300) for _ in range(2)] + ["l000"] + [None]
-    coded = code(labels("l", values))
-    assert coded.codes[0] == 0 and coded.codes[-1] == NONE and coded.codes[-3] == GREY
-    assert (coded.n_rarer, coded.n_grey, coded.n_none) == (46, 92, 1) and len(coded.labels) == 254
-
-
-@given(st.lists(st.floats(width=32), min_size=1, max_size=50), st.booleans())
-def test_numbers_keep_their_order(values, of_a_feature):
-    values = np.array(values, np.float32)
-    column = column_of("n", pa.array(values))
-    coded = code(Numbers("n", column.values, of_a_feature))
-    assert np.array_equal(coded.codes == NONE, ~np.isfinite(values))
-    drawn = coded.codes < GREY
-    assert (np.diff(coded.codes[drawn][np.argsort(values[drawn], kind="stable")].astype(int)) >= 0).all()
-    assert coded.low < coded.high and all(isinstance(end, str) for end in ends(coded))
-
-
-def test_zeros_of_a_feature_are_grey_unless_it_is_below_zero_somewhere():
-    positive = code(Numbers("f", np.array([0, 0, 1, 4], np.float32), zero_is_none=True))
-    assert positive.codes.tolist() == [GREY, GREY, 63, 253] and positive.layered and ends(positive) == ("0", "4")
-    signed = code(Numbers("f", np.array([0, -2, 2, 0], np.float32), zero_is_none=True))
-    assert not signed.layered and signed.n_grey == 0 and signed.codes.tolist() == [126, 0, 253, 126]
-
-
-def test_few_extreme_numbers_do_not_take_the_colours():
-    values = np.concatenate([np.linspace(0, 1, 5000), [1e9]]).astype(np.float32)
-    coded = code(Numbers("n", values))
-    assert coded.high < 1.01 and coded.codes[-1] == 253 and ends(coded)[1].startswith("≥ ")
+    top = top_features(open_source(np.eye(3, 2, dtype=np.float32)), 4)
+    assert top.ids.shape == top.values.shape == (3, 2) and top.values.tolist() == [[1, 0], [1, 0], [0, 0]]

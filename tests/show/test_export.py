@@ -8,7 +8,7 @@ import pytest
 
 from streamumap.errors import InputError, OutputError
 from streamumap.show.export import export_run
-from streamumap.show.output import write_parquet
+from streamumap.show.table import write_parquet
 
 N = 40
 NAMES = [f'row "{i}", <b>&é' for i in range(N)]
@@ -60,7 +60,7 @@ def test_anndata(run):
 def test_what_cannot_be_exported(run, monkeypatch):
     with pytest.raises(InputError, match="--to: expected anndata, csv, geojson, found xls"):
         export_run(run, "xls")
-    with pytest.raises(OutputError, match="no/x.csv: expected to write"):
+    with pytest.raises(OutputError, match="no/x.csv: cannot be written"):
         export_run(run, "csv", run / "no" / "x.csv")
     monkeypatch.setitem(sys.modules, "anndata", None)
     with pytest.raises(InputError, match="install it with pip install anndata"):

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from streamumap.errors import InputChanged, InputError
 from streamumap.source import Reading, RowSource, blocks, open_source, widen
 from streamumap.source.formats.array import ArraySource
-from streamumap.source.formats.npy import npy_rows
+from streamumap.source.formats.npy import open_npy
 from streamumap.source.formats.npy_header import read_header
 
 DTYPES = ["?", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8", ">i2", ">u8", ">f2", ">f4", ">f8"]
@@ -82,7 +82,7 @@ def says(message, *parts):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_file_rows_come_back_exactly(save, dtype):
     x = numbers(101, 7, dtype)
-    source = npy_rows(save(x))
+    source = open_npy(save(x))
     assert isinstance(source, RowSource)
     assert (source.n_rows, source.n_features, source.row_bytes) == (101, 7, 7 * x.itemsize)
     assert source.dtype == x.dtype.newbyteorder("=").name and source.warnings == ()
@@ -113,7 +113,7 @@ def test_array_rows_come_back_exactly(dtype, order):
 
 def test_out_is_reused(save):
     x = numbers()
-    source = npy_rows(save(x))
+    source = open_npy(save(x))
     out = np.full((6, 5), np.nan, np.float32)
     got = source.read(2, 6, out)
     assert np.shares_memory(got, out) and got.shape == (4, 5)
@@ -123,7 +123,7 @@ def test_out_is_reused(save):
 def test_large_reads_by_several_threads_are_exact(save, monkeypatch):
     monkeypatch.setattr("streamumap.source.formats.npy.PIECE_BYTES", 1000)  # no multiple of a row
     x = numbers(997, 33, ">i4")
-    source = npy_rows(save(x))
+    source = open_npy(save(x))
     assert np.array_equal(source.read(0, 997), x)
     rows = np.flatnonzero(np.random.default_rng(1).random(997) < 0.5)
     assert np.array_equal(source.take(rows), x[rows])
@@ -131,7 +131,7 @@ def test_large_reads_by_several_threads_are_exact(save, monkeypatch):
 
 
 def test_neighbouring_rows_are_taken_with_one_read(save, monkeypatch):
-    source = npy_rows(save(numbers(40, 5)))
+    source = open_npy(save(numbers(40, 5)))
     calls = []
     preadv = os.preadv
     monkeypatch.setattr(os, "preadv", lambda fd, buffers, offset: calls.append(offset) or preadv(fd, buffers, offset))
@@ -141,7 +141,7 @@ def test_neighbouring_rows_are_taken_with_one_read(save, monkeypatch):
 
 def test_reads_that_come_in_parts_are_put_together(save, monkeypatch):
     x = numbers(40, 5)
-    source = npy_rows(save(x))
+    source = open_npy(save(x))
     preadv = os.preadv
     monkeypatch.setattr(os, "preadv", lambda fd, buffers, offset: preadv(fd, [buffers[0][:7]], offset))
     assert np.array_equal(source.read(0, 40), x)
@@ -154,7 +154,7 @@ def test_any_rows_and_any_range(tmp_path_factory, rows, one, other):
     if not path.exists():
         np.save(path, x)
     start, stop = sorted((one, other))
-    for source in (npy_rows(path), ArraySource(x)):
+    for source in (open_npy(path), ArraySource(x)):
         assert np.array_equal(source.take(np.array(rows, np.int64)), x[rows])
         assert np.array_equal(source.read(start, stop), x[start:stop])
         source.close()
@@ -163,7 +163,7 @@ def test_any_rows_and_any_range(tmp_path_factory, rows, one, other):
 @pytest.mark.parametrize("version", [1, 2, 3])
 def test_all_versions_of_the_format(save, version):
     x = numbers(4, 3)
-    source = npy_rows(save(npy_bytes(header_text(), x.tobytes(), version)))
+    source = open_npy(save(npy_bytes(header_text(), x.tobytes(), version)))
     assert np.array_equal(source.read(0, 4), x)
 
 
@@ -187,7 +187,7 @@ def test_bfloat16_only_when_said(save, descr):
         says(refusal(path), "dtype", "V2", "dtype='bfloat16'")
         says(refusal(path, dtype="float16"), "V2", "dtype='bfloat16'")
     else:
-        assert npy_rows(path).dtype == "uint16"
+        assert open_npy(path).dtype == "uint16"
 
 
 def test_more_than_2_to_the_31_elements_on_a_sparse_file(save):
@@ -200,7 +200,7 @@ def test_more_than_2_to_the_31_elements_on_a_sparse_file(save):
         file.seek(offset + (n_rows - 1) * n_features)
         file.write(last.tobytes())
     assert path.stat().st_blocks * 512 < 1 << 20
-    source = npy_rows(path)
+    source = open_npy(path)
     assert np.array_equal(source.read(n_rows - 1, n_rows)[0], last)
     assert np.array_equal(source.take(np.array([0, 1 << 21, n_rows - 1])), np.stack([0 * last, 0 * last, last]))
 
@@ -294,13 +294,13 @@ def test_dtypes_that_are_not_read(save, descr, parts):
 def test_a_dtype_option_that_disagrees(save):
     says(refusal(save(numbers()), dtype="float16"), "dtype", "float16", "found float32")
     says(refusal(save(numbers()), dtype="bfloat16"), "dtype", "bfloat16", "found float32")
-    assert npy_rows(save(numbers()), dtype="float32").dtype == "float32"
+    assert open_npy(save(numbers()), dtype="float32").dtype == "float32"
 
 
 def test_a_body_that_is_cut_off_and_one_that_is_too_long(save):
     x = numbers(4, 3)
     says(refusal(save(npy_bytes(header_text(), x.tobytes()[:-1]))), "body", "expected 48 bytes", "found 47", "cut off")
-    source = npy_rows(save(npy_bytes(header_text(), x.tobytes() + b"tail")))
+    source = open_npy(save(npy_bytes(header_text(), x.tobytes() + b"tail")))
     assert len(source.warnings) == 1
     says(source.warnings[0], "x.npy", "body", "expected 48 bytes", "found 4 more")
     assert np.array_equal(source.read(0, 4), x)
@@ -310,7 +310,7 @@ def test_a_header_that_lies_about_the_size_allocates_nothing(save):
     path = save(npy_bytes(header_text("'<f2'", shape="(3000000, 12288)"), b"tiny"))
     says(refusal(path), "body", str(3_000_000 * 12_288 * 2), "found 4")
     with small_memory(1 << 20), pytest.raises(InputError):
-        npy_rows(path)
+        open_npy(path)
 
 
 class Canary:
@@ -338,7 +338,7 @@ def test_fortran_order_names_a_command_that_converts(tmp_path):
     says(message, "fortran_order", "found True")
     command = shlex.split(message[message.index("python -c") :])
     subprocess.run([sys.executable, *command[1:]], check=True, timeout=60)
-    assert np.array_equal(npy_rows(command[-1]).read(0, 5000), x)
+    assert np.array_equal(open_npy(command[-1]).read(0, 5000), x)
 
 
 def test_paths_that_are_no_file(tmp_path, monkeypatch):
@@ -353,7 +353,7 @@ def test_paths_that_are_no_file(tmp_path, monkeypatch):
     says(refusal("-"), "standard input", "file first")
     says(refusal("x" * 5000), "readable")
     with pytest.raises(InputError, match="no file can have"):
-        npy_rows("a\0b")
+        open_npy("a\0b")
 
 
 def test_permission_denied(save, monkeypatch):
@@ -378,8 +378,8 @@ def test_no_descriptor_is_left_open(save):
     before = len(os.listdir("/proc/self/fd"))
     for content in (b"", npy_bytes(header_text("'|V1'"), bytes(48)), npy_bytes(header_text())):
         refusal(save(content))
-    npy_rows(save(numbers())).close()
-    npy_rows(save(numbers()))  # forgotten
+    open_npy(save(numbers())).close()
+    open_npy(save(numbers()))  # forgotten
     assert len(os.listdir("/proc/self/fd")) == before
 
 
@@ -388,7 +388,7 @@ def test_no_descriptor_is_left_open(save):
 
 def test_a_file_cut_off_while_it_is_read(save):
     path = save(numbers(1000, 50))
-    source = npy_rows(path)
+    source = open_npy(path)
     os.truncate(path, 5000)
     for read in (lambda: source.read(0, 1000), lambda: source.take(np.array([999])), source.check_unchanged):
         with pytest.raises(InputChanged, match=r"x\.npy: size: expected 200128 as on opening, found 5000; the file"):
@@ -426,7 +426,7 @@ def written_with_its_old_date(path):
 )  # fmt: skip
 def test_changes_are_noticed(save, change, field):
     path = save(numbers(1000, 50))
-    source = npy_rows(path)
+    source = open_npy(path)
     source.check_unchanged()
     change(path)
     with pytest.raises(InputChanged, match=f"x.npy: {field}: expected .* as on opening, found .*; .* start again"):
@@ -436,7 +436,7 @@ def test_changes_are_noticed(save, change, field):
 def test_another_working_folder_is_no_change(save, tmp_path, monkeypatch):
     save(numbers())
     monkeypatch.chdir(tmp_path)
-    source = npy_rows("x.npy")
+    source = open_npy("x.npy")
     monkeypatch.chdir("/")
     source.check_unchanged()
 
@@ -444,7 +444,7 @@ def test_another_working_folder_is_no_change(save, tmp_path, monkeypatch):
 def test_the_input_is_not_modified(save):
     path = save(numbers(100, 5, ">f4"))
     before = path.read_bytes(), path.stat().st_mtime_ns
-    source = npy_rows(path)
+    source = open_npy(path)
     source.read(0, 100)
     source.take(np.arange(9))
     source.check_unchanged()
@@ -454,14 +454,14 @@ def test_the_input_is_not_modified(save):
 def test_fingerprints_tell_inputs_apart(save):
     x = numbers(3000, 60, "u2")
     path = save(x)
-    first = npy_rows(path).fingerprint
-    assert first == npy_rows(path).fingerprint
-    assert first != npy_rows(path, dtype="bfloat16").fingerprint
+    first = open_npy(path).fingerprint
+    assert first == open_npy(path).fingerprint
+    assert first != open_npy(path, dtype="bfloat16").fingerprint
     assert first["size"] == path.stat().st_size and first["mtime_ns"] == path.stat().st_mtime_ns
     assert first["inode"] == path.stat().st_ino and "'<u2'" in first["header"]
     y = x.copy()
     y[-1, -1] += 1
-    assert npy_rows(save(y, "y.npy")).fingerprint["blake2b"] != first["blake2b"]
+    assert open_npy(save(y, "y.npy")).fingerprint["blake2b"] != first["blake2b"]
     assert ArraySource(x).fingerprint == ArraySource(np.asfortranarray(x)).fingerprint
     assert ArraySource(x).fingerprint == ArraySource(x.astype(">u2")).fingerprint
     assert ArraySource(x).fingerprint != ArraySource(y).fingerprint
@@ -472,7 +472,7 @@ def test_fingerprints_tell_inputs_apart(save):
 def test_a_body_of_up_to_16_samples_is_hashed_whole(save, monkeypatch, n_rows):
     monkeypatch.setattr("streamumap.source.file.SAMPLE_BYTES", 7000)
     x = numbers(n_rows + 2, 5)
-    source = npy_rows(save(x))
+    source = open_npy(save(x))
     seen = []
     monkeypatch.setattr(source.file, "fill", lambda buffer, offset: seen.append((offset, offset + len(buffer))))
     source._sampled_hash()

@@ -235,6 +235,7 @@ def test_fresh_removes_what_a_run_made_and_nothing_else(work):
     work.publish_saved("embedding")
     work.publish_json("run.json", {})
     (work.path / "notes.txt").write_text("mine")
+    (work.path / "map.h5ad").write_text("an export of the map")
     work.close()
     other = Workdir(work.path, INPUT | {"size": 6}, fresh=True)
     assert sorted(os.listdir(work.path)) == [".holder.json", MANIFEST, "notes.txt", "run.log", "scratch"]
@@ -302,27 +303,6 @@ def test_the_note_of_a_process_that_was_killed_keeps_nobody_out(work):
     assert json.loads((work.path / NOTE).read_text())["process"] == os.getpid()
     other.close()
     assert not (work.path / NOTE).exists()
-
-
-# The log
-
-
-def test_the_log_is_one_json_object_a_line_whatever_was_cut(work, again):
-    work.log("begin", stage="read")
-    with open(work.path / "run.log", "a") as log:
-        log.write('{"time": "2026')  # the disk was full
-    work = again(work)
-    work.log("end", stage="read", seconds=1.5)
-    lines = (work.path / "run.log").read_text().splitlines()
-    assert [json.loads(line)["event"] for line in (lines[0], lines[2])] == ["begin", "end"] and len(lines) == 3
-
-
-def test_a_log_that_cannot_be_written_is_no_error(work, monkeypatch):
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "write", full)
-    work.log("begin", stage="read")
 
 
 # What is done with files

@@ -362,7 +362,7 @@ def test_a_full_disk(path, full_disk, small_chunks, room_bytes):
     x = rows_of(50)
     full_disk(room_bytes)
     with (
-        pytest.raises(OutputError, match="rows.npy.partial: file: .*No space left on device.*free space"),
+        pytest.raises(OutputError, match="rows.npy.partial: cannot be written .No space left on device.; free space"),
         ActivationWriter(path, n_features=3, dtype="float32") as w,
     ):
         w.append(x)
@@ -388,7 +388,7 @@ def test_a_rename_that_fails(path, monkeypatch):
     def denied(*_):
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(os, "rename", denied)
+    monkeypatch.setattr(os, "replace", denied)
     with pytest.raises(OutputError, match="rows.npy: .*Permission denied"), ActivationWriter(path, n_features=3) as w:
         w.append(np.ones((2, 3)))
     assert np.load(path + ".partial").shape == (2, 3)
@@ -408,6 +408,8 @@ def test_odd_paths(tmp_path, monkeypatch):
         with ActivationWriter(name, n_features=1) as w:
             w.append(np.ones((3, 1)))
         assert open_source(name).n_rows == 3
+    with pytest.raises(InputError, match="one that no file can have"):
+        ActivationWriter("a\0b.npy", n_features=1)
 
 
 # TopK pairs
@@ -493,16 +495,16 @@ def test_a_crash_between_the_two_last_names(path, monkeypatch):
     indices, values = pairs_of(9)
     w = ActivationWriter(path, n_features=20, active=3)
     w.append((indices, values))
-    rename, done = os.rename, []
+    replace, done = os.replace, []
 
     def once(*args):
         done.append(1)
-        if len(done) > 1:
+        if len(done) > 2:  # the width is the first
             raise OSError(5, "gone")
-        rename(*args)
+        replace(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "rename", once)
+        patch.setattr(os, "replace", once)
         with pytest.raises(OutputError, match="gone"):
             w.close()
     for writer_ in w._writers:

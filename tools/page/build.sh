@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes streamumap/show/page/bundle.js and NOTICE from the sources here and the packages that package-lock.json names, on the npm
-# registry. `build.sh --check` only says whether those that are there are the ones that would be made.
+# Makes streamumap/show/page/bundle.js and NOTICE from the sources here and the npm packages that package-lock.json names.
+# `build.sh --check` only checks that the existing files are up to date.
 set -euo pipefail
 cd "$(dirname "$0")"
 target=../../streamumap/show/page

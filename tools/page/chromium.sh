@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Puts a headless Chromium from the npm registry into a folder, for tests/show/page/test_browser.py where Playwright's own
-# cannot be downloaded: `tools/page/chromium.sh FOLDER`, then STREAMUMAP_CHROMIUM=FOLDER/chromium pytest.
+# Installs a headless Chromium from the npm registry into a folder, for tests/show/page/test_browser.py if Playwright's own cannot be
+# downloaded: `tools/page/chromium.sh FOLDER`, then `STREAMUMAP_CHROMIUM=FOLDER/chromium pytest`.
 set -euo pipefail
 mkdir -p "$1"
 cd "$1"

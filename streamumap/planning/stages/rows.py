@@ -15,7 +15,7 @@ from streamumap.planning.overheads import (
 from streamumap.reduce import ica, pca
 from streamumap.source.base import DEVICE_DTYPES
 from streamumap.source.sae import sizes as sae
-from streamumap.source.scan.cpu import (
+from streamumap.source.scan.sizes import (
     device_pairs_footprint,
     device_scan_footprint,
     pairs_scan_footprint,

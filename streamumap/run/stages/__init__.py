@@ -1,5 +1,5 @@
-"""The stages of a run, one file each: what is read from where, done in the blocks of the plan, kept under which name.
+"""The stages of a run, one file each: what a stage reads, does in the blocks of the plan, and keeps under which name.
 
-A stage is a function that takes the `run.Run`, which they share. The work itself is done by `backends`, `graph`, `layout`
-and the other rooms, which know nothing of a run.
+A stage is a function that takes the `run.Run`. The work itself is done by `neighbors`, `graph`, `layout`, `reduce` and `source`, which know
+nothing of runs; `run.dispatch` chooses the backend that the plan names.
 """

@@ -1,4 +1,4 @@
-"""The fuzzy graph of the k-NN graph, in files of scratch."""
+"""The graph stage: the fuzzy graph of the k-NN graph, in scratch files."""
 
 from streamumap.graph.files import Graph
 from streamumap.run import dispatch
@@ -6,7 +6,7 @@ from streamumap.run.run import Run
 
 
 def graph(run: Run, key: str) -> Graph:
-    """The graph made from what `key` stands for."""
+    """The fuzzy graph under `key`, made now or by an earlier run."""
     if run.work.has("graph", key):
         run.reuse("the fuzzy graph")
         made = Graph(*(run.work.open(name) for name in ("indptr", "targets", "weights")))

@@ -1,4 +1,4 @@
-"""First positions, then the epochs, with a checkpoint every few seconds: the map."""
+"""The layout stage: first positions, then the epochs, with a checkpoint every few seconds."""
 
 from collections.abc import Callable
 
@@ -17,7 +17,7 @@ from streamumap.store.resumable import SavedCheckpoint
 
 
 def layout(run: Run, rows: Rows, graph: Graph, key: str) -> np.ndarray:
-    """float32 (N, n_components), also kept as embedding.npy, made from what `key` stands for."""
+    """Makes the map under `key`, float32 (N, n_components), and keeps it as embedding.npy."""
     p = run.params
     run.plan = with_edges(run.plan, p, graph.n_edges)
     settings = schedule.settings(
@@ -40,7 +40,7 @@ def layout(run: Run, rows: Rows, graph: Graph, key: str) -> np.ndarray:
 
 
 def _begun(run: Run, rows: Rows, blocks: GraphBlocks, settings: Settings, checkpoint: SavedCheckpoint) -> LayoutState:
-    """As an earlier run left it, else the first positions."""
+    """The state that an earlier run left, else the first positions."""
     positions = np.empty((settings.n_vertices, run.params.n_components), np.float32)
     facts = checkpoint.resume(dict(positions=positions))
     if facts:
@@ -57,7 +57,7 @@ def _begun(run: Run, rows: Rows, blocks: GraphBlocks, settings: Settings, checkp
 def _by_epochs(
     run: Run, blocks: GraphBlocks, state: LayoutState, settings: Settings, advance: Meter, checkpoint: SavedCheckpoint
 ) -> np.ndarray:
-    shots = set(np.linspace(0, settings.n_epochs, run.n_snapshots + 1).astype(int)[1:].tolist())
+    shots = set(np.linspace(0, settings.n_epochs, run.request.snapshots + 1).astype(int)[1:].tolist())
 
     def after_epoch(epoch: int, get: Callable[[], LayoutState]) -> None:
         if epoch in shots:

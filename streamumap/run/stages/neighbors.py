@@ -1,5 +1,7 @@
-"""The k-NN graph: searched for, or given by the user. Its recall is measured on a few sampled rows either way, by which a
-search knows when it is done; the figure that counts is measured with those of the map (`quality.py`)."""
+"""The neighbors stage: the k-NN graph, found by a search or given by the user.
+
+Its recall is measured on a few sampled rows, which tells a search when it is done. The recall in run.json is measured again, on more rows,
+by the quality stage."""
 
 from functools import partial
 
@@ -23,19 +25,19 @@ FILES = {"knn_indices": np.int32, "knn_distances": np.float32}
 
 
 def neighbors(run: Run, rows: Rows, key: str) -> None:
-    """Leaves knn_indices.npy and knn_distances.npy, made from what `key` stands for."""
-    there = run.work.has("neighbors", key)
-    if there and "knn_recall" in run.work.facts("neighbors"):
+    """Leaves knn_indices.npy and knn_distances.npy under `key`."""
+    is_found = run.work.has("neighbors", key)
+    if is_found and "knn_recall" in run.work.facts("neighbors"):
         run.reuse("the k-NN graph")
-    elif run.given_knn is not None:
-        _take(run, rows, key, run.given_knn)
+    elif run.inputs.knn is not None:
+        _take(run, rows, key, run.inputs.knn)
     else:
-        _search(run, rows, key, there)
+        _search(run, rows, key, is_found)
     say_what_is_not_told_apart(run, rows, _sample(run))
 
 
-def _search(run: Run, rows: Rows, key: str, there: bool) -> None:
-    """`there`: the graph is found already, but not measured."""
+def _search(run: Run, rows: Rows, key: str, is_found: bool) -> None:
+    """Searches, unless an earlier run did (`is_found`), and measures the recall."""
     p, sample = run.params, _sample(run)
     recall, reached = -1.0, False
 
@@ -46,21 +48,20 @@ def _search(run: Run, rows: Rows, key: str, there: bool) -> None:
 
     planned = run.plan["neighbors"]
     with run.stage("neighbors", dispatch.search_steps(run.plan), "rows", resumable=True) as (advance, result):
-        if not there:
-            # Sketches are made of as many rows as fit a block: with other blocks the search is another one.
+        if not is_found:
+            # Sketches depend on the rows of a block, so a search with other blocks does not continue this one.
             blocks = {} if planned.backend == "packed" else planned.blocks
             checkpoint = run.checkpoint("neighbors", key_of(key, blocks), "the k-NN search", advance)
             search = partial(dispatch.search, rows, run.plan, p, sample, enough, advance, checkpoint)
             indices, distances = run.retry_on_oom("neighbors", search)
             join_copies(indices, distances, rows.found.duplicate_of)
             run.work.forget("neighbors", "graph", "embedding")
+            unit = named(p.metric).unit
             run.publish("knn_indices", indices, -1, run.kept.numbers_back)
-            run.publish(
-                "knn_distances", distances, np.nan, lambda block: run.view.sized(block, unit=named(p.metric).unit)
-            )
+            run.publish("knn_distances", distances, np.nan, lambda block: run.view.unscale(block, unit=unit))
             run.work.done("neighbors", key)
             checkpoint.forget()
-        if not reached:  # not measured yet, or not since all were compared with all
+        if not reached:  # not measured yet, or not since the exhaustive search
             others = run.neighbors_of(sample)[0]
             enough(others, ranks_of(run, rows, sample, others))
         result.append(f"recall@{p.n_neighbors} {recall:.4f} on {len(sample):,} sampled rows, backend {planned.backend}")
@@ -68,9 +69,9 @@ def _search(run: Run, rows: Rows, key: str, there: bool) -> None:
 
 
 def _take(run: Run, rows: Rows, key: str, given: GivenGraph) -> None:
-    """The graph that is given, as if it had been searched for. Its recall is measured, whatever it is."""
+    """Copies the graph that the user gives and measures its recall."""
     k, sample = run.params.n_neighbors, _sample(run)
-    with run.stage("neighbors", run.given.n_rows, "rows") as (advance, result):
+    with run.stage("neighbors", run.input.n_rows, "rows") as (advance, result):
         run.work.forget("neighbors", "graph", "embedding")
         _write_given(run, given, advance)
         given.check_unchanged()
@@ -91,7 +92,7 @@ def _write_given(run: Run, given: GivenGraph, advance: Advance) -> None:
     k, left_out = run.params.n_neighbors, None
     if run.kept.rows is not None:
         left_out = run.kept.back(np.zeros(len(run.kept.rows), bool), True)
-    files = [run.work.create(name, (run.given.n_rows, k), dtype) for name, dtype in FILES.items()]
+    files = [run.work.create(name, (run.input.n_rows, k), dtype) for name, dtype in FILES.items()]
     for start, near, far in given.blocks(k, run.plan["neighbors"].blocks["block_rows"], left_out):
         if left_out is not None:
             gone = left_out[start : start + len(near)]

@@ -1,4 +1,4 @@
-"""The rows beside a sample, placed on its map."""
+"""The out-of-sample stage: positions on the map for rows that are not part of it."""
 
 from collections.abc import Callable
 
@@ -12,8 +12,7 @@ from streamumap.source import RowSource
 
 
 def place_rest(run: Run, rows: Rows, embedding: np.ndarray, key: str) -> None:
-    """Leaves embedding.npy with a place for these rows as well, made from what `key` stands for. The map of the sample,
-    `embedding`, stays as it is."""
+    """Adds positions of the rows beside the sample to embedding.npy, under `key`. The map of the sample, `embedding`, does not change."""
     if run.new is None:
         return
     reduced = rows.searched is not rows.original
@@ -33,8 +32,7 @@ def place_rest(run: Run, rows: Rows, embedding: np.ndarray, key: str) -> None:
 def place_new(
     run: Run, there: Mapped, new: RowSource, key: str, everything: Callable[[np.ndarray], np.ndarray]
 ) -> np.ndarray:
-    """Leaves embedding.npy, `everything` of the places float32 (M, C) of the rows of `new`, made from what `key` stands for; and
-    returns it."""
+    """Finds positions float32 (M, C) of the rows of `new`, and leaves `everything(positions)` as embedding.npy under `key`; returns it."""
     with run.stage("place", new.n_rows, "rows", resumable=True) as (advance, result):
         checkpoint = run.checkpoint("place", key, "the placing", advance)
         out = everything(
@@ -50,7 +48,7 @@ def place_new(
 
 
 def say_who_has_no_place(run: Run, new: New, positions: np.ndarray) -> None:
-    """Also into what the run has measured: how many rows were placed, and how many could not be."""
+    """Records how many rows got a position, and warns of those that share nothing with the map."""
     n_lost = int(np.isnan(positions[:, 0]).sum())
     run.measured["placed"] = {"rows": len(positions) - n_lost, "without_neighbors": n_lost}
     if n_lost:

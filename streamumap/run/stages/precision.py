@@ -1,4 +1,4 @@
-"""Warnings of neighbours that the stored values, or float32, do not tell apart."""
+"""Warnings where stored values, or float32, have too few digits to tell neighbours apart."""
 
 import numpy as np
 
@@ -6,28 +6,28 @@ from streamumap.neighbors.metric import named
 from streamumap.run.dispatch import Rows
 from streamumap.run.run import Run
 from streamumap.source.base import RowSource, stored_dtype
-from streamumap.source.scan.cpu import Scan
+from streamumap.source.scan.result import Scan
 from streamumap.source.views.normalized import DenseRows
 
 TIED_SHARE = 0.1
-"""Share of sampled rows from which on it is told that their last neighbours are as far as others."""
+"""The share of sampled rows with tied last neighbours above which a warning is given."""
 
 ROUNDING = {"bfloat16": 2.0**-8, "float16": 2.0**-11, "float32": 2.0**-24, "float64": 2.0**-53}
-"""The most by which storing changes a value, as a part of it. Integers are as they are."""
+"""The largest relative error of a stored value. Integers are exact."""
 
 COARSE = 1 / 32
-"""Ties come from rounding where it may move rows by this part of the distance to their last neighbours."""
+"""Ties are blamed on rounding where it moves rows by at least this share of the distance to their last neighbours."""
 
 CHECKED_ROWS = 64
 TOLD = 0.003
-"""The part of a distance from which on float32's rounding of it is told: neighbours at successive ranks are about as far apart."""
+"""The relative error of distances above which a warning is given: neighbours at successive ranks differ by about as much."""
 
 SAME = 1e-28
-"""Squared distance of rows of length 1 that float64 does not tell apart either."""
+"""Squared distance of rows of length 1 below which float64 does not tell them apart either."""
 
 
 def say_what_is_not_told_apart(run: Run, rows: Rows, sample: np.ndarray) -> None:
-    """Warns where many rows far from the origin lie at one distance, or distances in float32 are not those in float64."""
+    """Warns where many neighbours of rows far from the origin are tied, or where distances in float32 differ from those in float64."""
     dtype = rows.found.dtype
     if run.view.centre is None and stored_dtype(dtype).itemsize < 8:
         return
@@ -50,8 +50,8 @@ def say_what_is_not_told_apart(run: Run, rows: Rows, sample: np.ndarray) -> None
 
 
 def _tied_share(run: Run, found: Scan, far: np.ndarray) -> float:
-    """Share of rows whose last neighbours are tied, of distances `far` float32 (S, m); 0 where rounding is too small to be why, and
-    rows just repeat or lie on a grid."""
+    """The share of rows whose last two neighbours are at one distance, by distances `far` float32 (S, m). 0 where rounding is too small to
+    be the reason: the rows then repeat or lie on a grid."""
     ties, apart = far[:, -1] == far[:, -2], far[np.isfinite(far) & (far > 0)].astype(np.float64)
     assert run.view.centre is not None
     rounding = ROUNDING[found.dtype] * np.ldexp(np.linalg.norm(run.view.centre), -run.view.exponent)
@@ -64,29 +64,29 @@ def _tied_share(run: Run, found: Scan, far: np.ndarray) -> float:
 
 
 def _error(run: Run, rows: Rows, sample: np.ndarray, others: np.ndarray) -> float:
-    """The error of distances of the rows `sample` int64 (S,) to `others` (S, m), as they are compared, beside those in float64:
-    on average, of a few rows, as a part of the distance."""
+    """The mean relative error of compared distances beside those in float64, from the rows `sample` int64 (S,) to `others` (S, m); CHECKED_ROWS
+    of the sample are measured."""
     some = np.linspace(0, len(sample) - 1, min(len(sample), CHECKED_ROWS)).astype(int)
     stored, unit, errors = run.kept.source(run.opened), named(run.params.metric).unit, [np.empty(0)]
-    # packed rows are measured as long as they are
+    # CSR rows are compared without being normalised
     compared = DenseRows(rows.original, unit=rows.metric.unit and rows.csr is None)
     for own, near in zip(sample[some], others[some], strict=True):
         numbers = np.unique(np.append(near[near >= 0].astype(np.int64), own))
         right = _distances(_wide(stored, numbers, unit), numbers == own)
         found = _distances(_wide(compared, numbers, rows.metric.unit), numbers == own)
         known = right > (SAME**0.5 if unit else 0)
-        shares = run.view.sized(found, unit=unit)[known] / right[known]
+        shares = run.view.unscale(found, unit=unit)[known] / right[known]
         errors.append(np.abs((shares**2 if unit else shares) - 1))
     whole = np.concatenate(errors)
     return float(whole.mean()) if len(whole) else 0.0
 
 
 def _wide(source: RowSource | DenseRows, numbers: np.ndarray, to_unit: bool) -> np.ndarray:
-    """Rows as float64, at length 1 where that is asked for."""
+    """Rows as float64, normalised to length 1 with `to_unit`."""
     rows = source.take(numbers).astype(np.float64)
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.finfo(float).tiny) if to_unit else rows
 
 
 def _distances(rows: np.ndarray, is_own: np.ndarray) -> np.ndarray:
-    """float64: from all rows to the one that `is_own` (bool) marks."""
+    """Distances float64 of all rows to the one that `is_own` (bool) marks."""
     return np.linalg.norm(rows - rows[is_own], axis=1)

@@ -1,4 +1,4 @@
-"""How well the map keeps the neighbours of sampled rows, and for every row how many of its neighbours it lost."""
+"""The quality stage: figures of the map on sampled rows, and the distortion of every row."""
 
 from dataclasses import dataclass
 
@@ -15,8 +15,8 @@ from streamumap.run.run import Run
 
 @dataclass(frozen=True)
 class Sampled:
-    """Sampled rows int64 (S,): the `near` int64 (S, k) nearest on the map, their `neighbors` int64 (S, m) in the k-NN
-    graph, -1 where there is none, and how these lie on the map: `ranks` int64, `distances` float64."""
+    """Sampled rows int64 (S,). `near` int64 (S, k): the nearest on the map. `neighbors` int64 (S, m): those in the k-NN graph, -1 where
+    there is none. `ranks` int64 and `distances` float64: where the neighbours lie on the map."""
 
     rows: np.ndarray
     near: np.ndarray
@@ -26,15 +26,15 @@ class Sampled:
 
 
 def quality(run: Run, rows: Rows, embedding: np.ndarray) -> np.ndarray:
-    """Puts the figures into what the run has measured. The distortion, float32 (N,): the share of each row's neighbours in
-    the k-NN graph that are not among its as many nearest on the map, NaN where it has none."""
+    """Records the figures and returns the distortion, float32 (N,): the share of a row's m neighbours in the k-NN graph that are not among its
+    m nearest on the map; NaN where it has no neighbour."""
     n = run.source.n_rows
     with run.stage("quality", 2, "passes") as (advance, result):
         sample = measures.sample_rows(n, quality_rows(n), run.params.seed)
         sample = sample[np.isfinite(embedding[sample]).all(1)]
-        sampled, distortion = run.retry_on_oom("quality", lambda: _look_at_map(run, embedding, sample))
+        sampled, distortion = run.retry_on_oom("quality", lambda: _measure_map(run, embedding, sample))
         advance(1)
-        gpu.release()  # what the map took is room for the rows
+        gpu.release()  # makes room for the rows
         ranks = _ranks_in_rows(run, rows, sampled)
         figures = _figures(run, sampled, ranks, measures.radius(embedding))
         advance(1)
@@ -50,11 +50,11 @@ def quality(run: Run, rows: Rows, embedding: np.ndarray) -> np.ndarray:
 
 
 def ranks_of(run: Run, rows: Rows, sample: np.ndarray, others: np.ndarray, stage: str = "quality") -> np.ndarray:
-    """int64 (S, m): how many rows are closer to row sample[i] than row others[i, j] is. By the blocks of `stage`."""
+    """Exact ranks int64 (S, m): how many rows are closer to row sample[i] than row others[i, j] is. Uses the blocks of `stage`."""
     return run.retry_on_oom(stage, lambda: dispatch.count_closer(rows, run.plan, sample, others, stage))
 
 
-def _look_at_map(run: Run, embedding: np.ndarray, sample: np.ndarray) -> tuple[Sampled, np.ndarray]:
+def _measure_map(run: Run, embedding: np.ndarray, sample: np.ndarray) -> tuple[Sampled, np.ndarray]:
     points = dispatch.points(run.plan, embedding)
     neighbors = np.empty((len(sample), run.params.n_neighbors - 1), np.int64)
     distortion = np.empty(len(embedding), np.float32)
@@ -70,8 +70,8 @@ def _look_at_map(run: Run, embedding: np.ndarray, sample: np.ndarray) -> tuple[S
 
 
 def _ranks_in_rows(run: Run, rows: Rows, sampled: Sampled) -> np.ndarray:
-    """int64 (S, k + m): exact ranks among all rows of the nearest on the map, then of the neighbours; as many sampled rows
-    at a time as the plan says."""
+    """Exact ranks int64 (S, k + m) among all rows: of the nearest on the map, then of the neighbours. The plan says how many sampled rows
+    are measured at a time."""
     others = np.concatenate([sampled.near, sampled.neighbors], axis=1)
     ranks, done = np.empty(others.shape, np.int64), 0
     while done < len(others):
@@ -96,7 +96,7 @@ def _figures(run: Run, sampled: Sampled, ranks: np.ndarray, radius: float) -> di
 
 
 def _mean(distortion: np.ndarray) -> dict:
-    """The mean over the rows that have one, for run.json, and how many these are."""
+    """The mean distortion for run.json, and over how many rows it is taken."""
     there = distortion[np.isfinite(distortion)]
     return {"value": float(there.mean(dtype=np.float64)) if len(there) else None, "sample_size": len(there)}
 
@@ -105,7 +105,7 @@ def _say_what_was_missed(run: Run, recall: Figure) -> None:
     wanted, found = run.params.recall, recall.value
     if found is None or found >= wanted:
         return
-    if run.given_knn is not None:
+    if run.inputs.knn is not None:
         remedy = "check that the given graph is of these rows, in this order and metric"
     elif run.params.reduce != "none":
         remedy = "neighbours of reduced rows are not those of the rows, leave --reduce out"

@@ -1,5 +1,4 @@
-"""One pass over the input that finds what is broken or special, and what follows from it: rows that are left out, packed
-rows, the plan of the stages to come."""
+"""The read stage: one pass over the input. It finds broken and special rows, leaves rows out, makes CSR rows, and plans the other stages."""
 
 from dataclasses import replace
 
@@ -15,21 +14,22 @@ from streamumap.run.recorder import Meter
 from streamumap.run.run import New, Run
 from streamumap.source import RowSource, ToConvert, check_shape
 from streamumap.source.base import SparseSource
-from streamumap.source.scan.cpu import Scan, check_finite, scan, wild_features
+from streamumap.source.scan.cpu import scan
+from streamumap.source.scan.result import Scan, check_finite, wild_features
 from streamumap.source.sparse.csr_rows import CsrRows, pack
-from streamumap.source.views.centered import View, centred
+from streamumap.source.views.centered import ComparedView, find_view
 from streamumap.source.views.row_selection import RowSelection, all_but
 from streamumap.source.views.scaled import extreme_exponent
 from streamumap.store.workdir import key_of
 
 
 def read(run: Run) -> Scan:
-    """Gives `run` its source, its packed rows and its plan; what was found in the rows that are left."""
+    """Sets the source, the CSR rows and the plan of `run`; returns the facts of the mapped rows."""
     _say_what_is_given(run)
-    n_passes = 2 if isinstance(run.given, ToConvert) else 1
+    n_passes = 2 if isinstance(run.input, ToConvert) else 1
     block_rows = run.plan["read"].blocks["block_rows"]
-    with run.stage("read", n_passes * run.given.n_rows, "rows", resumable=True) as (advance, result):
-        found, csr = _look_at_rows(run, advance)
+    with run.stage("read", n_passes * run.input.n_rows, "rows", resumable=True) as (advance, result):
+        found, csr = _scan(run, advance)
         _plan(run, found, found.n_nonzero)
         found, csr = _centre(run, found, csr, advance)
         run.work.reserve(run.plan.peak.disk_bytes)
@@ -41,24 +41,24 @@ def read(run: Run) -> Scan:
 
 
 def _plan(run: Run, found: Scan, n_nonzero: int) -> None:
-    """The plan of the stages to come. `n_nonzero`: of the rows as they are compared."""
+    """Plans the other stages. `n_nonzero`: non-zeros of the rows as they are compared."""
     job = replace(
         run.plan.job,
         n_rows=found.n_rows,
         dtype=run.source.dtype,
         n_nonzero=n_nonzero,
-        n_left_out=run.given.n_rows - found.n_rows,
+        n_left_out=run.input.n_rows - found.n_rows,
         placed=None if run.new is None else new_job(run.new),
     )
     run.plan = make_plan(job, run.params, run.plan.budget, run.plan.machine)
 
 
 def _centre(run: Run, found: Scan, csr: CsrRows | None, advance: Meter) -> tuple[Scan, CsrRows | None]:
-    """Where the rows lie far from the origin they are compared less their centre: sets view, source and plan anew. A second pass finds
-    what is zero then, and what float32 tells apart."""
+    """Subtracts the centre of rows that lie far from the origin: sets view, source and plan again. A second pass counts zeros and
+    duplicates of the rows as they are compared then."""
     given: RowSource = run.kept.source(run.opened)
     largest = np.ldexp([found.feature_low, found.feature_high], run.view.exponent, dtype=np.float64)
-    view = centred(given, largest, unit=named(run.params.metric).unit)
+    view = find_view(given, largest, unit=named(run.params.metric).unit)
     if view is None:
         return found, csr
     run.view, run.source = view, view.of(given)
@@ -66,7 +66,7 @@ def _centre(run: Run, found: Scan, csr: CsrRows | None, advance: Meter) -> tuple
         run.new = replace(run.new, source=view.of(run.new.kept.source(run.opened)))
     _plan(run, found, found.n_nonzero)
     if csr is not None:
-        csr.close()  # before they are packed anew
+        csr.close()  # before it is made again
     seen, csr = run.retry_on_oom("read", lambda: dispatch.read(run.source, run.plan, lambda n: advance(0)))
     found = replace(found, n_rounded_away=_rounded_away(found, seen))
     _plan(run, found, seen.n_nonzero)
@@ -76,14 +76,14 @@ def _centre(run: Run, found: Scan, csr: CsrRows | None, advance: Meter) -> tuple
 
 
 def _rounded_away(found: Scan, seen: Scan) -> int:
-    """Rows that are another one both as rounded to float32 (`found`: the rows as stored) and as they are compared (`seen`). Those
-    that are so only as compared are multiples of another row, the same under cosine whatever the precision."""
+    """Rows that repeat another one both as float32 (`found`, the rows as stored) and as they are compared (`seen`). Rows that repeat
+    another only as compared are its multiples, which are equal under cosine at any precision."""
     return min(found.n_rounded_away, max(0, seen.n_duplicate_rows - found.n_duplicate_rows))
 
 
-def _look_at_rows(run: Run, advance: Meter) -> tuple[Scan, CsrRows | None]:
-    """Sets the source; packed rows are those that a GPU packs in the same pass."""
-    given = run.given
+def _scan(run: Run, advance: Meter) -> tuple[Scan, CsrRows | None]:
+    """Sets the source and scans it. A GPU makes the CSR rows in the same pass."""
+    given = run.input
     if isinstance(given, ToConvert):
         given.device = run.plan.device
         given = given.convert(run.work.scratch, advance)
@@ -95,35 +95,35 @@ def _look_at_rows(run: Run, advance: Meter) -> tuple[Scan, CsrRows | None]:
     def again() -> tuple[Scan, CsrRows | None]:
         return run.retry_on_oom("read", lambda: dispatch.read(run.source, run.plan, lambda n: advance(0)))
 
-    if isinstance(run.given, ToConvert) and run.given.drop_zero_rows and found.n_zero_rows:
+    if isinstance(run.input, ToConvert) and run.input.drop_zero_rows and found.n_zero_rows:
         _leave_out(run, np.flatnonzero(found.is_zero), "features are dead, active in no row")
         found, csr = again()
-    if run.drop_nonfinite and found.n_nonfinite_rows:
+    if run.request.drop_nonfinite and found.n_nonfinite_rows:
         _leave_out(run, found.nonfinite_rows, "rows have NaN or infinite values")
         found, csr = again()
     check_finite(run.source.name, found)
-    run.view = View(extreme_exponent(found.norm_max))
+    run.view = ComparedView(extreme_exponent(found.norm_max))
     if run.view.exponent:
         run.source = run.view.of(run.source)
         seen, csr = again()
         stored = {name: getattr(found, name) for name in ("dtype", "duplicate_of")}
         found = replace(seen, n_rounded_away=_rounded_away(found, seen), **stored)
-    if run.places_rest and run.sample is not None:
-        rest = all_but(given.n_rows, run.sample)
-        run.new = look_at_new(run, given, rest, run.plan["read"].blocks["block_rows"], advance)
+    if run.request.place_rest and run.inputs.sample is not None:
+        rest = all_but(given.n_rows, run.inputs.sample)
+        run.new = scan_new(run, given, rest, run.plan["read"].blocks["block_rows"], advance)
     return found, csr
 
 
-def look_at_new(run: Run, given: RowSource, kept: RowSelection, block_rows: int, advance: Meter) -> New | None:
-    """Finds the rows that can be placed, seen as the map's rows are; None where there are none."""
+def scan_new(run: Run, given: RowSource, kept: RowSelection, block_rows: int, advance: Meter) -> New | None:
+    """Scans rows that are to get a position, and leaves out those that cannot; None where none is left."""
     source = kept.source(given)
     if not source.n_rows:
         return None
     found = scan(source, block_rows, advance)
     lost, why = np.empty(0, np.int64), "rows to be placed have NaN or infinite values"
-    if isinstance(run.given, ToConvert) and run.given.drop_zero_rows:
+    if isinstance(run.input, ToConvert) and run.input.drop_zero_rows:
         lost, why = np.flatnonzero(found.is_zero), "features to be placed are dead, active in no row"
-    elif run.drop_nonfinite:
+    elif run.request.drop_nonfinite:
         lost = found.nonfinite_rows
     if len(lost):
         run.warn(_left_out(source.name, len(lost), source.n_rows, why))
@@ -137,13 +137,13 @@ def look_at_new(run: Run, given: RowSource, kept: RowSelection, block_rows: int,
 
 
 def new_job(new: New) -> Job:
-    """Of rows that were looked at."""
+    """The job of rows that were scanned."""
     source, found = new.source, new.found
     return Job(source.n_rows, source.n_features, source.dtype, found.n_nonzero, isinstance(source, SparseSource))
 
 
 def _leave_out(run: Run, rows: np.ndarray, why: str) -> None:
-    """The source without these rows; there must be enough others."""
+    """Takes these rows out of the source; raises InputError where too few are left."""
     source: RowSource = run.source
     n, name = source.n_rows, source.name
     run.warn(_left_out(name, len(rows), n, why))
@@ -159,7 +159,7 @@ def _left_out(name: str, n_rows: int, n: int, why: str) -> str:
 
 
 def _to_csr(run: Run, csr: CsrRows | None, block_rows: int, advance: Meter) -> CsrRows | None:
-    """The rows without their zeros, where the plan wants them so; `csr` are those that there are already, in memory."""
+    """The rows in CSR form, where the plan wants them; `csr`: in memory already."""
     if not run.plan.as_csr:
         return None
     if csr is not None and not run.plan.csr_on_disk:
@@ -172,20 +172,20 @@ def _to_csr(run: Run, csr: CsrRows | None, block_rows: int, advance: Meter) -> C
 
 def _say_what_is_given(run: Run) -> None:
     run.clip_to(run.plan.job.n_rows)
-    if run.given_knn is not None:
-        run.measured["given_knn"] = run.given_knn.facts()
+    if run.inputs.knn is not None:
+        run.measured["given_knn"] = run.inputs.knn.facts()
     say_what_is_special(run)
-    if run.sample is not None:
-        sizes = f"{len(run.sample):,} of {run.given.n_rows:,} rows"
-        others = "placed on their map" if run.places_rest else "NaN in the map"
+    if run.inputs.sample is not None:
+        sizes = f"{len(run.inputs.sample):,} of {run.input.n_rows:,} rows"
+        others = "placed on their map" if run.request.place_rest else "NaN in the map"
         run.listener(Note("info", f"{sizes} are sampled; the others are {others}"))
 
 
 def say_what_is_special(run: Run) -> None:
-    """What opening the input has shown."""
-    for text in getattr(run.given, "warnings", ()):
+    """Passes on warnings and notes of the opened input."""
+    for text in getattr(run.input, "warnings", ()):
         run.warn(text)
-    for text in getattr(run.given, "notes", ()):
+    for text in getattr(run.input, "notes", ()):
         run.listener(Note("info", text))
 
 

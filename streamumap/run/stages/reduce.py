@@ -1,4 +1,4 @@
-"""The rows along their principal or independent components, where that is asked for: streamed twice, into a file of scratch."""
+"""The reduce stage: rows along their principal or independent components, streamed twice into a scratch file."""
 
 import numpy as np
 
@@ -7,7 +7,8 @@ from streamumap.machine.memory import format_bytes
 from streamumap.neighbors.metric import compared, named
 from streamumap.quality import sample_rows
 from streamumap.reduce import ica
-from streamumap.reduce.pca import ReducedRows, StreamedPCA
+from streamumap.reduce.pca import StreamedPCA
+from streamumap.reduce.reduced_rows import ReducedRows
 from streamumap.run.recorder import Meter
 from streamumap.run.run import Run
 from streamumap.source import RowSource, open_rows
@@ -17,8 +18,7 @@ from streamumap.store.resumable import SavedCheckpoint
 
 
 def reduce(run: Run, key: str) -> RowSource:
-    """The rows in which neighbours are searched: the source itself, or what it is reduced to, made from what `key` stands
-    for."""
+    """The rows in which neighbours are searched: the source itself, or its reduced rows under `key`."""
     if run.params.reduce == "none":
         return run.source
     if run.work.has("reduced", key):
@@ -55,7 +55,7 @@ def _reduce(run: Run, key: str) -> None:
         kept: dict = {}
         so_far: dict = {}
         if independent:
-            turn, so_far = _turned(run, pca, rows, checkpoint, facts, advance)
+            turn, so_far = _rotation(run, pca, rows, checkpoint, facts, advance)
             along, kept = ica.directions(along, ica.whitening(pca.explained_variance_), turn), {"turn": turn}
             found |= so_far
             result.append(f"{result[-1]}; FastICA: {_said(found)}")
@@ -71,11 +71,11 @@ def _reduce(run: Run, key: str) -> None:
         checkpoint.forget()
 
 
-def _turned(
+def _rotation(
     run: Run, pca: StreamedPCA, rows: DenseRows, checkpoint: SavedCheckpoint, facts: dict, advance: Meter
 ) -> tuple[np.ndarray, dict]:
-    """What makes whitened rows independent, float64 (C, C), found on a sample of them or taken from `facts`; what is to be said
-    of it. Ticks as many rows as there are."""
+    """The rotation float64 (C, C) that makes whitened rows independent, found on a sample or continued from `facts`; and facts about it for
+    run.json. Advances by N."""
     n, scale = rows.n_rows, ica.whitening(pca.explained_variance_)
     sample = sample_rows(n, ica.SAMPLE_ROWS, run.params.seed)
     turn, done = facts.get("turn"), facts.get("iterations", 0)
@@ -114,19 +114,19 @@ def to_unit(run: Run) -> bool:
 
 
 def reduced_like(run: Run, source: RowSource) -> RowSource:
-    """Other rows along the components of those that were reduced."""
+    """Other rows along the components of the reduced ones."""
     return along_components(run.work.open("components"), source, to_unit(run))
 
 
 def along_components(components: BlockFile, source: RowSource, unit: bool) -> RowSource:
-    """The rows of `source` along the components in a file of `_keep_components`."""
+    """The rows of `source` along the components in a file that `_keep_components` wrote."""
     kept = components.read(0, len(components))
     components.close()
     return ReducedRows(source, kept[0], kept[1:].astype(np.float32), unit=unit)
 
 
 def _keep_components(run: Run, mean: np.ndarray, along: np.ndarray) -> None:
-    """The mean, then the components, as float64: for rows that are placed on the map."""
+    """Keeps the mean and the components, float64, for rows that get a position later."""
     file = run.work.create("components", (1 + len(along), along.shape[1]), np.float64)
     file.write(0, mean)
     file.write(1, along)

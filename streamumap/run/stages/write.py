@@ -1,4 +1,4 @@
-"""What is not there yet of the files that a finished run leaves: the table, the picture, run.json."""
+"""The write stage: embedding.parquet, map.png and run.json."""
 
 from concurrent.futures import ThreadPoolExecutor
 from threading import Thread
@@ -8,18 +8,18 @@ import numpy as np
 
 from streamumap.run.run import Run
 from streamumap.run.stages.out_of_sample import say_who_has_no_place
-from streamumap.source.scan.cpu import Scan
+from streamumap.source.scan.result import Scan
 
 
 def get_ready() -> None:
-    """Imports what the picture is drawn with, half a second, while the main thread waits for a device."""
-    from streamumap.show.png import load
+    """Imports the drawing library in a thread, half a second, while the main thread waits for a device."""
+    from streamumap.show.sheet import load
 
     Thread(target=load).start()
 
 
 def write(run: Run, found: Scan, embedding: np.ndarray, distortion: np.ndarray) -> dict:
-    """The content of run.json. `distortion` float32 (N,): of the rows that were mapped."""
+    """Writes the files and returns the content of run.json. `distortion` float32 (N,): that of the mapped rows."""
     if run.new is not None:
         embedding = run.work.read("embedding")
         say_who_has_no_place(run, run.new, embedding[run.new.kept.rows])
@@ -40,8 +40,8 @@ def write(run: Run, found: Scan, embedding: np.ndarray, distortion: np.ndarray) 
 
 
 def _write_table(run: Run, file: BinaryIO, embedding: np.ndarray, distortion: np.ndarray, found: Scan) -> None:
-    """`embedding`: with a row for each that was given where some of them were placed."""
-    from streamumap.show import output
+    """`embedding` has a row for every row of the input where rows beside the sample got a position, else for every mapped row."""
+    from streamumap.show import table
 
     kept, first, placed = run.kept, run.kept.numbers_back(found.duplicate_of), None
     is_zero = kept.back(found.is_zero, False)
@@ -50,15 +50,16 @@ def _write_table(run: Run, file: BinaryIO, embedding: np.ndarray, distortion: np
     else:
         placed = run.new.kept.back(np.ones(run.new.found.n_rows, bool), False)
         is_zero |= run.new.kept.back(run.new.found.is_zero, False)
-    output.write_parquet(
-        file, embedding, is_zero, kept.back(first, -1), run.meta, placed, kept.back(distortion, np.nan)
+    table.write_parquet(
+        file, embedding, is_zero, kept.back(first, -1), run.inputs.meta, placed, kept.back(distortion, np.nan)
     )
 
 
 def _draw(run: Run, file: BinaryIO, embedding: np.ndarray, found: Scan) -> None:
-    from streamumap.show import runs
+    from streamumap.show.figure import Picture
     from streamumap.show.png import draw
+    from streamumap.show.saved_run import describe
 
-    title, subtitle = runs.describe(run.report(found))
+    title, subtitle = describe(run.report(found))
     size_px = run.plan["write"].blocks["size_px"]
-    draw(embedding, file, title=title, subtitle=subtitle, size_px=size_px)
+    draw(embedding, file, picture=Picture(title=title, subtitle=subtitle, size_px=size_px))

@@ -11,8 +11,8 @@ from importlib.resources import files
 from pathlib import Path
 
 from streamumap.errors import InputError
-from streamumap.show.page.content import Content
-from streamumap.store.publish import publish
+from streamumap.show.page.data import PageData
+from streamumap.store.atomic import publish
 
 MOST_BYTES = 60_000_000
 """Of a page: what a mail or a chat still takes, and a browser opens at once."""
@@ -20,18 +20,18 @@ N_THREADS = 8
 LEVEL = 6
 
 
-def write_page(content: Content, path: Path) -> tuple[int, list[str]]:
+def write_page(data: PageData, path: Path) -> tuple[int, list[str]]:
     """Writes the page and returns its size in bytes, and what had to be left out so that it stays under MOST_BYTES:
     "features", then "names". Raises InputError where it is larger even so, OutputError."""
-    packed = _pack(content)
+    packed = _pack(data)
     left_out: list[str] = []
     for kind in ("features", "names"):
-        if sum(map(len, packed.values())) > MOST_BYTES and content.meta[kind]:
-            content = content.without(kind)
-            packed = {name: packed[name] for name in content.blocks}
+        if sum(map(len, packed.values())) > MOST_BYTES and data.meta[kind]:
+            data = data.without(kind)
+            packed = {name: packed[name] for name in data.blocks}
             left_out.append(kind)
     text = (
-        head(content)
+        head(data)
         + b"".join(
             b'<script type="application/octet-stream" id="data-%s">%s</script>\n' % (name.encode(), data)
             for name, data in packed.items()
@@ -46,19 +46,19 @@ def write_page(content: Content, path: Path) -> tuple[int, list[str]]:
     return len(text), left_out
 
 
-def _pack(content: Content) -> dict[str, bytes]:
+def _pack(data: PageData) -> dict[str, bytes]:
     def pack(make: Callable[[], bytes]) -> bytes:
         return base64.b64encode(zlib.compress(make(), LEVEL))
 
     with ThreadPoolExecutor(N_THREADS) as pool:
-        return dict(zip(content.blocks, pool.map(pack, content.blocks.values()), strict=True))
+        return dict(zip(data.blocks, pool.map(pack, data.blocks.values()), strict=True))
 
 
-def head(content: Content, served: bool = False) -> bytes:
+def head(data: PageData, served: bool = False) -> bytes:
     """Up to where the blocks begin."""
     style = _file("page.css")
-    title = html.escape(content.meta["title"].encode("utf-8", "replace").decode())
-    meta = json.dumps(content.meta | {"served": served}, allow_nan=False).replace("<", "\\u003c")
+    title = html.escape(data.meta["title"].encode("utf-8", "replace").decode())
+    meta = json.dumps(data.meta | {"served": served}, allow_nan=False).replace("<", "\\u003c")
     text = (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy(served)}">\n'

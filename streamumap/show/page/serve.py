@@ -8,7 +8,7 @@ from threading import Lock
 from typing import Any
 
 from streamumap.errors import InputError
-from streamumap.show.page.content import Content
+from streamumap.show.page.data import PageData
 from streamumap.show.page.html import head, policy, tail
 
 HOST = "127.0.0.1"
@@ -19,9 +19,9 @@ class PageServer(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, content: Content, port: int = 0):
-        self.content, self.token = content, secrets.token_urlsafe(24)
-        self.page = head(content, served=True) + tail()
+    def __init__(self, data: PageData, port: int = 0):
+        self.data, self.token = data, secrets.token_urlsafe(24)
+        self.page = head(data, served=True) + tail()
         self.making = Lock()
         try:
             super().__init__((HOST, port), _Handler)
@@ -53,7 +53,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(HTTPStatus.FORBIDDEN, b"The address needs its token; copy it whole.\n", "text/plain")
         elif rest == "":
             self._answer(HTTPStatus.OK, self.server.page, "text/html; charset=utf-8")
-        elif (make := self.server.content.blocks.get(rest.removeprefix("data/"))) and rest.startswith("data/"):
+        elif (make := self.server.data.blocks.get(rest.removeprefix("data/"))) and rest.startswith("data/"):
             with self.server.making:  # one at a time: a browser asks for many at once
                 block = make()
             self._answer(HTTPStatus.OK, block, "application/octet-stream")

@@ -1,1 +1,49 @@
-"""Readers, one file for each format of rows."""
+"""The table of formats: what a file or a folder of rows is, and which function reads it.
+
+The module of a format has two functions: `is_X(file)` looks at the content, `X_rows(file, reading)` gives the rows. Both
+take the open file; a format that is a folder takes its path. A new format is a module with these two and a row here.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from streamumap.source.base import RowSource
+from streamumap.source.file import OpenFile
+from streamumap.source.formats.arrow import arrow_rows, is_arrow, is_parquet, parquet_rows
+from streamumap.source.formats.convert import ToConvert
+from streamumap.source.formats.hdf5 import hdf5_rows, is_hdf5
+from streamumap.source.formats.npy import is_npy, npy_rows
+from streamumap.source.formats.npz import is_npz, npz_rows
+from streamumap.source.formats.safetensors import is_safetensors, safetensors_rows
+from streamumap.source.formats.torch_file import is_torch, torch_rows
+from streamumap.source.formats.zarr_file import is_zarr, zarr_rows
+from streamumap.source.reading import Reading
+
+Input = TypeVar("Input", OpenFile, str)
+
+
+@dataclass(frozen=True)
+class Format(Generic[Input]):
+    """One format. `reader` raises InputError where the content is not whole; it may leave the file open then."""
+
+    name: str  # as messages call it
+    extensions: tuple[str, ...]  # files of a folder with one of these are its shards
+    recognizes: Callable[[Input], bool]  # by content, and true of no other format
+    reader: Callable[[Input, Reading], RowSource | ToConvert]
+    name_suffices: bool = (
+        False  # unrecognized content with such an extension goes to the reader, which says what is wrong
+    )
+
+
+FILES: tuple[Format[OpenFile], ...] = (
+    Format(".npy", (".npy",), is_npy, npy_rows, name_suffices=True),
+    Format(".npz", (".npz",), is_npz, npz_rows),
+    Format(".safetensors", (".safetensors",), is_safetensors, safetensors_rows, name_suffices=True),
+    Format("Parquet", (".parquet",), is_parquet, parquet_rows),
+    Format("Arrow", (".arrow", ".feather"), is_arrow, arrow_rows),
+    Format(".pt", (".pt", ".pth"), is_torch, torch_rows),
+    Format("HDF5", (".h5", ".hdf5", ".h5ad"), is_hdf5, hdf5_rows),
+)
+
+FOLDERS: tuple[Format[str], ...] = (Format("Zarr", (), is_zarr, zarr_rows),)

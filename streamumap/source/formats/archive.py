@@ -1,4 +1,4 @@
-"""The members of a zip file, of which nothing is believed that cannot be checked."""
+"""Reads members of a zip file and checks everything that the archive says of them."""
 
 import io
 import os
@@ -19,8 +19,13 @@ BROKEN = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOF
 RESAVE = "write it again"
 
 
+def is_zip(file: OpenFile) -> bool:
+    """Tells whether the file begins like a zip file."""
+    return file.head(2) == b"PK"
+
+
 class Archive:
-    """A zip file. Raises InputError where its directory is not whole or a member has a name that leads elsewhere."""
+    """A zip file. Raises InputError if its directory is damaged or the name of a member leads out of the archive."""
 
     def __init__(self, file: OpenFile):
         self.file = file
@@ -36,27 +41,31 @@ class Archive:
             self.members[name] = info
 
     def check_stored(self, largest_pickle: int) -> None:
-        """Raises InputError unless no member is compressed and no `.pkl` larger than this."""
+        """Raises InputError if a member is compressed or a `.pkl` is larger than `largest_pickle` bytes."""
         for name, info in self.members.items():
             if info.compress_type != zipfile.ZIP_STORED:
                 raise wrong(self.called(name), "member", "one that is not compressed", "a compressed one", RESAVE)
             if name.endswith(".pkl") and info.file_size > largest_pickle:
                 raise wrong(self.called(name), "size", f"at most {largest_pickle} bytes", info.file_size, RESAVE)
 
+    def is_torch(self) -> bool:
+        """Tells whether `torch.save` wrote it."""
+        return any(name.endswith("/data.pkl") for name in self.members)
+
     def is_stored(self, name: str) -> bool:
         return self.members[name].compress_type == zipfile.ZIP_STORED
 
     def head(self, name: str, n_bytes: int) -> bytes:
-        """Up to so many bytes of a member."""
+        """Reads up to `n_bytes` bytes of a member."""
         with self.open(name) as stream:
             return self.guarded(name, lambda: stream.read(n_bytes))
 
     def open(self, name: str) -> IO[bytes]:
-        """A member, inflated as it is read; what it raises is for `guarded`."""
+        """Opens a member, inflated as it is read. Wrap reads in `guarded`."""
         return self.guarded(name, lambda: self._zip.open(self.members[name]))
 
     def body(self, name: str) -> int:
-        """Where the bytes of a stored member begin."""
+        """Returns the offset of the bytes of a stored member."""
         info = self.members[name]
         local = self.file.head(LOCAL_HEADER_BYTES, info.header_offset)
         names = int.from_bytes(local[26:28], "little") + int.from_bytes(local[28:30], "little")
@@ -68,7 +77,7 @@ class Archive:
         return start
 
     def guarded(self, name: str, action: Callable[[], T]) -> T:
-        """What `action` gives; what a broken member raises becomes InputError."""
+        """Returns `action()`; the exceptions of a damaged member become InputError."""
         try:
             return action()
         except (InputError, InputChanged):
@@ -77,12 +86,13 @@ class Archive:
             raise wrong(self.called(name), "member", "a whole one", short(str(error)), RESAVE) from error
 
     def called(self, name: str) -> str:
+        """Returns the name of a member for messages."""
         name = name.removesuffix(".npy")
         return f"{self.file.name}[{name if name.isprintable() else short(name)}]"
 
 
 class _Reader(io.RawIOBase):
-    """An OpenFile as zipfile wants it. No read is larger than a directory may be."""
+    """An OpenFile as a file object for zipfile. Refuses reads larger than LARGEST_DIRECTORY."""
 
     def __init__(self, file: OpenFile):
         self._file, self._at = file, 0

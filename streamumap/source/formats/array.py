@@ -1,6 +1,6 @@
-"""Rows of an array that is in memory already.
+"""Rows of an array in memory.
 
-Arrays are never copied whole: blocks are copied as they are asked for, whatever the strides and the byte order.
+The array is never copied whole: blocks are copied as they are read, whatever its strides and byte order.
 """
 
 import hashlib
@@ -39,7 +39,7 @@ class ArraySource:
         self.fingerprint["blake2b"] = self._sampled_hash()
 
     def read(self, start: int, stop: int, out: np.ndarray | None = None) -> np.ndarray:
-        """Rows start..stop as stored, (stop - start, n_features), copied, in the machine's byte order."""
+        """Copies rows start..stop as stored, (stop - start, n_features), in the machine's byte order."""
         assert 0 <= start <= stop <= self.n_rows
         if out is None:
             out = np.empty((stop - start, self.n_features), stored_dtype(self.dtype))
@@ -49,13 +49,13 @@ class ArraySource:
         return out
 
     def take(self, rows: np.ndarray) -> np.ndarray:
-        """The rows with these numbers (int64, ascending), (len(rows), n_features), copied."""
+        """Copies the rows with these numbers (int64, ascending), (len(rows), n_features)."""
         rows = np.asarray(rows, np.int64)
         assert rows.size == 0 or rows.min() >= 0
         return np.ascontiguousarray(self._rows[rows], stored_dtype(self.dtype))
 
     def check_unchanged(self) -> None:
-        """Raises InputChanged when sampled rows are not what they were on opening."""
+        """Raises InputChanged if sampled rows have changed since opening."""
         if self._sampled_hash() != self.fingerprint["blake2b"]:
             raise InputChanged(
                 f"{self.name}: sampled rows: expected the same as on opening, found others; "
@@ -63,10 +63,10 @@ class ArraySource:
             )
 
     def close(self) -> None:
-        """Nothing to do: the array is the caller's."""
+        """Does nothing: the array is the caller's."""
 
     def _sampled_hash(self) -> str:
-        """Up to 16 evenly spaced blocks of about 64 KiB, whole rows each."""
+        """Hashes up to 16 evenly spaced blocks of rows of about 64 KiB each."""
         digest = hashlib.blake2b(digest_size=16)
         step = max(1, min(self.n_rows, SAMPLE_BYTES // max(1, self.row_bytes)))
         count = min(N_SAMPLES, -(-self.n_rows // step))
@@ -77,7 +77,7 @@ class ArraySource:
 
 
 def as_array(name: str, rows: Any) -> np.ndarray:
-    """`rows` as a plain array: a view wherever there is one."""
+    """Returns `rows` as a plain array, a view where NumPy can make one. Raises InputError."""
     if isinstance(rows, np.ma.MaskedArray):
         raise wrong(name, "mask", "an array without a mask", "a masked array", "call .filled() with the value you mean")
     if not isinstance(rows, (list, np.ndarray)) and not hasattr(rows, "__array__"):

@@ -8,40 +8,55 @@ from streamumap.source.base import stored_dtype
 from streamumap.source.checks import resolve_dtype, short, wrong
 from streamumap.source.file import OpenFile
 from streamumap.source.formats.convert import Part, ToConvert
+from streamumap.source.reading import Reading
 
 BUFFER_BYTES = 1 << 20
 
 
-def arrow_rows(path: str, kind: str, key: str | None) -> ToConvert:
-    """The rows in the column of lists of a "parquet" or "arrow" file; `key` names it where there are several. All lists
-    must be of one length. Raises InputError."""
+def is_parquet(file: OpenFile) -> bool:
+    """Whether the file begins as Parquet does."""
+    return file.head(4) == b"PAR1"
+
+
+def is_arrow(file: OpenFile) -> bool:
+    """Whether the file begins as an Arrow file does."""
+    return file.head(6) == b"ARROW1"
+
+
+def parquet_rows(file: OpenFile, reading: Reading) -> ToConvert:
+    """The rows in a column of lists of one length; `reading.key` names it where there are several. Raises InputError."""
+    return _rows(file, "parquet", reading.key)
+
+
+def arrow_rows(file: OpenFile, reading: Reading) -> ToConvert:
+    """The rows in a column of lists of one length; `reading.key` names it where there are several. Raises InputError."""
+    return _rows(file, "arrow", reading.key)
+
+
+def _rows(file: OpenFile, kind: str, key: str | None) -> ToConvert:
     import pyarrow as pa
 
-    file = OpenFile(path, f"a {kind} file")
-    try:
-        schema, n_rows = _guarded(path, lambda: _schema(path, kind))
-        column = _choose(path, schema, key)
-        values = schema.field(column).type.value_type
-        called = f"{path}[{column}]"
-        if not (pa.types.is_floating(values) or pa.types.is_integer(values)):
-            raise wrong(called, "dtype", "lists of numbers", str(values), "choose another column with --key")
-        dtype = resolve_dtype(called, np.dtype(values.to_pandas_dtype()), None)
-        first = next(_matrices(path, kind, column, called, None, 1), None)
-        width = 0 if first is None else first.shape[1]
+    path = file.name
+    schema, n_rows = _guarded(path, lambda: _schema(path, kind))
+    column = _choose(path, schema, key)
+    values = schema.field(column).type.value_type
+    called = f"{path}[{column}]"
+    if not (pa.types.is_floating(values) or pa.types.is_integer(values)):
+        raise wrong(called, "dtype", "lists of numbers", str(values), "choose another column with --key")
+    dtype = resolve_dtype(called, np.dtype(values.to_pandas_dtype()), None)
+    first = next(_matrices(path, kind, column, called, None, 1), None)
+    width = 0 if first is None else first.shape[1]
 
-        def blocks(block_rows: int) -> Iterator[np.ndarray]:
-            for block in _matrices(path, kind, column, called, width, block_rows):
-                yield np.ascontiguousarray(block, stored_dtype(dtype))
+    def blocks(block_rows: int) -> Iterator[np.ndarray]:
+        for block in _matrices(path, kind, column, called, width, block_rows):
+            yield np.ascontiguousarray(block, stored_dtype(dtype))
 
-        fingerprint = {
-            "format": kind,
-            "column": column,
-            "blake2b": file.sampled_hash(0, 0, file.n_bytes),
-        } | file.identity
-        return ToConvert(path, {"rows": Part(called, n_rows, width, dtype, blocks)}, width, fingerprint, [file])
-    except BaseException:
-        file.close()
-        raise
+    fingerprint = {
+        "format": kind,
+        "column": column,
+        "blake2b": file.sampled_hash(0, 0, file.n_bytes),
+    } | file.identity
+    return ToConvert(path, {"rows": Part(called, n_rows, width, dtype, blocks)}, width, fingerprint, [file])
 
 
 def _schema(path: str, kind: str):

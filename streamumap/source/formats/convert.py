@@ -1,4 +1,4 @@
-"""Rows in a container that cannot be read in place: converted once, into files of the run's own, as they stream past."""
+"""Converts rows that cannot be read in place into files of the run, once, block by block."""
 
 import os
 import tempfile
@@ -10,29 +10,30 @@ from typing import TypeVar
 
 import numpy as np
 
-from streamumap.errors import InputChanged, OutputError
+from streamumap.errors import InputChanged
 from streamumap.events import Advance, no_advance
 from streamumap.source.base import RowSource, blocks, stored_dtype
 from streamumap.source.file import OpenFile
 from streamumap.source.formats.csr import CsrSource
 from streamumap.source.formats.npy import FileRows
 from streamumap.source.formats.topk import TopKSource, checked_width
+from streamumap.store.atomic import OUT_REMEDY, write_at, writing
 
 R = TypeVar("R", bound=FileRows)
 
 BLOCK_BYTES = 8 << 20
-"""Of a part, read at a time."""
+"""Bytes of a part that are read at a time."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """A matrix that can only be read from its first row to its last. A vector is a matrix of one column."""
+    """A matrix that can only be read from first row to last. A vector is a matrix of one column."""
 
     name: str
     n_rows: int
     n_features: int
-    dtype: str  # as of RowSource
-    blocks: Callable[[int], Iterator[np.ndarray]]  # block_rows -> blocks as stored, which together are all rows
+    dtype: str  # as in RowSource
+    blocks: Callable[[int], Iterator[np.ndarray]]  # block_rows -> blocks of all rows, as stored
 
     @property
     def row_bytes(self) -> int:
@@ -40,13 +41,14 @@ class Part:
 
 
 Parts = dict[str, Part | RowSource]
-"""By name: "rows"; "indices" and "values" of TopK pairs; "indptr", "indices" and "data" of compressed sparse rows."""
+"""Parts of the rows by name: "rows"; "indices" and "values" of TopK pairs; "indptr", "indices" and "data" of CSR."""
 
 
 class ToConvert:
-    """What a source says before a row is read, where the rows must be converted first. `convert` gives the RowSource.
+    """Rows that must be converted before they can be read. `convert` returns their RowSource.
 
-    `max_nonzero` is that of a SparseSource, None of dense rows. `device`: a GPU that may be used, "cuda:N".
+    `max_nonzero` is as in SparseSource, None for dense rows. `device`: a GPU that may be used, "cuda:N". `n_bytes`: size of
+    the converted files.
     """
 
     device: str | None = None
@@ -65,11 +67,11 @@ class ToConvert:
         self.row_bytes = -(-self.n_bytes // max(1, self.n_rows))
 
     def convert(self, folder: str | os.PathLike, advance: Advance = no_advance) -> RowSource:
-        """Writes the parts into `folder` and gives the rows, as a RowSource that goes by the name and the fingerprint of
-        what was converted. Ticks rows, about `n_rows` in all. Raises InputError, InputChanged, OutputError."""
+        """Writes the parts into `folder` and returns the rows, with the name and fingerprint of the container. Advances by
+        rows, about `n_rows` in all. Raises InputError, InputChanged, OutputError."""
         total = sum(part.n_rows for part in self._parts.values())
-        ticks = _Shared(advance, self.n_rows, total)
-        files: Parts = {name: write_part(part, Path(folder), name, ticks) for name, part in self._parts.items()}
+        part_advance = _PartsProgress(advance, self.n_rows, total)
+        files: Parts = {name: write_part(part, Path(folder), name, part_advance) for name, part in self._parts.items()}
         self.check_unchanged()
         rows = assemble(self.name, files, self.n_features)
         assert not isinstance(rows, ToConvert)
@@ -77,7 +79,7 @@ class ToConvert:
         return rows
 
     def check_unchanged(self) -> None:
-        """Raises InputChanged when the container is no longer what was opened."""
+        """Raises InputChanged if the container has changed since it was opened."""
         for file in self._opened:
             file.check_identity()
 
@@ -89,8 +91,8 @@ class ToConvert:
 def assemble(
     name: str, parts: Parts, n_features: int | None, fingerprint: dict | None = None, opened: list | None = None
 ) -> RowSource | ToConvert:
-    """The rows that the parts make: in place where all of them are, else to be converted. `n_features`: of what is kept
-    as pairs. `opened`: files to hold open for parts that are to be converted. Raises InputError."""
+    """Joins parts into rows: a RowSource if all parts can be read in place, else a ToConvert, which holds the files
+    `opened`. `n_features`: the width of rows stored as pairs. Raises InputError."""
     if any(isinstance(part, Part) for part in parts.values()):
         width = parts["rows"].n_features if "rows" in parts else checked_width(name, n_features)
         return ToConvert(name, parts, width, fingerprint or {}, opened or [])
@@ -106,7 +108,7 @@ def assemble(
 
 
 def write_part(part: Part | RowSource, folder: Path, name: str, advance: Advance = no_advance) -> FileRows:
-    """Writes all rows to `converted_NAME.bin` and reads them there. Ticks rows."""
+    """Writes all rows to `converted_NAME.bin` in `folder` and opens them there. Advances by rows."""
     step = max(1, BLOCK_BYTES // max(1, part.row_bytes))
     stream = part.blocks(step) if isinstance(part, Part) else (block for _, block in blocks(part, step))
     with AppendFile(folder / f"converted_{name}.bin", part.n_features, part.dtype) as file:
@@ -122,7 +124,7 @@ def write_part(part: Part | RowSource, folder: Path, name: str, advance: Advance
 
 @contextmanager
 def in_place(source: RowSource | ToConvert, advance: Advance = no_advance) -> Iterator[RowSource]:
-    """The rows where they can be read: those of a container are converted into a temporary folder, which goes again."""
+    """Gives rows that can be read, in a context: a container is converted into a temporary folder, removed afterwards."""
     with tempfile.TemporaryDirectory(prefix="streamumap-") as folder:
         yield source.convert(folder, advance) if isinstance(source, ToConvert) else source
 
@@ -132,10 +134,9 @@ class AppendFile:
 
     def __init__(self, path: Path, n_features: int, dtype: str):
         self.path, self.n_features, self.dtype, self.n_rows = path, n_features, dtype, 0
-        try:
+        self._n_bytes = 0
+        with writing(path, OUT_REMEDY):
             self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise self._cannot_write(error) from error
 
     def __enter__(self) -> "AppendFile":
         return self
@@ -144,37 +145,30 @@ class AppendFile:
         os.close(self._fd)
 
     def append(self, rows: np.ndarray) -> None:
-        """Rows as stored, (any number, n_features)."""
+        """Writes rows as stored, (any number, n_features)."""
         assert rows.dtype == stored_dtype(self.dtype) and rows.shape[1:] == (self.n_features,)
-        left = np.ascontiguousarray(rows).reshape(-1).view(np.uint8).data
-        while left:
-            try:
-                left = left[os.write(self._fd, left) :]
-            except OSError as error:
-                raise self._cannot_write(error) from error
+        data = np.ascontiguousarray(rows).reshape(-1).view(np.uint8).data
+        with writing(self.path, OUT_REMEDY):
+            write_at(self._fd, data, self._n_bytes)
+        self._n_bytes += len(data)
         self.n_rows += len(rows)
 
     def rows(self, kind: type[R] = FileRows) -> R:  # type: ignore[assignment]
-        """What was written."""
+        """Opens the rows that were written."""
         file = OpenFile(self.path)
         shape = (self.n_rows, self.n_features)
         return kind(file, os.fspath(self.path), 0, shape, stored_dtype(self.dtype), self.dtype)
 
-    def _cannot_write(self, error: OSError) -> OutputError:
-        return OutputError(
-            f"{self.path}: expected to write the converted rows, found: {error.strerror}; free space or choose another --out."
-        )
 
-
-class _Shared:
-    """A tick for the rows of several parts, of `total` rows together, that ticks `n_rows` in all."""
+class _PartsProgress:
+    """Progress over several parts of `total` rows together, reported as `n_rows` in all."""
 
     def __init__(self, advance: Advance, n_rows: int, total: int):
         self._advance, self._n_rows, self._total = advance, n_rows, max(1, total)
-        self._done = self._told = 0
+        self._done = self._reported = 0
 
     def __call__(self, n: int) -> None:
         self._done += n
-        told = self._done * self._n_rows // self._total
-        self._advance(told - self._told)
-        self._told = told
+        reported = self._done * self._n_rows // self._total
+        self._advance(reported - self._reported)
+        self._reported = reported

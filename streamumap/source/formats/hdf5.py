@@ -15,19 +15,26 @@ from streamumap.source.file import OpenFile
 from streamumap.source.formats.convert import Part, Parts, ToConvert, assemble
 from streamumap.source.formats.npy import FileRows
 from streamumap.source.formats.tensors import CSR_NAMES, choose_parts
+from streamumap.source.reading import Reading
 
+MAGIC = b"\x89HDF\r\n\x1a\n"
 MAX_DATA_SETS = 10_000
 BROKEN = (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError)
 
 
-def hdf5_rows(path: str, key: str | None, n_features: int | None) -> RowSource | ToConvert:
+def is_hdf5(file: OpenFile) -> bool:
+    """Whether the file begins as HDF5 does."""
+    return file.head(len(MAGIC)) == MAGIC
+
+
+def hdf5_rows(file: OpenFile, reading: Reading) -> RowSource | ToConvert:
     """The rows in an HDF5 file: a 2-D data set, TopK pairs or a CSR group; `key` names it, or a group that holds it. Of
     an `.h5ad` it is `X` where no key is given. What lies in one piece is read in place. Raises InputError."""
+    path, key = file.name, reading.key
     try:
         import h5py
     except ImportError as error:
         raise wrong(path, "package", "h5py, which reads HDF5", "none", "pip install 'streamumap[hdf5]'") from error
-    file = OpenFile(path, "an HDF5 file")
     try:
         opened = h5py.File(path, "r")
         if key is None and "X" in opened and "obs" in opened:
@@ -37,14 +44,13 @@ def hdf5_rows(path: str, key: str | None, n_features: int | None) -> RowSource |
         sets: dict[str, Any] = {key or "": target} if is_set else dict(_data_sets(path, target, ""))
         chosen = choose_parts(path, {name: found.shape for name, found in sets.items()}, key if is_set else None)
         parts: Parts = {part: _part(file, sets[name], part) for part, name in chosen.items()}
-        width = n_features if n_features is not None else _width(path, target, chosen)
+        width = reading.n_features if reading.n_features is not None else _width(path, target, chosen)
         fingerprint = {"format": "hdf5", "sets": sorted(sets[name].name for name in chosen.values())}
         fingerprint |= {"blake2b": file.sampled_hash(0, 0, file.n_bytes)} | file.identity
         return assemble(path, parts, width, fingerprint, [file])
+    except InputError:
+        raise
     except BROKEN as error:
-        file.close()
-        if isinstance(error, InputError):
-            raise
         raise wrong(path, "content", "a whole HDF5 file", short(str(error)), "write the file again") from error
 
 

@@ -4,6 +4,7 @@ import hashlib
 import sys
 import tempfile
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -44,19 +45,18 @@ class _Spooled(FileRows):
 
 def _written(blocks: Iterable[Any], given: str | None, folder: Path) -> _Spooled:
     digest, out = hashlib.blake2b(digest_size=16), None
-    for number, block in enumerate(blocks):
-        rows, dtype = _block(f"{NAME}: block {number}", block, given)
-        if out is None:
-            out = AppendFile(folder / "blocks.bin", rows.shape[1], dtype)
-        elif (rows.shape[1], dtype) != (out.n_features, out.dtype):
-            expected, found = f"{out.n_features} features of {out.dtype}", f"{rows.shape[1]} of {dtype}"
-            out.__exit__()
-            raise wrong(f"{NAME}: block {number}", "shape", expected, found, "give blocks of one width and dtype")
-        out.append(rows)
-        digest.update(np.ascontiguousarray(rows).reshape(-1).view(np.uint8).data)
+    with ExitStack() as opened:
+        for number, block in enumerate(blocks):
+            rows, dtype = _block(f"{NAME}: block {number}", block, given)
+            if out is None:
+                out = opened.enter_context(AppendFile(folder / "blocks.bin", rows.shape[1], dtype))
+            elif (rows.shape[1], dtype) != (out.n_features, out.dtype):
+                expected, found = f"{out.n_features} features of {out.dtype}", f"{rows.shape[1]} of {dtype}"
+                raise wrong(f"{NAME}: block {number}", "shape", expected, found, "give blocks of one width and dtype")
+            out.append(rows)
+            digest.update(np.ascontiguousarray(rows).reshape(-1).view(np.uint8).data)
     if out is None:
         raise wrong(NAME, "blocks", "2-D arrays", "none", "an iterator gives its blocks only once: make a new one")
-    out.__exit__()
     source = out.rows(_Spooled)
     source.name, source.fingerprint = NAME, {"format": "blocks", "shape": [source.n_rows, source.n_features]}
     source.fingerprint |= {"dtype": source.dtype, "blake2b": digest.hexdigest()}

@@ -1,4 +1,4 @@
-"""Rows that lie one after the other in a file, as those of a `.npy` file do."""
+"""Rows stored one after the other in a file, and `.npy` files."""
 
 import os
 from itertools import pairwise
@@ -8,15 +8,17 @@ import numpy as np
 from streamumap.source.base import stored_dtype
 from streamumap.source.checks import check_2d, resolve_dtype
 from streamumap.source.file import SAMPLE_BYTES, OpenFile
-from streamumap.source.formats.npy_header import NpyHeader, fortran_order, header_at
+from streamumap.source.formats.npy_header import MAGIC, NpyHeader, fortran_order, header_at
+from streamumap.source.reading import Reading
 
 PIECE_BYTES = 4 << 20
+"""Bytes that one thread reads at a time."""
 
 
 class FileRows:
-    """Rows of `stored` values from byte `offset` of a file on, row after row, as a `RowSource`.
+    """A `RowSource` of values of dtype `stored`, row after row from byte `offset` of a file.
 
-    `dtype="bfloat16"` reads V2 or uint16 words as bfloat16. Raises InputError for a dtype that is none of numbers,
+    `dtype="bfloat16"` reads V2 or uint16 words as bfloat16. Raises InputError for a dtype that is not numeric,
     InputChanged from `read`, `take` and `check_unchanged`. `warnings` and `notes` are sentences for the user.
     """
 
@@ -35,7 +37,7 @@ class FileRows:
         self.fingerprint |= {"blake2b": self._hash} | file.identity
 
     def read(self, start: int, stop: int, out: np.ndarray | None = None) -> np.ndarray:
-        """Rows start..stop as stored, (stop - start, n_features), in the machine's byte order."""
+        """Reads rows start..stop as stored, (stop - start, n_features), in the machine's byte order."""
         assert 0 <= start <= stop <= self.n_rows
         rows = self._buffer(stop - start, out)
         body = _bytes_of(rows)
@@ -46,7 +48,7 @@ class FileRows:
         return self._native(rows)
 
     def take(self, rows: np.ndarray) -> np.ndarray:
-        """The rows with these numbers (int64, ascending), (len(rows), n_features); neighbours are read at once."""
+        """Reads the rows with these numbers (int64, ascending), (len(rows), n_features); runs of adjacent rows at once."""
         rows = np.asarray(rows, np.int64)
         assert rows.ndim == 1 and (rows.size == 0 or (rows.min() >= 0 and rows.max() < self.n_rows))
         out = self._buffer(len(rows), None)
@@ -55,7 +57,7 @@ class FileRows:
         return self._native(out)
 
     def check_unchanged(self) -> None:
-        """Raises InputChanged when the path leads to another file, or size, time of change or sampled bytes differ."""
+        """Raises InputChanged if the path leads to another file, or size, modification time or sampled bytes differ."""
         self.file.check_identity()
         self.file.check_hash(self._hash, self._sampled_hash())
 
@@ -88,8 +90,18 @@ class FileRows:
             self.file.fill(body[start:stop], offset)
 
 
-def npy_rows(path: str | bytes | os.PathLike, dtype: str | None = None) -> FileRows:
-    """The rows of a 2-D `.npy` file in C order. Raises InputError.
+def is_npy(file: OpenFile) -> bool:
+    """Whether the file begins as a `.npy` does."""
+    return file.head(len(MAGIC)) == MAGIC
+
+
+def npy_rows(file: OpenFile, reading: Reading) -> FileRows:
+    """Opens the rows of a 2-D `.npy` file in C order. Raises InputError."""
+    return npy_rows_at(file, file.name, reading.dtype)
+
+
+def open_npy(path: str | bytes | os.PathLike, dtype: str | None = None) -> FileRows:
+    """Opens the rows of a 2-D `.npy` file in C order. Raises InputError.
 
     `dtype="bfloat16"` reads V2 or uint16 words as bfloat16. `warnings` holds sentences for the user.
     """
@@ -104,7 +116,7 @@ def npy_rows(path: str | bytes | os.PathLike, dtype: str | None = None) -> FileR
 def npy_rows_at(
     file: OpenFile, name: str, dtype: str | None = None, start: int = 0, n_bytes: int | None = None
 ) -> FileRows:
-    """The rows of the 2-D `.npy` that begins at byte `start` of a file and takes `n_bytes` (None: the rest of it)."""
+    """Opens the rows of a 2-D `.npy` embedded in a file from byte `start`, `n_bytes` long (None: to the end)."""
     header = header_at(file, name, start, n_bytes)
     rows = FileRows(file, name, header.data_offset, matrix_shape(name, header, dtype), header.dtype, dtype)
     rows.fingerprint |= {"format": "npy", "header": header.text}
@@ -113,8 +125,8 @@ def npy_rows_at(
 
 
 def matrix_shape(name: str, header: NpyHeader, dtype: str | None = None, column: bool = False) -> tuple[int, int]:
-    """(rows, features) of a `.npy` that can be read row after row; `column`: of one with 1 dimension. Raises
-    InputError."""
+    """Returns (rows, features) of a `.npy` that can be read row after row. With `column` a vector is a matrix of one
+    column. Raises InputError."""
     resolve_dtype(name, header.dtype, dtype)
     if column and len(header.shape) == 1:
         return header.shape[0], 1
@@ -125,7 +137,7 @@ def matrix_shape(name: str, header: NpyHeader, dtype: str | None = None, column:
 
 
 def tail_warning(name: str, header: NpyHeader) -> tuple[str, ...]:
-    """A sentence about bytes behind the body, where there are any."""
+    """Returns a sentence about bytes behind the body, if there are any."""
     if not header.extra_bytes:
         return ()
     return (f"{name}: body: expected {header.body_bytes} bytes, found {header.extra_bytes} more; they are ignored.",)

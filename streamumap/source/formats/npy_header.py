@@ -1,4 +1,4 @@
-"""The header of a `.npy` file, held against the size of the file: literals only, checked arithmetic, nothing unpickled.
+"""Parses the header of a `.npy` file and checks it against the size of the file; nothing is unpickled.
 
 The format: NumPy enhancement proposal 1 (magic, version, header length, a Python literal, then the raw array).
 """
@@ -19,16 +19,16 @@ from streamumap.source.file import OpenFile
 
 MAGIC = b"\x93NUMPY"
 MAX_HEADER_BYTES = 10_000
-LONGEST_HEAD = 12 + MAX_HEADER_BYTES
+LONGEST_HEAD = 12 + MAX_HEADER_BYTES  # with magic, version and length
 MAX_NESTING = 16
 RESAVE = "write it again with numpy.save from a 2-D array of numbers"
 
 
 @dataclass(frozen=True)
 class NpyHeader:
-    """What the header of a `.npy` says, once held against the bytes that are there. dtype V2 may be bfloat16.
+    """The checked header of a `.npy`. dtype V2 may be bfloat16.
 
-    `data_offset` and `end` count from the beginning of the file that holds it.
+    `data_offset` and `end` count from the beginning of the file that holds the `.npy`.
     """
 
     shape: tuple[int, ...]
@@ -44,26 +44,26 @@ class NpyHeader:
 
     @property
     def extra_bytes(self) -> int:
-        """Bytes behind the body."""
+        """Counts the bytes behind the body."""
         return self.end - self.data_offset - self.body_bytes
 
 
 def read_header(path: str | bytes | os.PathLike) -> NpyHeader:
-    """The header of a `.npy` file of any shape. Raises InputError where there is none or it is not whole."""
+    """Reads the header of a `.npy` file of any shape. Raises InputError if it is missing or damaged."""
     with OpenFile(path, "a .npy file") as file:
         return header_at(file, file.name)
 
 
 def header_at(file: OpenFile, name: str, start: int = 0, n_bytes: int | None = None) -> NpyHeader:
-    """The header that begins at byte `start`, of a `.npy` that takes `n_bytes` (None: the rest of the file). Raises
+    """Reads the header of a `.npy` embedded in a file from byte `start`, `n_bytes` long (None: to the end). Raises
     InputError, which calls it `name`."""
     npy_bytes = file.n_bytes - start if n_bytes is None else n_bytes
     return parse_header(file.head(min(LONGEST_HEAD, npy_bytes), start), name, start, npy_bytes)
 
 
 def parse_header(head: bytes, name: str, start: int, npy_bytes: int) -> NpyHeader:
-    """The header in the first bytes, up to LONGEST_HEAD, of a `.npy` that takes `npy_bytes` from byte `start` on. Raises
-    InputError."""
+    """Parses the header in `head`, the first bytes (up to LONGEST_HEAD) of a `.npy` of `npy_bytes` from byte `start` on.
+    Raises InputError."""
     text, header_bytes = _header_text(head, name)
     fields = _parse(text, name)
     dtype = _parse_dtype(fields["descr"], name)
@@ -79,7 +79,7 @@ def parse_header(head: bytes, name: str, start: int, npy_bytes: int) -> NpyHeade
 
 
 def _header_text(head: bytes, name: str) -> tuple[str, int]:
-    """The header's literal, and where the array begins."""
+    """Returns the header's literal and the offset of the array."""
     if head[:6] != MAGIC:
         raise wrong(name, "magic", MAGIC, f"{head[:6]!r}" if head else "0 bytes", RESAVE)
     if head[6:8] not in (b"\x01\x00", b"\x02\x00", b"\x03\x00"):
@@ -97,7 +97,7 @@ def _header_text(head: bytes, name: str) -> tuple[str, int]:
 
 
 def _parse(text: str, name: str) -> dict:
-    """The dictionary that the header spells out. Literals only; the nesting is bounded before the compiler sees it."""
+    """Evaluates the dictionary in the header: literals only, of bounded nesting, which the compiler needs."""
     depth = deepest = 0
     for character in text:
         depth += (character in "([{") - (character in ")]}")
@@ -131,7 +131,7 @@ def _parse_dtype(descr: object, name: str) -> np.dtype:
 
 
 def checked_shape(shape: object, itemsize: int, name: str, remedy: str = RESAVE) -> tuple[int, ...]:
-    """`shape` as sizes whose product in bytes fits 63 bits. Raises InputError."""
+    """Returns `shape` if its sizes are valid and its bytes fit 63 bits. Raises InputError."""
     if not isinstance(shape, tuple):
         raise wrong(name, "shape", "a tuple of sizes", short(shape), remedy)
     total_bytes = itemsize
@@ -145,7 +145,7 @@ def checked_shape(shape: object, itemsize: int, name: str, remedy: str = RESAVE)
 
 
 def fortran_order(name: str) -> InputError:
-    """The error for columns stored one after the other, with the command that converts them."""
+    """Returns the error for an array stored column after column, with the command that converts it."""
     code = (
         "import sys, numpy as np; a = np.load(sys.argv[1], mmap_mode='r'); "
         "b = np.lib.format.open_memmap(sys.argv[2], 'w+', a.dtype, a.shape); "

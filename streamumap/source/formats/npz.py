@@ -13,11 +13,12 @@ import numpy as np
 from streamumap.source.base import RowSource, stored_dtype
 from streamumap.source.checks import resolve_dtype, short, wrong
 from streamumap.source.file import OpenFile
-from streamumap.source.formats.archive import RESAVE, Archive
+from streamumap.source.formats.archive import RESAVE, Archive, is_zip
 from streamumap.source.formats.convert import Part, Parts, ToConvert, assemble
 from streamumap.source.formats.npy import FileRows, matrix_shape, tail_warning
 from streamumap.source.formats.npy_header import LONGEST_HEAD, NpyHeader, header_at, parse_header
 from streamumap.source.formats.tensors import choose_parts
+from streamumap.source.reading import Reading
 
 LARGEST_RATIO = 500
 LARGEST_FACT = 4096
@@ -26,25 +27,25 @@ LARGEST_FACT = 4096
 FACTS = ("shape", "format", "n_features", "num_features", "_is_array")
 
 
-def npz_rows(path: str, dtype: str | None, key: str | None, n_features: int | None) -> RowSource | ToConvert:
+def is_npz(file: OpenFile) -> bool:
+    """Whether the file is a zip file and not one of torch. Raises InputError where its directory is not whole."""
+    return is_zip(file) and not Archive(file).is_torch()
+
+
+def npz_rows(file: OpenFile, reading: Reading) -> RowSource | ToConvert:
     """The rows of a `.npz`: a 2-D array (`key` names it where there are several), TopK pairs `indices` and `values`, or
     a CSR matrix as SciPy saves it. Raises InputError."""
-    file = OpenFile(path, "a .npz file")
-    try:
-        archive = Archive(file)
-        names = {name.removesuffix(".npy"): name for name in archive.members}
-        facts = {name: _fact(archive, names[name]) for name in FACTS if name in names}
-        shapes = {name: _header(archive, member).shape for name, member in names.items() if name not in FACTS}
-        chosen = choose_parts(file.name, shapes, key)
-        width = n_features if n_features is not None else _width(file.name, facts, chosen)
-        parts: Parts = {part: _part(archive, names[name], part, dtype) for part, name in chosen.items()}
-        rows = assemble(file.name, parts, width, {"format": "npz", "members": sorted(chosen.values())}, [file])
-        if isinstance(rows, ToConvert):
-            rows.fingerprint |= {"blake2b": file.sampled_hash(0, 0, file.n_bytes)} | file.identity
-        return rows
-    except BaseException:
-        file.close()
-        raise
+    archive = Archive(file)
+    names = {name.removesuffix(".npy"): name for name in archive.members}
+    facts = {name: _fact(archive, names[name]) for name in FACTS if name in names}
+    shapes = {name: _header(archive, member).shape for name, member in names.items() if name not in FACTS}
+    chosen = choose_parts(file.name, shapes, reading.key)
+    width = reading.n_features if reading.n_features is not None else _width(file.name, facts, chosen)
+    parts: Parts = {part: _part(archive, names[name], part, reading.dtype) for part, name in chosen.items()}
+    rows = assemble(file.name, parts, width, {"format": "npz", "members": sorted(chosen.values())}, [file])
+    if isinstance(rows, ToConvert):
+        rows.fingerprint |= {"blake2b": file.sampled_hash(0, 0, file.n_bytes)} | file.identity
+    return rows
 
 
 def _part(archive: Archive, member: str, part: str, dtype: str | None) -> Part | RowSource:

@@ -16,6 +16,7 @@ from streamumap.source.formats.convert import Parts, ToConvert, assemble
 from streamumap.source.formats.npy import FileRows
 from streamumap.source.formats.npy_header import checked_shape
 from streamumap.source.formats.tensors import choose_parts
+from streamumap.source.reading import Reading
 
 MAX_HEADER_BYTES = 2 << 20
 DTYPES = {
@@ -55,20 +56,19 @@ def read_tensors(file: OpenFile) -> dict[str, Tensor]:
     return tensors
 
 
-def safetensors_rows(path: str, key: str | None, n_features: int | None) -> RowSource:
+def is_safetensors(file: OpenFile) -> bool:
+    """Whether the file begins with the length of a header and a brace: other formats, read as a length, are larger."""
+    head = file.head(9)
+    return head[8:] == b"{" and int.from_bytes(head[:8], "little") < 1 << 32
+
+
+def safetensors_rows(file: OpenFile, reading: Reading) -> RowSource | ToConvert:
     """The rows of a safetensors file: a 2-D tensor (`key` names it where there are several), TopK pairs or CSR. Raises
     InputError."""
-    file = OpenFile(path, "a .safetensors file")
-    try:
-        tensors = read_tensors(file)
-        chosen = choose_parts(file.name, {name: tensor.shape for name, tensor in tensors.items()}, key)
-        parts: Parts = {part: tensor_rows(file, name, tensors[name], part) for part, name in chosen.items()}
-        rows = assemble(file.name, parts, n_features)
-        assert not isinstance(rows, ToConvert)
-        return rows
-    except BaseException:
-        file.close()
-        raise
+    tensors = read_tensors(file)
+    chosen = choose_parts(file.name, {name: tensor.shape for name, tensor in tensors.items()}, reading.key)
+    parts: Parts = {part: tensor_rows(file, name, tensors[name], part) for part, name in chosen.items()}
+    return assemble(file.name, parts, reading.n_features)
 
 
 def tensor_rows(file: OpenFile, key: str, tensor: Tensor, part: str = "rows") -> FileRows:

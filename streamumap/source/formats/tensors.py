@@ -1,16 +1,17 @@
-"""Which of the named arrays of a container are the rows."""
+"""Chooses which named arrays of a container are the rows."""
 
 from streamumap.source.checks import short, wrong
 
 PAIR_NAMES = (("top_indices", "top_acts"), ("indices", "values"))
-"""What the two parts of TopK pairs are called, alone or behind a prefix and "_"."""
+"""Names of the two parts of TopK pairs, alone or after a prefix and "_"."""
 
 CSR_NAMES = ("indptr", "indices", "data")
 
 
 def choose_parts(name: str, shapes: dict[str, tuple[int, ...]], key: str | None) -> dict[str, str]:
-    """Array names -> the part that each is of: {"rows": "acts"}, {"indices": ..., "values": ...} of TopK pairs, or
-    {"indptr", "indices", "data"} of compressed sparse rows. `key` names the rows. Raises InputError."""
+    """Maps each part of the rows to the name of its array: "rows"; "indices" and "values" of TopK pairs; or "indptr",
+    "indices" and "data" of compressed sparse rows. `shapes`: of all arrays by name. `key` names the rows. Raises
+    InputError."""
     if key is not None:
         if key not in shapes:
             raise wrong(name, "--key", f"one of {_listed(shapes)}", short(key), "choose one of these")
@@ -24,7 +25,7 @@ def choose_parts(name: str, shapes: dict[str, tuple[int, ...]], key: str | None)
     if len(matrices) == 1:
         return {"rows": matrices[0]}
     if not matrices and len(shapes) == 1:
-        return {"rows": next(iter(shapes))}  # whose shape is then refused by name
+        return {"rows": next(iter(shapes))}  # its shape is refused later, by name
     remedy = "name one with --key" if matrices else "save a matrix of rows x features"
     raise wrong(name, "arrays", "one with 2 dimensions", _listed(shapes), remedy)
 

@@ -1,5 +1,6 @@
 """Rows in a `.pt` file of `torch.save`, read where they are: tensors only, nothing else is unpickled."""
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -7,10 +8,11 @@ import numpy as np
 from streamumap.source.base import RowSource
 from streamumap.source.checks import check_2d, resolve_dtype, short, wrong
 from streamumap.source.file import OpenFile
-from streamumap.source.formats.archive import Archive
+from streamumap.source.formats.archive import Archive, is_zip
 from streamumap.source.formats.convert import Parts, ToConvert, assemble
 from streamumap.source.formats.npy import FileRows
 from streamumap.source.formats.tensors import choose_parts
+from streamumap.source.reading import Reading
 
 LARGEST_PICKLE = 16 << 20
 """Bytes of the program that puts the tensors together."""
@@ -18,35 +20,42 @@ LARGEST_PICKLE = 16 << 20
 REMEDY = "save a tensor, or a dictionary of tensors, with torch.save"
 
 
-def load_tensors(path: str) -> dict[str, Any]:
+def is_torch(file: OpenFile) -> bool:
+    """Whether the file is a zip file of `torch.save`. Raises InputError where its directory is not whole."""
+    return is_zip(file) and Archive(file).is_torch()
+
+
+def load_tensors(file: OpenFile) -> dict[str, Any]:
     """The tensors in a file of `torch.save`, on the CPU and mapped from the file, those of nested dictionaries by their
     names with dots between; a bare tensor is called "tensor". Raises InputError where there is anything else."""
     import torch
 
-    with OpenFile(path, "a .pt file") as file:
-        Archive(file).check_stored(LARGEST_PICKLE)
+    Archive(file).check_stored(LARGEST_PICKLE)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        content = torch.load(file.name, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # what torch's unpickler, zip reader and C++ raise has no common class
         found = short(str(error).strip().split("\n")[0])
-        raise wrong(path, "content", "tensors and nothing else", found, REMEDY) from error
+        raise wrong(file.name, "content", "tensors and nothing else", found, REMEDY) from error
     return dict(_tensors(content, ""))
 
 
-def torch_rows(path: str, key: str | None, n_features: int | None) -> RowSource:
+def torch_rows(file: OpenFile, reading: Reading) -> RowSource | ToConvert:
     """The rows in a `.pt` file: a 2-D tensor (`key` names it where there are several), or TopK pairs. Raises
     InputError."""
-    file = OpenFile(path, "a .pt file")
-    try:
-        tensors = load_tensors(path)
-        chosen = choose_parts(path, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, key)
-        parts: Parts = {part: _rows(file, name, tensors[name]) for part, name in chosen.items()}
-        rows = assemble(path, parts, n_features)
-        assert not isinstance(rows, ToConvert)
-        return rows
-    except BaseException:
-        file.close()
-        raise
+    tensors = load_tensors(file)
+    _check_byte_order(file)
+    chosen = choose_parts(file.name, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, reading.key)
+    parts: Parts = {part: _rows(file, name, tensors[name]) for part, name in chosen.items()}
+    return assemble(file.name, parts, reading.n_features)
+
+
+def _check_byte_order(file: OpenFile) -> None:
+    """Raises InputError for a file of another byte order: torch swaps the bytes in its own copy, and rows are read from the file."""
+    archive = Archive(file)
+    for name in archive.members:
+        if name.endswith("/byteorder") and (order := archive.head(name, 16).decode(errors="replace")) != sys.byteorder:
+            remedy = "load it with torch.load and save it again on this machine"
+            raise wrong(file.name, "byteorder", sys.byteorder, short(order), remedy)
 
 
 def _rows(file: OpenFile, key: str, tensor: Any) -> FileRows:
@@ -60,20 +69,23 @@ def _rows(file: OpenFile, key: str, tensor: Any) -> FileRows:
     given = "bfloat16" if dtype == "bfloat16" else None
     resolve_dtype(name, stored, given)
     shape = check_2d(name, tuple(tensor.shape))
-    rows = FileRows(file, name, _place(tensor.data_ptr()) if tensor.numel() else 0, shape, stored, given)
+    offset = _place(tensor.data_ptr()) if tensor.numel() else 0
+    if offset is None:
+        raise wrong(name, "storage", "values in the file", f"a tensor on {tensor.device} without them", REMEDY)
+    rows = FileRows(file, name, offset, shape, stored, given)
     rows.fingerprint |= {"format": "pt", "key": key}
     return rows
 
 
-def _place(address: int) -> int:
-    """Where in its file the mapped byte at this address lies."""
+def _place(address: int) -> int | None:
+    """Where in its file the mapped byte at this address lies; None where no file is mapped there."""
     with open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:
         for line in maps:
             span, _, offset = line.split()[:3]
             start, stop = (int(bound, 16) for bound in span.split("-"))
             if start <= address < stop:
                 return int(offset, 16) + address - start
-    raise AssertionError("torch maps the file")
+    return None
 
 
 def _tensors(value: Any, name: str):

@@ -16,6 +16,7 @@ from streamumap.source.base import stored_dtype
 from streamumap.source.checks import check_2d, resolve_dtype, short, wrong
 from streamumap.source.formats.convert import Part, Parts, ToConvert, assemble
 from streamumap.source.formats.tensors import CSR_NAMES, choose_parts
+from streamumap.source.reading import Reading
 
 METADATA = ("zarr.json", ".zarray", ".zgroup")
 SAFE_CODECS = {
@@ -31,14 +32,14 @@ def is_zarr(folder: str) -> bool:
     return any(os.path.isfile(os.path.join(folder, name)) for name in METADATA)
 
 
-def zarr_rows(folder: str, key: str | None, n_features: int | None) -> ToConvert:
+def zarr_rows(folder: str, reading: Reading) -> ToConvert:
     """The rows of a Zarr array, or in a group: a 2-D array (`key` names it where there are several), TopK pairs or CSR.
     They are converted. Raises InputError."""
     try:
         import zarr
     except ImportError as error:
         raise wrong(folder, "package", "zarr, which reads Zarr", "none", "pip install 'streamumap[zarr]'") from error
-    store = _Folder(folder)
+    store, key = _Folder(folder), reading.key
     try:
         opened = zarr.open(folder, mode="r", path=key.strip("/") if key else None)
         if isinstance(opened, zarr.Array):
@@ -47,7 +48,7 @@ def zarr_rows(folder: str, key: str | None, n_features: int | None) -> ToConvert
             arrays = dict(opened.arrays())
             chosen = choose_parts(folder, {name: tuple(array.shape) for name, array in arrays.items()}, None)
         parts: Parts = {part: _part(folder, arrays[name], part) for part, name in chosen.items()}
-        width = n_features if n_features is not None else _width(opened, chosen)
+        width = reading.n_features if reading.n_features is not None else _width(opened, chosen)
         rows = assemble(folder, parts, width, {"format": "zarr", "key": key, "files": store.known}, [store])
     except InputError:
         raise

@@ -24,6 +24,7 @@ from streamumap.source.checks import short, wrong
 from streamumap.source.file import OpenFile
 from streamumap.source.formats.npy import FileRows
 from streamumap.source.formats.safetensors import DTYPES, read_tensors
+from streamumap.source.formats.torch_file import load_tensors
 from streamumap.source.sae.encoder import Encoder
 
 WEIGHT_FILES = ("sae_weights.safetensors", "sae.safetensors", "model.safetensors", "ae.pt")
@@ -33,7 +34,7 @@ NORMALISATIONS = ("none", "layer_norm", "constant_norm_rescale")
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class SaeCheckpoint:
     """The arrays of a checkpoint by name, float32, and its configuration, flat."""
 
     name: str
@@ -42,18 +43,18 @@ class Checkpoint:
     fingerprint: dict
 
 
-def read_checkpoint(path: str | os.PathLike) -> Checkpoint:
+def read_checkpoint(path: str | os.PathLike) -> SaeCheckpoint:
     """A file of weights, or a folder with one, and the JSON beside it. Raises InputError."""
     path = os.fspath(path)
     file = _weight_file(path) if os.path.isdir(path) else path
     config = _config(file)
     with OpenFile(file, "an SAE checkpoint (.safetensors or .pt)") as opened:
         fingerprint = {"blake2b": opened.sampled_hash(0, 0, opened.n_bytes), "config": config} | opened.identity
-        arrays = _pt_arrays(file) if opened.head(2) == b"PK" else _safetensors_arrays(opened)
-    return Checkpoint(file, arrays, config, fingerprint)
+        arrays = _pt_arrays(opened) if opened.head(2) == b"PK" else _safetensors_arrays(opened)
+    return SaeCheckpoint(file, arrays, config, fingerprint)
 
 
-def make_encoder(checkpoint: Checkpoint, n_features: int) -> Encoder:
+def make_encoder(checkpoint: SaeCheckpoint, n_features: int) -> Encoder:
     """What encodes rows of `n_features` features. Raises InputError where the checkpoint does not say how, or is for rows
     of another width."""
     arrays, config = checkpoint.arrays, checkpoint.config
@@ -79,7 +80,7 @@ def make_encoder(checkpoint: Checkpoint, n_features: int) -> Encoder:
     )  # fmt: skip
 
 
-def decoder_rows(checkpoint: Checkpoint) -> np.ndarray:
+def decoder_rows(checkpoint: SaeCheckpoint) -> np.ndarray:
     """The directions of the latents: float32 (n_latents, n_features). Raises InputError."""
     for name in ("W_dec", "decoder.weight"):
         if name in checkpoint.arrays:
@@ -95,7 +96,7 @@ def decoder_rows(checkpoint: Checkpoint) -> np.ndarray:
     )
 
 
-def _encoder_weights(checkpoint: Checkpoint, n_features: int) -> np.ndarray:
+def _encoder_weights(checkpoint: SaeCheckpoint, n_features: int) -> np.ndarray:
     """(n_features, n_latents), whichever way they were saved: a wrong orientation is seen by its shape."""
     arrays, name = checkpoint.arrays, checkpoint.name
     if "r_mag" in arrays:
@@ -120,7 +121,7 @@ def _encoder_weights(checkpoint: Checkpoint, n_features: int) -> np.ndarray:
     return weights
 
 
-def _activation(checkpoint: Checkpoint, n_latents: int) -> tuple[str, int, np.ndarray | None]:
+def _activation(checkpoint: SaeCheckpoint, n_latents: int) -> tuple[str, int, np.ndarray | None]:
     """("topk", k, None), ("relu", 0, None) or ("jumprelu", 0, thresholds)."""
     arrays, config = checkpoint.arrays, checkpoint.config
     named = str(config.get("dict_class") or config.get("architecture") or config.get("activation_fn_str") or "").lower()
@@ -155,7 +156,7 @@ def _takes_centre_off(config: dict[str, Any]) -> bool:
     return bool(config.get("apply_b_dec_to_input", True))
 
 
-def _scales_codes(checkpoint: Checkpoint) -> bool:
+def _scales_codes(checkpoint: SaeCheckpoint) -> bool:
     """Whether codes are multiplied by the norms of the decoder's directions."""
     config = checkpoint.config
     plain = "pages" in config and "k" not in config and "logthres" not in checkpoint.arrays
@@ -167,7 +168,7 @@ def _is_sae_lens(config: dict[str, Any]) -> bool:
     return any(name in config for name in known)
 
 
-def _decoder(checkpoint: Checkpoint, n_features: int, n_latents: int) -> np.ndarray:
+def _decoder(checkpoint: SaeCheckpoint, n_features: int, n_latents: int) -> np.ndarray:
     if not _scales_codes(checkpoint):
         return np.zeros((0, 1), np.float32)
     rows = decoder_rows(checkpoint)
@@ -176,7 +177,7 @@ def _decoder(checkpoint: Checkpoint, n_features: int, n_latents: int) -> np.ndar
     return rows
 
 
-def _vector(checkpoint: Checkpoint, names: tuple[str, ...], size: int) -> np.ndarray:
+def _vector(checkpoint: SaeCheckpoint, names: tuple[str, ...], size: int) -> np.ndarray:
     """The first of these that there is; zeros where there is none."""
     for name in names:
         if name in checkpoint.arrays:
@@ -228,12 +229,10 @@ def _safetensors_arrays(file: OpenFile) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _pt_arrays(path: str) -> dict[str, np.ndarray]:
-    from streamumap.source.formats.torch_file import load_tensors
-
+def _pt_arrays(file: OpenFile) -> dict[str, np.ndarray]:
     try:
-        return {name: tensor.float().numpy().copy() for name, tensor in load_tensors(path).items() if tensor.ndim <= 2}
+        return {name: tensor.float().numpy().copy() for name, tensor in load_tensors(file).items() if tensor.ndim <= 2}
     except (TypeError, RuntimeError) as error:
         raise wrong(
-            path, "tensors", "dense ones", short(str(error)), "save the state_dict of the autoencoder"
+            file.name, "tensors", "dense ones", short(str(error)), "save the state_dict of the autoencoder"
         ) from error

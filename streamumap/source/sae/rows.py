@@ -12,7 +12,7 @@ from streamumap.source.formats.convert import AppendFile, ToConvert
 from streamumap.source.formats.csr import CsrSource
 from streamumap.source.formats.topk import TopKSource
 from streamumap.source.sae import sizes
-from streamumap.source.sae.load import Checkpoint, make_encoder
+from streamumap.source.sae.load import SaeCheckpoint, make_encoder
 
 
 class EncodedRows(ToConvert):
@@ -20,7 +20,7 @@ class EncodedRows(ToConvert):
 
     dtype = "float32"
 
-    def __init__(self, raw: RowSource | ToConvert, checkpoint: Checkpoint):
+    def __init__(self, raw: RowSource | ToConvert, checkpoint: SaeCheckpoint):
         self.raw, self.encoder = raw, make_encoder(checkpoint, raw.n_features)
         self.name, self.n_rows, self.n_features = raw.name, raw.n_rows, self.encoder.n_latents
         self.is_top_k = self.encoder.kind == "topk"
@@ -86,7 +86,7 @@ class EncodedRows(ToConvert):
         step = sizes.block_rows(sizes.CUDA_BLOCK_BYTES, n_latents)
         return cuda.codes(_widened(raw, step), self.encoder, self.device)
 
-    def _described(self, checkpoint: Checkpoint) -> str:
+    def _described(self, checkpoint: SaeCheckpoint) -> str:
         encoder = self.encoder
         kind = {"topk": f"TopK, k {encoder.k}", "relu": "ReLU", "jumprelu": "JumpReLU"}[encoder.kind]
         return f"{checkpoint.name}: {kind}, {encoder.n_features:,} -> {encoder.n_latents:,} features"

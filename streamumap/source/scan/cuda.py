@@ -14,9 +14,11 @@ from torch import Tensor
 from streamumap.events import Advance, no_advance
 from streamumap.source.base import CsrBlock, RowSource, SparseSource, index_dtype, stored_dtype
 from streamumap.source.pieces import DEVICE_VALUES, Piece, over_rows
-from streamumap.source.scan.cpu import Scan, Totals
 from streamumap.source.scan.describe import SPARSE_FROM, Described, Hashing
-from streamumap.source.sparse.csr_rows import CsrRows, Filling, pays
+from streamumap.source.scan.result import Scan
+from streamumap.source.scan.totals import Totals
+from streamumap.source.sparse.csr_builder import CsrBuilder
+from streamumap.source.sparse.csr_rows import CsrRows, pays
 from streamumap.source.views.device_feed import Feed
 from streamumap.store.checkpoint import NO_CHECKPOINT, Arrays, Checkpoint
 
@@ -36,7 +38,7 @@ def scan(
     The packed rows: where that pays and takes no more than `room_bytes` of host memory, else None.
     """
     totals = Totals(source.n_rows, source.n_features, source.dtype)
-    filling = Filling(source.n_rows, source.n_features, source.dtype, room_bytes)
+    filling = CsrBuilder(source.n_rows, source.n_features, source.dtype, room_bytes)
     whole, by_row = totals.state(source.n_rows)
     facts = checkpoint.resume(whole, by_row | filling.room())
     totals.resume(facts)
@@ -53,12 +55,12 @@ def scan(
     return found, filling.finish() if keep else None
 
 
-def _state(totals: Totals, filling: Filling) -> tuple[Arrays, Arrays]:
+def _state(totals: Totals, filling: CsrBuilder) -> tuple[Arrays, Arrays]:
     whole, rows = totals.state()
     return whole, rows | filling.state()
 
 
-def _of_blocks(source, block_rows, device, hashing: Hashing, filling: Filling, first: int) -> Generator[Described]:
+def _of_blocks(source, block_rows, device, hashing: Hashing, filling: CsrBuilder, first: int) -> Generator[Described]:
     """What is known of one part of the rows after the other, from row `first` on; fills in their pairs."""
     sums, n_features = _Sums(hashing, device), source.n_features
     step = max(1, DEVICE_VALUES // n_features)
@@ -100,7 +102,7 @@ def _parts(counts: np.ndarray) -> Iterator[slice]:
         start = stop
 
 
-def _of_pairs(source, block_rows, device, hashing: Hashing, filling: Filling, first: int) -> Generator[Described]:
+def _of_pairs(source, block_rows, device, hashing: Hashing, filling: CsrBuilder, first: int) -> Generator[Described]:
     """The same of rows that come as pairs, DEVICE_VALUES and a piece more at a time."""
     sums = _Sums(hashing, device)
     waiting: list[CsrBlock] = []

@@ -117,7 +117,6 @@ def _keys_of_pairs(pairs: CsrBlock, values: np.ndarray, hashing: Hashing) -> np.
 def describe_dense(rows: np.ndarray, mask: np.ndarray, dtype: str, hashing: Hashing) -> Described:
     n_rows, n_features = rows.shape
     step = max(1, min(n_rows, DENSE_VALUES // n_features))
-    values_of = Widener(step, n_features, dtype)
     wide = np.empty((step, n_features), np.float64)
     keys, square = _Keys(hashing, n_rows, step), np.empty(n_rows)
     rounded = None if hashing.rounded is None else _Keys(hashing.rounded, n_rows, step)
@@ -126,7 +125,7 @@ def describe_dense(rows: np.ndarray, mask: np.ndarray, dtype: str, hashing: Hash
         part = slice(start, min(start + step, n_rows))
         n = part.stop - start
         keys.add(part, rows[part], mask[part])
-        wide[:n] = values = values_of(rows[part])
+        wide[:n] = values = widen(rows[part], dtype)
         if rounded:
             rounded.add(part, values, mask[part])
         np.einsum("ij,ij->i", wide[:n], wide[:n], out=square[part])
@@ -153,32 +152,6 @@ class _Keys:
     def all(self) -> np.ndarray:
         """uint64 (n_rows,)."""
         return self._hashing.key(self._sums)
-
-
-class Widener:
-    """`widen`, faster for float16: its bits, moved to their places in a float32, mean 2^-112 times as much."""
-
-    def __init__(self, n_rows: int, n_features: int, dtype: str):
-        self._dtype = dtype
-        if dtype == "float16":
-            self._bits, self._sign = np.empty((2, n_rows, n_features), np.uint32)
-
-    def __call__(self, rows: np.ndarray) -> np.ndarray:
-        """Rows as stored -> float32 of the same shape, valid until the next call."""
-        if self._dtype != "float16":
-            return widen(rows, self._dtype)
-        bits, sign = self._bits[: len(rows)], self._sign[: len(rows)]
-        bits[...] = rows.view(np.uint16)
-        np.bitwise_and(bits, 0x8000, out=sign)
-        bits ^= sign
-        if bits.max() >= 0x7C00:  # infinite or NaN
-            return widen(rows, self._dtype)
-        bits <<= 13
-        sign <<= 16
-        bits |= sign
-        values = bits.view(np.float32)
-        values *= np.float32(2.0**112)
-        return values
 
 
 def _lanes(rows: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from streamumap.source.base import RowSource, index_dtype, stored_dtype
-from streamumap.source.scan.cpu import Scan, wild_features
+from streamumap.source.scan.result import Scan, wild_features
 
 
 def inspect_report(source: RowSource, scan: Scan) -> dict:

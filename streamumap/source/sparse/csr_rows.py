@@ -14,8 +14,8 @@ from streamumap.errors import InputChanged
 from streamumap.events import Advance, no_advance
 from streamumap.source.base import CsrBlock, RowSource, SparseSource, index_dtype, stored_dtype, widen
 from streamumap.source.pieces import Piece, over_rows
+from streamumap.source.sparse.arrays import FileArray, MemoryArray, ValueArray
 from streamumap.source.sparse.csr_block import nonzero_mask, pairs_of
-from streamumap.source.sparse.stores import InFile, InMemory, Store
 from streamumap.store.checkpoint import NO_CHECKPOINT, Arrays, Checkpoint
 
 DENSE_STEPS_PER_ADDITION = 16
@@ -44,11 +44,11 @@ def pays(n_rows: int, n_features: int, n_nonzero: int) -> bool:
 class CsrRows:
     """Rows without their zeros. Several threads may read. `close` lets go of the memory or of the files, which stay."""
 
-    def __init__(self, indptr: np.ndarray, indices: Store, values: Store, n_features: int, dtype: str):
+    def __init__(self, indptr: np.ndarray, indices: ValueArray, values: ValueArray, n_features: int, dtype: str):
         self.n_rows, self.n_features = len(indptr) - 1, n_features
         self.n_nonzero, self.dtype = int(indptr[-1]), dtype
         self._indptr, self._indices, self._values = indptr, indices, values
-        self._on_disk = not isinstance(indices, InMemory)
+        self._on_disk = not isinstance(indices, MemoryArray)
         itemsize = stored_dtype(dtype).itemsize
         self.host_bytes, self.disk_bytes = csr_footprint(
             self.n_rows, n_features, self.n_nonzero, itemsize, self._on_disk
@@ -106,87 +106,6 @@ class CsrRows:
         return zip(edges[:-1], edges[1:], strict=True)
 
 
-class Filling:
-    """Packed rows in the making, in memory, while their number of non-zeros is not known: room for as many as the first rows
-    let expect and some more. Given up where that is more than `room_bytes`, or was not enough."""
-
-    MORE = 1.25
-
-    def __init__(self, n_rows: int, n_features: int, dtype: str, room_bytes: int):
-        self._n_features, self._dtype, self._room_bytes = n_features, dtype, room_bytes
-        self._indptr = np.zeros(n_rows + 1, np.int64)
-        self._stores: list[InMemory] = []
-        self._row = self._done = self._most = 0
-        self.open = True
-
-    def add(self, counts: np.ndarray, columns: np.ndarray, values: np.ndarray) -> None:
-        """The next rows: non-zeros of each, and of all of them in order the columns and the values as stored."""
-        if self.open and not self._stores:
-            self._start(counts)
-        if not self.open or self._done + len(values) > self._most:
-            self.give_up()
-            return
-        self._stores[0].write(self._done, columns)
-        self._stores[1].write(self._done, values)
-        rows = self._indptr[self._row + 1 : self._row + 1 + len(counts)]
-        np.cumsum(counts, out=rows)
-        rows += self._done
-        self._row, self._done = self._row + len(counts), self._done + len(values)
-
-    def give_up(self) -> None:
-        self.open = False
-        self._stores.clear()
-
-    def state(self) -> Arrays:
-        """What there is so far, as rows of `checkpoint.Checkpoint`; nothing where it was given up."""
-        if not (self.open and self._stores):
-            return {}
-        columns, values = (store.read(0, self._done) for store in self._stores)
-        return {"indptr": self._indptr[: self._row + 1], "columns": columns, "values": values}
-
-    def counts(self) -> dict[str, int]:
-        return {"filling": int(self.open), "filled": self._done, "room": self._most}
-
-    def room(self) -> Arrays:
-        """Where what `state` gave is put again."""
-        return {
-            "indptr": self._indptr,
-            "columns": lambda facts: self._stores_of(facts["room"])[0].read(0, facts["room"]),
-            "values": lambda facts: self._stores_of(facts["room"])[1].read(0, facts["room"]),
-        }
-
-    def resume(self, facts: dict) -> None:
-        if facts:
-            self.open, self._row = bool(facts["filling"]), facts["row"]
-            self._done, self._most = facts["filled"], facts["room"]
-            if not self._has_room():
-                self.give_up()
-
-    def _has_room(self) -> bool:
-        kinds = index_dtype(self._n_features), stored_dtype(self._dtype)
-        return self._most * sum(kind.itemsize for kind in kinds) <= self._room_bytes
-
-    def _stores_of(self, n_values: int) -> list[InMemory]:
-        if not self._stores:
-            kinds = index_dtype(self._n_features), stored_dtype(self._dtype)
-            self._stores = [InMemory(n_values, kind) for kind in kinds]
-        return self._stores
-
-    def finish(self) -> "CsrRows | None":
-        if not self.open:
-            return None
-        for store in self._stores:
-            store.cut(self._done)
-        return CsrRows(self._indptr, self._stores[0], self._stores[1], self._n_features, self._dtype)
-
-    def _start(self, counts):
-        n_rows = len(self._indptr) - 1
-        self._most = int(counts.mean() * n_rows * self.MORE) + 2 * int(counts.sum())
-        self.open = pays(n_rows, self._n_features, self._most) and self._has_room()
-        if self.open:
-            self._stores_of(self._most)
-
-
 def pack(
     source: RowSource,
     block_rows: int,
@@ -201,22 +120,22 @@ def pack(
     them in memory. One tick a row.
     Raises InputChanged where the rows have another number of non-zeros, OutputError where the files cannot be written.
     """
-    stores: list[Store] = []
+    stores: list[ValueArray] = []
     dtypes = {"packed_indices": index_dtype(source.n_features), "packed_values": stored_dtype(source.dtype)}
     indptr = np.zeros(source.n_rows + 1, np.int64)
     if folder is None:
-        stores = [InMemory(n_nonzero, dtype) for dtype in dtypes.values()]
+        stores = [MemoryArray(n_nonzero, dtype) for dtype in dtypes.values()]
     in_memory = {name: store.read(0, n_nonzero) for name, store in zip(dtypes, stores, strict=False)}
     facts = checkpoint.resume({}, {"indptr": indptr} | in_memory)
     try:
         if folder is not None:
             for name, dtype in dtypes.items():
                 kept = None if checkpoint is NO_CHECKPOINT else checkpoint.create(name, (n_nonzero,), dtype)
-                stores.append(kept or InFile(Path(folder) / f"{name}.bin", n_nonzero, dtype))
+                stores.append(kept or FileArray(Path(folder) / f"{name}.bin", n_nonzero, dtype))
         _fill(source, block_rows, stores, indptr, facts.get("row", 0), advance, checkpoint)
     except BaseException:
         for store in stores:
-            store.discard() if isinstance(store, InFile) else store.close()
+            store.discard() if isinstance(store, FileArray) else store.close()
         raise
     return CsrRows(indptr, stores[0], stores[1], source.n_features, source.dtype)
 
@@ -224,7 +143,7 @@ def pack(
 def _fill(
     source: RowSource,
     block_rows: int,
-    stores: list[Store],
+    stores: list[ValueArray],
     indptr: np.ndarray,
     row: int,
     advance: Advance,
@@ -236,7 +155,7 @@ def _fill(
         return rows if isinstance(rows, CsrBlock) else pairs_of(rows, nonzero_mask(rows, source.dtype))
 
     def state() -> tuple[Arrays, Arrays]:
-        in_memory = [store.read(0, done) for store in stores if isinstance(store, InMemory)]
+        in_memory = [store.read(0, done) for store in stores if isinstance(store, MemoryArray)]
         names = ("packed_indices", "packed_values")
         return {}, {"indptr": indptr[: row + 1]} | dict(zip(names, in_memory, strict=False))
 

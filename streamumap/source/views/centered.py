@@ -13,7 +13,7 @@ import numpy as np
 
 from streamumap.source.base import CsrBlock, RowSource, SparseSource, index_dtype, stored_dtype, widen
 from streamumap.source.sparse.csr_block import nonzero_mask, pairs_of
-from streamumap.source.views.scaled import LARGEST_EXPONENT, scaled, sized
+from streamumap.source.views.scaled import LARGEST_EXPONENT, scale_distances, scale_rows
 
 FAR = 2.0**10
 """A centre matters where its squared length is this many times the median of the rows' squared distances from it: 32 times their
@@ -47,7 +47,7 @@ BEYOND = 2.5
 
 
 @dataclass(frozen=True, eq=False)
-class View:
+class ComparedView:
     """Rows less `centre` float64 (D,), if there is one, times 2^-exponent; with `unit` (and a centre, and no exponent) each was divided
     by its norm before, and squared Euclidean distances are those of rows of length 1."""
 
@@ -59,14 +59,14 @@ class View:
         """The rows as they are compared."""
         if self.centre is not None:
             return SparseCentredRows(source, self) if isinstance(source, SparseSource) else CentredRows(source, self)
-        return scaled(source, self.exponent) if self.exponent else source
+        return scale_rows(source, self.exponent) if self.exponent else source
 
     @property
     def key(self) -> tuple[int, bool, bool]:
         """Which view of the same rows this is: the centre follows from them."""
         return self.exponent, self.centre is not None, self.unit
 
-    def found(
+    def to_asked_metric(
         self,
         indices: np.ndarray,
         distances: np.ndarray,
@@ -83,21 +83,21 @@ class View:
             indices[apart], distances[apart] = -1, np.inf
         return indices, distances
 
-    def sized(self, distances: np.ndarray, *, unit: bool) -> np.ndarray:
+    def unscale(self, distances: np.ndarray, *, unit: bool) -> np.ndarray:
         """Distances as `found` gives them -> of the rows as they came."""
-        return sized(distances, self.exponent, unit=unit)
+        return scale_distances(distances, self.exponent, unit=unit)
 
-    def resized(self, distances: np.ndarray, *, unit: bool) -> np.ndarray:
+    def scale(self, distances: np.ndarray, *, unit: bool) -> np.ndarray:
         """The way back."""
-        return sized(distances, -self.exponent, unit=unit)
+        return scale_distances(distances, -self.exponent, unit=unit)
 
 
 class CentredRows:
-    """The rows of a `RowSource` as a `View` with a centre has them, float32: subtracted in float64, then rounded."""
+    """The rows of a `RowSource` as a `ComparedView` with a centre has them, float32: subtracted in float64, then rounded."""
 
     dtype = "float32"
 
-    def __init__(self, source: RowSource, view: View):
+    def __init__(self, source: RowSource, view: ComparedView):
         self.source, self._view = source, view
         self.name, self.n_rows, self.n_features = source.name, source.n_rows, source.n_features
         self.row_bytes, self.fingerprint = source.row_bytes, source.fingerprint
@@ -136,7 +136,7 @@ class CentredRows:
 class SparseCentredRows(CentredRows):
     """`CentredRows` of a `SparseSource`, as a `SparseSource`. Where rows are mostly zeros so is their centre, a median."""
 
-    def __init__(self, source: SparseSource, view: View):
+    def __init__(self, source: SparseSource, view: ComparedView):
         super().__init__(source, view)
         self.sparse = source
         assert view.centre is not None
@@ -161,12 +161,12 @@ class SparseCentredRows(CentredRows):
         return self.sparse.spans(max(1, int(n_pairs / wider)))
 
 
-def as_they_came(rows: RowSource) -> RowSource:
+def original_rows(rows: RowSource) -> RowSource:
     """The rows that a view with a centre was made of."""
     return rows.source if isinstance(rows, CentredRows) else rows
 
 
-def centred(source: RowSource, largest: np.ndarray, *, unit: bool) -> View | None:
+def find_view(source: RowSource, largest: np.ndarray, *, unit: bool) -> ComparedView | None:
     """The view of rows (finite ones) that lie far from the origin or, with `unit`, near one direction; None where they do not.
     `largest` float64 (2, D): the lowest and the highest value of each feature."""
     sample = _sample(source, unit)
@@ -178,15 +178,17 @@ def centred(source: RowSource, largest: np.ndarray, *, unit: bool) -> View | Non
     if length <= FAR * np.median(squares) or length * AROUND**2 <= np.quantile(squares, AROUND_SHARE):
         return None
     if unit:
-        return View(centre=centre, unit=True)
+        return ComparedView(centre=centre, unit=True)
     norm = float(np.linalg.norm(np.abs(largest - centre).max(0)))
     exponent = frexp(norm)[1]
-    return View(0 if SMALLEST_EXPONENT <= exponent <= LARGEST_EXPONENT or norm == 0 else exponent, centre)
+    return ComparedView(0 if SMALLEST_EXPONENT <= exponent <= LARGEST_EXPONENT or norm == 0 else exponent, centre)
 
 
-def like(source: RowSource, exponent: int, is_centred: bool, *, unit: bool) -> View:
+def rebuild_view(source: RowSource, exponent: int, is_centred: bool, *, unit: bool) -> ComparedView:
     """The view that a run had of these rows, from what it has kept of it: the centre is made anew from the same sample."""
-    return View(exponent, _median(_sample(source, unit), source.dtype, unit), unit) if is_centred else View(exponent)
+    if not is_centred:
+        return ComparedView(exponent)
+    return ComparedView(exponent, _median(_sample(source, unit), source.dtype, unit), unit)
 
 
 def sample_bytes(n_rows: int, n_features: int) -> int:

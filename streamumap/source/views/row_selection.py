@@ -13,27 +13,27 @@ BLOCK_VALUES = 1 << 18
 """Of results that go to their rows or come from there, at a time; numbers of rows take 8 bytes each on the way."""
 
 
-class KeptRows:
+class SelectedRows:
     """Some rows of a `RowSource`: `kept` int64 (R,), ascending. Everything else is that of the source."""
 
     def __init__(self, source: RowSource, kept: np.ndarray):
-        self.source, self.kept, self.n_rows = source, kept, len(kept)
+        self.source, self.selected, self.n_rows = source, kept, len(kept)
         self.name, self.n_features, self.dtype = source.name, source.n_features, source.dtype
         self.row_bytes, self.fingerprint = source.row_bytes, source.fingerprint
 
     def read(self, start: int, stop: int, out: np.ndarray | None = None) -> np.ndarray:
         """Rows start..stop as stored, (stop - start, n_features); `out` as in `RowSource.read`."""
         assert 0 <= start <= stop <= self.n_rows
-        if stop > start and self.kept[stop - 1] - self.kept[start] == stop - 1 - start:
-            return self.source.read(int(self.kept[start]), int(self.kept[stop - 1]) + 1, out)
+        if stop > start and self.selected[stop - 1] - self.selected[start] == stop - 1 - start:
+            return self.source.read(int(self.selected[start]), int(self.selected[stop - 1]) + 1, out)
         if out is None:
-            return self.source.take(self.kept[start:stop])
-        out[: stop - start] = self.source.take(self.kept[start:stop])
+            return self.source.take(self.selected[start:stop])
+        out[: stop - start] = self.source.take(self.selected[start:stop])
         return out[: stop - start]
 
     def take(self, rows: np.ndarray) -> np.ndarray:
         """The rows with these numbers (int64, ascending), as stored, (len(rows), n_features)."""
-        return self.source.take(self.kept[rows])
+        return self.source.take(self.selected[rows])
 
     def check_unchanged(self) -> None:
         self.source.check_unchanged()
@@ -42,7 +42,7 @@ class KeptRows:
         self.source.close()
 
 
-class SparseKeptRows(KeptRows):
+class SparseSelectedRows(SelectedRows):
     """The same of a `SparseSource`, as a `SparseSource`."""
 
     def __init__(self, source: SparseSource, kept: np.ndarray):
@@ -51,7 +51,7 @@ class SparseKeptRows(KeptRows):
 
     def pairs(self, start: int, stop: int) -> CsrBlock:
         """Rows start..stop without their zeros."""
-        kept = self.kept[start:stop]
+        kept = self.selected[start:stop]
         first = int(kept[0]) if len(kept) else 0
         found = self.sparse.pairs(first, int(kept[-1]) + 1 if len(kept) else first)
         counts, stays = np.diff(found.indptr), np.zeros(found.n_rows, bool)
@@ -62,7 +62,7 @@ class SparseKeptRows(KeptRows):
 
     def spans(self, n_pairs: int) -> Iterator[tuple[int, int]]:
         for start, stop in self.sparse.spans(n_pairs):
-            low, high = np.searchsorted(self.kept, [start, stop])
+            low, high = np.searchsorted(self.selected, [start, stop])
             if low < high:
                 yield int(low), int(high)
 
@@ -78,7 +78,11 @@ class RowSelection:
         """The rows that are kept."""
         if self.rows is None:
             return source
-        return SparseKeptRows(source, self.rows) if isinstance(source, SparseSource) else KeptRows(source, self.rows)
+        return (
+            SparseSelectedRows(source, self.rows)
+            if isinstance(source, SparseSource)
+            else SelectedRows(source, self.rows)
+        )
 
     def of(self, array: np.ndarray) -> np.ndarray:
         """What an array (n_rows, ...) says of the rows that are kept."""

@@ -68,12 +68,12 @@ def extreme_exponent(largest_norm: float) -> int:
     return exponent if abs(exponent) > LARGEST_EXPONENT else 0
 
 
-def scaled(source: RowSource, exponent: int) -> RowSource:
+def scale_rows(source: RowSource, exponent: int) -> RowSource:
     """The rows times 2^-exponent."""
     return SparseScaledRows(source, exponent) if isinstance(source, SparseSource) else ScaledRows(source, exponent)
 
 
-def sized(distances: np.ndarray, exponent: int, *, unit: bool) -> np.ndarray:
+def scale_distances(distances: np.ndarray, exponent: int, *, unit: bool) -> np.ndarray:
     """Distances of rows that were divided by 2^exponent -> of the rows as they came, as far as float32 reaches. With the
     exponent negated, the way back. Distances of rows of length 1 (`unit`) do not change."""
     if not exponent or unit:

@@ -18,6 +18,7 @@ from streamumap.machine.memory import Budget, Device, Machine
 from streamumap.params import Params
 from streamumap.planning.job import Job
 from streamumap.planning.planner import make_plan
+from streamumap.request import Request
 from streamumap.run import initialize
 
 CPU = epochs.cpu_backend()
@@ -179,7 +180,7 @@ def started(x, tmp_path, monkeypatch, **params):
     monkeypatch.setattr("streamumap.run.stages.layout.first_positions", first_positions)
     monkeypatch.setattr(initialize, "_spectral", spectral_positions)
     seen["run"] = engine.embed(
-        x, Params(n_epochs=1, init="spectral", **params), out=tmp_path, budget="1GB", device="cpu"
+        Request(x, Params(n_epochs=1, init="spectral", **params), budget="1GB", device="cpu"), tmp_path
     )
     return seen
 
@@ -227,11 +228,8 @@ def test_a_stop_is_noticed_while_eigenvectors_are_sought(tmp_path):
     x = np.random.default_rng(0).normal(size=(200, 5)).astype(np.float32)
     with pytest.raises(Stopped, match="^stopped while start was at 0 of 200 rows"):
         engine.embed(
-            x,
-            Params(init="spectral"),
-            out=tmp_path,
-            budget="1GB",
-            device="cpu",
+            Request(x, Params(init="spectral"), budget="1GB", device="cpu"),
+            tmp_path,
             listener=events.append,
             stopping=stopping,
         )

@@ -16,7 +16,7 @@ from streamumap.params import Params
 from streamumap.planning.job import Job, Plan, StagePlan
 from streamumap.run.out_of_sample import Mapped, place
 from streamumap.source.sparse.csr_rows import pack
-from streamumap.source.views.centered import View
+from streamumap.source.views.centered import ComparedView
 
 PLAN = Plan(Job(150, 3072, "float32"), Budget(10**9), Machine(2, 10**9), ())
 
@@ -60,7 +60,7 @@ def placed_by(backend, others, new, metric, form, dtype="float32"):
     stage = StagePlan("place", backend, {"query_rows": 32, "other_rows": 64}, Footprint())
     device = SimpleNamespace(label=DEVICE) if backend == "cuda" else None
     plan = replace(PLAN, stages=(stage,), machine=Machine(2, 10**9, device))
-    there, asked = Mapped(source, csr, positions, True, View()), Params(metric=metric, n_epochs=30)
+    there, asked = Mapped(source, csr, positions, True, ComparedView()), Params(metric=metric, n_epochs=30)
     return place(there, as_source(new, dtype), plan, asked, no_advance), positions
 
 

@@ -260,7 +260,7 @@ from streamumap.neighbors.metric import COSINE
 from streamumap.neighbors.protocol import ComparedRows
 from streamumap.neighbors.sparse import exhaustive, search as sparse, sizes
 from streamumap.source.sparse.csr_rows import CsrRows
-from streamumap.source.sparse.stores import InFile
+from streamumap.source.sparse.arrays import FileArray
 
 n_rows, active, query_rows, batch_rows = map(int, sys.argv[1:5])
 index_rows = exhaustive.CORPUS_ROWS = sizes.CORPUS_ROWS = 32_768
@@ -268,7 +268,7 @@ index_rows = exhaustive.CORPUS_ROWS = sizes.CORPUS_ROWS = 32_768
 def rows(n, d=2000):
     features = np.sort(np.random.default_rng(0).integers(0, d, (n, active)), axis=1).astype(np.uint16)
     features += np.arange(active, dtype=np.uint16)  # no feature twice
-    stores = [InFile(Path(sys.argv[5]) / f"{n}{name}", n * active, np.dtype(name)) for name in ("uint16", "float16")]
+    stores = [FileArray(Path(sys.argv[5]) / f"{n}{name}", n * active, np.dtype(name)) for name in ("uint16", "float16")]
     stores[0].write(0, features.ravel())
     stores[1].write(0, np.random.default_rng(1).random(n * active).astype(np.float16))
     return CsrRows(np.arange(n + 1) * active, *stores, d + active, "float16")

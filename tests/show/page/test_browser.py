@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from streamumap.show.columns import Numbers, labels
-from streamumap.show.page.content import Label, TopFeatures, content
+from streamumap.show.columns import Numbers, TopFeatures, label_column
+from streamumap.show.page.data import Label, Page, page_data
 from streamumap.show.page.html import write_page
 from streamumap.show.page.serve import PageServer
 
@@ -34,19 +34,17 @@ def data():
     return X, which, names
 
 
-def the_content():
+def the_data():
     X, which, names = data()
     ids = np.stack([which * 100, np.full(N, 7)], axis=1).astype(np.uint16)
     values = np.tile(np.float32([2.0, 0.5]), (N, 1))
     columns = [
-        labels("section", [f"section {i}" for i in which]),
+        label_column("section", [f"section {i}" for i in which]),
         Numbers("feature 3", np.where(which == 2, 1.5, 0).astype(np.float32), zero_is_none=True),
-        labels(EVIL, [EVIL] * N),
+        label_column(EVIL, [EVIL] * N),
     ]
     marks = [Label(f"island {i}", *centre) for i, centre in enumerate(CENTRES.tolist())]
-    return content(
-        X, title="A map", facts="5,000 rows", columns=columns, names=pa.array(names), features=TopFeatures(ids, values), labels=marks
-    )  # fmt: skip
+    return page_data(X, Page("A map", "5,000 rows", columns, pa.array(names), TopFeatures(ids, values), marks))
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +63,7 @@ def browser():
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "map.html"
-    write_page(the_content(), path)
+    write_page(the_data(), path)
     return path
 
 
@@ -349,7 +347,7 @@ def test_the_map_comes_back_after_a_lost_context(opened):
 
 
 def test_served(opened):
-    with PageServer(the_content()) as server:
+    with PageServer(the_data()) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         page = opened(server.address)
         page.fill("#search", "row 4800 ")

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from streamumap.errors import InputError, OutputError
-from streamumap.show.columns import labels
+from streamumap.show.columns import TopFeatures, label_column
 from streamumap.show.page import html as page
-from streamumap.show.page.content import PAGE_ROWS, Label, TopFeatures, content
+from streamumap.show.page.data import PAGE_ROWS, Label, Page, page_data
 from streamumap.show.page.html import _file, head, policy, write_page
 from streamumap.show.page.serve import PageServer
 from streamumap.show.palette import DARK, LIGHT, linear
@@ -32,7 +32,7 @@ def cloud(n, seed=0):
 
 
 def made(n=5000, **options):
-    return content(cloud(n), **({"title": "T", "facts": "f"} | options))
+    return page_data(cloud(n), Page(**({"title": "T", "facts": "f"} | options)))
 
 
 def positions(found):
@@ -51,7 +51,7 @@ def blocks_of(html):
 
 @given(hnp.arrays(np.float32, st.tuples(st.integers(1, 40), st.just(2)), elements=st.floats(-100, 100, width=32)))
 def test_positions_are_exact_to_a_65535th(X):
-    found = content(X, title="", facts="")
+    found = page_data(X, Page())
     at, missing = positions(found)
     assert len(missing) == 0
     np.testing.assert_allclose(at, X, atol=0.51 * found.meta["box"]["side"] / 65535 + 1e-9)
@@ -60,7 +60,7 @@ def test_positions_are_exact_to_a_65535th(X):
 def test_rows_without_a_position_and_far_ones_are_told():
     X = cloud(5000)
     X[7], X[8, 0], X[9] = np.nan, np.inf, [1e30, 0]
-    found = content(X, title="", facts="")
+    found = page_data(X, Page())
     at, missing = positions(found)
     assert missing.tolist() == [7, 8] and found.meta["rows"] == 5000
     assert found.meta["notes"] == [
@@ -72,7 +72,7 @@ def test_rows_without_a_position_and_far_ones_are_told():
 
 @pytest.mark.parametrize("X", [np.zeros((3, 2)), np.full((3, 2), np.nan), np.zeros((0, 2))])
 def test_odd_maps_have_a_page(X, tmp_path):
-    write_page(content(X.astype(np.float32), title="", facts=""), tmp_path / "p.html")
+    write_page(page_data(X.astype(np.float32), Page()), tmp_path / "p.html")
 
 
 def test_a_page_has_all_that_was_given(tmp_path):
@@ -80,7 +80,7 @@ def test_a_page_has_all_that_was_given(tmp_path):
     names = pa.array([f"name {i}" for i in range(n)], pa.large_string())  # as they are read from a file
     ids = np.arange(2 * n, dtype=np.uint16).reshape(n, 2)
     values = np.random.default_rng(0).random((n, 2)).astype(np.float32)
-    column = labels("section", [f"l{i % 3}" for i in range(n)])
+    column = label_column("section", [f"l{i % 3}" for i in range(n)])
     found = made(n, names=names, features=TopFeatures(ids, values), columns=[column], labels=[Label("here", 1, 2, 1)])
     size, left_out = write_page(found, tmp_path / "p.html")
     html = (tmp_path / "p.html").read_bytes()
@@ -100,7 +100,7 @@ def test_a_page_has_all_that_was_given(tmp_path):
 def test_text_of_users_is_never_markup(tmp_path):
     names = pa.array([EVIL] * 50 + [f"a\nb{chr(0x2028)}c"] * 50)
     found = made(
-        100, title=EVIL, facts=EVIL, names=names, columns=[labels(EVIL, [EVIL] * 100)], labels=[Label(EVIL, 0, 0)]
+        100, title=EVIL, facts=EVIL, names=names, columns=[label_column(EVIL, [EVIL] * 100)], labels=[Label(EVIL, 0, 0)]
     )
     write_page(found, tmp_path / "p.html")
     html = (tmp_path / "p.html").read_text()

@@ -21,9 +21,10 @@ from streamumap import cli, engine
 from streamumap.errors import InputChanged, InputError
 from streamumap.params import Params
 from streamumap.planning.job import job_of
+from streamumap.request import Request
 from streamumap.source import Reading, SparseSource, ToConvert, in_place, open_source
+from streamumap.source.formats.csr_writer import pack_file
 from streamumap.source.scan.cpu import scan
-from streamumap.source.sparse.pack import pack_file
 
 N, D, K = 70, 50, 5
 BOUNDS = dict(budget="1GB", device="cpu")
@@ -279,7 +280,7 @@ def test_every_format_gives_the_same_map(tmp_path):
     for make in FORMATS:
         path, reading = made(make, tmp_path / make.__name__)
         out = tmp_path / f"{make.__name__}.umap"
-        report = engine.embed(path, Params(n_neighbors=5, n_epochs=3), out=out, reading=reading, **BOUNDS)
+        report = engine.embed(Request(path, Params(n_neighbors=5, n_epochs=3), reading=reading, **BOUNDS), out)
         assert report["input"]["name"] == os.fspath(path) and report["input"]["rows"] == N
         assert not (out / "scratch").exists()
         maps[make.__name__] = (out / "embedding.npy").read_bytes()
@@ -323,6 +324,8 @@ def test_which_array_is_the_rows(tmp_path):
     torch.save({"a": torch.ones(5, 5), "b": torch.ones(5, 6)}, tmp_path / "x.pt")
     refused(tmp_path / "x.pt", "--key")
     assert open_source(tmp_path / "x.pt", Reading(key="b")).n_features == 6
+    torch.save(torch.empty(5, 5, device="meta"), tmp_path / "y.pt")
+    refused(tmp_path / "y.pt", "a tensor on meta without")
 
 
 def test_bfloat16_of_safetensors_and_torch(tmp_path):
@@ -481,3 +484,14 @@ def test_blocks_that_are_no_rows():
         open_source(iter([rows()[0]]))
     with pytest.raises(InputError, match="type: expected rows of numbers, found a dict"):
         open_source({"a": 1})
+
+
+def test_a_torch_file_of_the_other_byte_order_is_refused(tmp_path):
+    """torch swaps the bytes of its own copy; the rows would be read from the file as they are."""
+    path, swapped = tmp_path / "rows.pt", tmp_path / "swapped.pt"
+    torch.save(torch.arange(12.0).reshape(4, 3), path)
+    with zipfile.ZipFile(path) as given, zipfile.ZipFile(swapped, "w", zipfile.ZIP_STORED) as made:
+        for info in given.infolist():
+            made.writestr(info, b"big" if info.filename.endswith("/byteorder") else given.read(info))
+    with pytest.raises(InputError, match="byteorder: expected little, found .*big.*torch.save|save it again"):
+        open_source(str(swapped))

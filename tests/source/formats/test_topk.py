@@ -15,9 +15,11 @@ from streamumap.errors import InputChanged, InputError
 from streamumap.params import Params
 from streamumap.planning.job import job_of
 from streamumap.planning.planner import make_plan
+from streamumap.request import Request
 from streamumap.source import Reading, SparseSource, open_source, pieces
-from streamumap.source.scan.cpu import pairs_scan_footprint, scan
+from streamumap.source.scan.cpu import scan
 from streamumap.source.scan.inspect import inspect_report
+from streamumap.source.scan.sizes import pairs_scan_footprint
 from streamumap.source.sparse.csr_rows import pack
 
 BOUNDS = dict(budget="1GB", device="cpu")
@@ -240,7 +242,7 @@ def test_the_map_is_that_of_the_dense_rows(save, tmp_path, reduce):
     runs = {}
     for name, x in inputs.items():
         reading = Reading(n_features=90) if name == "pairs" else None
-        runs[name] = engine.embed(x, params, out=tmp_path / f"{name}.umap", reading=reading, **BOUNDS)
+        runs[name] = engine.embed(Request(x, params, reading=reading, **BOUNDS), tmp_path / f"{name}.umap")
     maps = {name: (tmp_path / f"{name}.umap" / "embedding.npy").read_bytes() for name in inputs}
     assert len(set(maps.values())) == 1
     for run in runs.values():
@@ -288,7 +290,7 @@ def test_a_pass_over_pairs_holds_no_dense_block(monkeypatch):
     import tracemalloc
 
     monkeypatch.setattr(pieces, "n_threads", lambda: 2)
-    monkeypatch.setattr("streamumap.source.scan.cpu.n_threads", lambda: 2)
+    monkeypatch.setattr("streamumap.source.scan.sizes.n_threads", lambda: 2)
     indices = np.arange(64, dtype=np.uint16)[None, ::-1] * np.ones((60_000, 1), np.uint16)
     source = open_source((indices, np.ones((60_000, 64), np.float16), 40_000))
     tracemalloc.start()

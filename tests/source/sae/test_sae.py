@@ -16,6 +16,7 @@ from streamumap import engine
 from streamumap.errors import InputError
 from streamumap.params import Params
 from streamumap.planning.job import job_of
+from streamumap.request import Request
 from streamumap.source import Reading, SparseSource, in_place, open_source
 from streamumap.source.sae import cuda, sizes
 from streamumap.source.sae.cpu import codes, fast_top_k
@@ -334,7 +335,7 @@ def test_the_wrong_orientation_is_seen_by_its_shape(tmp_path):
 def test_features_are_the_rows_of_the_transposed_matrix(sparse, tmp_path, monkeypatch):
     x = rand(90, D, seed=5)
     path, expected = re_n_y_topk(tmp_path / "sae", x)
-    monkeypatch.setattr("streamumap.source.sparse.transposed.PASS_PAIRS", 100)
+    monkeypatch.setattr("streamumap.source.views.transposed.PASS_PAIRS", 100)
     given, reading = (
         (x.numpy(), Reading(sae=path, of="features")) if sparse else (expected.numpy(), Reading(of="features"))
     )
@@ -347,11 +348,11 @@ def test_a_map_of_features_leaves_dead_ones_out_aloud(tmp_path):
     rows[:, [3, 17]] = 0
     bounds = dict(budget="1GB", device="cpu")
     params = Params(n_neighbors=5, n_epochs=3, metric="cosine")
-    run = engine.embed(rows, params, out=tmp_path / "run", reading=Reading(of="features"), **bounds)
+    run = engine.embed(Request(rows, params, reading=Reading(of="features"), **bounds), tmp_path / "run")
     found = np.load(tmp_path / "run" / "embedding.npy")
     assert np.flatnonzero(np.isnan(found).any(axis=1)).tolist() == [3, 17]
     assert any("2 of 30 features are dead, active in no row" in text for text in run["warnings"])
-    engine.embed(np.delete(rows.T, [3, 17], axis=0), params, out=tmp_path / "plain", **bounds)
+    engine.embed(Request(np.delete(rows.T, [3, 17], axis=0), params, **bounds), tmp_path / "plain")
     np.testing.assert_array_equal(np.delete(found, [3, 17], axis=0), np.load(tmp_path / "plain" / "embedding.npy"))
 
 

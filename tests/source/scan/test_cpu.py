@@ -9,10 +9,12 @@ from source_checks import Rows, make
 from streamumap.errors import InputError, Stopped
 from streamumap.source import pieces
 from streamumap.source.base import widen
-from streamumap.source.scan import cpu as scanning
 from streamumap.source.scan import describe as describing
-from streamumap.source.scan.cpu import check_finite, scan, scan_footprint, wild_features
+from streamumap.source.scan import sizes
+from streamumap.source.scan.cpu import scan
 from streamumap.source.scan.inspect import inspect_report
+from streamumap.source.scan.result import check_finite, wild_features
+from streamumap.source.scan.sizes import scan_footprint
 from streamumap.source.sparse.csr_block import nonzero_mask, pairs_of
 
 DTYPES = (
@@ -111,7 +113,7 @@ def _with(found, **changes):
 def test_every_float16_is_widened_exactly():
     halves = np.arange(65536, dtype=np.uint16).view(np.float16)
     for rows in (halves[:0x7C00].reshape(-1, 256), halves[0x8000:0xFC00].reshape(-1, 256), halves.reshape(-1, 256)):
-        got = describing.Widener(len(rows), 256, "float16")(rows)
+        got = widen(rows, "float16")
         np.testing.assert_array_equal(got, rows.astype(np.float32))
         np.testing.assert_array_equal(np.signbit(got), np.signbit(rows))
 
@@ -288,7 +290,7 @@ def test_ticks_are_rows_and_may_stop_the_scan():
 def test_footprint_covers_the_peak(monkeypatch):
     import tracemalloc
 
-    monkeypatch.setattr(scanning, "n_threads", lambda: 2)
+    monkeypatch.setattr(sizes, "n_threads", lambda: 2)
     monkeypatch.setattr(pieces, "n_threads", lambda: 2)
     for source in (
         make("float16", 3000, 1024, 0.01),

@@ -10,8 +10,11 @@ from streamumap.errors import Stopped  # noqa: E402
 from streamumap.source import Reading, open_source  # noqa: E402
 from streamumap.source.base import DEVICE_DTYPES, widen  # noqa: E402
 from streamumap.source.scan import cuda  # noqa: E402
-from streamumap.source.scan.cpu import _first_equal, device_scan_footprint, scan  # noqa: E402
-from streamumap.source.sparse.csr_rows import Filling, csr_footprint, pack  # noqa: E402
+from streamumap.source.scan.cpu import scan  # noqa: E402
+from streamumap.source.scan.sizes import device_scan_footprint  # noqa: E402
+from streamumap.source.scan.totals import _first_equal  # noqa: E402
+from streamumap.source.sparse.csr_builder import CsrBuilder  # noqa: E402
+from streamumap.source.sparse.csr_rows import csr_footprint, pack  # noqa: E402
 from streamumap.source.views.device_feed import Feed  # noqa: E402
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -179,11 +182,11 @@ def test_reading_that_starts_again_after_every_block(device, density, room, rest
         check_same_packed(csr, true_packed)
 
 
-# Filling
+# CsrBuilder
 
 
 def pieces(rows, sizes):
-    """What `Filling.add` gets, for pieces of so many rows."""
+    """What `CsrBuilder.add` gets, for pieces of so many rows."""
     start = 0
     for size in sizes:
         part = rows[start : start + size]
@@ -194,7 +197,7 @@ def pieces(rows, sizes):
 
 
 def fill(rows, sizes, room_bytes):
-    filling = Filling(*rows.shape, str(rows.dtype), room_bytes)
+    filling = CsrBuilder(*rows.shape, str(rows.dtype), room_bytes)
     for piece in pieces(rows, sizes):
         filling.add(*piece)
     return filling
@@ -246,7 +249,7 @@ def test_first_rows_of_zeros_promise_nothing():
 
 
 def test_what_was_given_up_takes_no_more():
-    filling = Filling(100, 200, "float16", 0)
+    filling = CsrBuilder(100, 200, "float16", 0)
     for piece in pieces(even_rows(), (10, 90)):
         filling.add(*piece)
         assert not filling.open and not filling._stores

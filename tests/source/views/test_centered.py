@@ -10,10 +10,11 @@ from streamumap import engine, transform
 from streamumap.neighbors import reference
 from streamumap.neighbors.metric import COSINE, EUCLIDEAN, compared
 from streamumap.params import Params
+from streamumap.request import Request
 from streamumap.source import SparseSource, open_source
 from streamumap.source.scan.cpu import scan
 from streamumap.source.sparse.csr_block import fill_in
-from streamumap.source.views.centered import View, centred, like, sample_bytes
+from streamumap.source.views.centered import ComparedView, find_view, rebuild_view, sample_bytes
 
 N, D = 500, 12
 
@@ -25,7 +26,7 @@ def unit_variance(offset, dtype="float64", n=N):
 def view_of(rows, metric="euclidean"):
     source = open_source(rows)
     found = scan(source, 100)
-    return centred(source, np.array([found.feature_low, found.feature_high], np.float64), unit=metric == "cosine")
+    return find_view(source, np.array([found.feature_low, found.feature_high], np.float64), unit=metric == "cosine")
 
 
 @pytest.mark.parametrize(
@@ -70,8 +71,8 @@ def test_differences_too_small_for_squares_are_made_larger():
     wanted = reference.search(rows, 6, "euclidean")
     found = reference.search(seen, 6, "euclidean")
     np.testing.assert_array_equal(found[0], wanted[0])
-    np.testing.assert_allclose(view.sized(found[1], unit=False), wanted[1], rtol=1e-5)
-    np.testing.assert_array_equal(view.resized(view.sized(found[1], unit=False), unit=False), found[1])
+    np.testing.assert_allclose(view.unscale(found[1], unit=False), wanted[1], rtol=1e-5)
+    np.testing.assert_array_equal(view.scale(view.unscale(found[1], unit=False), unit=False), found[1])
 
 
 def parallel(n_zero=3, size=1e-2):
@@ -93,7 +94,7 @@ def test_rows_near_one_direction_are_compared_by_differences(size):
     right[np.not_equal.outer(zero, zero)] = np.inf
     others = np.tile(np.arange(N, dtype=np.int32), (N, 1))
     seen = view.of(open_source(rows)).read(0, N)
-    indices, distances = view.found(
+    indices, distances = view.to_asked_metric(
         others.copy(), reference.distance_matrix(seen, seen, "euclidean"), lambda squares: squares / 2
     )
     np.testing.assert_allclose(distances, right, rtol=1e-4, atol=1e-6 * size**2)
@@ -103,11 +104,11 @@ def test_rows_near_one_direction_are_compared_by_differences(size):
 def test_a_view_is_made_again_from_what_a_run_keeps_of_it():
     for rows, metric in ((unit_variance(1e5), "euclidean"), (parallel(), "cosine")):
         view = view_of(rows, metric)
-        again = like(open_source(rows), view.exponent, True, unit=metric == "cosine")
+        again = rebuild_view(open_source(rows), view.exponent, True, unit=metric == "cosine")
         np.testing.assert_array_equal(again.centre, view.centre)
         assert (again.unit, again.exponent) == (view.unit, view.exponent)
-    assert like(open_source(rows), 3, False, unit=True).centre is None
-    assert View(0).of(source := open_source(rows)) is source
+    assert rebuild_view(open_source(rows), 3, False, unit=True).centre is None
+    assert ComparedView(0).of(source := open_source(rows)) is source
 
 
 @settings(max_examples=30, deadline=None)
@@ -164,7 +165,7 @@ def test_rows_of_the_map_are_placed_where_they_are(name, reduce, tmp_path):
     params = dict(metric=metric, reduce=reduce, reduce_dims=D)
     embed(str(tmp_path / "rows.npy"), tmp_path / "run", **params)
     chosen = np.arange(40, 400, 9)
-    transform.transform(tmp_path / "run", rows[chosen], out=tmp_path / "new", device="cpu", budget="2GB")
+    transform.transform(tmp_path / "run", Request(rows[chosen], device="cpu", budget="2GB"), tmp_path / "new")
     placed, there = (np.load(tmp_path / name / "embedding.npy") for name in ("new", "run"))
     np.testing.assert_allclose(placed, there[chosen], atol=1e-3)
 
@@ -194,4 +195,4 @@ def test_rows_beside_a_sample_are_seen_as_those_of_the_map(tmp_path):
 
 def embed(rows, out, metric="euclidean", reduce="none", reduce_dims=50, **options):
     p = Params(metric=metric, n_epochs=5, reduce=reduce, reduce_dims=reduce_dims)
-    return engine.embed(rows, p, out=out, device="cpu", budget="2GB", **options)
+    return engine.embed(Request(rows, p, device="cpu", budget="2GB", **options), out)

@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 
 from streamumap.errors import OutputError
+from streamumap.store.atomic import OUT_REMEDY, write_at, writing
 from streamumap.store.blockfile import BlockFile
 
 
-class InMemory:
-    """Values of one dtype in RAM, with InFile's methods."""
+class MemoryArray:
+    """Values of one dtype in RAM, with FileArray's methods."""
 
     def __init__(self, n_values: int, dtype: np.dtype):
         self._values = np.empty(n_values, dtype)
@@ -34,31 +35,27 @@ class InMemory:
     discard = close
 
 
-class InFile:
+class FileArray:
     """Values of one dtype in a file that has its full size from the first moment. Raises OutputError."""
 
     def __init__(self, path: Path, n_values: int, dtype: np.dtype):
         self._path, self._dtype, self._n_values, n_bytes = path, dtype, n_values, n_values * dtype.itemsize
         self._fd = -1
-        try:
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
-            if n_bytes and hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(self._fd, 0, n_bytes)
-        except OSError as error:
-            self.discard()
-            raise _cannot_write(path, n_bytes, error) from error
+        with writing(path, OUT_REMEDY):
+            try:
+                self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
+                if n_bytes and hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(self._fd, 0, n_bytes)
+            except OSError:
+                self.discard()
+                raise
 
     def __len__(self) -> int:
         return self._n_values
 
     def write(self, start: int, values: np.ndarray) -> None:
-        left, offset = np.ascontiguousarray(values).view(np.uint8).data, start * self._dtype.itemsize
-        while left:
-            try:
-                written = os.pwrite(self._fd, left, offset)
-            except OSError as error:
-                raise _cannot_write(self._path, len(left), error) from error
-            left, offset = left[written:], offset + written
+        with writing(self._path, OUT_REMEDY):
+            write_at(self._fd, np.ascontiguousarray(values).view(np.uint8).data, start * self._dtype.itemsize)
 
     def read(self, start: int, stop: int) -> np.ndarray:
         values = np.empty(stop - start, self._dtype)
@@ -84,11 +81,4 @@ class InFile:
         self.close()
 
 
-def _cannot_write(path: Path, n_bytes: int, error: OSError) -> OutputError:
-    return OutputError(
-        f"{path}: expected to write {n_bytes} bytes, found: {error.strerror or error}; "
-        "free space there or choose another output folder."
-    )
-
-
-Store = InMemory | InFile | BlockFile
+ValueArray = MemoryArray | FileArray | BlockFile

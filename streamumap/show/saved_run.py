@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from streamumap.store.statefile import Damaged, read_state
 
 
 @dataclass(frozen=True)
-class Run:
+class SavedRun:
     """`report` is the content of run.json, None where the run is not finished."""
 
     path: Path
@@ -24,7 +25,7 @@ class Run:
     facts: str
 
 
-def open_run(path: Path) -> Run:
+def open_run(path: Path) -> SavedRun:
     """The run in a folder, its last checkpoint where it is not finished. Raises InputError."""
     found = next((p for p in (path / "embedding.npy", path / "scratch" / "layout.state") if p.exists()), None)
     if found is None:
@@ -37,9 +38,9 @@ def open_run(path: Path) -> Run:
             f"{path}: expected a map of 2 or more dimensions, found {embedding.shape[1]}; a picture needs two."
         )
     if not (path / "run.json").exists():
-        return Run(path, embedding, None, path.name, "not finished")
+        return SavedRun(path, embedding, None, path.name, "not finished")
     report, title, facts = _read_report(path / "run.json")
-    return Run(path, embedding, report, title, facts)
+    return SavedRun(path, embedding, report, title, facts)
 
 
 def describe(report: dict) -> tuple[str, str]:
@@ -53,7 +54,7 @@ def describe(report: dict) -> tuple[str, str]:
     return Path(source["name"]).name, f"{facts}; {say_all(quality)}"
 
 
-def input_of(run: Run, given: str | None = None) -> RowSource | None:
+def input_of(run: SavedRun, given: str | None = None) -> RowSource | None:
     """The input of the run: `given`, or where the report says it was, or beside the run; None where it is at neither of
     these. Raises InputError where `given` is another matrix."""
     recorded = (run.report or {}).get("input", {})
@@ -99,6 +100,21 @@ def read_map(path: Path) -> np.ndarray:
     embedding = file.read(0, len(file))
     file.close()
     return embedding
+
+
+def read_own_table(run: SavedRun) -> Any:
+    """embedding.parquet of the run as a pyarrow table, None where the run is not finished. Raises InputError."""
+    import pyarrow.parquet
+
+    path = run.path / "embedding.parquet"
+    if not path.exists():
+        return None
+    try:
+        return pyarrow.parquet.read_table(path)
+    except (OSError, ValueError) as e:
+        raise InputError(
+            f"{path}: expected the table of a run, found something else; run streamumap embed again."
+        ) from e
 
 
 def _read_report(path: Path) -> tuple[dict, str, str]:

@@ -2,15 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from streamumap.show.colors import Coded, code, ends
-from streamumap.show.columns import Column
+from streamumap.show.columns import Column, TopFeatures
+from streamumap.show.figure import Mark
 from streamumap.show.palette import DARK, LIGHT, Theme
-from streamumap.show.png import Mark
 from streamumap.show.raster import View, fit_view
 
 PAGE_ROWS = 4096
@@ -28,60 +28,53 @@ class Label(Mark):
 
 
 @dataclass(frozen=True)
-class Content:
+class Page:
+    """What a page shows beside the positions. names: a pyarrow array of N strings. first: the number of the column that
+    colours the map at first; -1, or without columns, colour says how dense the rows are."""
+
+    title: str = ""
+    facts: str = ""
+    columns: Sequence[Column] = ()
+    names: Any = None
+    features: TopFeatures | None = None
+    labels: Sequence[Label] = ()
+    first: int = 0
+
+
+@dataclass(frozen=True)
+class PageData:
     """`meta` is JSON-able; `blocks` are made when they are asked for."""
 
     meta: dict[str, Any]
     blocks: dict[str, Callable[[], bytes]]
 
-    def without(self, kind: str) -> "Content":
-        """Less the pages of "names" or "features"."""
+    def without(self, kind: str) -> "PageData":
+        """The same page without its "names" or its "features"."""
         blocks = {name: make for name, make in self.blocks.items() if not name.startswith(kind + "-")}
         return replace(self, meta=self.meta | {kind: None}, blocks=blocks)
 
 
-@dataclass(frozen=True)
-class TopFeatures:
-    ids: np.ndarray  # (N, top) uint16 or uint32
-    values: np.ndarray  # (N, top) float32, descending, 0 where there is no feature
-
-    @cached_property
-    def largest(self) -> float:
-        return float(self.values.max(initial=0)) or 1.0
-
-
-def content(
-    embedding: np.ndarray,
-    *,
-    title: str,
-    facts: str,
-    columns: Sequence[Column] = (),
-    names: Any = None,
-    features: TopFeatures | None = None,
-    labels: Sequence[Label] = (),
-    first: int = 0,
-) -> Content:
-    """embedding: (N, 2 or more) float32. names: a pyarrow array of N strings. first: the column that is shown first; -1, or
-    where there are none: how dense places are."""
+def page_data(embedding: np.ndarray, page: Page) -> PageData:
+    """The data of the page of a map, (N, 2 or more) float32."""
     view = fit_view(embedding)
     box = _box(embedding, view)
     low, high, missing, n_far = _quantise(embedding, box)
-    coded = [code(column) for column in columns]
+    coded = [code(column) for column in page.columns]
     notes = [f"Rows without a position: {view.n_missing:,}."] if view.n_missing else []
     notes += [f"Rows farther out, drawn at the edge: {n_far:,}."] if n_far else []
     meta = {
-        "title": title,
-        "facts": facts,
+        "title": page.title,
+        "facts": page.facts,
         "notes": notes,
         "rows": len(embedding),
         "pageRows": PAGE_ROWS,
         "view": {"left": view.left, "bottom": view.bottom, "side": view.side},
         "box": dict(zip(("left", "bottom", "side"), box, strict=True)),
-        "first": min(first, len(coded) - 1),
+        "first": min(page.first, len(coded) - 1),
         "columns": [_column_meta(column, f"column-{i}") for i, column in enumerate(coded)],
-        "names": names is not None,
-        "features": None if features is None else _features_meta(features),
-        "labels": [{"text": mark.text, "x": mark.x, "y": mark.y, "level": mark.level} for mark in labels],
+        "names": page.names is not None,
+        "features": None if page.features is None else _features_meta(page.features),
+        "labels": [{"text": mark.text, "x": mark.x, "y": mark.y, "level": mark.level} for mark in page.labels],
         "themes": {"light": _theme(LIGHT), "dark": _theme(DARK)},
     }
     blocks: dict[str, Callable[[], bytes]] = {
@@ -90,13 +83,13 @@ def content(
         "missing": missing.astype("<u4").tobytes,
     }
     blocks |= {f"column-{i}": column.codes.tobytes for i, column in enumerate(coded)}
-    for page in range(-(-len(embedding) // PAGE_ROWS)):
-        rows = slice(page * PAGE_ROWS, (page + 1) * PAGE_ROWS)
-        if names is not None:
-            blocks[f"names-{page}"] = partial(_names_page, names, rows)
-        if features is not None:
-            blocks[f"features-{page}"] = partial(_features_page, features, rows)
-    return Content(meta, blocks)
+    for number in range(-(-len(embedding) // PAGE_ROWS)):
+        rows = slice(number * PAGE_ROWS, (number + 1) * PAGE_ROWS)
+        if page.names is not None:
+            blocks[f"names-{number}"] = partial(_names_block, page.names, rows)
+        if page.features is not None:
+            blocks[f"features-{number}"] = partial(_features_block, page.features, rows)
+    return PageData(meta, blocks)
 
 
 def _box(embedding: np.ndarray, view: View) -> tuple[float, float, float]:
@@ -153,7 +146,7 @@ def _theme(theme: Theme) -> dict[str, Any]:
     }
 
 
-def _names_page(names: Any, rows: slice) -> bytes:
+def _names_block(names: Any, rows: slice) -> bytes:
     """Names, one a line: a name that has lines itself is put on one."""
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -167,7 +160,7 @@ def _features_meta(features: TopFeatures) -> dict[str, Any]:
     return {"top": features.ids.shape[1], "largest": features.largest, "wide": features.ids.dtype.itemsize == 4}
 
 
-def _features_page(features: TopFeatures, rows: slice) -> bytes:
+def _features_block(features: TopFeatures, rows: slice) -> bytes:
     """The numbers of the features, then their activations as bytes: (b / 255)² of the largest of all."""
     ids, values = features.ids[rows], features.values[rows]
     levels = np.ceil(255 * np.sqrt(np.maximum(values, 0) / features.largest)).clip(0, 255).astype(np.uint8)

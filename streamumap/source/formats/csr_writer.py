@@ -4,10 +4,10 @@ import os
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
-from streamumap.errors import OutputError
 from streamumap.events import Advance, no_advance
 from streamumap.source.base import CsrBlock, RowSource, index_dtype, stored_dtype
 from streamumap.source.checks import wrong
@@ -15,6 +15,7 @@ from streamumap.source.formats.convert import BLOCK_BYTES, AppendFile
 from streamumap.source.formats.npy import FileRows
 from streamumap.source.pieces import Piece, over_rows
 from streamumap.source.sparse.csr_block import nonzero_mask, pairs_of
+from streamumap.store.atomic import write_file, writing
 
 
 def pack_file(source: RowSource, path: str | os.PathLike, advance: Advance = no_advance) -> int:
@@ -28,20 +29,9 @@ def pack_file(source: RowSource, path: str | os.PathLike, advance: Advance = no_
         raise wrong(str(path), "output file", "a name that ends in .npz", path.name, "choose one")
     if os.path.lexists(path):
         raise wrong(str(path), "output file", "a new file", "one that is there already", "remove it or choose another")
-    try:
-        with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as folder:
-            parts = _write_parts(source, Path(folder), advance)
-            partial = Path(folder) / path.name
-            _write_archive(partial, parts, source)
-            with open(partial, "rb+") as file:
-                os.fsync(file.fileno())
-            os.replace(partial, path)
-    except OSError as error:
-        if isinstance(error, OutputError):
-            raise
-        raise OutputError(
-            f"{path}: expected to write it, found '{error.strerror or error}'; free space or choose another place."
-        ) from error
+    with writing(path), tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as folder:
+        parts = _write_parts(source, Path(folder), advance)
+        write_file(path, lambda file: _write_archive(file, parts, source), Path(folder) / path.name)
     return path.stat().st_size
 
 
@@ -66,9 +56,9 @@ def _write_parts(source: RowSource, folder: Path, advance: Advance) -> dict[str,
     return {"indptr": indptr.rows(), "indices": indices.rows(), "data": data.rows()}
 
 
-def _write_archive(path: Path, parts: dict[str, FileRows], source: RowSource) -> None:
+def _write_archive(file: BinaryIO, parts: dict[str, FileRows], source: RowSource) -> None:
     shape = np.array([source.n_rows, source.n_features], np.int64)
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for name, small in (("format", np.array(b"csr")), ("shape", shape)):
             with archive.open(f"{name}.npy", "w") as member:
                 np.lib.format.write_array(member, small, allow_pickle=False)
