@@ -22,6 +22,26 @@ if not GPU:
     os.environ["TRITON_INTERPRET"] = "1"
 pytest.importorskip("triton")
 
+
+def patch_the_language_once():
+    """Spare Triton's interpreter most of its time: it looks through all of `triton.language` for what to replace whenever a
+    kernel calls a function, though that is replaced since the kernel began."""
+    import triton.language as tl
+    from triton.runtime import interpreter
+
+    patch = interpreter._patch_lang
+
+    def patch_where_needed(fn):
+        languages = [value for value in fn.__globals__.values() if value is tl or value is tl.core]
+        replaced = [not tl.core.is_builtin(language.load) for language in languages]
+        return None if languages and all(replaced) else patch(fn)
+
+    interpreter._patch_lang = patch_where_needed
+
+
+if not GPU:
+    patch_the_language_once()
+
 DEVICE = "cuda" if GPU else "cpu"
 METRICS = ("euclidean", "cosine")
 FORMS = ("streamed", "packed")

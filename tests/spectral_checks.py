@@ -6,6 +6,7 @@ from levels_checks import graph_blocks
 from scipy import sparse
 from streamumap.graph.parts import roots_and_degrees
 
+from streamumap.graph.components import roots_and_degrees
 from streamumap.graph.files import Graph
 from streamumap.layout import epochs
 from streamumap.layout.init import spectral

@@ -487,6 +487,12 @@ def told(err, pattern, folder):
     return text.removeprefix("streamumap: ").replace(f"{folder}/", "").replace(str(folder), "")
 
 
+@pytest.fixture
+def tmp_path(tmp_path_factory):
+    """A folder whose name is short: errors cut off long ones, and the document has them whole."""
+    return tmp_path_factory.mktemp("x")
+
+
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.what)
 def test_what_arrives_broken(case, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("CANARY", str(tmp_path / "nest"))

@@ -462,17 +462,17 @@ def test_pack_and_inspect_of_the_command_line(tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "bfloat16"])
-def test_blocks_of_an_iterable(dtype, tmp_path):
+def test_blocks_of_an_iterable(dtype, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # the machine's own is everybody's
     expected = torch.from_numpy(rows()).to(getattr(torch, dtype))
     plain = expected.view(torch.int16).numpy().view(np.uint16) if dtype == "bfloat16" else expected.numpy()
-    before = len(os.listdir(tempfile.gettempdir()))
     source = open_source(iter(expected.split([1, 30, 39])))
     assert (source.n_rows, source.dtype) == (N, dtype)
     np.testing.assert_array_equal(source.read(0, N), plain)
     assert source.fingerprint == open_source(part for part in expected.split(40)).fingerprint
     source.close()
     del source
-    assert len(os.listdir(tempfile.gettempdir())) == before
+    assert not os.listdir(tmp_path)
 
 
 def test_blocks_that_are_no_rows():
