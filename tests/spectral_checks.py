@@ -4,7 +4,6 @@ import numpy as np
 from layout_checks import as_blocks, make_graph
 from levels_checks import graph_blocks
 from scipy import sparse
-from streamumap.graph.parts import roots_and_degrees
 
 from streamumap.graph.components import roots_and_degrees
 from streamumap.graph.files import Graph
