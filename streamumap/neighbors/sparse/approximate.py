@@ -35,9 +35,8 @@ def search(request: SearchRequest) -> KnnGraph | None:
     n, sample = rows.n_rows, request.sample
     cells = make_cells(rows, unit, request.seed, advance)
     width = min(list_width(k), n - 1)
-    ceiling = np.float32(
-        0 if unit and request.rows.non_negative else np.inf
-    )  # rows that share nothing are no neighbours
+    # At length 1 a key is the negative cosine: 0 where two non-negative rows share no feature and are no neighbors.
+    ceiling = np.float32(0 if unit and request.rows.non_negative else np.inf)
     table = np.full((n, width), -1, np.int32), np.full((n, width), ceiling), np.zeros((n, width), np.uint8)
     whole = dict(zip(("indices", "keys", "fresh"), table, strict=True))
     facts = request.checkpoint.resume(whole)
