@@ -4,54 +4,55 @@ from streamumap.neighbors.sparse.sizes import UNEVEN
 from streamumap.source.base import pinned_bytes
 
 TILE_ROWS = 2048
-"""Query rows of one matrix product."""
+"""Query rows in one matrix product."""
 
 GROUP = 32
 MARGIN = 9
 AGAIN_VALUES = 1 << 24
-"""Values of others that are looked at again together where fast products cannot tell who is near."""
+"""Values of other rows in one product that is made again, where fast products cannot tell who is near."""
 
 LOOKED_PAIRS = 1 << 23
-"""Pairs among which those that products leave in doubt are looked for together."""
+"""Pairs among which those that products leave in doubt are looked up at a time."""
 
 UPLOAD_ROWS = 65_536
 PROGRAMS = 2048
-"""Programs that measure packed rows at once, each with a strip of D values."""
+"""Programs that measure rows without their zeros at once, each with a strip of D values."""
 
 SKETCH = 256
 """Bytes of a row's sketch."""
 
 SAMPLE_ROWS = 16_384
 PROPOSED = 4
-"""Times as many rows as are kept are proposed by sketches and measured. Of 3,000 rows of one cluster, 2 found 0.988 after two joins, 4
-0.993, 8 the same: what is left are errors of the sketches."""
+"""Factor of the candidates that sketches propose, and that are measured, over the neighbors kept. In 3,000 rows of one cluster 2 found 0.988
+after two joins, 4 found 0.993, and 8 the same: the rest are errors of the sketches."""
 
 PADDED = 1.5
-"""Room in tiles for each row: a cell of 128 rows fills its last tile of 64 to a half."""
+"""Places in tiles for each row: a cell of 128 rows fills half of its last tile of 64, on average."""
 
 TILES_TOGETHER = 512
-"""Tiles whose centres are found together; of 64 rows, 10 bytes a number."""
+"""Tiles whose centres are computed together: 64 rows each, 10 bytes for each number of a sketch."""
 
 LIST_BYTES = 1 << 26
-"""Of the distances between tiles that are sorted together."""
+"""Bytes of the distances between tiles that are sorted together."""
 
 LARGEST_K = 129
 MERGE_ROWS = 32_768
 """Rows whose lists are sorted together."""
 
 FETCHED_ROWS = 1 << 20
-"""Rows of the graph that come to the host together."""
+"""Rows of the graph that are copied to the host together."""
 
 KEPT = ("float16", "bfloat16")
-"""Stored dtypes that stay as they are on the device; all others become float32."""
+"""Stored dtypes that are kept on the device; all others become float32."""
 
 
 def kept_itemsize(dtype: str) -> int:
+    """Return the bytes of a value on the device."""
     return 2 if dtype in KEPT else 4
 
 
 def csr_rows(n_rows: int, n_features: int, n_nonzero: int, dtype: str) -> int:
-    """Device bytes of a PackedOnDevice: pairs, bounds and squared norms, strips; while a block is uploaded its squares."""
+    """Predict the device bytes of a SparseOnDevice: pairs, bounds and squared norms, strips; and the squares of a block being uploaded."""
     itemsize = kept_itemsize(dtype)
     pairs = n_nonzero * ((2 if n_features <= 1 << 16 else 4) + itemsize) + n_rows * 16
     block = int(min(1.0, UPLOAD_ROWS / n_rows * UNEVEN) * n_nonzero) * 24
@@ -61,7 +62,7 @@ def csr_rows(n_rows: int, n_features: int, n_nonzero: int, dtype: str) -> int:
 def approximate(
     n_rows: int, n_features: int, k: int, dtype: str, is_sparse: bool, chunk_rows: int, query_rows: int, other_rows: int
 ) -> int:
-    """Device bytes of `approximate` beyond packed rows: the most that one of its steps needs."""
+    """Predict the device bytes of `approximate` beyond rows without their zeros: the most that one of its steps needs."""
     width = list_width(k)
     kept = PROPOSED * width
     codes = n_rows * SKETCH
@@ -87,19 +88,19 @@ def approximate(
 
 
 def list_width(k: int) -> int:
-    """Neighbours kept of each row while a search is approximate; twice as many by sketches alone."""
+    """Return the number of neighbors kept of each row while a search is approximate; twice as many are kept by sketches alone."""
     return max(32, 1 << (k - 2).bit_length())
 
 
 def is_exhaustive(n_rows: int, n_features: int, k: int, recall: float) -> bool:
-    """Whether all with all is the way to go: asked for, or cheaper (as measured on an H200: 2.8e14 multiplications and additions a
-    second against a second and a half), or the lists would be too long for one program."""
+    """Decide whether all rows are compared with all: because it is asked for, or cheaper (as measured on an H200: 2.8e14 multiplications
+    and additions a second, against a second and a half), or because lists would be too long for one program."""
     return recall >= 1 or k > LARGEST_K or n_rows**2 * 2 * n_features < 1.5 * 2.8e14
 
 
 def exhaustive(n_features: int, dtype: str, k: int, query_rows: int, other_rows: int, resident: bool) -> int:
-    """Device bytes of `cuda.search`: the queries, their lists, two chunks of others, the scores of one tile and what is
-    made of them."""
+    """Predict the device bytes of `exhaustive`: the queries, their lists, two chunks of other rows, the scores of one tile and their
+    temporaries."""
     row_bytes = n_features * kept_itemsize(dtype)
     tile_rows = min(TILE_ROWS, query_rows)
     scores = tile_rows * other_rows * 4
@@ -113,21 +114,21 @@ def exhaustive(n_features: int, dtype: str, k: int, query_rows: int, other_rows:
 
 
 def _again(tile_rows, other_rows, n_features):
-    """A tile that is looked at again: gathered, as float32 and turned, beside as many others, and their scores."""
+    """Count a tile that is compared again: gathered, as float32 and transposed, beside as many other rows, and their scores."""
     again = min(other_rows, max(GROUP, AGAIN_VALUES // n_features))
     return (tile_rows * 3 + again * 2) * n_features * 4 + tile_rows * again * 4 * 2
 
 
 def host(n_rows: int, n_features: int, dtype: str, k: int, other_rows: int) -> int:
-    """Host bytes of `cuda.search`: two pinned chunks of rows as stored (`other_rows` 0: none), the graph, and parts of it on
-    their way."""
+    """Predict the host bytes of a search: two pinned chunks of rows as stored (`other_rows` 0: none), the graph, and the part of it that is
+    copied."""
     chunks = pinned_bytes(min(other_rows, n_rows), n_features, dtype) if other_rows else 0
     return chunks + n_rows * (k + 1) * 8 + min(n_rows, FETCHED_ROWS) * (k - 1) * 8
 
 
 def count_closer(n_sample: int, n_others: int, n_features: int, block_rows: int) -> int:
-    """Device bytes of `cuda.count_closer`: the sample twice, a block as float32, their products and which of them are in doubt; of
-    some of these pairs numbers and distances. Before, the rows that others are, and some of the sample thrice for its centre."""
+    """Predict the device bytes of counting ranks in dense rows: the sample twice; a block as float32, its products, a mask of those in doubt,
+    numbers and distances of some of them; before, the rows of `others`, and part of the sample three times for its centre."""
     pairs = n_sample * block_rows
     looking = block_rows * n_features * 4 * 3 + pairs * 5 + min(pairs, LOOKED_PAIRS + block_rows) * 40
     before = (min(n_sample * n_others, TILE_ROWS) * 2 + min(n_sample, 1024) * 6) * n_features * 4
@@ -135,12 +136,12 @@ def count_closer(n_sample: int, n_others: int, n_features: int, block_rows: int)
 
 
 def count_closer_csr(n_sample: int, n_others: int) -> int:
-    """The same for rows on the device as pairs: what is compared, and counts in parts."""
+    """Predict the device bytes of counting ranks in rows without their zeros: limits, and counts in parts."""
     return n_sample * n_others * 128
 
 
 def nearest(n_features: int, dtype: str, query_dtype: str, k: int, query_rows: int, other_rows: int) -> int:
-    """Device bytes of `cuda.nearest`: rows that ask, two chunks of others, a tile's scores, and what is picked of them."""
+    """Predict the device bytes of a search for the neighbors of new rows: these, two chunks of other rows, a tile's scores and candidates."""
     kept = max((dtype, query_dtype), key=kept_itemsize)
     asking = query_rows * 12
     widened = (other_rows + min(TILE_ROWS, query_rows)) * n_features * 4

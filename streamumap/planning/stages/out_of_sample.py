@@ -3,6 +3,7 @@
 from streamumap.machine.memory import Footprint
 from streamumap.neighbors.cuda import sizes as cuda
 from streamumap.neighbors.dense import sizes as dense
+from streamumap.neighbors.metric import named
 from streamumap.neighbors.sparse import sizes as sparse
 from streamumap.planning.fit import Blocks, Facts, Held, Shape, block_sizes, fit, hold_kernels, one_block
 from streamumap.planning.job import Job, StagePlan
@@ -35,7 +36,7 @@ def place(facts: Facts, held: Held) -> tuple[StagePlan, Held]:
     backend = "cuda" if facts.on_gpu else "packed" if facts.as_csr else "dense"
     searching = {"cuda": _cuda_host_bytes, "packed": _sparse_bytes, "dense": _dense_bytes}[backend]
     positions = (2 * rows.n_rows + 3 * new.n_rows) * facts.params.n_components * 4 + _projecting_bytes(facts, new)
-    if facts.params.metric == "cosine":  # two rows of one direction, as stored and as float64, and their difference
+    if named(facts.params.metric).unit:  # two rows of one direction, as stored and as float64, and their difference
         positions += rows.n_features * 40
 
     def host(shape: Shape) -> int:

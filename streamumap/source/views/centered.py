@@ -5,7 +5,7 @@ origin, and for cosine near one direction, the norms then swallow the digits. A 
 in float64.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import frexp
 
@@ -49,7 +49,7 @@ BEYOND = 2.5
 @dataclass(frozen=True, eq=False)
 class ComparedView:
     """Rows less `centre` float64 (D,), if there is one, times 2^-exponent; with `unit` (and a centre, and no exponent) each was divided
-    by its norm before, so that "euclidean" compares them as cosine does."""
+    by its norm before, and squared Euclidean distances are those of rows of length 1."""
 
     exponent: int = 0
     centre: np.ndarray | None = None
@@ -66,30 +66,30 @@ class ComparedView:
         """Which view of the same rows this is: the centre follows from them."""
         return self.exponent, self.centre is not None, self.unit
 
-    def metric(self, asked: str) -> str:
-        """The one under which these rows are compared, where `asked` is the one of the user."""
-        return "euclidean" if self.unit else asked
-
     def to_asked_metric(
-        self, indices: np.ndarray, distances: np.ndarray, apart: np.ndarray | None = None
+        self,
+        indices: np.ndarray,
+        distances: np.ndarray,
+        from_squares: Callable[[np.ndarray], np.ndarray],
+        apart: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Neighbours int32 (Q, k) and distances float32 as they were found among these rows -> as cosine has them, in place, where rows
-        of length 1 were compared. `apart` bool (Q, k): of a zero row and one that is none, which cosine makes no neighbours; None:
-        those further than BEYOND."""
+        """Neighbours int32 (Q, k) and distances float32 as they were found among these rows -> as the user's metric has them, in place,
+        where rows of length 1 were compared. `from_squares`: the metric's distances of squared ones. `apart` bool (Q, k): of a zero row
+        and one that is none, which are no neighbours; None: those further than BEYOND."""
         if self.unit:
             apart = distances > BEYOND if apart is None else apart
             distances *= distances
-            distances /= 2
+            distances[:] = from_squares(distances)
             indices[apart], distances[apart] = -1, np.inf
         return indices, distances
 
-    def unscale(self, distances: np.ndarray, metric: str) -> np.ndarray:
+    def unscale(self, distances: np.ndarray, *, unit: bool) -> np.ndarray:
         """Distances as `found` gives them -> of the rows as they came."""
-        return scale_distances(distances, self.exponent, metric)
+        return scale_distances(distances, self.exponent, unit=unit)
 
-    def scale(self, distances: np.ndarray, metric: str) -> np.ndarray:
+    def scale(self, distances: np.ndarray, *, unit: bool) -> np.ndarray:
         """The way back."""
-        return scale_distances(distances, -self.exponent, metric)
+        return scale_distances(distances, -self.exponent, unit=unit)
 
 
 class CentredRows:
@@ -166,31 +166,29 @@ def original_rows(rows: RowSource) -> RowSource:
     return rows.source if isinstance(rows, CentredRows) else rows
 
 
-def find_view(source: RowSource, metric: str, largest: np.ndarray) -> ComparedView | None:
-    """The view of rows (finite ones) that lie far from the origin or, for cosine, near one direction; None where they do not.
+def find_view(source: RowSource, largest: np.ndarray, *, unit: bool) -> ComparedView | None:
+    """The view of rows (finite ones) that lie far from the origin or, with `unit`, near one direction; None where they do not.
     `largest` float64 (2, D): the lowest and the highest value of each feature."""
-    sample = _sample(source, metric)
+    sample = _sample(source, unit)
     if len(sample) < 2:
         return None
-    centre = _median(sample, source.dtype, metric)
+    centre = _median(sample, source.dtype, unit)
     sample -= centre
     squares, length = np.einsum("ij,ij->i", sample, sample), float(centre @ centre)
     if length <= FAR * np.median(squares) or length * AROUND**2 <= np.quantile(squares, AROUND_SHARE):
         return None
-    if metric == "cosine":
+    if unit:
         return ComparedView(centre=centre, unit=True)
     norm = float(np.linalg.norm(np.abs(largest - centre).max(0)))
     exponent = frexp(norm)[1]
     return ComparedView(0 if SMALLEST_EXPONENT <= exponent <= LARGEST_EXPONENT or norm == 0 else exponent, centre)
 
 
-def rebuild_view(source: RowSource, exponent: int, is_centred: bool, metric: str) -> ComparedView:
+def rebuild_view(source: RowSource, exponent: int, is_centred: bool, *, unit: bool) -> ComparedView:
     """The view that a run had of these rows, from what it has kept of it: the centre is made anew from the same sample."""
-    return (
-        ComparedView(exponent, _median(_sample(source, metric), source.dtype, metric), metric == "cosine")
-        if is_centred
-        else ComparedView(exponent)
-    )
+    if not is_centred:
+        return ComparedView(exponent)
+    return ComparedView(exponent, _median(_sample(source, unit), source.dtype, unit), unit)
 
 
 def sample_bytes(n_rows: int, n_features: int) -> int:
@@ -202,19 +200,19 @@ def _sample_size(n_rows: int, n_features: int) -> int:
     return min(n_rows, SAMPLE_ROWS, max(LEAST_SAMPLE_ROWS, SAMPLE_VALUES // n_features))
 
 
-def _sample(source: RowSource, metric: str) -> np.ndarray:
-    """float64: of evenly spaced rows those that are not zero, for cosine at length 1."""
+def _sample(source: RowSource, unit: bool) -> np.ndarray:
+    """float64: of evenly spaced rows those that are not zero, with `unit` at length 1."""
     size = _sample_size(source.n_rows, source.n_features)
     rows = _wide(source.take(np.unique(np.linspace(0, source.n_rows - 1, size).astype(np.int64))), source.dtype)
-    return rows[~_to_unit(rows)] if metric == "cosine" else rows[rows.any(1)]
+    return rows[~_to_unit(rows)] if unit else rows[rows.any(1)]
 
 
-def _median(sample: np.ndarray, dtype: str, metric: str) -> np.ndarray:
+def _median(sample: np.ndarray, dtype: str, unit: bool) -> np.ndarray:
     """The median of each feature. Where float32 holds the values it is a multiple of the last place of the largest: less it they are float32
     numbers still, wherever they lie."""
     parts = range(0, sample.shape[1], 256)
     centre = np.concatenate([np.median(sample[:, start : start + 256], axis=0) for start in parts])
-    if metric == "cosine" or stored_dtype(dtype).itemsize == 8:
+    if unit or stored_dtype(dtype).itemsize == 8:
         return centre
     last_place = np.frexp(np.abs(sample).max(0))[1] - 24
     return np.ldexp(np.rint(np.ldexp(centre, -last_place)), last_place)
