@@ -5,7 +5,7 @@ origin, or near one direction under cosine, the norms then swallow the digits of
 centre from the rows, in float64.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import frexp
 
@@ -49,7 +49,7 @@ BEYOND = 2.5
 @dataclass(frozen=True, eq=False)
 class ComparedView:
     """Rows minus `centre` float64 (D,), if there is one, times 2^-exponent. With `unit` (which has a centre and no exponent) each
-    row is divided by its norm first, so that "euclidean" compares rows as cosine does."""
+    row is divided by its norm first, so that squared Euclidean distances are those of rows of length 1."""
 
     exponent: int = 0
     centre: np.ndarray | None = None
@@ -66,30 +66,30 @@ class ComparedView:
         """Identifies this view among those of the same rows, from which the centre follows."""
         return self.exponent, self.centre is not None, self.unit
 
-    def metric(self, asked: str) -> str:
-        """Returns the metric for these rows if the user asked for `asked`."""
-        return "euclidean" if self.unit else asked
-
     def to_asked_metric(
-        self, indices: np.ndarray, distances: np.ndarray, apart: np.ndarray | None = None
+        self,
+        indices: np.ndarray,
+        distances: np.ndarray,
+        from_squares: Callable[[np.ndarray], np.ndarray],
+        apart: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Converts neighbors int32 (Q, k) and float32 distances, found among these rows, to the user's metric, in place: only rows
-        of length 1 need it. `apart` bool (Q, k): one row of the two is zero and the other is not, which are no neighbors under
-        cosine; None: where the distance is over BEYOND."""
+        of length 1 need it. `from_squares`: the metric's distances from squared ones. `apart` bool (Q, k): one row of the two is zero
+        and the other is not, which are no neighbors; None: where the distance is over BEYOND."""
         if self.unit:
             apart = distances > BEYOND if apart is None else apart
             distances *= distances
-            distances /= 2
+            distances[:] = from_squares(distances)
             indices[apart], distances[apart] = -1, np.inf
         return indices, distances
 
-    def unscale(self, distances: np.ndarray, metric: str) -> np.ndarray:
+    def unscale(self, distances: np.ndarray, *, unit: bool) -> np.ndarray:
         """Converts distances, as `to_asked_metric` returns them, to distances of the original rows."""
-        return scale_distances(distances, self.exponent, metric)
+        return scale_distances(distances, self.exponent, unit=unit)
 
-    def scale(self, distances: np.ndarray, metric: str) -> np.ndarray:
+    def scale(self, distances: np.ndarray, *, unit: bool) -> np.ndarray:
         """Converts distances of the original rows to distances of these rows: the inverse of `unscale`."""
-        return scale_distances(distances, -self.exponent, metric)
+        return scale_distances(distances, -self.exponent, unit=unit)
 
 
 class CentredRows:
@@ -166,31 +166,29 @@ def original_rows(rows: RowSource) -> RowSource:
     return rows.source if isinstance(rows, CentredRows) else rows
 
 
-def find_view(source: RowSource, metric: str, largest: np.ndarray) -> ComparedView | None:
-    """Returns the centred view of finite rows that lie far from the origin or, for cosine, near one direction; None if they do
+def find_view(source: RowSource, largest: np.ndarray, *, unit: bool) -> ComparedView | None:
+    """Returns the centred view of finite rows that lie far from the origin or, with `unit`, near one direction; None if they do
     not. `largest` float64 (2, D): the lowest and the highest value of each feature."""
-    sample = _sample(source, metric)
+    sample = _sample(source, unit)
     if len(sample) < 2:
         return None
-    centre = _median(sample, source.dtype, metric)
+    centre = _median(sample, source.dtype, unit)
     sample -= centre
     squares, length = np.einsum("ij,ij->i", sample, sample), float(centre @ centre)
     if length <= FAR * np.median(squares) or length * AROUND**2 <= np.quantile(squares, AROUND_SHARE):
         return None
-    if metric == "cosine":
+    if unit:
         return ComparedView(centre=centre, unit=True)
     norm = float(np.linalg.norm(np.abs(largest - centre).max(0)))
     exponent = frexp(norm)[1]
     return ComparedView(0 if SMALLEST_EXPONENT <= exponent <= LARGEST_EXPONENT or norm == 0 else exponent, centre)
 
 
-def rebuild_view(source: RowSource, exponent: int, is_centred: bool, metric: str) -> ComparedView:
+def rebuild_view(source: RowSource, exponent: int, is_centred: bool, *, unit: bool) -> ComparedView:
     """Returns the view that a finished run had of these rows: the centre is computed again from the same sample."""
-    return (
-        ComparedView(exponent, _median(_sample(source, metric), source.dtype, metric), metric == "cosine")
-        if is_centred
-        else ComparedView(exponent)
-    )
+    if not is_centred:
+        return ComparedView(exponent)
+    return ComparedView(exponent, _median(_sample(source, unit), source.dtype, unit), unit)
 
 
 def sample_bytes(n_rows: int, n_features: int) -> int:
@@ -202,19 +200,19 @@ def _sample_size(n_rows: int, n_features: int) -> int:
     return min(n_rows, SAMPLE_ROWS, max(LEAST_SAMPLE_ROWS, SAMPLE_VALUES // n_features))
 
 
-def _sample(source: RowSource, metric: str) -> np.ndarray:
-    """Reads evenly spaced rows as float64 without zero rows; for cosine scaled to length 1."""
+def _sample(source: RowSource, unit: bool) -> np.ndarray:
+    """Reads evenly spaced rows as float64 without zero rows; with `unit` scaled to length 1."""
     size = _sample_size(source.n_rows, source.n_features)
     rows = _wide(source.take(np.unique(np.linspace(0, source.n_rows - 1, size).astype(np.int64))), source.dtype)
-    return rows[~_to_unit(rows)] if metric == "cosine" else rows[rows.any(1)]
+    return rows[~_to_unit(rows)] if unit else rows[rows.any(1)]
 
 
-def _median(sample: np.ndarray, dtype: str, metric: str) -> np.ndarray:
+def _median(sample: np.ndarray, dtype: str, unit: bool) -> np.ndarray:
     """Returns the median of each feature. If float32 holds the values, the median is a multiple of the largest value's last place:
     the values minus it are then float32 numbers too."""
     parts = range(0, sample.shape[1], 256)
     centre = np.concatenate([np.median(sample[:, start : start + 256], axis=0) for start in parts])
-    if metric == "cosine" or stored_dtype(dtype).itemsize == 8:
+    if unit or stored_dtype(dtype).itemsize == 8:
         return centre
     last_place = np.frexp(np.abs(sample).max(0))[1] - 24
     return np.ldexp(np.rint(np.ldexp(centre, -last_place)), last_place)

@@ -1,4 +1,4 @@
-"""`DenseRows`: rows as the neighbor search reads them, float32, of length 1 for cosine."""
+"""`DenseRows`: rows as the neighbor search reads them, float32, of length 1 where the metric wants it."""
 
 import numpy as np
 
@@ -6,10 +6,10 @@ from streamumap.source.base import RowSource, widen
 
 
 class DenseRows:
-    """A RowSource read as float32 rows; with `metric` "cosine" each row is divided by its norm, zero rows stay zero."""
+    """A RowSource read as float32 rows; with `unit` each row is divided by its norm, zero rows stay zero."""
 
-    def __init__(self, source: RowSource, metric: str):
-        self.source, self.metric = source, metric
+    def __init__(self, source: RowSource, *, unit: bool):
+        self.source, self.unit = source, unit
         self.n_rows, self.n_features = source.n_rows, source.n_features
 
     def block(self, start: int, stop: int) -> np.ndarray:
@@ -22,7 +22,7 @@ class DenseRows:
 
     def _ready(self, stored):
         rows = widen(stored, self.source.dtype)
-        if self.metric == "cosine":
+        if self.unit:
             norms = np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))[:, None]
             rows = rows / np.where(norms > 0, norms, 1.0).astype(np.float32)
         return rows

@@ -73,10 +73,10 @@ def scale_rows(source: RowSource, exponent: int) -> RowSource:
     return SparseScaledRows(source, exponent) if isinstance(source, SparseSource) else ScaledRows(source, exponent)
 
 
-def scale_distances(distances: np.ndarray, exponent: int, metric: str) -> np.ndarray:
+def scale_distances(distances: np.ndarray, exponent: int, *, unit: bool) -> np.ndarray:
     """Converts distances of rows that were divided by 2^exponent to distances of the original rows, clipped to the range of
-    float32. The negated exponent converts back."""
-    if not exponent or metric == "cosine":
+    float32. The negated exponent converts back. Distances of rows of length 1 (`unit`) do not change."""
+    if not exponent or unit:
         return distances
     with np.errstate(over="ignore", under="ignore"):
         return np.clip(np.ldexp(distances, exponent), 0, np.finfo(np.float32).max)
