@@ -76,7 +76,7 @@ def _given(facts: Facts, held: Held) -> tuple[StagePlan, Held]:
 def _sparse(facts: Facts, held: Held) -> tuple[StagePlan, Held]:
     """Plan a search by cells where there are enough rows and they fit (`batch_rows` > 0), else an exhaustive one."""
     rows, k, threads = held.rows, facts.params.n_neighbors, facts.machine.n_cores
-    exhaustive = facts.params.recall >= 1 or rows.n_rows <= sparse.EXHAUSTIVE_ROWS
+    exhaustive = facts.exhaustive or facts.params.recall >= 1 or rows.n_rows <= sparse.EXHAUSTIVE_ROWS
     compiling = 2 * COMPILING_BYTES
 
     def host(shape: Shape) -> int:
