@@ -63,7 +63,9 @@ def lay_out(
 ) -> tuple[np.ndarray, dict[str, float]]:
     """Returns the map and the seconds of start and layout, from the graph's files on."""
     p, backend = replace(data.params, n_epochs=n_epochs), layout_backend(data.plan)
-    s = schedule.settings(graph.n_rows, graph.heaviest(), **{name: getattr(p, name) for name in schedule.SETTINGS})
+    s = schedule.layout_settings(
+        graph.n_rows, graph.heaviest(), **{name: getattr(p, name) for name in schedule.LAYOUT_PARAMS}
+    )
     began = time.perf_counter()
     blocks = GraphBlocks(graph, backend)
     positions, _ = first_positions(data.rows, data.plan, p, blocks, s, no_advance, print)

@@ -57,10 +57,10 @@ def set_up(data: Data, folder: Path) -> Setup:
     return Setup(data, indices, distances, graph, seconds, graph.heaviest())
 
 
-def settings(setup: Setup, seed: int, n_epochs: int) -> schedule.Settings:
+def settings(setup: Setup, seed: int, n_epochs: int) -> schedule.LayoutSettings:
     """The layout's settings for this graph, from the parameters of the run."""
-    values = {name: getattr(setup.data.params, name) for name in schedule.SETTINGS}
-    return schedule.settings(setup.graph.n_rows, setup.heaviest, **values | {"seed": seed, "n_epochs": n_epochs})
+    values = {name: getattr(setup.data.params, name) for name in schedule.LAYOUT_PARAMS}
+    return schedule.layout_settings(setup.graph.n_rows, setup.heaviest, **values | {"seed": seed, "n_epochs": n_epochs})
 
 
 def our_start(setup: Setup, seed: int, init: str, dims: int = 2, n_epochs: int = 1) -> np.ndarray:

@@ -157,13 +157,13 @@ def few_programs(monkeypatch):
         return x
 
     monkeypatch.setattr(tl, "sort", sort)
-    monkeypatch.setattr(part("approximate"), "cuda_width", lambda k: 8)
+    monkeypatch.setattr(part("approximate"), "list_width", lambda k: 8)
     monkeypatch.setattr(part("approximate"), "SHARES", (1 / 16, 1.0))
     smaller = {
         "MARGIN": 1, "TOGETHER": 64, "FORWARD": 4, "REVERSE": 3, "NEIGHBORS": 4, "CANDIDATES": (4 + 3) * 4,
         "CELL_ROWS": 16, "LLOYD": 2, "TILE": 8, "SPLITS": 2, "COUNTED_TOGETHER": 16,
     }  # fmt: skip
-    for module in map(part, ("approximate", "exhaustive", "join", "packed", "probe", "sketch", "tiles")):
+    for module in map(part, ("approximate", "exhaustive", "join", "sparse_rows", "probe", "sketch", "tiles")):
         for name in smaller.keys() & vars(module).keys():
             monkeypatch.setattr(module, name, smaller[name])
 

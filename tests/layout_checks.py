@@ -20,7 +20,7 @@ def make_settings(n_vertices, max_weight=65535, **changes):
         negative_sample_rate=5,
         seed=42,
     )
-    return schedule.settings(n_vertices, max_weight, **values | changes)
+    return schedule.layout_settings(n_vertices, max_weight, **values | changes)
 
 
 def make_graph(n, degrees=DEGREES, seed=0):

@@ -19,11 +19,11 @@ def graph_blocks(graph, cuts):
 
 
 def passed(backend, function, values, graph, cuts, into=None):
-    old = backend.place(values)
+    old = backend.to_device(values)
     new = backend.empty_like(old) if into is None else into
     for first_row, *block in graph_blocks(graph, cuts):
-        function(old, new, first_row, *(backend.place(a) for a in block))
-    return np.array(backend.fetch(new))
+        function(old, new, first_row, *(backend.to_device(a) for a in block))
+    return np.array(backend.to_host(new))
 
 
 def some_cells(n, n_cells, share, seed=3):
@@ -54,7 +54,7 @@ def check_join_cells(backend, n=40):
 def check_join_roots(backend, n=40):
     graph = make_graph(n)
     lost = np.random.default_rng(5).random(n) < 0.5
-    roots = np.array(backend.fetch(backend.levels.own_numbers(backend.place(lost))))
+    roots = np.array(backend.to_host(backend.levels.own_numbers(backend.to_device(lost))))
     assert roots.dtype == np.int32 and np.array_equal(roots, np.where(lost, np.arange(n), -1))
     true = reference.join_roots(roots, *graph)
     for cuts in ((0, n), (0, 3, n)):
@@ -66,7 +66,7 @@ def check_scattered(backend):
     cells = np.full(3000, -1, np.int32)
     cells[:10] = 7
     roots = np.where(cells < 0, np.arange(3000) // 3 * 3, -1).astype(np.int32)
-    out = np.array(backend.fetch(backend.levels.scattered(backend.place(cells), backend.place(roots), 20)))
+    out = np.array(backend.to_host(backend.levels.scattered(backend.to_device(cells), backend.to_device(roots), 20)))
     assert out.dtype == np.int32 and (out[:10] == 7).all() and out.min() == 0 and out.max() == 19
     assert (out[12:].reshape(-1, 3) == out[12::3, None]).all()
     assert np.bincount(out[12::3], minlength=20).min() > 20
@@ -76,7 +76,7 @@ def check_coarse_graph(backend, n=60, n_cells=9, n_kept=3):
     for graph in (make_graph(n), light(make_graph(n, (0, 1, 33, 6)))):
         for cells in (some_cells(n, n_cells, 1.0), np.full(n, 4, np.int32)):
             named = reference.heaviest(cells, *graph, n_kept)
-            placed = backend.place(cells)
+            placed = backend.to_device(cells)
             pairs = backend.levels.no_pairs(placed, n, n_kept)
             keys = passed(backend, backend.levels.heaviest, cells, graph, (0, 1, n // 2, n), into=pairs)
             keys = keys[keys >= 0]
@@ -103,18 +103,18 @@ def ring(n, reach=3):
 
 
 def on_circle(n):
-    def place_top(numbers):
+    def top_positions(numbers):
         turn = 2 * np.pi * numbers / n
         return (10 * np.stack([np.cos(turn), np.sin(turn)], 1)).astype(np.float32)
 
-    return place_top
+    return top_positions
 
 
-def started(graph, cuts=None, seed=42, place_top=None, ticks=None, backend=CPU):
+def started(graph, cuts=None, seed=42, top_positions=None, ticks=None, backend=CPU):
     n = len(graph[0]) - 1
     s = make_settings(n, seed=seed)
     advance = (lambda _: None) if ticks is None else ticks.append
-    return levels.start(as_blocks(graph, cuts or (0, n)), s, backend, place_top or on_circle(n), advance)
+    return levels.start(as_blocks(graph, cuts or (0, n)), s, backend, top_positions or on_circle(n), advance)
 
 
 def many_pieces():

@@ -71,11 +71,11 @@ def check_product(backend, n=40, width=8):
     true = f[:, :1] * (dense @ old) / dense.sum(1, keepdims=True) + f[:, 1:2] * old + f[:, 2:] * new
     true[part < 0] = new[part < 0]
     for cuts in ((0, n), (0, 1, n // 2, n // 2, n)):
-        out = backend.place(new.copy())
+        out = backend.to_device(new.copy())
         for first_row, *block in graph_blocks(graph, cuts):
-            placed = [backend.place(a) for a in (old, part, factors, *block)]
+            placed = [backend.to_device(a) for a in (old, part, factors, *block)]
             backend.product(placed[0], out, *placed[1:3], first_row, *placed[3:])
-        np.testing.assert_allclose(np.array(backend.fetch(out)), true, atol=1e-12)
+        np.testing.assert_allclose(np.array(backend.to_host(out)), true, atol=1e-12)
 
 
 class Array:
@@ -95,5 +95,5 @@ def solved(graph, n_components=2, seed=42, block_rows=None, backend=CPU, cuts=No
     """(Eigenvectors, Parts) of indptr, targets, weights."""
     files, n = Graph(*map(Array, graph)), len(graph[0]) - 1
     parts = spectral.split(*roots_and_degrees(files, block_rows or n), n_components)
-    place = epochs.placer(as_blocks(graph, cuts or (0, n)), backend)
-    return spectral.solve(place, parts, n_components, files.n_edges, seed, backend), parts
+    read_blocks = epochs.block_reader(as_blocks(graph, cuts or (0, n)), backend)
+    return spectral.solve(read_blocks, parts, n_components, files.n_edges, seed, backend), parts

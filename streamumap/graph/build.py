@@ -4,13 +4,34 @@ Bytes: three numbers a row stay in memory (rho, sigma, how many edges come in); 
 block is made, 6 bytes on disk.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from streamumap.events import Advance, no_advance
 from streamumap.graph import cpu
-from streamumap.graph.files import WEIGHT_ONE, Create, Graph, Growing
+from streamumap.graph.files import WEIGHT_ONE, Create, Graph, GraphWriter
 from streamumap.store.blockfile import BlockFile
 from streamumap.store.checkpoint import NO_CHECKPOINT, Checkpoint
+
+
+@dataclass(frozen=True)
+class WeightedKnn:
+    """The k-NN files (N, k), and what turns a distance of a row into the weight of an edge."""
+
+    indices: BlockFile
+    distances: BlockFile
+    rho: np.ndarray  # float32 (N,)
+    sigma: np.ndarray  # float32 (N,)
+
+
+@dataclass(frozen=True)
+class Incoming:
+    """The edges that a block of rows receives, row after row."""
+
+    bounds: np.ndarray  # int64 (rows + 1,)
+    sources: np.ndarray  # int32, ascending within a row
+    weights: np.ndarray  # float32
 
 
 def build(
@@ -30,71 +51,72 @@ def build(
     The k-NN files are read once for each block of rows, to find the edges that come in.
     """
     n = len(knn_indices)
-    rho, sigma = np.empty(n, np.float32), np.empty(n, np.float32)
-    incoming, parent = np.zeros(n, np.int64), np.arange(n, dtype=np.int32)
-    whole = dict(rho=rho, sigma=sigma, incoming=incoming, parent=parent)
-    facts = checkpoint.resume(whole)
+    knn = WeightedKnn(knn_indices, knn_distances, np.empty(n, np.float32), np.empty(n, np.float32))
+    n_incoming, parent = np.zeros(n, np.int64), np.arange(n, dtype=np.int32)
+    arrays = dict(rho=knn.rho, sigma=knn.sigma, incoming=n_incoming, parent=parent)
+    facts = checkpoint.resume(arrays)
     if not facts:
-        _smooth(knn_distances, local_connectivity, block_rows, rho, sigma, advance)
-        for start, indices in knn_indices.blocks(block_rows):
-            cpu.count_incoming(indices, start, incoming)
-            advance(len(indices))
-        del indices
-    growing = Growing(create, n, 2 * int(incoming.sum()), facts.get("row", 0), facts.get("edges", 0))
-    for start in range(growing.n_rows, n, block_rows):
+        _smooth(knn, local_connectivity, block_rows, advance)
+        _count_incoming(knn_indices, n_incoming, block_rows, advance)
+    writer = GraphWriter(create, n, 2 * int(n_incoming.sum()), facts.get("row", 0), facts.get("edges", 0))
+    for start in range(writer.n_rows, n, block_rows):
         stop = min(start + block_rows, n)
-        bounds, sources, source_weights = _incoming(
-            knn_indices, knn_distances, rho, sigma, start, stop, incoming, block_rows
-        )
-        targets, weights, degree = _merged(
-            knn_indices, knn_distances, rho, sigma, start, stop, bounds, sources, source_weights, set_op_mix_ratio
-        )
-        growing.add(degree, targets, weights)
+        incoming = _incoming(knn, start, n_incoming[start:stop], block_rows)
+        targets, weights, degree = _merged(knn, start, stop, incoming, set_op_mix_ratio)
+        writer.add(degree, targets, weights)
         cpu.join_components(degree, targets, start, parent)
         advance(stop - start)
-        checkpoint.done(lambda: (whole, {}), row=stop, edges=growing.n_edges)
-    return growing.finish(), cpu.component_sizes(parent)
+        checkpoint.done(lambda: (arrays, {}), row=stop, edges=writer.n_edges)
+    return writer.finish(), cpu.component_sizes(parent)
 
 
-def _smooth(knn_distances, local_connectivity, block_rows, rho, sigma, advance):
-    mean = _mean_distance(knn_distances, block_rows)
-    for start, distances in knn_distances.blocks(block_rows):
+def _smooth(knn: WeightedKnn, local_connectivity: float, block_rows: int, advance: Advance) -> None:
+    """Fills rho and sigma."""
+    mean = _mean_distance(knn.distances, block_rows)
+    for start, distances in knn.distances.blocks(block_rows):
         stop = start + len(distances)
-        cpu.smooth_knn(distances, mean, local_connectivity, rho[start:stop], sigma[start:stop])
+        cpu.smooth_knn(distances, mean, local_connectivity, knn.rho[start:stop], knn.sigma[start:stop])
         advance(len(distances))
 
 
-def _incoming(knn_indices, knn_distances, rho, sigma, start, stop, incoming, block_rows):
-    """The edges that rows start..stop receive: bounds int64 (rows + 1,), sources int32 ascending in each list, weights
-    float32."""
-    bounds = np.zeros(stop - start + 1, np.int64)
-    np.cumsum(incoming[start:stop], out=bounds[1:])
+def _count_incoming(knn_indices: BlockFile, counts: np.ndarray, block_rows: int, advance: Advance) -> None:
+    """Adds to `counts`, int64 (N,), the edges that each row receives."""
+    for start, indices in knn_indices.blocks(block_rows):
+        cpu.count_incoming(indices, start, counts)
+        advance(len(indices))
+
+
+def _incoming(knn: WeightedKnn, start: int, counts: np.ndarray, block_rows: int) -> Incoming:
+    """Collects the edges that rows start.. receive, `counts` of them."""
+    bounds = np.zeros(len(counts) + 1, np.int64)
+    np.cumsum(counts, out=bounds[1:])
     sources, weights = np.empty(bounds[-1], np.int32), np.empty(bounds[-1], np.float32)
-    cursor = bounds[:-1].copy()
-    for first, indices in knn_indices.blocks(block_rows):
-        distances = knn_distances.read(first, first + len(indices))
-        cpu.gather_incoming(indices, distances, first, rho, sigma, start, stop, cursor, sources, weights)
-    return bounds, sources, weights
+    cursor, stop = bounds[:-1].copy(), start + len(counts)
+    for first, indices in knn.indices.blocks(block_rows):
+        distances = knn.distances.read(first, first + len(indices))
+        cpu.gather_incoming(indices, distances, first, knn.rho, knn.sigma, start, stop, cursor, sources, weights)
+    return Incoming(bounds, sources, weights)
 
 
-def _merged(knn_indices, knn_distances, rho, sigma, start, stop, bounds, sources, source_weights, mix):
+def _merged(knn: WeightedKnn, start: int, stop: int, incoming: Incoming, mix: float) -> tuple:
     """The edges of rows start..stop: targets int32, weights uint16, degree int64 (rows,)."""
-    indices, distances = knn_indices.read(start, stop), knn_distances.read(start, stop)
+    indices, distances = knn.indices.read(start, stop), knn.distances.read(start, stop)
     degree = np.empty(stop - start, np.int64)
-    most = len(sources) + indices.size
+    most = len(incoming.sources) + indices.size
     targets, weights = np.empty(most, np.int32), np.empty(most, np.float32)
     cpu.merge_rows(
-        indices, distances, start, rho, sigma, bounds, sources, source_weights, mix, degree, targets, weights
-    )
+        indices, distances, start, knn.rho, knn.sigma, incoming.bounds, incoming.sources, incoming.weights, mix,
+        degree, targets, weights,
+    )  # fmt: skip
     first_edge = np.cumsum(degree) - degree
-    packed_targets, packed_weights = np.empty(degree.sum(), np.int32), np.empty(degree.sum(), np.uint16)
+    compact_targets, compact_weights = np.empty(degree.sum(), np.int32), np.empty(degree.sum(), np.uint16)
     cpu.compact(
-        bounds, indices.shape[1], degree, first_edge, targets, weights, WEIGHT_ONE, packed_targets, packed_weights
-    )
-    return packed_targets, packed_weights, degree
+        incoming.bounds, indices.shape[1], degree, first_edge, targets, weights, WEIGHT_ONE, compact_targets, compact_weights
+    )  # fmt: skip
+    return compact_targets, compact_weights, degree
 
 
-def _mean_distance(knn_distances, block_rows) -> float:
+def _mean_distance(knn_distances: BlockFile, block_rows: int) -> float:
     total, count = 0.0, 0
     for _, distances in knn_distances.blocks(block_rows):
         finite = distances[np.isfinite(distances)]

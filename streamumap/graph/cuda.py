@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from streamumap.events import Advance, no_advance
-from streamumap.graph.files import WEIGHT_ONE, Create, Graph, Growing
+from streamumap.graph.files import WEIGHT_ONE, Create, Graph, GraphWriter
 from streamumap.graph.reference import MIN_SCALE, N_BISECTIONS, TOLERANCE
 from streamumap.machine import gpu
 from streamumap.store.blockfile import BlockFile
@@ -37,7 +37,7 @@ def build(
         targets, weights = _on_device(knn_indices, knn_distances, block_edges, device, beside, advance)
         _weigh(targets, weights, local_connectivity, block_edges, advance)
         bounds = _bounds(targets, block_edges)
-        growing = Growing(create, len(targets), 2 * int((targets >= 0).sum()))
+        writer = GraphWriter(create, len(targets), 2 * int((targets >= 0).sum()))
         parent = torch.arange(len(targets), device=device)
         written: Future = beside.submit(lambda: None)
 
@@ -48,14 +48,14 @@ def build(
             block = degree.cpu().numpy(), ends.cpu().numpy(), strengths.cpu().numpy().view(np.uint16)
             del degree, ends, strengths
             written.result()
-            written = beside.submit(growing.add, *block)
+            written = beside.submit(writer.add, *block)
             advance(stop - start)
 
         for start, stop in bounds:
             gpu.in_halves(merge, start, stop)
         written.result()
         sizes = torch.bincount(parent)
-        return growing.finish(), sizes[sizes > 0].sort(descending=True).values.cpu().numpy()
+        return writer.finish(), sizes[sizes > 0].sort(descending=True).values.cpu().numpy()
 
 
 def _on_device(knn_indices, knn_distances, block_edges, device, beside, advance) -> tuple[Tensor, Tensor]:
@@ -106,12 +106,12 @@ def smooth_knn(distances: Tensor, mean_distance: float, local_connectivity: floa
 
 def _rho(distances: Tensor, local_connectivity: float) -> Tensor:
     positive = (distances > 0) & (distances < torch.inf)
-    place = positive.cumsum(1, dtype=torch.int32)
-    n_positive = place[:, -1]
+    rank = positive.cumsum(1, dtype=torch.int32)
+    n_positive = rank[:, -1]
 
     def at(number) -> Tensor:
         """The positive distance with this number, from 1."""
-        return torch.where(positive & (place == number), distances, 0.0).sum(1, dtype=torch.float64)
+        return torch.where(positive & (rank == number), distances, 0.0).sum(1, dtype=torch.float64)
 
     whole = int(np.floor(local_connectivity))
     part = local_connectivity - whole

@@ -58,7 +58,7 @@ class Graph:
         return heaviest
 
 
-class Growing:
+class GraphWriter:
     """A graph that gets its rows in order, a block at a time. Of one that was begun before, `begun_rows` and `begun_edges`
     are there."""
 

@@ -8,7 +8,7 @@ threads: a vertex is always summed by one.
 import numpy as np
 from numba import get_num_threads, njit, prange, set_num_threads
 
-from streamumap.layout.schedule import ATTRACTION, CLIP, PUSH_SOFTENING, STEP_LIMIT, Settings
+from streamumap.layout.schedule import ATTRACTION, CLIP, PUSH_SOFTENING, STEP_LIMIT, LayoutSettings
 
 FAST = {"reassoc", "contract", "nsz", "nnan", "ninf"}
 GOLDEN = np.uint32(0x9E3779B9)
@@ -32,7 +32,7 @@ def epoch(
     weights,
     first_edge: int,
     number: int,
-    s: Settings,
+    s: LayoutSettings,
 ) -> None:
     """Writes rows first_row.. of `new` (float32 (N, C)) from `old` along a block of the graph's rows.
 

@@ -10,12 +10,12 @@ import torch
 import triton
 import triton.language as tl
 
-from streamumap.layout.schedule import ATTRACTION, CLIP, PUSH_SOFTENING, STEP_LIMIT, Settings
+from streamumap.layout.schedule import ATTRACTION, CLIP, PUSH_SOFTENING, STEP_LIMIT, LayoutSettings
 
 ROWS, LANES, WARPS = 4, 32, 1
 
 
-def epoch(old, new, first_row: int, indptr, targets, weights, first_edge: int, number: int, s: Settings) -> None:
+def epoch(old, new, first_row: int, indptr, targets, weights, first_edge: int, number: int, s: LayoutSettings) -> None:
     """As `cpu.epoch`, over torch tensors on one device: positions float32 (N, C), indptr int64, targets int32, weights
     int16 (uint16 bits)."""
     n_rows, n_components = len(indptr) - 1, old.shape[1]
@@ -32,7 +32,7 @@ def _signed(x: int) -> int:
     return ((x + 0x80000000) & 0xFFFFFFFF) - 0x80000000
 
 
-def place(array: np.ndarray | torch.Tensor, device) -> torch.Tensor:
+def to_device(array: np.ndarray | torch.Tensor, device) -> torch.Tensor:
     """A host array on the device; uint16 as int16, of which Triton takes the bits. What is there already stays."""
     if isinstance(array, torch.Tensor):
         return array

@@ -4,14 +4,14 @@ epochs, as one unit of work."""
 import numpy as np
 
 from streamumap.errors import InputError
-from streamumap.layout.schedule import Settings
+from streamumap.layout.schedule import LayoutSettings
 
 
 def layout(
     knn_indices: np.ndarray,
     knn_distances: np.ndarray,
     start: np.ndarray,
-    s: Settings,
+    s: LayoutSettings,
     local_connectivity: float,
     set_op_mix_ratio: float,
 ) -> np.ndarray:

@@ -9,7 +9,7 @@ from types import ModuleType
 import numpy as np
 
 from streamumap.events import Advance, no_advance
-from streamumap.layout.schedule import Settings
+from streamumap.layout.schedule import LayoutSettings
 
 AHEAD = 8
 """Epochs that may be asked for before the first of them is done."""
@@ -25,11 +25,11 @@ class LayoutState:
 
 @dataclass(frozen=True)
 class Backend:
-    """Where an epoch runs: `place` brings an array there, `fetch` back, `wait` until it is done; `epoch` has
+    """Where an epoch runs: `to_device` brings an array there, `to_host` back, `wait` until it is done; `epoch` has
     `cpu.epoch`'s signature, `product` that of `spectral_cpu.product`, and `levels` has the functions of `levels_cpu`."""
 
-    place: Callable
-    fetch: Callable
+    to_device: Callable
+    to_host: Callable
     empty_like: Callable
     epoch: Callable
     wait: Callable[[], object]
@@ -51,8 +51,8 @@ def cuda_backend(device: str) -> Backend:
     from streamumap.layout.init import levels_cuda, spectral_cuda
 
     return Backend(
-        place=lambda array: cuda.place(array, device),
-        fetch=lambda tensor: tensor.cpu().numpy(),
+        to_device=lambda array: cuda.to_device(array, device),
+        to_host=lambda tensor: tensor.cpu().numpy(),
         empty_like=torch.empty_like,
         epoch=cuda.epoch,
         wait=torch.cuda.synchronize if device.startswith("cuda") else lambda: None,
@@ -65,7 +65,7 @@ def run(
     state: LayoutState,
     until: int,
     blocks: Sequence[Callable],
-    settings: Settings,
+    settings: LayoutSettings,
     backend: Backend,
     advance: Advance = no_advance,
     after_epoch: Callable[[int, Callable[[], LayoutState]], None] | None = None,
@@ -75,11 +75,11 @@ def run(
 
     After each epoch 1 is ticked, and `after_epoch(epochs done, get)` called, where `get()` fetches the state then.
     """
-    old = backend.place(np.array(state.positions))  # both sets are written to
+    old = backend.to_device(np.array(state.positions))  # both sets are written to
     new = backend.empty_like(old)
-    place = placer(blocks, backend)
+    read_blocks = block_reader(blocks, backend)
     for number in range(state.epoch, until):
-        for first_row, first_edge, indptr, targets, weights in place():
+        for first_row, first_edge, indptr, targets, weights in read_blocks():
             backend.epoch(old, new, first_row, indptr, targets, weights, first_edge, number, settings)
         if number % AHEAD == 0:
             backend.wait()
@@ -91,23 +91,23 @@ def run(
 
 
 def _fetched(backend: Backend, positions, epoch: int) -> LayoutState:
-    return LayoutState(np.array(backend.fetch(positions)), epoch)
+    return LayoutState(np.array(backend.to_host(positions)), epoch)
 
 
-def _placed(block, backend: Backend) -> tuple:
+def _on_device(block, backend: Backend) -> tuple:
     arrays = block.indptr, block.targets, block.weights
-    return block.first_row, block.first_edge, *(backend.place(array) for array in arrays)
+    return block.first_row, block.first_edge, *(backend.to_device(array) for array in arrays)
 
 
-def placer(blocks: Sequence[Callable], backend: Backend) -> Callable[[], Iterable[tuple]]:
+def block_reader(blocks: Sequence[Callable], backend: Backend) -> Callable[[], Iterable[tuple]]:
     """A function that goes through the blocks: (first_row, first_edge, indptr, targets, weights), placed; one block is
     placed once and for all."""
 
-    def placed():
+    def on_device():
         for read in blocks:
-            yield _placed(read(), backend)
+            yield _on_device(read(), backend)
 
     if len(blocks) > 1:
-        return placed
-    kept = list(placed())
+        return on_device
+    kept = list(on_device())
     return lambda: kept

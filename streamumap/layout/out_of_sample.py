@@ -28,13 +28,13 @@ from streamumap.layout.cpu import (
     push_factor,
     random_vertex,
 )
-from streamumap.layout.schedule import Settings, rates_of
+from streamumap.layout.schedule import LayoutSettings, rates_of
 
 
-def place(
-    mapped: np.ndarray, indices: np.ndarray, distances: np.ndarray, weights: np.ndarray, s: Settings
+def embed_rows(
+    mapped: np.ndarray, indices: np.ndarray, distances: np.ndarray, weights: np.ndarray, s: LayoutSettings
 ) -> np.ndarray:
-    """As `reference.place`."""
+    """As `reference.embed_rows`."""
     out = np.full((len(indices), mapped.shape[1]), np.nan, np.float32)
     there = (indices[:, 0] >= 0) & (distances[:, 0] == 0)
     out[there] = mapped[indices[there, 0]]

@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from streamumap.layout.schedule import ATTRACTION, CLIP, PUSH_SOFTENING, STEP_LIMIT, Settings, mix32, rates_of
+from streamumap.layout.schedule import ATTRACTION, CLIP, PUSH_SOFTENING, STEP_LIMIT, LayoutSettings, mix32, rates_of
 
 GOLDEN = 0x9E3779B9
 
 
-def fires(edge: int, weight: int, epoch: int, settings: Settings) -> bool:
+def fires(edge: int, weight: int, epoch: int, settings: LayoutSettings) -> bool:
     """Whether the edge number `edge` of uint16 weight `weight` acts in this epoch: phase + epoch * rate passes a
     multiple of 2^32."""
     if weight < settings.least_weight:
@@ -17,14 +17,19 @@ def fires(edge: int, weight: int, epoch: int, settings: Settings) -> bool:
     return before + rate > 0xFFFFFFFF
 
 
-def pushers(vertex: int, n_pushes: int, epoch: int, settings: Settings) -> list[int]:
+def pushers(vertex: int, n_pushes: int, epoch: int, settings: LayoutSettings) -> list[int]:
     """The random vertices that push this one away."""
     key = mix32(vertex ^ settings.epoch_key(epoch))
     return [(mix32(key + s * GOLDEN) * settings.n_vertices) >> 32 for s in range(n_pushes)]
 
 
 def epoch(
-    positions: np.ndarray, indptr: np.ndarray, targets: np.ndarray, weights: np.ndarray, number: int, settings: Settings
+    positions: np.ndarray,
+    indptr: np.ndarray,
+    targets: np.ndarray,
+    weights: np.ndarray,
+    number: int,
+    settings: LayoutSettings,
 ) -> np.ndarray:
     """float32 (N, C) positions -> float32 (N, C) after epoch `number`. CSR graph: indptr int64, targets int32, weights
     uint16."""
@@ -43,8 +48,8 @@ def epoch(
     return new.astype(np.float32)
 
 
-def place(
-    mapped: np.ndarray, indices: np.ndarray, distances: np.ndarray, weights: np.ndarray, s: Settings
+def embed_rows(
+    mapped: np.ndarray, indices: np.ndarray, distances: np.ndarray, weights: np.ndarray, s: LayoutSettings
 ) -> np.ndarray:
     """float32 (M, C): places of rows on the map `mapped` float32 (N, C), by neighbours int32 (-1: none), distances and
     strengths float32 (M, k), nearest first. The rows of the map do not move, nor does a row at distance 0 from one; a row
@@ -61,7 +66,7 @@ def place(
     return out
 
 
-def likeliest(mapped: np.ndarray, indices: np.ndarray, weights: np.ndarray, s: Settings) -> int:
+def likeliest(mapped: np.ndarray, indices: np.ndarray, weights: np.ndarray, s: LayoutSettings) -> int:
     """The neighbour in whose place a row's edges are most like their strengths: their mean may lie where none of them is."""
     near = indices[indices >= 0]
     d2 = ((mapped[near][:, None].astype(np.float64) - mapped[near]) ** 2).sum(2)

@@ -58,7 +58,7 @@ seconds, umap-learn's 200 take 143."""
 
 
 @dataclass(frozen=True)
-class Settings:
+class LayoutSettings:
     """Plain numbers of one layout. `rate_scale` turns a uint16 weight into a uint32 rate; edges lighter than
     `least_weight` never fire."""
 
@@ -99,20 +99,20 @@ class Settings:
         return mix32(self.seed ^ 0x5BD1E995)
 
 
-def settings(
+def layout_settings(
     n_vertices, max_weight, *, n_epochs, min_dist, spread, learning_rate, repulsion_strength, negative_sample_rate, seed
-) -> Settings:
+) -> LayoutSettings:
     """`max_weight`: the largest uint16 weight of the graph. `n_epochs` None: DEFAULT_EPOCHS."""
     a, b = fit_ab(min_dist, spread)
     n_epochs = DEFAULT_EPOCHS if n_epochs is None else n_epochs
-    s = Settings(
+    s = LayoutSettings(
         a=a, b=b, n_epochs=n_epochs, learning_rate=learning_rate, repulsion_strength=repulsion_strength,
         negative_sample_rate=negative_sample_rate, seed=seed, n_vertices=n_vertices, rate_scale=1, least_weight=1,
     )  # fmt: skip
     return on_graph(s, n_vertices, max_weight, n_epochs)
 
 
-def on_graph(s: Settings, n_vertices: int, max_weight: int, n_epochs: int) -> Settings:
+def on_graph(s: LayoutSettings, n_vertices: int, max_weight: int, n_epochs: int) -> LayoutSettings:
     """The same layout for another graph and number of epochs."""
     heaviest = max(int(max_weight), 1)
     return replace(
@@ -120,10 +120,12 @@ def on_graph(s: Settings, n_vertices: int, max_weight: int, n_epochs: int) -> Se
     )  # fmt: skip
 
 
-def placing_settings(n_mapped: int, *, n_epochs, learning_rate, **others) -> Settings:
+def out_of_sample_settings(n_mapped: int, *, n_epochs, learning_rate, **others) -> LayoutSettings:
     """Of rows that are placed on a map: a third of its epochs, and a quarter of its steps (umap-learn)."""
     n_epochs = DEFAULT_EPOCHS if n_epochs is None else n_epochs
-    return settings(n_mapped, RATE_ONE, n_epochs=max(1, n_epochs // 3), learning_rate=learning_rate / 4, **others)
+    return layout_settings(
+        n_mapped, RATE_ONE, n_epochs=max(1, n_epochs // 3), learning_rate=learning_rate / 4, **others
+    )
 
 
 RATE_ONE = 65535
@@ -135,8 +137,16 @@ def rates_of(weights: np.ndarray) -> np.ndarray:
     return np.rint(weights / np.maximum(weights[:, :1], 1e-30) * RATE_ONE).astype(np.uint16)
 
 
-SETTINGS = ("n_epochs", "min_dist", "spread", "learning_rate", "repulsion_strength", "negative_sample_rate", "seed")
-"""The parameters that `settings` takes, by their names in Params."""
+LAYOUT_PARAMS = (
+    "n_epochs",
+    "min_dist",
+    "spread",
+    "learning_rate",
+    "repulsion_strength",
+    "negative_sample_rate",
+    "seed",
+)
+"""The parameters that `layout_settings` takes, by their names in Params."""
 
 
 def fit_ab(min_dist: float, spread: float) -> tuple[float, float]:

@@ -9,13 +9,13 @@ from streamumap.source.views.normalized import DenseRows
 
 
 class ReducedRows:
-    """The rows of `source`, seen as a DenseRows of `metric` sees them, along components that others have: a RowSource of float32
+    """The rows of `source`, seen as a DenseRows of `unit` sees them, along components that others have: a RowSource of float32
     rows. `mean` float64 (D,), `components` float32 (n, D)."""
 
     dtype = "float32"
 
-    def __init__(self, source: RowSource, metric: str, mean: np.ndarray, components: np.ndarray):
-        self._rows, self._mean, self._components = DenseRows(source, metric), mean, components
+    def __init__(self, source: RowSource, mean: np.ndarray, components: np.ndarray, *, unit: bool):
+        self._rows, self._mean, self._components = DenseRows(source, unit=unit), mean, components
         self.source, self.name, self.fingerprint = source, source.name, source.fingerprint
         self.n_rows, self.n_features = source.n_rows, len(components)
         self.row_bytes = self.n_features * 4

@@ -11,8 +11,8 @@ from streamumap.errors import InputError
 from streamumap.events import Advance
 from streamumap.graph.files import Graph, GraphBlock
 from streamumap.layout.init import pca
+from streamumap.layout.init.levels_sizes import FEW
 from streamumap.layout.init.spectral_sizes import PART_ROWS
-from streamumap.layout.sizes import FEW
 from streamumap.params import Params
 from streamumap.planning.job import Plan
 from streamumap.run.dispatch import Rows
@@ -49,8 +49,8 @@ class GraphBlocks:
 
     def _placed(self) -> GraphBlock:
         if self._whole is None:
-            block, place = self.graph.block(0, self.graph.n_rows), self.backend.place
-            self._whole = GraphBlock(0, 0, place(block.indptr), place(block.targets), place(block.weights))
+            block, to_device = self.graph.block(0, self.graph.n_rows), self.backend.to_device
+            self._whole = GraphBlock(0, 0, to_device(block.indptr), to_device(block.targets), to_device(block.weights))
         return self._whole
 
 
@@ -111,7 +111,7 @@ def _multilevel(
 
 def _pca(rows: Rows, plan: Plan, p: Params, numbers: np.ndarray) -> np.ndarray:
     """Positions along the first principal components of these rows: a `PlaceTop`."""
-    size, read = plan["start"].blocks["sample_rows"], _reader(rows, rows.metric)
+    size, read = plan["start"].blocks["sample_rows"], _reader(rows)
     sample = read(numbers[pca.sample_numbers(len(numbers), size)])
     parts = pca.blocks(lambda a, b: read(numbers[a:b]), len(numbers), size)
     return pca.pca(parts, sample, rows.searched.n_features, p.n_components, p.seed)
@@ -129,13 +129,13 @@ def _spectral(
     """Positions along the graph's eigenvectors. Where the graph has several components, each is laid out along its own eigenvectors,
     around the position that the default start gives it."""
     from streamumap.graph.components import roots_and_degrees
-    from streamumap.layout.epochs import placer
+    from streamumap.layout.epochs import block_reader
     from streamumap.layout.init import spectral
 
     n, graph = settings.n_vertices, blocks.graph
     parts = spectral.split(*roots_and_degrees(graph, PART_ROWS), p.n_components)
-    place = placer(blocks.of(n if n < FEW else plan["start"].blocks["block_rows"]), blocks.backend)
-    found = spectral.solve(place, parts, p.n_components, graph.n_edges, p.seed, blocks.backend, advance)
+    read_blocks = block_reader(blocks.of(n if n < FEW else plan["start"].blocks["block_rows"]), blocks.backend)
+    found = spectral.solve(read_blocks, parts, p.n_components, graph.n_edges, p.seed, blocks.backend, advance)
     said = f"along eigenvectors after {found.n_products:,} products"
     if not found.converged:
         warn(
@@ -148,7 +148,7 @@ def _spectral(
         others, _ = _multilevel(by_pca, "by pca", plan, p, blocks, settings, advance)
         vectors = spectral.apart(found, parts, others)
         said += f", {parts.n_parts:,} of the graph's pieces each along its own"
-    positions = pca.placed(vectors, p.n_components, p.seed)
+    positions = pca.center_and_jitter(vectors, p.n_components, p.seed)
     return (lambda numbers: positions[numbers]), said
 
 
@@ -168,21 +168,21 @@ def _given_positions(path: str, n_rows: int, n_components: int) -> np.ndarray:
     return positions
 
 
-def _reader(rows: Rows, metric: str) -> Callable[[np.ndarray], Any]:
-    """A function that reads rows by number (int64, ascending) as a matrix; under cosine its rows have length 1."""
-    csr = rows.csr
+def _reader(rows: Rows) -> Callable[[np.ndarray], Any]:
+    """A function that reads rows by number (int64, ascending) as a matrix, as they are compared."""
+    csr, unit = rows.csr, rows.metric.unit
     if csr is not None:
-        return lambda numbers: _sparse(csr.take(numbers), csr.n_features, metric)
-    return DenseRows(rows.searched, metric).take
+        return lambda numbers: _sparse(csr.take(numbers), csr.n_features, unit)
+    return DenseRows(rows.searched, unit=unit).take
 
 
-def _sparse(rows, n_features: int, metric: str):
+def _sparse(rows, n_features: int, unit: bool):
     """CSR rows as a SciPy matrix."""
     import scipy.sparse
 
     indptr, indices, values = rows
     matrix = scipy.sparse.csr_matrix((values, indices.astype(np.int32), indptr), shape=(len(indptr) - 1, n_features))
-    if metric == "cosine":
+    if unit:
         norms = np.sqrt(np.asarray(matrix.multiply(matrix).sum(1), np.float64)).ravel()
         matrix = scipy.sparse.diags(1.0 / np.where(norms > 0, norms, 1.0)).astype(np.float32) @ matrix
     return matrix.tocsr()

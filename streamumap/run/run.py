@@ -10,6 +10,7 @@ import numpy as np
 from streamumap import __version__
 from streamumap.events import Listener
 from streamumap.machine import gpu
+from streamumap.neighbors.metric import named
 from streamumap.planning.job import Plan
 from streamumap.planning.overheads import CONTEXT_BYTES
 from streamumap.request import Request
@@ -148,7 +149,7 @@ class Run(Recorder):
             return self.work.open("knn_indices"), self.work.open("knn_distances")
         return (
             self._of_kept("indices", self.kept.numbers_of),
-            self._of_kept("distances", lambda block: self.view.scale(block, self.params.metric)),
+            self._of_kept("distances", lambda block: self.view.scale(block, unit=named(self.params.metric).unit)),
         )
 
     def _of_kept(self, name: str, of_block: Callable[[np.ndarray], np.ndarray]) -> BlockFile:

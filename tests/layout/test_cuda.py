@@ -22,9 +22,9 @@ N = 1000 if GPU else 9
 
 
 def epoch(old, first_row, indptr, targets, weights, first_edge, number, s):
-    before = cuda.place(old, DEVICE)
+    before = cuda.to_device(old, DEVICE)
     new = torch.full_like(before, torch.nan)
-    arrays = (cuda.place(a, DEVICE) for a in (indptr, targets, weights))
+    arrays = (cuda.to_device(a, DEVICE) for a in (indptr, targets, weights))
     cuda.epoch(before, new, first_row, *arrays, first_edge, number, s)
     new = new.cpu().numpy()
     rows = np.zeros(len(old), bool)
@@ -76,7 +76,7 @@ def test_equal_positions_stay(n_components):
 
 def test_weights_keep_their_bits():
     weights = np.array([0, 1, 32767, 32768, 65535], np.uint16)
-    placed = cuda.place(weights, DEVICE)
+    placed = cuda.to_device(weights, DEVICE)
     assert placed.dtype == torch.int16 and placed.cpu().numpy().view(np.uint16).tolist() == weights.tolist()
 
 

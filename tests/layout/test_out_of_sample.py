@@ -6,13 +6,13 @@ import pytest
 from streamumap.graph import cpu as graph
 from streamumap.graph import reference as plain_graph
 from streamumap.layout import out_of_sample, reference
-from streamumap.layout.schedule import SETTINGS, placing_settings
+from streamumap.layout.schedule import LAYOUT_PARAMS, out_of_sample_settings
 from streamumap.params import Params
 
 
 def settings(n_mapped, **changed):
-    given = {name: getattr(Params, name) for name in SETTINGS}
-    return placing_settings(n_mapped, **(given | changed))
+    given = {name: getattr(Params, name) for name in LAYOUT_PARAMS}
+    return out_of_sample_settings(n_mapped, **(given | changed))
 
 
 def some(n_rows=60, n_mapped=100, k=10, n_components=2, seed=0):
@@ -51,7 +51,7 @@ def test_strengths_are_those_of_umap_learn():
 def test_places(n_components, n_epochs):
     given = some(n_components=n_components)
     s = settings(100, n_epochs=n_epochs)
-    found, expected = out_of_sample.place(*given, s), reference.place(*given, s)
+    found, expected = out_of_sample.embed_rows(*given, s), reference.embed_rows(*given, s)
     assert found.dtype == np.float32 and found.shape == (60, n_components)
     np.testing.assert_allclose(found, expected, atol=2e-3)
     assert np.isnan(found[0]).all() and np.isfinite(found[1:]).all()
@@ -61,13 +61,13 @@ def test_places(n_components, n_epochs):
 def test_a_place_depends_on_the_row_and_the_map_alone():
     mapped, *given = some(n_rows=700)
     s = settings(100)
-    found = out_of_sample.place(mapped, *given, s)
+    found = out_of_sample.embed_rows(mapped, *given, s)
     order = np.random.default_rng(1).permutation(700)
-    again = out_of_sample.place(mapped, *(part[order] for part in given), s)
+    again = out_of_sample.embed_rows(mapped, *(part[order] for part in given), s)
     assert again.tobytes() == found[order].tobytes()
-    part = out_of_sample.place(mapped, *(part[500:503] for part in given), s)
+    part = out_of_sample.embed_rows(mapped, *(part[500:503] for part in given), s)
     assert part.tobytes() == found[500:503].tobytes()
-    assert not np.array_equal(found, out_of_sample.place(mapped, *given, settings(100, seed=1)), equal_nan=True)
+    assert not np.array_equal(found, out_of_sample.embed_rows(mapped, *given, settings(100, seed=1)), equal_nan=True)
 
 
 def test_epochs_are_a_third_of_those_of_the_map():

@@ -11,7 +11,7 @@ import streamumap
 from streamumap import engine
 from streamumap.errors import InputError, Stopped
 from streamumap.events import ignore
-from streamumap.layout.schedule import SETTINGS, placing_settings
+from streamumap.layout.schedule import LAYOUT_PARAMS, out_of_sample_settings
 from streamumap.params import Params
 from streamumap.planning.fit import is_tiny_forced
 from streamumap.request import Request
@@ -35,14 +35,14 @@ def embed(x, out, params=SHORT, sample=40, place_rest=True, listener=ignore, sto
 def by_reference(given, chosen, positions, params, n_epochs=4):
     """Where the plain versions of all that is done put the other rows."""
     from streamumap.graph.reference import strengths
-    from streamumap.layout.reference import place
+    from streamumap.layout.reference import embed_rows
     from streamumap.neighbors.reference import nearest
 
     rest = np.setdiff1d(np.arange(len(given)), chosen)
     near, far = nearest(given[rest], given[chosen], params.n_neighbors, params.metric, True)
-    settings = placing_settings(len(chosen), **{name: getattr(params, name) for name in SETTINGS})
+    settings = out_of_sample_settings(len(chosen), **{name: getattr(params, name) for name in LAYOUT_PARAMS})
     assert settings.n_epochs == n_epochs
-    return rest, place(positions, near, far, strengths(far, params.local_connectivity), settings)
+    return rest, embed_rows(positions, near, far, strengths(far, params.local_connectivity), settings)
 
 
 @pytest.mark.parametrize("form", ["dense", "csr"])

@@ -1,10 +1,12 @@
 """Checkpoints of every stage: a stage that is resumed ends with the same bytes."""
 
 import os
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from neighbor_checks import as_csr, compared, search_request
 
 from streamumap.errors import Stopped
 from streamumap.graph import build
@@ -15,7 +17,6 @@ from streamumap.run.recorder import Meter
 from streamumap.source import open_source
 from streamumap.source.scan.cpu import scan
 from streamumap.source.sparse.csr_rows import pack
-from streamumap.source.views.normalized import DenseRows
 from streamumap.store import saved_checkpoint
 from streamumap.store.saved_checkpoint import SavedCheckpoint
 from streamumap.store.workdir import Workdir
@@ -44,39 +45,38 @@ def clustered(n, n_features=60, active=6):
 @pytest.mark.parametrize("metric", METRICS)
 def test_all_with_all_of_packed_rows(metric, restarted):
     rows = clustered(300)
-    wanted: dict = dict(is_zero=~rows.any(1), seed=0, sample=np.arange(9), reached=lambda near: True)
-    wanted |= dict(non_negative=True, query_rows=64, batch_rows=0)
-    given = pack(open_source(rows), 100, int(np.count_nonzero(rows)))
+    blocks = dict(query_rows=64, batch_rows=0)
+    request = search_request(compared(rows, metric, as_csr(rows)), 6, blocks, is_zero=~rows.any(1), sample=np.arange(9))
     found, n_times, _ = restarted(
-        lambda checkpoint, advance: sparse.search(given, 6, metric, checkpoint=checkpoint, advance=advance, **wanted)
+        lambda checkpoint, advance: sparse.search(replace(request, checkpoint=checkpoint, advance=advance))
     )
-    assert n_times == 5 and as_bytes(found) == as_bytes(sparse.search(given, 6, metric, **wanted))
+    assert n_times == 5 and as_bytes(found) == as_bytes(sparse.search(request))
 
 
 @pytest.mark.parametrize("reaches", [True, False], ids=["enough at once", "never enough"])
 def test_packed_rows_by_cells(reaches, restarted, monkeypatch):
     monkeypatch.setattr("streamumap.neighbors.sparse.cells.mean_cell_rows", lambda n_rows: 8)
     rows = clustered(500)
-    wanted: dict = dict(is_zero=~rows.any(1), seed=0, sample=np.arange(50), reached=lambda near: reaches)
-    wanted |= dict(non_negative=True, query_rows=64, batch_rows=10)
-    given = pack(open_source(rows), 100, int(np.count_nonzero(rows)))
+    blocks, given = dict(query_rows=64, batch_rows=10), compared(rows, "cosine", as_csr(rows))
+    options: dict = dict(is_zero=~rows.any(1), sample=np.arange(50), reached=lambda near: reaches)
+    request = search_request(given, 6, blocks, **options)
     found, n_times, _ = restarted(
-        lambda checkpoint, advance: sparse.search(given, 6, "cosine", checkpoint=checkpoint, advance=advance, **wanted)
+        lambda checkpoint, advance: sparse.search(replace(request, checkpoint=checkpoint, advance=advance))
     )
     assert n_times >= (4 if reaches else 15)
-    assert as_bytes(found) == as_bytes(sparse.search(given, 6, "cosine", **wanted))
+    assert as_bytes(found) == as_bytes(sparse.search(request))
 
 
 @pytest.mark.parametrize("how", ["exhaustive", "enough at once", "never enough"])
 def test_dense_rows(how, restarted, monkeypatch):
     monkeypatch.setattr(dense, "all_with_all_is_cheaper", lambda n_rows, n_features: False)
-    rows = DenseRows(open_source(np.random.default_rng(0).normal(size=(400, 20)).astype(np.float32)), "euclidean")
-    wanted: dict = dict(cell_rows=90, seed=0, n_threads=2, exhaustive=how == "exhaustive")
-    wanted["reached"] = lambda near: how == "enough at once"
+    rows = compared(np.random.default_rng(0).normal(size=(400, 20)).astype(np.float32), "euclidean")
+    options: dict = dict(n_threads=2, exhaustive=how == "exhaustive", reached=lambda near: how == "enough at once")
+    request = search_request(rows, 6, {"cell_rows": 90}, **options)
     found, n_times, _ = restarted(
-        lambda checkpoint, advance: dense.search(rows, 6, checkpoint=checkpoint, advance=advance, **wanted)
+        lambda checkpoint, advance: dense.search(replace(request, checkpoint=checkpoint, advance=advance))
     )
-    assert n_times >= 5 and as_bytes(found) == as_bytes(dense.search(rows, 6, **wanted))
+    assert n_times >= 5 and as_bytes(found) == as_bytes(dense.search(request))
 
 
 def test_the_graph(restarted, codes_knn, as_file, create, tmp_path):

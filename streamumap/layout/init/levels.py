@@ -9,15 +9,16 @@ Force-Directed Graph Drawing". A bounded number of passes over the graph: it can
 `levels_reference.py` says what a pass is; `levels_cpu.py` (numba) and `levels_cuda.py` (Triton) do it fast.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from streamumap.events import Advance, no_advance
 from streamumap.layout import epochs
-from streamumap.layout.schedule import Settings, on_graph
-from streamumap.layout.sizes import FEW, KEPT, RATIO, TOP
+from streamumap.layout.init.levels_sizes import FEW, KEPT, RATIO, TOP
+from streamumap.layout.schedule import LayoutSettings, on_graph
 
 MOST_CELLS = 1 << 23
 """So that two cells and a weight fit in an int64."""
@@ -61,8 +62,8 @@ class Start:
 
 
 @dataclass(frozen=True)
-class Level:
-    """A coarser graph, with the attributes of a block that holds all of it."""
+class CoarseGraph:
+    """The graph of the cells of a level, with the attributes of a `GraphBlock`: one block holds all of it."""
 
     indptr: np.ndarray  # int64 (M + 1,)
     targets: np.ndarray  # int32 (edges,)
@@ -71,55 +72,78 @@ class Level:
     first_edge: int = 0
 
 
+@dataclass(frozen=True)
+class Coarsening:
+    """The vertices of a level gathered in cells, and the graph of the cells."""
+
+    read_blocks: Callable[[], Iterable[tuple]]  # reads the level's own graph onto the backend
+    cells: Any  # int32 (n_vertices,), on the backend
+    n_vertices: int
+    n_unreached: int
+    graph: CoarseGraph
+
+    @property
+    def coarse(self) -> list[Callable[[], CoarseGraph]]:
+        """The graph of the cells, as one block."""
+        return [lambda: self.graph]
+
+
 def start(
     blocks: Sequence[Callable],
-    settings: Settings,
+    settings: LayoutSettings,
     backend: epochs.Backend,
-    place_top: Callable[[np.ndarray], np.ndarray],
+    top_positions: Callable[[np.ndarray], np.ndarray],
     advance: Advance = no_advance,
     top: int | None = None,
 ) -> Start:
-    """First positions on the graph of `blocks` (as of `run.run`). `place_top` gives those of the coarsest level,
-    float32 (M, n_components), for the vertices of these numbers, int64 (M,) ascending, one in each of its cells; `top`: how
-    many these are, at most twice as many [TOP]. Ticks N in all, and 0 often.
+    """Makes first positions on the graph of `blocks` (as in `epochs.run`).
+
+    `top_positions` gives the positions of the coarsest level, float32 (M, n_components), for M vertices of the graph, one
+    in each of its cells (int64 (M,), ascending); `top` is the least M, and half the largest [TOP]. Advances by N in all, and
+    often by 0.
     """
+    n = n_rows = settings.n_vertices
     top = TOP if top is None else top
-    sizes: list[int] = []
-    unreached: list[int] = []
-    n_rows = settings.n_vertices
-
-    def first(blocks, n: int, chosen: np.ndarray) -> np.ndarray:
-        """Where a level's epochs begin; `chosen`: its vertices, as vertices of the graph itself."""
+    vertices, sizes = np.arange(n), [n]
+    levels: list[Coarsening] = []
+    while n_cells := _n_cells(n, not levels, top):
+        seeds = choose_seeds(n, n_cells, settings.seed, len(levels) + 1)
+        vertices = vertices[seeds]
+        half = 0 if levels else n_rows // 3
+        levels.append(_coarsened(levels[-1].coarse if levels else blocks, n, seeds, backend, advance, half))
+        n = n_cells
         sizes.append(n)
-        n_cells = _n_cells(n, len(sizes) == 1, top)
-        if not n_cells:
-            return place_top(chosen)
-        step = n_rows // 3 if len(sizes) == 1 else 0
-        seeds = choose_seeds(n, n_cells, settings.seed, len(sizes))
-        chosen = chosen[seeds]  # of all vertices, which go here
-        place = epochs.placer(blocks, backend)
-        cells, n_lost = _cells(place, seeds, n, backend, advance)
-        advance(step)
-        unreached.append(n_lost)
-        level = _coarse(place, cells, n, n_cells, backend)
-        advance(step)
-        coarse = [lambda: level]
-        begin = first(coarse, n_cells, chosen)
-        n_epochs = LEVEL_EPOCHS if n_cells > 2 * TOP else TOP_EPOCHS
-        state = epochs.run(
-            epochs.LayoutState(begin),
-            n_epochs,
-            coarse,
-            _on_level(settings, n_cells, n_epochs),
-            backend,
-            lambda _: advance(0),
-        )
-        wide = np.float32((n / n_cells) ** WIDENING)
-        return _prolonged(state.positions * wide, place, cells, backend)
+    n_unreached = levels[0].n_unreached if levels else 0
+    positions = top_positions(vertices)
+    n_advanced = 2 * (n_rows // 3) if levels else 0
+    while levels:
+        positions = _refined(positions, levels.pop(), settings, backend, advance)
+    advance(n_rows - n_advanced)
+    return Start(positions, tuple(sizes), n_unreached)
 
-    positions = first(blocks, n_rows, np.arange(n_rows))
-    advance(n_rows - 2 * (n_rows // 3) * (len(sizes) > 1))
-    return Start(positions, tuple(sizes), sum(unreached[:1]))
+
+def _coarsened(
+    blocks: Sequence[Callable], n: int, seeds: np.ndarray, backend: epochs.Backend, advance: Advance, half: int
+) -> Coarsening:
+    """Gathers the n vertices in cells around the seeds. Advances by `half` twice."""
+    read_blocks = epochs.block_reader(blocks, backend)
+    cells, n_unreached = _cells(read_blocks, seeds, n, backend, advance)
+    advance(half)
+    graph = _coarse(read_blocks, cells, n, len(seeds), backend)
+    advance(half)
+    return Coarsening(read_blocks, cells, n, n_unreached, graph)
+
+
+def _refined(
+    positions: np.ndarray, level: Coarsening, settings: LayoutSettings, backend: epochs.Backend, advance: Advance
+) -> np.ndarray:
+    """Lays out the cells of a level from these positions; returns where its vertices start."""
+    n_cells = len(positions)
+    n_epochs = LEVEL_EPOCHS if n_cells > 2 * TOP else TOP_EPOCHS
+    state, on_level = epochs.LayoutState(positions), _on_level(settings, n_cells, n_epochs)
+    state = epochs.run(state, n_epochs, level.coarse, on_level, backend, lambda _: advance(0))
+    wide = np.float32((level.n_vertices / n_cells) ** WIDENING)
+    return _prolonged(state.positions * wide, level.read_blocks, level.cells, backend)
 
 
 def _n_cells(n: int, is_whole: bool, top: int) -> int:
@@ -129,7 +153,7 @@ def _n_cells(n: int, is_whole: bool, top: int) -> int:
     return n // RATIO if is_whole and n >= FEW else 0
 
 
-def _on_level(s: Settings, n_vertices: int, n_epochs: int) -> Settings:
+def _on_level(s: LayoutSettings, n_vertices: int, n_epochs: int) -> LayoutSettings:
     """The layout's settings for a coarser level."""
     share = min(1.0, n_vertices / FULL_REPULSION)
     return replace(
@@ -145,25 +169,25 @@ def choose_seeds(n: int, n_cells: int, seed: int, level: int) -> np.ndarray:
     return bounds[:-1] + (at * np.diff(bounds)).astype(np.int64)
 
 
-def _cells(place, seeds: np.ndarray, n: int, backend: epochs.Backend, advance: Advance):
+def _cells(read_blocks, seeds: np.ndarray, n: int, backend: epochs.Backend, advance: Advance):
     """Each vertex's cell, int32 (n,), placed, and how many no seed reached. Pieces of the graph without a seed go to a
     cell at random, each as a whole: nothing ties them to any place."""
     own = np.full(n, -1, np.int32)
     own[seeds] = np.arange(len(seeds), dtype=np.int32)
-    cells = _until_still(backend.levels.join_cells, backend.place(own), place, backend, advance)
+    cells = _until_still(backend.levels.join_cells, backend.to_device(own), read_blocks, backend, advance)
     lost = cells < 0
     n_lost = int(lost.sum())
     if n_lost:
-        roots = _until_still(backend.levels.join_roots, backend.levels.own_numbers(lost), place, backend, advance)
+        roots = _until_still(backend.levels.join_roots, backend.levels.own_numbers(lost), read_blocks, backend, advance)
         cells = backend.levels.scattered(cells, roots, len(seeds))
     return cells, n_lost
 
 
-def _until_still(passed: Callable, values, place, backend: epochs.Backend, advance: Advance):
+def _until_still(passed: Callable, values, read_blocks, backend: epochs.Backend, advance: Advance):
     """`passed` over the graph's blocks until nothing changes, ROUNDS times at most."""
     old, new = values, backend.empty_like(values)
     for _ in range(ROUNDS):
-        for first_row, _, *block in place():
+        for first_row, _, *block in read_blocks():
             passed(old, new, first_row, *block)
         advance(0)
         if bool((old == new).all()):
@@ -172,21 +196,21 @@ def _until_still(passed: Callable, values, place, backend: epochs.Backend, advan
     return old
 
 
-def _coarse(place, cells, n: int, n_cells: int, backend: epochs.Backend) -> Level:
+def _coarse(read_blocks, cells, n: int, n_cells: int, backend: epochs.Backend) -> CoarseGraph:
     """The graph of the cells: edges between two are added up, set against the sizes of both, and the heaviest of a
     cell, on either side, weigh 1."""
     pairs = backend.levels.no_pairs(cells, n, KEPT)
-    for first_row, _, *block in place():
+    for first_row, _, *block in read_blocks():
         backend.levels.heaviest(cells, pairs, first_row, *block)
-    return Level(*backend.levels.coarse_graph(pairs, n_cells))
+    return CoarseGraph(*backend.levels.coarse_graph(pairs, n_cells))
 
 
-def _prolonged(positions: np.ndarray, place, cells, backend: epochs.Backend) -> np.ndarray:
+def _prolonged(positions: np.ndarray, read_blocks, cells, backend: epochs.Backend) -> np.ndarray:
     """Positions of cells -> of their vertices, smoothed."""
-    old = backend.place(positions)[cells]
+    old = backend.to_device(positions)[cells]
     new = backend.empty_like(old)
     for _ in range(SMOOTHINGS):
-        for first_row, _, *block in place():
+        for first_row, _, *block in read_blocks():
             backend.levels.smooth(old, new, first_row, *block)
         old, new = new, old
-    return np.array(backend.fetch(old))
+    return np.array(backend.to_host(old))

@@ -135,9 +135,9 @@ def _both_ways(keys, indptr, targets, weights):
     for key in keys:
         one, other = key >> (CELL_BITS + WEIGHT_BITS), (key >> WEIGHT_BITS) & _CELL
         for cell, target in ((one, other), (other, one)):
-            place = indptr[cell + 1]
-            targets[place], weights[place] = target, key & _WEIGHT
-            indptr[cell + 1] = place + 1
+            at = indptr[cell + 1]
+            targets[at], weights[at] = target, key & _WEIGHT
+            indptr[cell + 1] = at + 1
 
 
 @njit(parallel=True, cache=True)

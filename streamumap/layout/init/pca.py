@@ -23,7 +23,9 @@ def pca(row_blocks, sample, n_features: int, n_components: int, seed: int) -> np
     `row_blocks` yields (start, matrix) over all rows; `sample` is as for `directions`.
     """
     along, offset = directions(sample, n_features, n_components, seed)
-    return placed(np.concatenate([np.asarray(rows @ along) for _, rows in row_blocks]) - offset, n_components, seed)
+    return center_and_jitter(
+        np.concatenate([np.asarray(rows @ along) for _, rows in row_blocks]) - offset, n_components, seed
+    )
 
 
 def directions(sample, n_features: int, n_components: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -56,7 +58,7 @@ def random(n_rows: int, n_components: int, seed: int) -> np.ndarray:
     return generator.uniform(-WIDTH, WIDTH, (n_rows, n_components)).astype(np.float32)
 
 
-def placed(positions, n_components, seed):
+def center_and_jitter(positions, n_components, seed):
     """Centred, scaled to WIDTH, and shaken a little; where there are fewer axes than asked for, the others only
     shaken."""
     positions = np.pad(positions - positions.mean(0), ((0, 0), (0, n_components - positions.shape[1])))

@@ -83,7 +83,7 @@ def split(roots: np.ndarray, degrees: np.ndarray, n_components: int) -> Parts:
 
 
 def solve(
-    place: Callable[[], Iterable[tuple]],
+    read_blocks: Callable[[], Iterable[tuple]],
     parts: Parts,
     n_components: int,
     n_edges: int,
@@ -91,7 +91,7 @@ def solve(
     backend: epochs.Backend,
     advance: Advance = no_advance,
 ) -> Eigenvectors:
-    """The eigenvectors of each component of the graph whose blocks `place` goes through, as `run.placer` gives it,
+    """The eigenvectors of each component of the graph whose blocks `read_blocks` goes through, as `epochs.block_reader` gives it,
     `n_edges` in all. Ticks 0 with each product."""
     random = np.random.Generator(np.random.Philox(key=[seed, 0x1B]))
     vectors = random.standard_normal((len(parts.part), n_components + EXTRA))
@@ -104,7 +104,7 @@ def solve(
         n_products += n_steps + 1
         part = np.where(open_parts[parts.part], parts.part, np.int32(-1))
         filters = _filters(cuts, n_steps)
-        vectors, images = _multiplied(place, vectors, images, part, filters, backend, advance)
+        vectors, images = _multiplied(read_blocks, vectors, images, part, filters, backend, advance)
         for chosen in _together(open_parts, vectors.shape[1]):
             values, residuals = _turned(vectors, images, parts, chosen)
             open_parts[chosen] = ~_near(values, residuals, n_components)
@@ -160,16 +160,16 @@ def _chebyshev(cuts: np.ndarray, n_steps: int) -> Iterator[np.ndarray]:
         yield np.stack([-2 * ratio / half, 2 * ratio / half * (1 - middle), -before * ratio], 1)
 
 
-def _multiplied(place, vectors, images, part, filters, backend: epochs.Backend, advance: Advance):
+def _multiplied(read_blocks, vectors, images, part, filters, backend: epochs.Backend, advance: Advance):
     """The polynomials of L times the vectors, and the images of these under L. Rows of part -1 keep their vectors."""
-    old, new, part = backend.place(vectors), backend.place(images), backend.place(part)
+    old, new, part = backend.to_device(vectors), backend.to_device(images), backend.to_device(part)
     for factors in filters:
-        placed = backend.place(factors)
-        for first_row, _, *block in place():
-            backend.product(old, new, part, placed, first_row, *block)
+        on_device = backend.to_device(factors)
+        for first_row, _, *block in read_blocks():
+            backend.product(old, new, part, on_device, first_row, *block)
         old, new = new, old
         advance(0)
-    return np.asarray(backend.fetch(new)), np.asarray(backend.fetch(old))
+    return np.asarray(backend.to_host(new)), np.asarray(backend.to_host(old))
 
 
 def _together(open_parts: np.ndarray, width: int) -> Iterator[np.ndarray]:

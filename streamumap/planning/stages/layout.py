@@ -3,8 +3,8 @@
 from streamumap.errors import InputError
 from streamumap.graph import sizes as graph_sizes
 from streamumap.layout import sizes as layout_sizes
-from streamumap.layout.init import spectral_sizes
-from streamumap.neighbors import sizes as knn
+from streamumap.layout.init import levels_sizes, spectral_sizes
+from streamumap.neighbors.sparse.sizes import UNEVEN
 from streamumap.planning.fit import Blocks, Facts, Held, Shape, block_sizes, fit, hold_kernels, one_block
 from streamumap.planning.job import StagePlan
 from streamumap.planning.overheads import GRAPH_AND_LAYOUT_KERNELS, SPECTRAL_KERNELS
@@ -32,23 +32,23 @@ def start(facts: Facts, held: Held) -> tuple[StagePlan, Held]:
     if facts.params.init == "spectral":
         held = hold_kernels(facts, held, SPECTRAL_KERNELS)
     rows, c, on_device = held.rows, facts.params.n_components, _lays_out_on_device(facts)
-    per_row = rows.n_features * 4 if rows.n_nonzero is None else int(rows.n_nonzero / rows.n_rows * 8 * knn.UNEVEN) + 8
+    per_row = rows.n_features * 4 if rows.n_nonzero is None else int(rows.n_nonzero / rows.n_rows * 8 * UNEVEN) + 8
 
     def host(shape: Shape) -> int:
-        top = layout_sizes.TOP
+        top = levels_sizes.TOP
         pca = int(shape["sample_rows"] * per_row * 2.5) + (rows.n_features * 40 + 2 * top * c * 3) * 8
-        levels = layout_sizes.start_host if on_device else layout_sizes.start_bytes
+        levels = levels_sizes.host_beside_gpu if on_device else levels_sizes.host
         before, kept = _before_levels_host(facts, shape["block_rows"])
         return max(before, kept + pca + levels(rows.n_rows, c, shape["block_rows"], facts.n_edges))
 
     def device(shape: Shape) -> int:
         sizes = rows.n_rows, c, shape["block_rows"], facts.n_edges
         before = spectral_sizes.device(*sizes) if facts.params.init == "spectral" else 0
-        return max(before, layout_sizes.start_device(*sizes))
+        return max(before, levels_sizes.device(*sizes))
 
     shapes = [
         {"block_rows": block_rows, "sample_rows": sample_rows}
-        for sample_rows in block_sizes(min(2 * layout_sizes.TOP, rows.n_rows), min(rows.n_rows, 256))
+        for sample_rows in block_sizes(min(2 * levels_sizes.TOP, rows.n_rows), min(rows.n_rows, 256))
         for block_rows in block_sizes(rows.n_rows, min(rows.n_rows, 1024))
     ]
     blocks = Blocks(shapes, host, device if on_device else None)

@@ -7,7 +7,7 @@ import numpy as np
 from streamumap.graph.files import Graph
 from streamumap.layout import epochs, schedule
 from streamumap.layout.epochs import LayoutState
-from streamumap.layout.schedule import Settings
+from streamumap.layout.schedule import LayoutSettings
 from streamumap.planning.planner import with_edges
 from streamumap.run.dispatch import Rows
 from streamumap.run.initialize import GraphBlocks, first_positions, layout_backend
@@ -20,8 +20,8 @@ def layout(run: Run, rows: Rows, graph: Graph, key: str) -> np.ndarray:
     """Makes the map under `key`, float32 (N, n_components), and keeps it as embedding.npy."""
     p = run.params
     run.plan = with_edges(run.plan, p, graph.n_edges)
-    settings = schedule.settings(
-        run.source.n_rows, graph.heaviest(), **{name: getattr(p, name) for name in schedule.SETTINGS}
+    settings = schedule.layout_settings(
+        run.source.n_rows, graph.heaviest(), **{name: getattr(p, name) for name in schedule.LAYOUT_PARAMS}
     )
     checkpoint = run.checkpoint("layout", key, "the layout", run.meter("layout", settings.n_epochs, "epochs"))
     blocks = GraphBlocks(graph, layout_backend(run.plan))
@@ -39,7 +39,9 @@ def layout(run: Run, rows: Rows, graph: Graph, key: str) -> np.ndarray:
     return positions
 
 
-def _begun(run: Run, rows: Rows, blocks: GraphBlocks, settings: Settings, checkpoint: SavedCheckpoint) -> LayoutState:
+def _begun(
+    run: Run, rows: Rows, blocks: GraphBlocks, settings: LayoutSettings, checkpoint: SavedCheckpoint
+) -> LayoutState:
     """The state that an earlier run left, else the first positions."""
     positions = np.empty((settings.n_vertices, run.params.n_components), np.float32)
     facts = checkpoint.resume(dict(positions=positions))
@@ -55,7 +57,12 @@ def _begun(run: Run, rows: Rows, blocks: GraphBlocks, settings: Settings, checkp
 
 
 def _by_epochs(
-    run: Run, blocks: GraphBlocks, state: LayoutState, settings: Settings, advance: Meter, checkpoint: SavedCheckpoint
+    run: Run,
+    blocks: GraphBlocks,
+    state: LayoutState,
+    settings: LayoutSettings,
+    advance: Meter,
+    checkpoint: SavedCheckpoint,
 ) -> np.ndarray:
     shots = set(np.linspace(0, settings.n_epochs, run.request.snapshots + 1).astype(int)[1:].tolist())
 
@@ -70,7 +77,12 @@ def _by_epochs(
 
 
 def _by_cuml(
-    run: Run, blocks: GraphBlocks, state: LayoutState, settings: Settings, advance: Meter, checkpoint: SavedCheckpoint
+    run: Run,
+    blocks: GraphBlocks,
+    state: LayoutState,
+    settings: LayoutSettings,
+    advance: Meter,
+    checkpoint: SavedCheckpoint,
 ) -> np.ndarray:
     from streamumap.layout import cuml
 

@@ -20,7 +20,7 @@ from levels_checks import (
 
 from streamumap.layout import epochs
 from streamumap.layout.init import levels
-from streamumap.layout.sizes import FEW, RATIO, start_bytes
+from streamumap.layout.init.levels_sizes import FEW, RATIO, host
 
 CPU = epochs.cpu_backend()
 
@@ -92,12 +92,12 @@ def small_top(monkeypatch):
 def test_levels_shrink_tenfold_and_the_last_is_placed_by_its_own_vertices(small_top):
     asked = []
 
-    def place_top(numbers):
+    def top_positions(numbers):
         asked.append(numbers)
         return on_circle(3000)(numbers)
 
     ticks = []
-    begun = started(ring(3000), place_top=place_top, ticks=ticks)
+    begun = started(ring(3000), top_positions=top_positions, ticks=ticks)
     assert begun.level_sizes == (3000, 300, 30) and begun.n_unreached == 0
     assert len(asked) == 1 and len(asked[0]) == 30 and (np.diff(asked[0]) > 0).all() and asked[0].max() > 2500
     assert begun.positions.shape == (3000, 2) and begun.positions.dtype == np.float32
@@ -157,7 +157,8 @@ def test_a_chain_longer_than_the_passes_ends(small_top):
 
 def test_three_dimensions(small_top):
     begun = started(
-        ring(500), place_top=lambda numbers: np.random.default_rng(0).normal(size=(len(numbers), 3)).astype(np.float32)
+        ring(500),
+        top_positions=lambda numbers: np.random.default_rng(0).normal(size=(len(numbers), 3)).astype(np.float32),
     )
     assert begun.positions.shape == (500, 3) and np.isfinite(begun.positions).all()
 
@@ -170,15 +171,15 @@ def peak_and_planned(targets, n_blocks, n_components=2):
     graph = np.arange(n + 1, dtype=np.int64) * degree, targets.astype(np.int32).ravel(), weights
     cuts = tuple(np.linspace(0, n, n_blocks + 1).astype(int))
 
-    def place_top(numbers):
+    def top_positions(numbers):
         return np.random.default_rng(0).normal(size=(len(numbers), n_components)).astype(np.float32)
 
     for _ in range(2):  # the first may compile
         tracemalloc.start()
-        started(graph, cuts, place_top=place_top)
+        started(graph, cuts, top_positions=top_positions)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-    planned, others = (start_bytes(n, n_components, n // n_blocks, n_edges) for n_edges in (targets.size, 0))
+    planned, others = (host(n, n_components, n // n_blocks, n_edges) for n_edges in (targets.size, 0))
     return peak + planned - others, planned, planned - others
 
 
@@ -188,7 +189,7 @@ def test_bytes_are_as_planned(n_blocks, n_components):
     """Of a graph in which hardly any two vertices name the same pair of cells."""
     targets = np.random.default_rng(1).integers(0, 100_000, (100_000, 20))
     peak, planned, edges = peak_and_planned(targets, n_blocks, n_components)
-    assert 0.9 * (planned - edges) < peak - edges < planned - edges, (peak, planned, edges)
+    assert 0.88 * (planned - edges) < peak - edges < planned - edges, (peak, planned, edges)
 
 
 def test_bytes_are_not_far_from_planned_where_neighbours_share_their_cells():
