@@ -216,9 +216,8 @@ def restarted(tmp_path):
     def call(do):
         for n_times in range(10_000):
             meter = Meter("work", 10**6, "rows", lambda event: None, lambda: False, 0.0)
-            checkpoint = SavedCheckpoint(
-                work, "work", "key", "it", meter, lambda: True, meter.stop, refused, said.append
-            )
+            run = SimpleNamespace(stopping=lambda: True, warn=refused, reuse=said.append)
+            checkpoint = SavedCheckpoint(work, "work", "key", "it", meter, run)
             try:
                 return do(checkpoint, meter), n_times, said
             except Stopped:

@@ -76,7 +76,7 @@ class Run(Recorder):
 
     def checkpoint(self, name: str, key: str, what: str, meter: Meter) -> SavedCheckpoint:
         """The checkpoint of one piece of work. `key` stands for everything that its result depends on; `what` is its name for people."""
-        return SavedCheckpoint(self.work, name, key, what, meter, self.stopping, meter.stop, self.warn, self.reuse)
+        return SavedCheckpoint(self.work, name, key, what, meter, self)
 
     @contextmanager
     def stage(self, name: str, total: int, unit: str, resumable: bool = False) -> Iterator[tuple[Meter, list[str]]]:

@@ -8,7 +8,7 @@ import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 
@@ -23,20 +23,41 @@ SAVE_SECONDS = 5.0
 """Seconds between two saves, or ten times as long as a save takes, whichever is longer."""
 
 
+class Progress(Protocol):
+    """The count of a stage's work, which is saved with its state: the Meter of the stage."""
+
+    done: int
+
+    @property
+    def where(self) -> str:
+        """The count for people."""
+
+    def stop(self) -> NoReturn:
+        """Raises Stopped."""
+
+
+class RunControl(Protocol):
+    """The run that a checkpoint belongs to."""
+
+    @property
+    def stopping(self) -> Callable[[], bool]:
+        """Says whether the run is to stop."""
+
+    def warn(self, text: str) -> None:
+        """Warns the user."""
+
+    def reuse(self, what: str) -> None:
+        """Tells the user that saved work is used again."""
+
+
 class SavedCheckpoint:
     """The checkpoint of the units `name` of a run; `what` is their name for people.
 
-    A state is resumed only under the `key` it was saved with, the hash of all that it depends on. `counted` is the Meter
-    of the stage, whose count is saved too. `stopping()` says whether the run is to stop, `stop()` raises Stopped, `warn`
-    and `reuse` tell the user.
+    A state is resumed only under the `key` it was saved with, the hash of all that it depends on.
     """
 
-    def __init__(
-        self, work: Workdir, name: str, key: str, what: str, counted: Any, stopping: Callable[[], bool],
-        stop: Callable[[], None], warn: Callable[[str], None], reuse: Callable[[str], None],
-    ):  # fmt: skip
-        self.work, self.name, self.key, self.what, self.counted = work, name, key, what, counted
-        self.stopping, self.stop, self.warn, self.reuse = stopping, stop, warn, reuse
+    def __init__(self, work: Workdir, name: str, key: str, what: str, counted: Progress, run: RunControl):
+        self.work, self.name, self.key, self.what, self.counted, self.run = work, name, key, what, counted, run
         self.path = work.scratch / f"{name}.state"
         self.saved_at, self.cost, self.failed = time.monotonic(), 0.0, False
         self._begin({})
@@ -58,17 +79,19 @@ class SavedCheckpoint:
             return {}
         except Damaged:
             self.forget()
-            self.warn(f"{self.what}: what is kept of it in {self.path.name} is not what was written; it is done again.")
+            self.run.warn(
+                f"{self.what}: what is kept of it in {self.path.name} is not what was written; it is done again."
+            )
             return {}
         for name, out in whole.items():
             state.fill(name, out)
         self._begin(state.content)
         self.counted.done = state.content["counted"]
-        self.reuse(f"{self.what} up to {self.counted.where}")
+        self.run.reuse(f"{self.what} up to {self.counted.where}")
         return state.content["facts"] | {name: state.array(name) for name in state.arrays.keys() - whole.keys()}
 
     def done(self, state: Callable[[], tuple[Arrays, Arrays]], **facts: Any) -> None:
-        stopping, started = self.stopping(), time.monotonic()
+        stopping, started = self.run.stopping(), time.monotonic()
         if not stopping and started - self.saved_at < SAVE_SECONDS * max(1.0, 2 * self.cost):
             return
         for file in self._files.values():
@@ -78,14 +101,14 @@ class SavedCheckpoint:
             self.work.log("unit", stage=self.name, **facts, bytes=n_bytes, seconds=round(time.monotonic() - started, 3))
         except OutputError as e:  # the run's results have their space already: go on without a checkpoint
             if not self.failed:
-                self.warn(
+                self.run.warn(
                     f"{self.what}: how far it is cannot be kept ({e}); a run that continues this one does more of it again."
                 )
             self.failed = True
         self.saved_at = time.monotonic()
         self.cost = self.saved_at - started
         if stopping:
-            self.stop()
+            self.counted.stop()
 
     @property
     def begun(self) -> bool:
@@ -95,9 +118,7 @@ class SavedCheckpoint:
             return False
 
     def of(self, name: str) -> "SavedCheckpoint":
-        return SavedCheckpoint(
-            self.work, f"{self.name}-{name}", self.key, self.what, self.counted, self.stopping, self.stop, self.warn, self.reuse
-        )  # fmt: skip
+        return SavedCheckpoint(self.work, f"{self.name}-{name}", self.key, self.what, self.counted, self.run)
 
     def create(self, name: str, shape: tuple[int, ...], dtype) -> BlockFile:
         written = self._saved_files.get(name)

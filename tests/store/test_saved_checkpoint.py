@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -133,7 +134,7 @@ def test_principal_components_once_they_are_found(codes):
 # What is kept
 
 
-class RowSelection:
+class Process:
     """A run's folder, and the units of a process that works in it."""
 
     def __init__(self, path):
@@ -142,10 +143,8 @@ class RowSelection:
 
     def checkpoint(self, key="k", stopping=False):
         self.meter = Meter("work", 10, "rows", lambda event: None, lambda: False, 0.0)
-        return SavedCheckpoint(
-            self.work, "work", key, "the work", self.meter, lambda: stopping, self.meter.stop, self.warned.append,
-            self.said.append,
-        )  # fmt: skip
+        run = SimpleNamespace(stopping=lambda: stopping, warn=self.warned.append, reuse=self.said.append)
+        return SavedCheckpoint(self.work, "work", key, "the work", self.meter, run)
 
     def do(self, n, checkpoint=None, **facts):
         checkpoint = checkpoint or self.checkpoint()
@@ -164,7 +163,7 @@ class RowSelection:
 @pytest.fixture
 def kept(tmp_path, monkeypatch):
     monkeypatch.setattr(saved_checkpoint, "SAVE_SECONDS", 0)
-    kept = RowSelection(tmp_path / "run")
+    kept = Process(tmp_path / "run")
     yield kept
     kept.work.close()
 
