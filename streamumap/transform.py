@@ -29,6 +29,7 @@ from streamumap.run.stages.reduce import along_components, to_unit
 from streamumap.source import Reading, RowSource, ToConvert, open_source
 from streamumap.source.sparse.csr_rows import CsrRows, pack
 from streamumap.source.views.row_selection import RowSelection
+from streamumap.store.atomic import OUT_REMEDY, writing
 from streamumap.store.workdir import Workdir, check_space, key_of, used_bytes
 
 
@@ -124,7 +125,8 @@ def _in_place(run: Run, given: RowSource | ToConvert, name: str, advance: Callab
     if not isinstance(given, ToConvert):
         return given
     folder = run.work.scratch / name
-    folder.mkdir(exist_ok=True)
+    with writing(folder, OUT_REMEDY):
+        folder.mkdir(exist_ok=True)
     return given.convert(folder, advance)
 
 

@@ -60,7 +60,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(memory.Watch, "__init__", lambda self, device: None)
     monkeypatch.setattr(memory.Watch, "lap", lambda self: (1, 0))
     monkeypatch.setattr(memory.Watch, "close", lambda self: None)
-    monkeypatch.setattr("streamumap.show.png.draw", lambda embedding, file, **_: file.write(embedding.tobytes()))
+    monkeypatch.setattr("streamumap.show.png.draw", lambda embedding, file, picture: file.write(embedding.tobytes()))
     monkeypatch.setattr(saved_checkpoint, "SAVE_SECONDS", 0)
 
 

@@ -37,8 +37,10 @@ FILES = {
 }
 """The output files of the stages, without .npy."""
 
-OF_THE_MAP = ("run.json", "embedding.parquet", "labels.parquet", "map.*")
-"""Files that describe a map and are removed with it; map.* are its pictures, page and exports under default names."""
+OF_THE_MAP = ("run.json", "embedding.parquet", "labels.parquet", "map.png", "map.gif", "map.html")
+OF_THE_MAP += ("map.csv", "map.geojson", "map.h5ad")
+"""Files that describe a map and are removed with it: tables, and pictures, page and exports under their default names. A file of
+the user's beside them stays."""
 
 
 def key_of(*parts) -> str:
@@ -281,8 +283,8 @@ class Workdir:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _remove_files_of_the_map(self) -> None:
-        paths = (path for pattern in OF_THE_MAP for path in self.path.glob(pattern))
-        self.remove(*(path for path in paths if not path.is_dir()))
+        paths = (self.path / name for name in OF_THE_MAP)
+        self.remove(*(path for path in paths if path.is_file()))
 
     def _save_manifest(self):
         text = as_text(self._manifest).encode()

@@ -235,10 +235,11 @@ def test_fresh_removes_what_a_run_made_and_nothing_else(work):
     work.publish_saved("embedding")
     work.publish_json("run.json", {})
     (work.path / "notes.txt").write_text("mine")
+    (work.path / "map.pdf").write_text("mine, too")
     (work.path / "map.h5ad").write_text("an export of the map")
     work.close()
     other = Workdir(work.path, INPUT | {"size": 6}, fresh=True)
-    assert sorted(os.listdir(work.path)) == [".holder.json", MANIFEST, "notes.txt", "run.log", "scratch"]
+    assert sorted(os.listdir(work.path)) == [".holder.json", MANIFEST, "map.pdf", "notes.txt", "run.log", "scratch"]
     assert not other.has("embedding", "k")
     other.close()
 
