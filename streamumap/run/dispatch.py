@@ -26,7 +26,7 @@ from streamumap.source.views.centered import ComparedView
 from streamumap.store.blockfile import BlockFile
 from streamumap.store.checkpoint import NO_CHECKPOINT, Checkpoint
 
-FINISHED_ROWS = 1 << 16
+FINISHED_ROWS = 1 << 12
 """Rows of a graph whose distances are turned into those of the user's metric together."""
 
 

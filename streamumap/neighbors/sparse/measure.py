@@ -9,8 +9,8 @@ NEAR = 1e-6
 """Below this, half squared distances of rows at length 1 come from differences: 1 - cos has lost too many digits."""
 
 
-PIECE_ROWS = 1 << 16
-"""Rows whose distances are turned into those of a metric together."""
+PIECE_ROWS = 1 << 10
+"""Rows whose distances are converted together: a few hundred kilobytes, which no formula counts."""
 
 
 def to_distances(measured: np.ndarray, metric: Metric) -> None:
