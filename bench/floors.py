@@ -25,7 +25,7 @@ import numpy as np
 from results import RESULTS, append, facts, print_table
 
 from streamumap import engine
-from streamumap.neighbors.sizes import CUDA_SKETCH as SKETCH
+from streamumap.neighbors.cuda.sizes import SKETCH
 from streamumap.params import Params
 from streamumap.request import Request
 from streamumap.source import Reading

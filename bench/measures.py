@@ -14,6 +14,7 @@ from searches import open_setting
 
 from streamumap import quality
 from streamumap.machine import gpu
+from streamumap.neighbors.metric import named
 from streamumap.params import Params
 from streamumap.planning.job import Plan
 from streamumap.run import dispatch
@@ -99,7 +100,7 @@ def open_data(
         with np.load(kept, allow_pickle=False) as file:
             triplets, first_is_nearer = file["triplets"], file["first_is_nearer"]
     else:
-        triplets, first_is_nearer = _triplets(DenseRows(source, params.metric))
+        triplets, first_is_nearer = _triplets(DenseRows(source, unit=named(params.metric).unit))
     if kept and not kept.exists():
         np.savez(kept, triplets=triplets, first_is_nearer=first_is_nearer)
     sample = quality.sample_rows(source.n_rows, SAMPLE_ROWS, SEED)
@@ -228,7 +229,7 @@ def _excess(rows: DenseRows, triplets: np.ndarray) -> np.ndarray:
     needed = np.unique(triplets)
     taken = rows.take(needed)
     row, first, second = (taken[np.searchsorted(needed, triplets[:, i])] for i in range(3))
-    if rows.metric == "cosine":
+    if rows.unit:
         return np.einsum("ij,ij->i", row, second, dtype=np.float64) - np.einsum(
             "ij,ij->i", row, first, dtype=np.float64
         )

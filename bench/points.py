@@ -15,7 +15,7 @@ from tree import ROOT  # noqa: F401
 
 from streamumap import quality
 from streamumap.machine import gpu, memory
-from streamumap.neighbors import points_sizes
+from streamumap.neighbors.cuda import points_sizes
 from streamumap.planning.job import QUALITY_ROWS
 
 

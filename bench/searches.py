@@ -171,7 +171,7 @@ def _pynndescent(setting: Setting) -> Search:
 
 
 def _float32(setting: Setting) -> np.ndarray:
-    rows = DenseRows(setting.rows.original, "euclidean")
+    rows = DenseRows(setting.rows.original, unit=False)
     out = np.empty((rows.n_rows, rows.n_features), np.float32)
     step = max(1, FILL_BYTES // (4 * rows.n_features))
 

@@ -28,7 +28,7 @@ from results import append, facts, print_table
 
 from streamumap.events import ignore
 from streamumap.machine import gpu, memory
-from streamumap.neighbors import sizes
+from streamumap.neighbors.cuda import sizes
 from streamumap.params import Params
 from streamumap.request import Request
 from streamumap.run.dispatch import Rows
@@ -179,7 +179,7 @@ def as_if_many(n: int) -> Iterator[None]:
     if n < MANY:
         yield
         return
-    with mock.patch.object(sizes, "cuda_is_exhaustive", lambda *_: False):
+    with mock.patch.object(sizes, "is_exhaustive", lambda *_: False):
         yield
 
 
@@ -262,7 +262,7 @@ def main() -> None:
             print(f"{line.cell}, {line.dtype}, {n:,} rows: {line.seconds:.1f} s", file=sys.stderr, flush=True)
             if not options.no_record:
                 append("truth", asdict(line) | facts() | {"device": device})
-    header = ["cell", "dtype", "metric", "rows", "true", "said", "off", "s", "wrong", "warning"]
+    header = ["cell", "dtype", "metric", "rows", "true", "reported", "difference", "s", "wrong", "warning"]
     print_table(header, [_shown(line) for line in lines])
     sys.exit(1 if any(line.is_wrong for line in lines) else 0)
 

@@ -1,4 +1,4 @@
-"""What can go wrong, one class for each exit code of the command line.
+"""Errors for users, one class for each exit code of the command line.
 
 Every message is one sentence that says what is wrong, where, what was expected and found, and the remedy.
 """
@@ -17,7 +17,7 @@ class InputError(StreamUMAPError, ValueError):
 
 
 class DoesNotFit(StreamUMAPError, MemoryError):
-    """The budget cannot hold the job. `smallest_bytes` is a budget that can."""
+    """The budget is too small for the job; a budget of `smallest_bytes` is enough."""
 
     exit_code = 3
 

@@ -1,10 +1,10 @@
-"""Progress as plain events. The engine emits them, the command line draws them, anybody may listen."""
+"""Progress as plain events: the engine emits them, the command line draws them, any function may listen."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 Advance = Callable[[int], None]
-"""Given to a stage: `advance(n)` says that n more units of work are done. It raises `Stopped` when a signal came."""
+"""A stage calls `advance(n)` after n more units of work. It raises Stopped once a signal has asked the run to stop."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class StageDone:
 
 @dataclass(frozen=True)
 class Note:
-    """A fact or a warning for the user: `level` is "info" or "warning"."""
+    """A fact or a warning for the user; `level` is "info" or "warning"."""
 
     level: str
     text: str
@@ -40,8 +40,8 @@ Listener = Callable[[Event], None]
 
 
 def ignore(event: Event) -> None:
-    """The listener that draws nothing."""
+    """A listener that does nothing."""
 
 
 def no_advance(n: int) -> None:
-    """The tick of a stage that is run on its own."""
+    """The `advance` of a stage that runs on its own: it does nothing."""

@@ -25,10 +25,11 @@ from streamumap.run.prepare import budget_for
 from streamumap.run.run import New, Run
 from streamumap.run.stages.out_of_sample import place_new, say_who_has_no_place
 from streamumap.run.stages.read import new_job, say_what_is_special, scan_new
-from streamumap.run.stages.reduce import along_components
+from streamumap.run.stages.reduce import along_components, to_unit
 from streamumap.source import Reading, RowSource, ToConvert, open_source
 from streamumap.source.sparse.csr_rows import CsrRows, pack
 from streamumap.source.views.row_selection import RowSelection
+from streamumap.store.atomic import OUT_REMEDY, writing
 from streamumap.store.workdir import Workdir, check_space, key_of, used_bytes
 
 
@@ -107,7 +108,7 @@ def _read(run: Run, finished: Finished) -> tuple[New, Mapped]:
         run.work.reserve(run.plan.peak.disk_bytes)
         if reduced:
             rows, components = finished.reduced()
-            along = along_components(components, new.source, run.view.metric(run.params.metric))
+            along = along_components(components, new.source, to_unit(run))
             new = replace(new, source=along)
             mapped = Mapped(rows, None, finished.positions, False, run.view, reduced=True)
         else:
@@ -124,7 +125,8 @@ def _in_place(run: Run, given: RowSource | ToConvert, name: str, advance: Callab
     if not isinstance(given, ToConvert):
         return given
     folder = run.work.scratch / name
-    folder.mkdir(exist_ok=True)
+    with writing(folder, OUT_REMEDY):
+        folder.mkdir(exist_ok=True)
     return given.convert(folder, advance)
 
 

@@ -17,9 +17,9 @@ from streamumap.planning.fit import FORCE_TINY, is_tiny_forced
 from streamumap.run.recorder import Meter
 from streamumap.source import open_source
 from streamumap.source.sparse.csr_rows import pack
-from streamumap.store import resumable
+from streamumap.store import saved_checkpoint
 from streamumap.store.blockfile import BlockFile
-from streamumap.store.resumable import SavedCheckpoint
+from streamumap.store.saved_checkpoint import SavedCheckpoint
 from streamumap.store.workdir import Workdir
 
 settings.register_profile("untimed", deadline=None)  # the first example may compile
@@ -53,7 +53,7 @@ def restart_after_every_unit():
         return again_and_again
 
     memory.Watch = lambda device: SimpleNamespace(lap=lambda: (1, 0), close=lambda: None)  # half of the time
-    resumable.SAVE_SECONDS, SavedCheckpoint.done, Workdir.done = 0, ended, stage_ended
+    saved_checkpoint.SAVE_SECONDS, SavedCheckpoint.done, Workdir.done = 0, ended, stage_ended
     engine.embed, transform.transform = until_it_ends(engine.embed), until_it_ends(transform.transform)
 
 
@@ -157,13 +157,13 @@ def few_programs(monkeypatch):
         return x
 
     monkeypatch.setattr(tl, "sort", sort)
-    monkeypatch.setattr(part("approximate"), "cuda_width", lambda k: 8)
+    monkeypatch.setattr(part("approximate"), "list_width", lambda k: 8)
     monkeypatch.setattr(part("approximate"), "SHARES", (1 / 16, 1.0))
     smaller = {
         "MARGIN": 1, "TOGETHER": 64, "FORWARD": 4, "REVERSE": 3, "NEIGHBORS": 4, "CANDIDATES": (4 + 3) * 4,
         "CELL_ROWS": 16, "LLOYD": 2, "TILE": 8, "SPLITS": 2, "COUNTED_TOGETHER": 16,
     }  # fmt: skip
-    for module in map(part, ("approximate", "exhaustive", "join", "packed", "probe", "sketch", "tiles")):
+    for module in map(part, ("approximate", "exhaustive", "join", "sparse_rows", "probe", "sketch", "tiles")):
         for name in smaller.keys() & vars(module).keys():
             monkeypatch.setattr(module, name, smaller[name])
 
@@ -216,9 +216,8 @@ def restarted(tmp_path):
     def call(do):
         for n_times in range(10_000):
             meter = Meter("work", 10**6, "rows", lambda event: None, lambda: False, 0.0)
-            checkpoint = SavedCheckpoint(
-                work, "work", "key", "it", meter, lambda: True, meter.stop, refused, said.append
-            )
+            run = SimpleNamespace(stopping=lambda: True, warn=refused, reuse=said.append)
+            checkpoint = SavedCheckpoint(work, "work", "key", "it", meter, run)
             try:
                 return do(checkpoint, meter), n_times, said
             except Stopped:

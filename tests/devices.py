@@ -9,6 +9,8 @@ import sys
 import numpy as np
 import pytest
 
+from streamumap.neighbors.metric import named
+from streamumap.neighbors.protocol import ComparedRows
 from streamumap.source import Reading, open_source
 from streamumap.source.sparse.csr_rows import pack
 
@@ -57,14 +59,21 @@ def as_source(rows, dtype="float32"):
     return open_source(rows.astype(dtype))
 
 
+def compared(rows, metric, form, dtype="float32"):
+    """float32 rows -> ComparedRows for the device, in one of the FORMS."""
+    source = as_source(rows, dtype)
+    csr = pack(source, 100, int(np.count_nonzero(rows))) if form == "packed" else None
+    return ComparedRows(source, csr, named(metric), bool((rows >= 0).all()), DEVICE)
+
+
 def on_device(rows, metric, form, dtype="float32", chunk_rows=64):
     """float32 rows -> rows on the device, in one of the FORMS."""
     from streamumap.neighbors.cuda import search as cuda
 
-    source = as_source(rows, dtype)
+    given = compared(rows, metric, form, dtype)
     if form == "packed":
-        return cuda.SparseOnDevice(pack(source, 100, int(np.count_nonzero(rows))), metric, DEVICE)
-    return cuda.DenseOnDevice(source, metric, chunk_rows, DEVICE)
+        return cuda.SparseOnDevice(given.csr, given.metric, DEVICE)
+    return cuda.DenseOnDevice(given.source, given.metric, chunk_rows, DEVICE)
 
 
 def numbers(*shape):
@@ -84,7 +93,7 @@ def unit(rows, metric):
 
 
 def measured(rows, metric):
-    """What PackedOnDevice.measure says of all pairs, float64 (n, n): squared distances, for cosine the distances; inf for a row and
+    """What SparseOnDevice.measure says of all pairs, float64 (n, n): squared distances, for cosine the distances; inf for a row and
     itself."""
     from streamumap.neighbors import reference
 

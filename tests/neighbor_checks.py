@@ -3,6 +3,10 @@
 import numpy as np
 
 from streamumap.neighbors import reference
+from streamumap.neighbors.metric import named
+from streamumap.neighbors.protocol import ComparedRows, SearchRequest
+from streamumap.source.formats.array import ArraySource
+from streamumap.source.sparse.csr_rows import pack
 
 
 def hard_rows(n=150, n_features=60, negative=False, seed=0):
@@ -21,6 +25,24 @@ def hard_rows(n=150, n_features=60, negative=False, seed=0):
     rows[7] = rows[8] = 0
     rows[7, -2] = rows[8, -2:] = 2
     return rows
+
+
+def as_csr(rows, folder=None):
+    return pack(ArraySource(rows), 100, int(np.count_nonzero(rows)), folder)
+
+
+def compared(rows, metric, csr=None, device=None, source=None):
+    """float32 rows as backends get them, as they are or as another `source` of theirs."""
+    return ComparedRows(source or ArraySource(rows), csr, named(metric), bool((rows >= 0).all()), device)
+
+
+def search_request(rows, k, blocks, *, sample=None, reached=None, is_zero=None, seed=0, **more):
+    """A request for a search of ComparedRows, of which none is zero unless it is said; `reached` is asked about neighbours alone."""
+    n = rows.source.n_rows
+    return SearchRequest(
+        rows, k, blocks, np.zeros(n, bool) if is_zero is None else is_zero, np.arange(0) if sample is None else sample,
+        lambda neighbors, count=None: True if reached is None else reached(neighbors), seed, **more,
+    )  # fmt: skip
 
 
 def check_neighbors(found, rows, k, metric, atol=1e-5):

@@ -1,4 +1,4 @@
-"""Maps, and runs that are finished as far as pictures need it."""
+"""Positions and a report, to make the files of a run that pictures need."""
 
 import numpy as np
 

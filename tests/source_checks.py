@@ -16,7 +16,7 @@ def to_dense(triple, n_features):
 
 
 def topk(n_rows=60, n_features=90, k=6, dtype="float16", seed=0, zeros=0.2):
-    """(indices int64, values) in any order, with some explicit zeros, duplicates and rows of zeros."""
+    """Makes (indices int64, values) in any order, with some explicit zeros, duplicates and rows of zeros."""
     random = np.random.default_rng(seed)
     indices = np.stack([random.choice(n_features, k, replace=False) for _ in range(n_rows)])
     values = random.integers(1, 100, (n_rows, k)) * (random.random((n_rows, k)) >= zeros)
@@ -52,7 +52,7 @@ class Rows:
 
 
 def make(dtype, n_rows, n_features, density, seed=0):
-    """Random stored rows with some zeros, negative zeros, zero rows and duplicates."""
+    """Makes random stored rows with some zeros, negative zeros, zero rows and duplicates."""
     rng = np.random.default_rng(seed)
     values = rng.normal(size=(n_rows, n_features)).astype(np.float32) * 50
     if not dtype.startswith(("float", "bf")):

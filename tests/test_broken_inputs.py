@@ -1,6 +1,6 @@
-"""What arrives broken, and what the user is told: the table of docs/inputs.md, line by line.
+"""Tests every line of the table in docs/inputs.md: a broken input, the exit code and the message.
 
-`UPDATE_DOCS=1 pytest tests/test_broken_inputs.py` writes the table anew.
+`UPDATE_DOCS=1 pytest tests/test_broken_inputs.py` writes the table again.
 """
 
 # ruff: noqa: E501  (lines of a table)
@@ -34,8 +34,8 @@ RESULTS: dict[str, str] = {}
 
 @dataclass(frozen=True)
 class Case:
-    """`make(folder)` gives the arguments of `embed` (the input first), or of another command; `says` is a pattern of what
-    is written on standard error, None: nothing is said, it works."""
+    """A line of the table. `make(folder)` returns the arguments of `embed` (the input first) or of another command. `says`: a
+    pattern of standard error; None if it works and says nothing."""
 
     what: str
     make: object
@@ -199,7 +199,7 @@ def two_31_elements(folder):
 
 
 def changes(how):
-    """The input changes after the first bytes of it were read."""
+    """Makes an input that changes after its first bytes were read."""
 
     def make(folder, monkeypatch):
         np.save(folder / "x.npy", good(3000))
@@ -251,7 +251,7 @@ def other_files(folder):
 
 
 def read_only(folder, monkeypatch):
-    """Root may write everywhere: the system's answer is made up."""
+    """Makes creating the output folder fail, since root may write everywhere."""
     np.save(folder / "x.npy", good())
     mkdir = Path.mkdir
 
@@ -275,7 +275,7 @@ def no_space(folder, monkeypatch):
 
 
 def with_values(n_rows=20, **places):
-    """Rows with one value changed: row_column=value."""
+    """Saves rows with changed values: row_column=value."""
 
     def make(folder):
         rows = good(n_rows)
@@ -321,7 +321,7 @@ def duplicates(folder):
 
 
 def disjoint(folder):
-    """Two groups of codes without a common feature."""
+    """Saves two groups of codes without a common feature."""
     rows = np.abs(good(40, 64)) * (np.random.default_rng(1).random((40, 64)) < 0.05)
     rows[:, [0, 63]] = 0
     rows[:20, 32:], rows[20:, :32] = 0, 0
@@ -468,7 +468,7 @@ CASES = [
 
 
 def run(args, monkeypatch, capsys):
-    """Exit code and standard error of the command line."""
+    """Runs the command line and returns its exit code and standard error."""
     command = [] if args[0] in ("plan", "inspect") else ["embed"]
     limits = ["--device", "cpu", "--budget", "2GB", "--n-epochs", "2"] if command else []
     monkeypatch.setattr(sys, "argv", ["streamumap", *command, *map(str, args), *limits])
@@ -481,7 +481,7 @@ def run(args, monkeypatch, capsys):
 
 
 def told(err, pattern, folder):
-    """The line that matters, without the folder."""
+    """Returns the line of the message without the folder."""
     lines = [line for line in err.splitlines() if pattern and re.search(pattern, line)]
     text = re.sub(r"\d{17,}|\b\d+\.\d s", "…", lines[-1]) if lines else ""
     return text.removeprefix("streamumap: ").replace(f"{folder}/", "").replace(str(folder), "")
@@ -540,7 +540,7 @@ MARK = "## What arrives broken"
 
 
 def document():
-    """What the document says before MARK, and then the table."""
+    """Returns the document up to MARK, followed by the table."""
     written = DOCS.read_text(encoding="utf-8")
     lines = [
         *written[: written.index(MARK)].splitlines(),

@@ -32,7 +32,7 @@ def tool():
 
 @pytest.fixture
 def whole_set(tmp_path):
-    """A small folder of the kind the tool reads: 400 rows, four sections, and its codes (row number in values)."""
+    """A folder as the tool reads it: 400 rows in four sections, with the row number as the values of its codes."""
     folder = tmp_path / "data"
     folder.mkdir()
     rng = np.random.default_rng(0)

@@ -29,7 +29,7 @@ FILES = ["embedding.npy", "knn_indices.npy", "knn_distances.npy"]
 def plain_pictures():
     """Runs without the seconds that a picture takes."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("streamumap.show.png.draw", lambda embedding, file, **_: file.write(b"a picture"))
+        patch.setattr("streamumap.show.png.draw", lambda embedding, file, picture: file.write(b"a picture"))
         yield
 
 
@@ -272,7 +272,7 @@ def test_a_run_that_is_stopped_again_and_again_gets_there(finished, rows, run, t
 @pytest.mark.one_process
 def test_a_run_that_dies_goes_on_from_its_last_checkpoint(finished, rows, run, tmp_path, monkeypatch):
     """Not asked to stop: what is there then is what it saved on the way."""
-    monkeypatch.setattr("streamumap.store.resumable.SAVE_SECONDS", 0)
+    monkeypatch.setattr("streamumap.store.saved_checkpoint.SAVE_SECONDS", 0)
 
     def die(event):
         if isinstance(event, StageAdvanced) and event.stage == "layout" and event.done == 12:

@@ -26,7 +26,7 @@ FAST = dict(n_epochs=15, budget="2GB", device="cpu", metric="cosine")
 def plain_pictures():
     """Runs without the seconds that a picture takes."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("streamumap.show.png.render", lambda embedding, path, **_: path.write_bytes(b"a picture"))
+        patch.setattr("streamumap.show.png.draw", lambda embedding, file, picture: file.write(b"a picture"))
         yield
 
 

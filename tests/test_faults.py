@@ -1,7 +1,7 @@
-"""A disk that fails at one call after the other: a run ends with exit code 4 or done, and the next one is as if nothing had
-been.
+"""Faults of the disk: a run whose disk fails at some call ends with exit code 4 or succeeds, and the next run makes the same
+files as without the fault.
 
-Every fifth call; with STREAMUMAP_EVERY_FAULT=1 all of them.
+Every fifth call is tried; with STREAMUMAP_EVERY_FAULT=1 every call.
 """
 
 import errno
@@ -18,7 +18,7 @@ from streamumap.errors import OutputError
 from streamumap.machine import memory
 from streamumap.params import Params
 from streamumap.request import Request
-from streamumap.store import resumable
+from streamumap.store import saved_checkpoint
 
 FILES = ["embedding.npy", "embedding.parquet", "knn_indices.npy", "knn_distances.npy", "map.png", "run.json"]
 CALLS = ["write", "pwrite", "fsync", "replace", "posix_fallocate", "ftruncate", "truncate", "mkdir", "open", "unlink"]
@@ -31,7 +31,7 @@ PARAMS = {
 
 
 class Disk:
-    """Fails at call `at` of those that write, and, where it `lasts`, at all later ones that take space; below `folder` only."""
+    """Counts the calls that write below `folder` and fails at call `at`, and if it `lasts`, at all later ones that take space."""
 
     def __init__(self, folder, at=0, lasts=False):
         self.folder, self.at, self.lasts, self.n = str(folder), at, lasts, 0
@@ -56,12 +56,12 @@ class Disk:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    """Without the process that measures memory and the seconds that a picture takes; every unit is saved."""
+    """Runs without the process that measures memory and without a picture, and saves every unit."""
     monkeypatch.setattr(memory.Watch, "__init__", lambda self, device: None)
     monkeypatch.setattr(memory.Watch, "lap", lambda self: (1, 0))
     monkeypatch.setattr(memory.Watch, "close", lambda self: None)
-    monkeypatch.setattr("streamumap.show.png.draw", lambda embedding, file, **_: file.write(embedding.tobytes()))
-    monkeypatch.setattr(resumable, "SAVE_SECONDS", 0)
+    monkeypatch.setattr("streamumap.show.png.draw", lambda embedding, file, picture: file.write(embedding.tobytes()))
+    monkeypatch.setattr(saved_checkpoint, "SAVE_SECONDS", 0)
 
 
 @pytest.fixture(params=PARAMS)
@@ -108,7 +108,7 @@ def test_every_call_that_writes_fails_once(lasts, embed, tmp_path):
 
 
 def test_a_disk_of_64_mb_that_is_full_at_every_stage(embed, tmp_path):
-    """A real one: filled up when a stage begins, and emptied again."""
+    """The disk is a real one, filled when a stage begins and emptied again."""
     disk = tmp_path / "disk"
     disk.mkdir()
     if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "none", disk]).returncode:

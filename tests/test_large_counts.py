@@ -131,9 +131,10 @@ def test_pairs_on_a_device_behind_two_billion_values():
     if not torch.cuda.is_available() or torch.cuda.mem_get_info()[0] < 2e10:
         pytest.skip("needs a GPU with 20 GB free")
     from streamumap.neighbors.cuda.search import SparseOnDevice
+    from streamumap.neighbors.metric import EUCLIDEAN
 
     n = ManyPairs.n_rows
-    rows = SparseOnDevice(ManyPairs(), "euclidean", "cuda")
+    rows = SparseOnDevice(ManyPairs(), EUCLIDEAN, "cuda")
     found = rows.measure(
         torch.tensor([n - 1, n - 2], dtype=torch.int32, device="cuda"),
         torch.tensor([[n - 2, 0], [n - 3, n - 1]], dtype=torch.int32, device="cuda"),

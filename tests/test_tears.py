@@ -28,7 +28,7 @@ def curves():
 def plain_pictures():
     """Runs without the seconds that a picture takes."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("streamumap.show.png.draw", lambda embedding, file, **_: file.write(b"a picture"))
+        patch.setattr("streamumap.show.png.draw", lambda embedding, file, picture: file.write(b"a picture"))
         yield
 
 

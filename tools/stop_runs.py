@@ -31,12 +31,12 @@ FILES = ("embedding.npy", "embedding.parquet", "knn_indices.npy", "knn_distances
 RUN = """
 import os, signal, sys
 from streamumap import cli
-from streamumap.store import resumable
+from streamumap.store import saved_checkpoint
 every, boundary = sys.argv[1] == "1", int(sys.argv[2])
 if every:
-    resumable.SAVE_SECONDS = 0
+    saved_checkpoint.SAVE_SECONDS = 0
 if boundary:
-    done, count = resumable.SavedCheckpoint.done, 0
+    done, count = saved_checkpoint.SavedCheckpoint.done, 0
     def counted(*args, **kwargs):
         global count
         count += 1
@@ -45,7 +45,7 @@ if boundary:
         done(*args, **kwargs)
         if count * 2 == boundary:
             os.kill(os.getpid(), signal.SIGKILL)
-    resumable.SavedCheckpoint.done = counted
+    saved_checkpoint.SavedCheckpoint.done = counted
 sys.argv[1:] = sys.argv[3:]
 cli.main()
 """

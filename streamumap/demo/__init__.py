@@ -26,7 +26,7 @@ class Demo:
 
 
 def load() -> Demo:
-    """The data set, read from the installed package."""
+    """Reads the data set from the installed package."""
     folder = files(__name__)
     with (folder / "codes.npz").open("rb") as f, np.load(f, allow_pickle=False) as codes:
         indices, values, n_features = codes["indices"], codes["values"], int(codes["n_features"])
@@ -35,7 +35,7 @@ def load() -> Demo:
 
 
 def dense(demo: Demo) -> np.ndarray:
-    """The codes as rows of activations, (N, n_features) float16: 59 MB of which 1% is not zero."""
+    """The codes as rows of activations, (N, n_features) float16, 59 MB; 1% of the values are not zero."""
     rows = np.zeros((len(demo.indices), demo.n_features), np.float16)
     active_rows, active_columns = np.nonzero(demo.values)
     rows[active_rows, demo.indices[active_rows, active_columns]] = demo.values[active_rows, active_columns]
@@ -50,9 +50,9 @@ class DemoFiles:
 
 
 def write_files(run: Path) -> DemoFiles:
-    """The demo as a user would have it, beside the folder `run`: rows in a .npy file, sections and names one a line.
+    """Writes the demo's files beside the folder `run`: rows in a .npy file, sections and names one a line.
 
-    Files that are there already and say the same are left alone. Raises InputError where one says something else.
+    Rows that are there already are left alone. Raises InputError where that file holds other rows, OutputError.
     """
     demo, stem = load(), run.with_name(run.name.removesuffix(".umap"))
     paths = DemoFiles(*(stem.with_name(stem.name + ending) for ending in (".npy", "-labels.txt", "-names.txt")))

@@ -1,4 +1,4 @@
-"""torch's memory on a GPU: capped, given back, and what to do when it runs out."""
+"""torch's memory on a GPU: a cap, a release, and a retry in halves when it runs out."""
 
 import os
 import sys
@@ -11,13 +11,14 @@ _shrunk: list[str] = []
 
 
 def load() -> None:
-    """Imports torch. Its pool is to grow by pages, so that blocks of ever different sizes leave no holes that count against a cap."""
+    """Imports torch with a memory pool that grows by pages: blocks of different sizes then leave no holes that count
+    against the cap."""
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     import torch  # noqa: F401
 
 
 def cap(device: str, n_bytes: int) -> None:
-    """From now on torch's pool holds at most `n_bytes` on this device ("cuda:N")."""
+    """Limits torch's pool on this device ("cuda:N") to `n_bytes`."""
     import torch
 
     total_bytes = torch.cuda.get_device_properties(device).total_memory
@@ -25,7 +26,7 @@ def cap(device: str, n_bytes: int) -> None:
 
 
 def release() -> None:
-    """Gives what no array uses any more back to the driver."""
+    """Returns memory that no array uses to the driver."""
     if "torch" in sys.modules:
         torch = sys.modules["torch"]
         torch.cuda.empty_cache()
@@ -33,7 +34,7 @@ def release() -> None:
 
 
 def pinned_peak() -> int:
-    """The most bytes of host memory that torch has pinned since the last time this was asked. The driver maps them: they are no
+    """Peak bytes of host memory that torch has pinned since the last call. The driver maps them, so they do not count as
     anonymous memory of the process."""
     cuda = sys.modules["torch"].cuda if "torch" in sys.modules else None
     if cuda is None or not cuda.is_initialized():
@@ -44,27 +45,28 @@ def pinned_peak() -> int:
 
 
 def ran_out(error: BaseException) -> bool:
-    """Whether the device, or torch's share of it, had no more memory."""
+    """Whether the error says that the device, or torch's share of it, had no more memory."""
     return "torch" in sys.modules and isinstance(error, sys.modules["torch"].OutOfMemoryError)
 
 
 def on_host(array: Any) -> np.ndarray:
-    """An array or tensor as an array."""
+    """An array or tensor as a NumPy array."""
     return array if isinstance(array, np.ndarray) else array.cpu().numpy()
 
 
 def as_tensor(array: np.ndarray) -> Any:
-    """The same memory as a tensor."""
+    """A tensor that shares the memory of an array."""
     import torch
 
     return torch.from_numpy(array)
 
 
 def in_halves(work: Callable[[int, int], None], start: int, stop: int, least: int = 1) -> None:
-    """`work(start, stop)`. Where the device runs out of memory in it, because an estimate was wrong or another process took it,
-    what no array uses any more is given back and that block alone is done again in two halves, down to `least` rows; `shrunk` then says so.
+    """Calls `work(start, stop)`, and again on two halves where the device runs out of memory, down to `least` rows.
 
-    `work` must leave things as they were where it fails: it adds or writes what it found at its end."""
+    Memory runs out where an estimate was wrong or another process took it. `shrunk` then says so. `work` must change
+    nothing where it fails, so it adds or writes its result at its end.
+    """
     try:
         return work(start, stop)
     except Exception as error:
@@ -78,7 +80,7 @@ def in_halves(work: Callable[[int, int], None], start: int, stop: int, least: in
 
 
 def shrunk() -> list[str]:
-    """What `in_halves` had to say since the last time."""
+    """The sentences of `in_halves` since the last call."""
     said = _shrunk.copy()
     _shrunk.clear()
     return said

@@ -1,4 +1,4 @@
-"""Which compiled kernels numba has kept beside the sources: a run that compiles none needs less memory, and is planned so."""
+"""Compiled kernels that numba has cached beside the sources: a run that compiles none is planned with less memory."""
 
 import os
 import sys
@@ -7,13 +7,15 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent
 
 
-def kept(package: Path = PACKAGE) -> frozenset[str]:
-    """Modules ("graph.cpu") of which kernels are kept that this Python takes, made from the source as it is. None where
-    numba keeps them elsewhere."""
+def compiled_modules(package: Path = PACKAGE) -> frozenset[str]:
+    """Modules ("graph.cpu") with cached kernels for this Python that are newer than their source.
+
+    Empty where NUMBA_CACHE_DIR says that numba caches elsewhere.
+    """
     if os.environ.get("NUMBA_CACHE_DIR"):
         return frozenset()
     tag = f".py{sys.version_info.major}{sys.version_info.minor}.nbi"
-    found = set()
+    modules = set()
     for index in package.glob("**/__pycache__/*.nbi"):
         source = index.parent.parent / f"{index.name.partition('.')[0]}.py"
         try:
@@ -21,5 +23,5 @@ def kept(package: Path = PACKAGE) -> frozenset[str]:
         except OSError:
             continue
         if fresh and index.name.endswith(tag):
-            found.add(".".join(source.relative_to(package).with_suffix("").parts))
-    return frozenset(found)
+            modules.add(".".join(source.relative_to(package).with_suffix("").parts))
+    return frozenset(modules)

@@ -1,4 +1,4 @@
-"""What may bound the memory of this process on the host: the memory itself, control groups, Slurm."""
+"""Limits on the host memory of this process: the machine's memory, control groups, Slurm."""
 
 import os
 import re
@@ -15,14 +15,14 @@ CACHE = (
     ("total_active_file", "active_file"),
     ("total_mapped_file", "file_mapped"),
 )
-"""Lines of memory.stat that count the groups below as well, as v1 and v2 name them."""
+"""Lines of memory.stat that include the groups below, by their names in v1 and in v2."""
 
 SLURM_UNITS = {"": 2**20, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 @dataclass(frozen=True)
 class Limit:
-    """`name`: as a user knows it. `n_bytes`: of all that it holds; `free_bytes`: of it what is left now."""
+    """A limit under the `name` that a user knows: `n_bytes` in all, of which `free_bytes` are left now."""
 
     name: str
     n_bytes: int
@@ -30,12 +30,12 @@ class Limit:
 
 
 def host_limits() -> tuple[Limit, ...]:
-    """All that are set; the first is the memory of the machine."""
+    """Every limit that is set; the first is the memory of the machine."""
     return (_memory(), *_control_groups(), *_slurm())
 
 
 def lines_of(path: str) -> list[str]:
-    """Of a small file; none where it cannot be read."""
+    """The lines of a small file; none where it cannot be read."""
     try:
         return Path(path).read_text().splitlines()
     except OSError:
@@ -43,7 +43,7 @@ def lines_of(path: str) -> list[str]:
 
 
 def anonymous_bytes(pid: int | str = "self") -> int:
-    """RssAnon of a process."""
+    """Anonymous memory of a process in bytes (RssAnon)."""
     for line in lines_of(f"/proc/{pid}/status"):
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) * 1024
@@ -60,7 +60,8 @@ def _memory() -> Limit:
 
 
 def _control_groups() -> Iterator[Limit]:
-    """Of the group of this process and those above it. Page cache is free, but for what is mapped, such as libraries."""
+    """Limits of this process's group and the groups above it. Page cache counts as free, except for mapped files such
+    as libraries."""
     for folder, limit, used in _folders():
         numbers = [int(text) for name in (limit, used) for text in lines_of(f"{folder}/{name}") if text.isdigit()]
         if len(numbers) < 2:
@@ -76,7 +77,8 @@ def _first(stat: dict[str, str], names: tuple[str, ...]) -> int:
 
 
 def _folders() -> Iterator[tuple[str, str, str]]:
-    """Where a container sees only its own part of the tree, the top is its own group."""
+    """(folder, file of the limit, file of the usage) of the groups. In a container that sees only its own part of the
+    tree, the top is its own group."""
     paths = {"v2": PurePosixPath("/"), "v1": PurePosixPath("/")}
     for line in lines_of("/proc/self/cgroup"):
         _, controllers, group = line.split(":", 2)
@@ -88,7 +90,7 @@ def _folders() -> Iterator[tuple[str, str, str]]:
 
 
 def _slurm() -> Iterator[Limit]:
-    """What the job asked for on this node, in megabytes of 2^20 bytes; 0 is all of it."""
+    """The memory that the job asked for on this node, in megabytes of 2^20 bytes; 0 means all."""
     for name, times in (("SLURM_MEM_PER_NODE", ""), ("SLURM_MEM_PER_CPU", "SLURM_CPUS_ON_NODE")):
         found = re.fullmatch(r"(\d+)([KMGT]?)", os.environ.get(name, ""))
         count = os.environ.get(times, "") if times else "1"

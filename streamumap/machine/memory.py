@@ -1,5 +1,4 @@
-"""Bytes: sizes as text, what the machine has, what the process uses. Arithmetic and measuring; deciding is
-`planner.py`'s."""
+"""Memory: sizes as text, what the machine has, what the process uses. `planning` decides what to do with it."""
 
 import ctypes
 import os
@@ -29,11 +28,11 @@ UNITS = {
     "TIB": 2**40,
 }
 DEFAULT_SHARE = 0.8
-"""Part of the free memory that a run takes where no budget is given."""
+"""Share of the free memory that a run takes when no budget is given."""
 
 
 def parse_bytes(text: str | int, name: str = "--budget") -> int:
-    """ "40GB", "40GiB", "512 MB" or a number of bytes -> bytes. Raises InputError."""
+    """Bytes of a size such as "40GB", "40GiB", "512 MB" or a number of bytes. Raises InputError."""
     match = re.fullmatch(r"\s*([0-9]{1,20}(?:\.[0-9]{1,20})?)\s*([a-zA-Z]*)\s*", str(text))
     unit = match and UNITS.get(match[2].upper())
     if not match or not unit or Fraction(match[1]) * unit < 1:
@@ -44,7 +43,7 @@ def parse_bytes(text: str | int, name: str = "--budget") -> int:
 
 
 def format_bytes(n_bytes: int) -> str:
-    """Three significant digits in decimal units: 391 MB."""
+    """A size with three significant digits in decimal units, such as "391 MB"."""
     value, unit = float(n_bytes), "B"
     for unit in ("B", "KB", "MB", "GB", "TB"):  # noqa: B007
         if abs(value) < 999.5 or unit == "TB":
@@ -55,7 +54,7 @@ def format_bytes(n_bytes: int) -> str:
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes that a stage needs at its peak, beyond what the process takes anyway."""
+    """Bytes that a stage needs at its peak, beyond what the process always takes."""
 
     host_bytes: int = 0
     device_bytes: int = 0
@@ -64,7 +63,7 @@ class Footprint:
 
 @dataclass(frozen=True)
 class Budget:
-    """Hard caps in bytes. `device_bytes` None: a CPU run, where `host_bytes` is --budget itself."""
+    """Hard caps in bytes. In a CPU run `device_bytes` is None and `host_bytes` is --budget itself."""
 
     host_bytes: int
     device_bytes: int | None = None
@@ -72,7 +71,7 @@ class Budget:
 
     @property
     def host_option(self) -> str:
-        """What a user raises to raise `host_bytes`."""
+        """The option, variable or file that a user must change to raise `host_bytes`."""
         return self.limited_by or ("--budget" if self.device_bytes is None else "--host-budget")
 
 
@@ -92,8 +91,11 @@ class Device:
 
 @dataclass(frozen=True)
 class Machine:
-    """What there is to plan with. `device` None: the CPU alone. `host_limits`: none for a machine that is not this one.
-    `compiled`: modules of which numba keeps the kernels; the others' are compiled on the way."""
+    """The machine that a run is planned for; without a `device` it runs on the CPU.
+
+    `host_limits` is empty for a machine that is not this one. `compiled` are the modules whose kernels numba has cached;
+    the others are compiled during the run.
+    """
 
     n_cores: int
     host_free_bytes: int
@@ -103,20 +105,20 @@ class Machine:
 
 
 def machine(device: str = "auto") -> Machine:
-    """The host, and the GPU that `device` ("auto", "cpu", "cuda", "cuda:N") means. Raises InputError where it asks for
-    one that is not there."""
+    """This host, with the GPU that `device` ("auto", "cpu", "cuda", "cuda:N") means. Raises InputError where there is no
+    such GPU."""
     if device != "cpu" and not re.fullmatch(r"auto|cuda(:\d+)?", device):
         raise InputError(f"--device: expected auto, cpu, cuda or cuda:N, found {device!r}; choose one of these.")
-    found = [] if device == "cpu" else devices()
+    gpus = [] if device == "cpu" else devices()
     number = int(device.partition(":")[2] or 0)
-    chosen = next((d for d in found if d.number == number), None)
+    chosen = next((d for d in gpus if d.number == number), None)
     if chosen is None and device.startswith("cuda"):
-        why = "the installed torch is a CPU build" if not _torch_has_cuda() else f"the driver reports {len(found)} GPUs"
+        why = "the installed torch is a CPU build" if not _torch_has_cuda() else f"the driver reports {len(gpus)} GPUs"
         raise InputError(
             f"--device: expected a GPU {device!r}, found none ({why}); use --device cpu or install what is missing."
         )
     limits = host_limits()
-    return Machine(n_cores(), min(limit.free_bytes for limit in limits), chosen, limits, kernels.kept())
+    return Machine(n_cores(), min(limit.free_bytes for limit in limits), chosen, limits, kernels.compiled_modules())
 
 
 def n_cores() -> int:
@@ -142,24 +144,24 @@ def devices() -> list[Device]:
 
 
 def visible_handles() -> list:
-    """NVML's handles of the GPUs that CUDA shows this process, in CUDA's order. It stops, as CUDA does, at a name that
-    means none."""
+    """NVML's handles of the GPUs in CUDA_VISIBLE_DEVICES, in CUDA's order; like CUDA, it stops at a name that means no
+    GPU."""
     import pynvml
 
     handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
-    wanted = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if wanted is None:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
         return handles
     out = []
-    for name in (w.strip() for w in wanted.split(",")):
-        meant = [
+    for name in (w.strip() for w in visible.split(",")):
+        matches = [
             h
             for i, h in enumerate(handles)
             if name == str(i) or (name and _text(pynvml.nvmlDeviceGetUUID(h)).startswith(name))
         ]
-        if len(meant) != 1:
+        if len(matches) != 1:
             break
-        out += meant
+        out += matches
     return out
 
 
@@ -175,22 +177,22 @@ def _torch_has_cuda() -> bool:
 
 
 def trim() -> None:
-    """Gives freed memory back to the system: glibc keeps much of it for later, in each thread's arena, and it counts as used."""
+    """Returns freed memory to the system. glibc keeps much of it in each thread's arena, where it counts as used."""
     with suppress(AttributeError, OSError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def host_free_bytes() -> int:
-    """The least that any limit leaves."""
+    """Bytes of host memory that the tightest limit leaves."""
     return min(limit.free_bytes for limit in host_limits())
 
 
 class Watch:
-    """Peaks of this process, sampled every few milliseconds by another one, so that nothing this process does can hide
-    them.
+    """Peak memory of this process, sampled every few milliseconds by another process (`sampler`), from which nothing that
+    this process does can hide a peak.
 
     `lap()` gives the peaks since the lap before: (RssAnon bytes, device bytes as the driver counts them for this
-    process). The first one waits until the other process has started, and comes before this one uses the device.
+    process). The first lap waits until the other process has started; take it before this process uses the device.
     """
 
     def __init__(self, device: Device | None = None):
@@ -207,7 +209,7 @@ class Watch:
             self._child.stdin.write("\n")
             self._child.stdin.flush()
             host_bytes, device_bytes = self._child.stdout.readline().split()
-        except (BrokenPipeError, ValueError):  # it was killed: what is known is what is used now
+        except (BrokenPipeError, ValueError):  # the sampler was killed: report what is used now
             return anonymous_bytes(), 0
         return int(host_bytes), int(device_bytes)
 

@@ -1,5 +1,5 @@
-"""The process that `memory.Watch` starts: samples the peaks of process PID and answers each line of input with "host
-device".
+"""The process that `memory.Watch` starts: it samples the peak memory of process PID, and answers each line of input with
+the bytes on the host and on the device since the line before.
 
 python -m streamumap.machine.sampler PID DEVICE        (DEVICE -1: no GPU)
 """
@@ -14,8 +14,8 @@ PERIOD_SECONDS = 0.005
 
 
 class DeviceMemory:
-    """What the driver counts for a process on a GPU. Where it does not show the process (containers): what all use
-    beyond what was used at first."""
+    """Bytes that the driver counts for a process on a GPU. In a container, where the driver does not show the process, the
+    bytes that all processes use beyond those at the start."""
 
     def __init__(self, pid: int, number: int):
         import pynvml

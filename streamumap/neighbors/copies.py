@@ -1,7 +1,7 @@
-"""Rows that are there by the dozen: all of a copy's neighbours are copies, and any of them will do.
+"""Neighbors for rows that occur dozens of times: all neighbors of such a row are copies of it, and any of the copies will do.
 
-A search gives those with the lowest numbers, or, where it is approximate, those that it came by: cliques of copies with
-hardly an edge between them, which the layout throws apart. As in `zero.py`, they get a graph that is drawn as a blob.
+A search finds the copies with the lowest numbers, or any, where it is approximate: cliques of copies with hardly an edge between
+them, which the layout pushes apart. As in `zero.py`, they get a graph that is drawn as a blob instead.
 """
 
 import numpy as np
@@ -10,10 +10,10 @@ from streamumap.neighbors.zero import join_zero_rows
 
 
 def join_copies(indices: np.ndarray, distances: np.ndarray, duplicate_of: np.ndarray) -> None:
-    """Gives each row with k - 1 copies or more some of these as neighbours, in place: `indices` int32 (N, k), `distances`
-    float32 (N, k). `duplicate_of` int64 (N,): the first row like this one, -1 where there is none before it.
+    """Give each row with at least k - 1 copies some of them as its neighbors, in place.
 
-    Rows that are not alike as they were searched, as the distances say, keep what was found.
+    `indices` int32 (N, k), `distances` float32 (N, k); `duplicate_of` int64 (N,): the first row equal to this one, -1 where no earlier row
+    is. Rows that the search did not see as equal (their distances are not 0) keep their neighbors.
     """
     later = np.flatnonzero(duplicate_of >= 0)
     first = duplicate_of[later]

@@ -1,12 +1,10 @@
-"""Neighbours by NVIDIA's cuVS (https://github.com/rapidsai/cuvs), where it is installed: NN-descent over all rows as
-float16 on the device.
+"""The k-NN search by NVIDIA's cuVS (https://github.com/rapidsai/cuvs), where it is installed: NN-descent over all rows as float16 on the
+device. A `protocol.Backend`.
 
-cuVS proposes, the rows themselves decide: distances are measured anew, as the `cuda` backend measures them. It needs
-all rows as float32 in host memory, and does not give the same graph twice. Where the library that torch brought and the
-one that cuVS needs are not the same version, import cuvs before torch.
+cuVS proposes and the rows themselves decide: candidates are measured as in the `cuda` backend. cuVS needs all rows as float32 in host memory,
+and its graphs differ from run to run. Where torch and cuVS bring different versions of one library, import cuvs before torch.
 """
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -14,85 +12,78 @@ import numpy as np
 import torch
 
 from streamumap.errors import InputError
-from streamumap.events import Advance, no_advance
+from streamumap.events import no_advance
 from streamumap.neighbors.cuda.decide import decide
-from streamumap.neighbors.cuda.join import merge, no_neighbors
-from streamumap.neighbors.cuda.sparse_rows import SparseOnDevice
-from streamumap.neighbors.sizes import CUVS_FACTOR, CUVS_FILL_BYTES, CUVS_FILLING, cuvs_degree, cuvs_padded, cuvs_width
+from streamumap.neighbors.cuda.device_rows import DeviceRows, on_device
+from streamumap.neighbors.cuda.distances import from_measured
+from streamumap.neighbors.cuda.join import no_neighbors
+from streamumap.neighbors.cuda.search import count_closer
+from streamumap.neighbors.cuvs_sizes import FACTOR, FILL_BYTES, FILLING, graph_degree, list_width, padded_width
+from streamumap.neighbors.protocol import KnnGraph, SearchRequest
 from streamumap.neighbors.zero import join_zero_rows
+from streamumap.source.views.normalized import DenseRows
 
-EFFORTS = ((2, 20), (CUVS_FACTOR, 40))
-"""(how many times the neighbours that it keeps NN-descent works with, rounds at most); the first are its defaults."""
+__all__ = ["count_closer", "search"]
+
+EFFORTS = ((2, 20), (FACTOR, 40))
+"""(Factor of the neighbors that NN-descent works with over those that it keeps, rounds at most) of each try; the first are its defaults."""
 
 SMALL_ROWS = 4096
-"""So few rows cuVS compares all with all."""
+"""Up to this many rows cuVS compares all with all."""
 
 LARGEST = 2.0**14
-"""Larger values are scaled down: float16 ends at 2^16, and NN-descent adds products up."""
-
-Measured = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+"""Rows with larger values are scaled down: float16 ends at 2^16, and NN-descent sums products."""
 
 
-def search(
-    rows,
-    k: int,
-    *,
-    device: str,
-    measured: Measured,
-    reached: Callable[[np.ndarray], bool],
-    non_negative: bool,
-    is_zero: np.ndarray,
-    advance: Advance = no_advance,
-) -> tuple[np.ndarray, np.ndarray]:
-    """k-NN of `rows` (a DenseRows): indices int32 (N, k), distances float32 (N, k), nearest first, self in front, -1 and
-    inf where none.
-
-    `measured(candidates int32 (N, w))` is `measure` with the rows on the device, where cuVS has left again. `reached(neighbours
-    int32 (N, k - 1))` says whether a graph is good enough; where not, cuVS works harder once. Ticks N rows for each try.
-    Raises InputError where cuVS is missing.
-    """
-    library = _library()
-    n, cosine = rows.n_rows, rows.metric == "cosine"
-    kept = np.flatnonzero(~is_zero) if cosine else np.arange(n)  # a zero row would be close to all: it has length 0
+def search(request: SearchRequest) -> KnnGraph:
+    """Find the graph. Where it is not good enough, cuVS is asked once more, to work harder. Advances by N rows for each try. Raises InputError
+    where cuVS is missing."""
+    request.rows.metric.check("cuvs")
+    library, unit, k = _library(), request.rows.metric.unit, request.k
+    rows = DenseRows(request.rows.source, unit=unit)
+    n, other_rows = rows.n_rows, request.blocks["other_rows"]
+    kept = (
+        np.flatnonzero(~request.is_zero) if unit else np.arange(n)
+    )  # a zero row would be close to all: it has length 0
     matrix = _matrix(rows, kept)
+
+    def count(sample: np.ndarray, others: np.ndarray) -> np.ndarray:
+        return count_closer(request.rows, sample, others, other_rows)
+
     for factor, n_rounds in EFFORTS:
-        near, distances = measured(_proposed(library, matrix, kept, n, k, factor, n_rounds, device))
-        advance(n)
-        if reached(near[:, : k - 1]) or len(kept) <= SMALL_ROWS:
+        candidates = _proposed(library, matrix, kept, n, k, factor, n_rounds, request.rows.device)
+        with on_device(request.rows, other_rows) as brought:
+            lists, distances = measure(
+                brought, candidates, request.rows.non_negative, request.blocks["query_rows"], other_rows
+            )
+        request.advance(n)
+        if request.reached(lists[request.sample, : k - 1], count) or len(kept) <= SMALL_ROWS:
             break
-    indices, out = np.full((n, k), -1, np.int32), np.full((n, k), np.inf, np.float32)
-    width = min(k - 1, near.shape[1])
-    far = distances[:, :width]
-    there = far < (1.0 if cosine and non_negative else np.inf)  # non-negative rows at a right angle share nothing
-    indices[:, 1 : width + 1], out[:, 1 : width + 1] = (
-        np.where(there, near[:, :width], -1),
-        np.where(there, far, np.inf),
-    )
-    indices[:, 0], out[:, 0] = np.arange(n), 0.0
-    if cosine:
-        join_zero_rows(indices, out, np.flatnonzero(is_zero).astype(np.int32))
-    return indices, out
+    graph = KnnGraph(np.full((n, k), -1, np.int32), np.full((n, k), np.inf, np.float32))
+    width = min(k - 1, lists.shape[1])
+    graph.indices[:, 1 : width + 1], graph.distances[:, 1 : width + 1] = lists[:, :width], distances[:, :width]
+    graph.indices[:, 0], graph.distances[:, 0] = np.arange(n), 0.0
+    if unit:
+        join_zero_rows(*graph, np.flatnonzero(request.is_zero).astype(np.int32))
+    return graph
 
 
 def measure(
-    rows, candidates: np.ndarray, query_rows: int, other_rows: int, advance: Advance = no_advance
+    rows: DeviceRows, candidates: np.ndarray, non_negative: bool, query_rows: int, other_rows: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The candidates int32 (N, w) of rows on the device, -1: none, nearest first and each once, with their distances float32 (N, w):
-    euclidean or cosine ones, inf where none."""
+    """Measure the candidates int32 (N, w) of rows on the device, -1 for none, and sort them, nearest first, each once: lists int32 and distances
+    float32 (N, w), inf where there is none. Non-negative rows at a right angle are no neighbors."""
     width = candidates.shape[1]
-    padded = np.full((len(candidates), cuvs_padded(width)), -1, np.int32)
+    padded = np.full((len(candidates), padded_width(width)), -1, np.int32)
     padded[:, :width] = candidates
     with torch.inference_mode():
         proposed = torch.from_numpy(padded).to(rows.device)
-        lists, distances = no_neighbors(rows.n_rows, rows.device, proposed.shape[1])
-        if isinstance(rows, SparseOnDevice):
-            queries = torch.arange(len(proposed), dtype=torch.int32, device=rows.device)
-            merge(queries, proposed, rows.measure(queries, proposed), lists, distances, lists, distances)
-        else:
-            decide(rows, proposed, lists, distances, query_rows, other_rows, advance)
-        if rows.metric != "cosine":
-            distances = distances.sqrt()
-        return lists[:, :width].cpu().numpy(), distances[:, :width].cpu().numpy()
+        lists, measured = no_neighbors(rows.n_rows, rows.device, proposed.shape[1])
+        decide(rows, proposed, lists, measured, query_rows, other_rows, no_advance)
+        lists, measured = lists[:, :width], measured[:, :width]
+        if rows.metric.unit and non_negative:
+            lists, measured = torch.where(measured < 1, lists, -1), torch.where(measured < 1, measured, torch.inf)
+        return lists.cpu().numpy(), from_measured(measured, rows.metric).cpu().numpy()
 
 
 def _library() -> Any:
@@ -105,10 +96,10 @@ def _library() -> Any:
     return all_neighbors, nn_descent
 
 
-def _matrix(rows, kept):
-    """The rows of these numbers, float32 (n, D), of length 1 for cosine, none of their values above LARGEST."""
+def _matrix(rows: DenseRows, kept: np.ndarray) -> np.ndarray:
+    """Fill a matrix float32 (n, D) with the rows of these numbers, as they are compared, scaled so that no value is above LARGEST."""
     out = np.empty((len(kept), rows.n_features), np.float32)
-    step = max(1, CUVS_FILL_BYTES // (4 * rows.n_features))
+    step = max(1, FILL_BYTES // (4 * rows.n_features))
 
     def fill(at: int) -> float:
         part, block = kept[at : at + step], out[at : at + step]
@@ -116,7 +107,7 @@ def _matrix(rows, kept):
         block[:] = rows.block(int(part[0]), int(part[-1]) + 1) if whole else rows.take(part)
         return max(float(block.max()), -float(block.min()))
 
-    with ThreadPoolExecutor(CUVS_FILLING) as pool:
+    with ThreadPoolExecutor(FILLING) as pool:
         largest = max(pool.map(fill, range(0, len(kept), step)), default=0.0)
     if largest > LARGEST:
         np.multiply(out, np.float32(2.0 ** -np.ceil(np.log2(largest / LARGEST))), out=out)
@@ -124,9 +115,9 @@ def _matrix(rows, kept):
 
 
 def _proposed(library, matrix, kept, n_rows, k, factor, n_rounds, device):
-    """int32 (N, w): the neighbours that cuVS finds among the kept rows, -1 for none and for the row itself."""
+    """Ask cuVS for neighbors among the kept rows: int32 (N, w), -1 for none and for the row itself."""
     all_neighbors, nn_descent = library
-    width, degree = cuvs_width(len(matrix), k), cuvs_degree(k)
+    width, degree = list_width(len(matrix), k), graph_degree(k)
     small = len(matrix) <= SMALL_ROWS
     descent = nn_descent.IndexParams(
         metric="sqeuclidean", graph_degree=degree, intermediate_graph_degree=degree * factor, max_iterations=n_rounds

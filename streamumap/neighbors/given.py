@@ -1,7 +1,7 @@
-"""A k-NN graph that somebody else made: checked, and brought into the form that a search has, block by block.
+"""A k-NN graph that the user brings: checked, and turned into the form of a searched one, block by block.
 
-Two matrices, one row for each row of the input: numbers of neighbours, and their distances. The row itself may be
-among them or not; -1 or a distance of inf means no neighbour.
+It is two matrices with one row for each row of the input: the numbers of its neighbors, and their distances. The row itself may be
+among them; -1 or a distance of inf means no neighbor.
 """
 
 import os
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from streamumap.neighbors.sizes import GIVEN_CHECKED_ROWS
+from streamumap.neighbors.metric import Metric
 from streamumap.source import RowSource, widen
 from streamumap.source.checks import wrong
 from streamumap.source.formats.array import ArraySource
@@ -19,19 +19,25 @@ from streamumap.source.formats.npy import open_npy
 from streamumap.source.views.normalized import DenseRows
 
 LOOKED_AT_ROWS = 1024
-"""The first rows, by which a graph is said to have the rows themselves in its first column or not."""
+"""First rows that decide whether the graph has the rows themselves in its first column."""
 
 ROUNDING = 1e-6
-"""Distances below 0 by no more than this are 0: 1 - cos in float32 may be."""
+"""Distances may be this far below 0 and are then set to 0: 1 - cos in float32 can be."""
+
+CHECKED_ROWS = 64
+"""Rows whose given distances are compared with measured ones."""
+
+VALUE_BYTES = 96
+"""Host bytes of one neighbor while its block is checked and sorted."""
 
 ALIKE = 0.02
-"""Relative difference up to which distances are taken to be the same: half precision, sums in another order."""
+"""Relative difference up to which a given distance counts as right: it may be in half precision, or summed in another order."""
 
 
 @dataclass
 class GivenGraph:
-    """Indices and distances, (N, c) both, as open sources. `unsorted` and `repeated` count rows while `blocks` goes on:
-    whose distances were not ascending; that named a neighbour twice."""
+    """Indices and distances, both (N, c), as open sources. While `blocks` goes on, `unsorted` counts rows whose distances were not
+    ascending, and `repeated` rows that named a neighbor twice."""
 
     indices: RowSource
     distances: RowSource
@@ -48,7 +54,7 @@ class GivenGraph:
         return [self.indices.fingerprint, self.distances.fingerprint]
 
     def check_width(self, k: int) -> None:
-        """Finds out whether column 0 is the rows themselves. Raises InputError where there are no k - 1 others."""
+        """Find out whether column 0 is the rows themselves. Raises InputError where there are fewer than k - 1 other columns."""
         n = min(self.indices.n_rows, LOOKED_AT_ROWS)
         first = self.indices.read(0, n)[:, 0]
         self.has_self = int((first == np.arange(n)).sum()) * 2 > n
@@ -63,27 +69,27 @@ class GivenGraph:
     def blocks(
         self, k: int, block_rows: int, left_out: np.ndarray | None = None
     ) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        """(start, indices int32 (n, k), distances float32 (n, k)) over all rows: nearest first, the row itself in
-        column 0, -1 and inf where there is no neighbour.
+        """Yield (start, indices int32 (n, k), distances float32 (n, k)) over all rows: nearest first, the row itself in column 0, -1 and
+        inf where there is no neighbor.
 
-        `left_out` bool (N,): rows that are nobody's neighbours. Raises InputError where a number is wrong.
+        `left_out` bool (N,): rows that are nobody's neighbors. Raises InputError where a number is wrong.
         """
         n = self.indices.n_rows
         for start in range(0, n, block_rows):
             stop = min(start + block_rows, n)
-            near = self.indices.read(start, stop).astype(np.int64)
-            far = widen(self.distances.read(start, stop), self.distances.dtype)
-            self._check_numbers(near, far, start)
-            none = (near < 0) | np.isinf(far)
+            neighbors = self.indices.read(start, stop).astype(np.int64)
+            distances = widen(self.distances.read(start, stop), self.distances.dtype)
+            self._check_numbers(neighbors, distances, start)
+            none = (neighbors < 0) | np.isinf(distances)
             if left_out is not None:
-                none |= left_out[near]
-            near[none], far[none] = -1, np.inf
-            self.unsorted += _sort(near, far, start)
-            self.repeated += _drop_repeated(near, far)
-            yield start, *_first(near, far, start, k)
+                none |= left_out[neighbors]
+            neighbors[none], distances[none] = -1, np.inf
+            self.unsorted += _sort(neighbors, distances, start)
+            self.repeated += _drop_repeated(neighbors, distances)
+            yield start, *_first(neighbors, distances, start, k)
 
     def facts(self) -> dict:
-        """For run.json."""
+        """Describe the graph for run.json."""
         return {
             "indices": self.indices.name,
             "distances": self.distances.name,
@@ -93,7 +99,7 @@ class GivenGraph:
         }
 
     def notes(self, k: int) -> list[str]:
-        """What was done with it, as sentences without a full stop."""
+        """Say what was done with the graph, as sentences without a full stop."""
         out = [] if self.has_self else ["--knn: its first column is not the rows themselves; they are put in front"]
         n_others = self.n_columns - bool(self.has_self)
         if n_others > k - 1:
@@ -101,7 +107,7 @@ class GivenGraph:
         return out
 
     def warnings(self) -> list[str]:
-        """What was wrong with it and mended, once `blocks` is through."""
+        """Say what was wrong with the graph and mended, once `blocks` is through."""
         found = {
             "its neighbours were not in the order of their distances; they are sorted": self.unsorted,
             "it named a neighbour more than once; the nearest is kept": self.repeated,
@@ -116,22 +122,32 @@ class GivenGraph:
         self.indices.close()
         self.distances.close()
 
-    def _check_numbers(self, near, far, start):
+    def _check_numbers(self, neighbors, distances, start):
         n = self.indices.n_rows
         for source, wrong_ones, expected, values in (
-            (self.indices, (near < -1) | (near >= n), f"numbers of rows, 0 to {n - 1}, or -1 for none", near),
-            (self.distances, ~(far >= -ROUNDING) & (near >= 0), "distances from 0", far),
+            (
+                self.indices,
+                (neighbors < -1) | (neighbors >= n),
+                f"numbers of rows, 0 to {n - 1}, or -1 for none",
+                neighbors,
+            ),
+            (self.distances, ~(distances >= -ROUNDING) & (neighbors >= 0), "distances from 0", distances),
         ):
             if wrong_ones.any():
                 row, column = np.argwhere(wrong_ones)[0]
                 found = f"{values[row, column]} in column {column}"
                 raise wrong(f"--knn: {source.name}", f"row {start + row}", expected, found, "make the graph again")
-        np.maximum(far, 0, out=far)
+        np.maximum(distances, 0, out=distances)
+
+
+def host_bytes(n_columns: int, n_features: int, k: int, block_rows: int) -> int:
+    """Predict the host bytes of a given graph: a block of it, and a few rows."""
+    return block_rows * (n_columns * VALUE_BYTES + k * 24) + 2 * CHECKED_ROWS * n_features * 20
 
 
 def open_graph(graph: Any, n_rows: int) -> GivenGraph:
-    """`graph`: (indices, distances), each the path of a .npy file, an array or a memory map; a third member, as
-    umap-learn's `precomputed_knn` has it, is not used. Raises InputError unless both fit `n_rows` rows and each other."""
+    """Open (indices, distances), each the path of a .npy file, an array or a memory map; a third member, as umap-learn's
+    `precomputed_knn` has it, is ignored. Raises InputError unless both fit `n_rows` rows and each other."""
     if not isinstance(graph, (tuple, list)) or len(graph) not in (2, 3):
         found = f"{len(graph)} of them" if isinstance(graph, (tuple, list)) else f"a {type(graph).__name__}"
         raise wrong("--knn", "graph", "indices and distances", found, "give both, the indices first")
@@ -150,28 +166,28 @@ def open_graph(graph: Any, n_rows: int) -> GivenGraph:
 
 
 def look_at_distances(
-    rows: DenseRows, numbers: np.ndarray, others: np.ndarray, far: np.ndarray, metric: str
+    rows: DenseRows, numbers: np.ndarray, others: np.ndarray, distances: np.ndarray, metric: Metric
 ) -> str | None:
-    """What is wrong with the given distances `far` float32 (S, m) of the rows `numbers` int64 (S,) ascending to `others`
-    (S, m), -1: none; by the farthest of each of a few rows. None where they are those of `metric`; where that is cosine, rows of
-    length 1 may be compared under euclidean."""
-    far = np.where(others >= 0, far, -np.inf)
-    column = far.argmax(1)[:, None]
-    given, other = (np.take_along_axis(a, column, 1)[:, 0] for a in (far, others))
+    """Say what is wrong with the given `distances` float32 (S, m) of the rows `numbers` int64 (S,), ascending, to `others` (S, m), -1
+    for none; or None where they are distances of `metric`. The farthest neighbor of each of a few rows is measured in `rows`, which
+    are as the metric compares them (a view may have brought them to length 1 before)."""
+    distances = np.where(others >= 0, distances, -np.inf)
+    column = distances.argmax(1)[:, None]
+    given, other = (np.take_along_axis(a, column, 1)[:, 0] for a in (distances, others))
     some = np.flatnonzero(other >= 0)
-    some = some[np.linspace(0, len(some) - 1, min(len(some), GIVEN_CHECKED_ROWS)).astype(int)]
+    some = some[np.linspace(0, len(some) - 1, min(len(some), CHECKED_ROWS)).astype(int)]
     given, own, other = given[some].astype(np.float64), numbers[some], other[some].astype(np.int64)
     needed = np.unique(np.concatenate([own, other]))
     taken = rows.take(needed)
     squares = ((taken[np.searchsorted(needed, own)] - taken[np.searchsorted(needed, other)]) ** 2).sum(1, np.float64)
-    right = squares / 2 if metric == "cosine" else np.sqrt(squares)
+    right = metric.from_squares(squares, np)
     given, own, right = (a[right > 0] for a in (given, own, right))
     if not len(right) or np.median(np.abs(given / right - 1)) <= ALIKE:
         return None
     if np.median(np.abs(given / right**2 - 1)) <= ALIKE:
-        return f"they are squares of {metric} distances; give the square roots"
+        return f"they are squares of {metric.name} distances; give the square roots"
     found = f"in row {own[0]} {given[0]:.4g} where {right[0]:.4g} is right"
-    return f"they are not {metric} distances of these rows, {found}; give those, or the --metric that they are of"
+    return f"they are not {metric.name} distances of these rows, {found}; give those, or the --metric that they are of"
 
 
 def _matrix(part: Any, name: str) -> RowSource:
@@ -203,46 +219,49 @@ def _check_shapes(indices: RowSource, distances: RowSource, n_rows: int) -> None
         raise wrong(f"--knn: {distances.name}", "shape", expected, found, "give the distances of these indices")
 
 
-def _sort(near: np.ndarray, far: np.ndarray, start: int) -> int:
-    """Puts the row itself first, then neighbours by distance, in place; how many rows were in another order."""
-    is_self = near == np.arange(start, start + len(near))[:, None]
-    far[is_self] = 0.0
-    kind = np.where(is_self, 0, np.where(near < 0, 2, 1)).astype(np.int8)
-    _reorder(near, far, np.argsort(kind, axis=1, kind="stable"), slice(None))
-    rows = np.flatnonzero((far[:, 1:] < far[:, :-1]).any(1))
+def _sort(neighbors: np.ndarray, distances: np.ndarray, start: int) -> int:
+    """Put the row itself first, then neighbors by distance, in place; return how many rows were in another order."""
+    is_self = neighbors == np.arange(start, start + len(neighbors))[:, None]
+    distances[is_self] = 0.0
+    kind = np.where(is_self, 0, np.where(neighbors < 0, 2, 1)).astype(np.int8)
+    _reorder(neighbors, distances, np.argsort(kind, axis=1, kind="stable"), slice(None))
+    rows = np.flatnonzero((distances[:, 1:] < distances[:, :-1]).any(1))
     if len(rows):
-        key = np.where(near[rows] == (start + rows)[:, None], -1.0, far[rows])
-        _reorder(near, far, np.argsort(key, axis=1, kind="stable"), rows)
+        key = np.where(neighbors[rows] == (start + rows)[:, None], -1.0, distances[rows])
+        _reorder(neighbors, distances, np.argsort(key, axis=1, kind="stable"), rows)
     return len(rows)
 
 
-def _drop_repeated(near: np.ndarray, far: np.ndarray) -> int:
-    """Takes away all but the nearest of the same neighbour, in place; from how many rows."""
-    ordered = np.sort(near, axis=1)
+def _drop_repeated(neighbors: np.ndarray, distances: np.ndarray) -> int:
+    """Keep only the nearest of several entries of one neighbor, in place; return how many rows had such."""
+    ordered = np.sort(neighbors, axis=1)
     rows = np.flatnonzero(((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any(1))
     if len(rows):
-        part = near[rows]
+        part = neighbors[rows]
         order = np.argsort(part, axis=1, kind="stable")
         by_number = np.take_along_axis(part, order, 1)
         again = np.zeros(part.shape, bool)
         np.put_along_axis(again, order[:, 1:], by_number[:, 1:] == by_number[:, :-1], 1)
-        near[rows], far[rows] = np.where(again, -1, part), np.where(again, np.inf, far[rows])
-        _reorder(near, far, np.argsort(near[rows] < 0, axis=1, kind="stable"), rows)
+        neighbors[rows], distances[rows] = np.where(again, -1, part), np.where(again, np.inf, distances[rows])
+        _reorder(neighbors, distances, np.argsort(neighbors[rows] < 0, axis=1, kind="stable"), rows)
     return len(rows)
 
 
-def _reorder(near: np.ndarray, far: np.ndarray, order: np.ndarray, rows: Any) -> None:
-    near[rows], far[rows] = np.take_along_axis(near[rows], order, 1), np.take_along_axis(far[rows], order, 1)
+def _reorder(neighbors: np.ndarray, distances: np.ndarray, order: np.ndarray, rows: Any) -> None:
+    neighbors[rows], distances[rows] = (
+        np.take_along_axis(neighbors[rows], order, 1),
+        np.take_along_axis(distances[rows], order, 1),
+    )
 
 
-def _first(near: np.ndarray, far: np.ndarray, start: int, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Each row itself and its k - 1 nearest others."""
-    n, width = near.shape
+def _first(neighbors: np.ndarray, distances: np.ndarray, start: int, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return each row itself and its k - 1 nearest others."""
+    n, width = neighbors.shape
     numbers = np.arange(start, start + n)
-    column = np.arange(k - 1) + (near[:, :1] == numbers[:, None])
+    column = np.arange(k - 1) + (neighbors[:, :1] == numbers[:, None])
     there, column = column < width, np.minimum(column, width - 1)
-    indices, distances = np.empty((n, k), np.int32), np.empty((n, k), np.float32)
-    indices[:, 0], distances[:, 0] = numbers, 0.0
-    indices[:, 1:] = np.where(there, np.take_along_axis(near, column, 1), -1)
-    distances[:, 1:] = np.where(there, np.take_along_axis(far, column, 1), np.inf)
-    return indices, distances
+    first_neighbors, first_distances = np.empty((n, k), np.int32), np.empty((n, k), np.float32)
+    first_neighbors[:, 0], first_distances[:, 0] = numbers, 0.0
+    first_neighbors[:, 1:] = np.where(there, np.take_along_axis(neighbors, column, 1), -1)
+    first_distances[:, 1:] = np.where(there, np.take_along_axis(distances, column, 1), np.inf)
+    return first_neighbors, first_distances

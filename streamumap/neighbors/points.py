@@ -1,6 +1,6 @@
-"""Nearest points of a map and ranks on it, on a CPU: a k-d tree of its positions (scipy).
+"""Neighbors and ranks on a map, on a CPU: a k-d tree of its positions (scipy).
 
-The tree holds float64: distances are differences of float32 positions, which lose nothing where two are near.
+The tree holds float64, in which differences of float32 positions are exact where two points are near.
 """
 
 import numpy as np
@@ -10,14 +10,14 @@ from streamumap.neighbors.points_sizes import LOST_ROWS
 from streamumap.quality import distances
 
 TIE = 1e-12
-"""Distances that differ by less than this part of themselves are equal."""
+"""Relative difference below which two distances are equal."""
 
 THICK = 64
-"""Copies of one position from which on they make a leaf of the tree that every search from there would have to walk through."""
+"""Number of copies of one position from which on they are left out of the tree: a search near them would walk through all of them."""
 
 
 class Points:
-    """The positions float32 (N, c) of a map. Rows without one (NaN) are nobody's neighbours."""
+    """The positions float32 (N, c) of a map. Rows without a position (NaN) are nobody's neighbors."""
 
     def __init__(self, positions: np.ndarray, n_threads: int):
         self.positions, self.n_threads = positions, n_threads
@@ -29,7 +29,7 @@ class Points:
         self._few = (0, self.tree, self.placed)
 
     def nearest(self, sample: np.ndarray, k: int) -> np.ndarray:
-        """int64 (S, k): the k rows nearest on the map to each of the rows `sample` (S,), itself apart."""
+        """Find the k rows nearest on the map to each of the rows `sample` (S,), without itself: int64 (S, k)."""
         tree, rows = self._without_copies(k + 1)
         found = rows[self._query(tree, sample, np.arange(1, k + 2))[1]]
         is_self = found == sample[:, None]
@@ -37,8 +37,8 @@ class Points:
         return found[~is_self].reshape(len(sample), k)
 
     def ranks(self, sample: np.ndarray, others: np.ndarray) -> np.ndarray:
-        """How many rows are closer on the map to row sample[i] than row others[i, j] is, itself apart: int64 (S, m), the
-        number of all others where others[i, j] is -1 or has no place."""
+        """Count the rows that are closer on the map to row sample[i] than row others[i, j] is, without itself: int64 (S, m); the number of
+        all other rows where others[i, j] is -1 or has no position."""
         out = np.full(others.shape, len(self.placed) - 1, np.int64)
         gaps = distances(self.positions, sample, others)
         out[gaps == 0] = 0
@@ -51,8 +51,8 @@ class Points:
         return out
 
     def lost(self, rows: np.ndarray, neighbors: np.ndarray) -> np.ndarray:
-        """Share of each row's neighbours, int (B, m) with -1 where there is none, that are not among its as many nearest
-        on the map: float32 (B,), NaN for a row without neighbours or without a place."""
+        """Compute the share of each row's neighbors, int (B, m) with -1 for none, that are not among its equally many nearest rows on the
+        map: float32 (B,), NaN for a row without neighbors or without a position."""
         wanted = (neighbors >= 0).sum(1)
         reach = np.full(len(rows), np.nan)
         tree, _ = self._without_copies(neighbors.shape[1] + 1)
@@ -70,8 +70,8 @@ class Points:
         return out
 
     def _query(self, tree: cKDTree, rows: np.ndarray, k) -> tuple[np.ndarray, np.ndarray]:
-        """Distances to the k-th nearest points and which these are, for each of `k`, 1 being the row itself or a copy.
-        Rows that lie close together are looked up one after the other: their branches stay in the cache."""
+        """Find the k-th nearest points for each of `k`, where 1 is the row itself or a copy: their distances, and the points. Rows that
+        lie close together are looked up one after the other, so that the cache holds their branches of the tree."""
         far, found = np.empty((len(rows), len(k))), np.empty((len(rows), len(k)), np.int64)
         where = self.place[rows].argsort()
         for start in range(0, len(rows), LOST_ROWS):
@@ -81,14 +81,14 @@ class Points:
         return far, found
 
     def _without_copies(self, most: int) -> tuple[cKDTree, np.ndarray]:
-        """The tree of no more than `most` copies of a position, and the rows of its points: the whole one where no
-        position has too many."""
+        """Get a tree with at most `most` copies of a position, and the rows of its points: the whole tree where no position has too
+        many."""
         if self._few[0] != most:
             self._few = (most, *self._make_few(most))
         return self._few[1:]
 
     def _make_few(self, most: int) -> tuple[cKDTree, np.ndarray]:
-        """Copies lie side by side in the order of a tree."""
+        """Build that tree. Copies lie side by side in the order of the whole tree."""
         order, is_copy = self.tree.indices, np.ones(len(self.placed) - 1, bool)
         for axis in self.tree.data.T:
             is_copy &= axis[order[1:]] == axis[order[:-1]]

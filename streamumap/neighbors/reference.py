@@ -1,32 +1,24 @@
-"""What a neighbour is, in plain NumPy and float64. Small inputs only."""
+"""The definition of a neighbor, in plain NumPy and float64. For small inputs."""
 
 import numpy as np
 
+from streamumap.neighbors.metric import named
+
 
 def distance_matrix(rows: np.ndarray, others: np.ndarray, metric: str) -> np.ndarray:
-    """float64 (n, m). cosine: 1 - cos; a zero row is at 0 from a zero row and at 1 from any other. euclidean: from
-    differences, not products."""
-    rows, others = rows.astype(np.float64), others.astype(np.float64)
-    if metric == "euclidean":
-        return np.stack([np.sqrt(((others - row) ** 2).sum(1)) for row in rows])
-    norm, other_norm = np.sqrt((rows**2).sum(1)), np.sqrt((others**2).sum(1))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        cosine = rows @ others.T / (norm[:, None] * other_norm[None, :])
-    cosine[norm == 0, :] = 0.0
-    cosine[:, other_norm == 0] = 0.0
-    cosine[np.ix_(norm == 0, other_norm == 0)] = 1.0
-    return np.maximum(1.0 - cosine, 0.0)
+    """Measure all rows (n, D) against all others (m, D) under the metric of this name: float64 (n, m)."""
+    return named(metric).reference(rows.astype(np.float64), others.astype(np.float64))
 
 
 def search(rows: np.ndarray, k: int, metric: str) -> tuple[np.ndarray, np.ndarray]:
-    """Exact neighbours, ties by row number.
+    """Find the k nearest rows of each row, itself in front, ties by row number: indices int32, distances float32 (n, k).
 
-    For cosine, a zero row has zero rows as neighbours only, and among rows without negative values a row at distance 1
-    (no common feature) is none.
+    Where rows are compared at length 1, the neighbors of a zero row are other zero rows; among rows without negative values, two
+    at a right angle share no feature and are no neighbors.
     """
     n = len(rows)
     d = distance_matrix(rows, rows, metric)
-    if metric == "cosine":
+    if named(metric).unit:
         zero = ~rows.any(1)
         d[np.ix_(zero, ~zero)] = np.inf
         if (rows >= 0).all():
@@ -43,14 +35,13 @@ def search(rows: np.ndarray, k: int, metric: str) -> tuple[np.ndarray, np.ndarra
 def nearest(
     rows: np.ndarray, others: np.ndarray, k: int, metric: str, non_negative: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """For each of `rows` the k nearest of `others`, which it is none of: indices int32, distances float32 (M, k), ties by
+    """Find the k nearest of `others` for each of `rows`, which are none of them: indices int32, distances float32 (n, k), ties by row
     number, -1 and inf where there are no more.
 
-    For cosine, a row without a direction (all zeros) and one with a direction are no neighbours of each other, nor, with
-    `non_negative`, are rows at distance 1 or more.
+    Where rows are compared at length 1, a zero row and another are no neighbors, nor, with `non_negative`, are rows at a right angle.
     """
     d = distance_matrix(rows, others, metric)
-    if metric == "cosine":
+    if named(metric).unit:
         d[np.not_equal.outer(rows.any(1), others.any(1))] = np.inf
         if non_negative:
             d[(rows.astype(np.float64) @ others.astype(np.float64).T <= 0) & (d > 0)] = np.inf

@@ -1,7 +1,7 @@
-"""Tables of the nearest rows known so far, one list a row, nearest first: what keeps them so, in numba.
+"""Neighbor lists under construction, in numba: one list a row, of the nearest rows known so far.
 
 A list is sorted by (squared distance or another key, row number) and holds no row twice, so it does not depend on the order in which
-rows come. Free places hold -1 and inf.
+candidates come. Free places hold -1 and inf.
 """
 
 import numpy as np
@@ -10,9 +10,7 @@ from numba import njit
 
 @njit(inline="always")
 def insert(indices, squares, square, number):
-    """Puts (square, number) into one row's lists, sorted by both, unless it is there or beyond their end: where it
-    went, or -1.
-    """
+    """Insert (square, number) into one row's list, unless the list has that row or nearer ones only; return where it went, or -1."""
     at = len(squares) - 1
     if square > squares[at] or (square == squares[at] and (np.isinf(square) or number >= indices[at])):
         return -1
@@ -30,7 +28,7 @@ def insert(indices, squares, square, number):
 
 @njit(inline="always")
 def insert_fresh(indices, squares, fresh, square, number):
-    """`insert`, with a mark for what has come since a join; whether it went in."""
+    """Insert as `insert` does, mark the place as new since the last join, and return whether it went in."""
     at = insert(indices, squares, square, number)
     if at < 0:
         return False
@@ -42,8 +40,8 @@ def insert_fresh(indices, squares, fresh, square, number):
 
 @njit(cache=True)
 def members_of(indices, squares, fresh, forward, reverse):
-    """int32 (N, forward + reverse): nearest neighbours and the nearest rows that name this one; -1: none, -2 - j: row
-    j, not fresh.
+    """Gather the rows that take part in the join of each row: int32 (N, forward + reverse), its nearest neighbors, then the nearest rows
+    that have it as a neighbor. -1: none; -2 - j: row j, known since before the last join.
     """
     n, width = len(indices), min(forward, indices.shape[1])
     out = np.full((n, width + reverse), -1, np.int32)
@@ -60,7 +58,7 @@ def members_of(indices, squares, fresh, forward, reverse):
 
 @njit(inline="always")
 def places(indices, members):
-    """Places that `meet` needs: in `visited`, a power of two, and in `met`."""
+    """Return the sizes of `visited`, a power of two, and of `met` that `meet` needs."""
     n_met = members.shape[1] ** 2
     n_visited = 1
     while n_visited <= n_met + indices.shape[1] + 1:
@@ -70,8 +68,8 @@ def places(indices, members):
 
 @njit(nogil=True, cache=True)
 def meet(i, known, members, visited, met):
-    """Writes the neighbours of row i's neighbours, itself and those in `known` apart, to `met`, and says how many: none
-    by two steps that are both old. `members` int32 (N, m) as of `members_of`."""
+    """Write the neighbors of row i's neighbors to `met` and return how many: without row i, those in `known`, and those reached by two
+    old steps. `members` int32 (N, m) comes from `members_of`."""
     visited[:] = -1
     _visit(visited, i)
     for j in known:
@@ -93,7 +91,7 @@ def meet(i, known, members, visited, met):
 
 @njit(inline="always")
 def _visit(visited, number):
-    """Whether `number` was not in the open-addressing set; it is now."""
+    """Add `number` to an open-addressing hash set; return whether it is new."""
     at = (number * np.int64(2654435761) >> np.int64(8)) & (len(visited) - 1)
     while visited[at] != -1:
         if visited[at] == number:
@@ -105,7 +103,7 @@ def _visit(visited, number):
 
 @njit(inline="always", fastmath={"reassoc", "contract"})
 def difference(a, b):
-    """Squared distance, float64."""
+    """Sum the squared differences of two rows in float64."""
     total = 0.0
     for d in range(len(a)):
         step = np.float64(a[d] - b[d])

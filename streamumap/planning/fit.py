@@ -31,13 +31,14 @@ Shape = dict[str, int]
 @dataclass(frozen=True)
 class Facts:
     """The facts by which all stages of one plan are decided. `csr_on_disk`: CSR rows, where the rows become such, are kept in
-    a file."""
+    a file. `exhaustive`: their search on a CPU compares all rows with all, even where there are many."""
 
     job: Job
     params: Params
     budget: Budget
     machine: Machine
     csr_on_disk: bool = False
+    exhaustive: bool = False
 
     @property
     def on_gpu(self) -> bool:

@@ -53,12 +53,13 @@ def list_candidates(job: Job, params: Params, budget: Budget, machine: Machine) 
     """List the ways through the job, the fastest first, whether they fit or not.
 
     Rows that are mostly zeros become CSR rows: in memory where that makes no block of any stage smaller, else on disk.
-    Where even that does not fit they are searched as dense rows.
+    Where even that does not fit they are searched as dense rows, and at last as CSR rows by an exhaustive search, which
+    leaves no compiled kernels for later stages to hold.
     """
     params = replace(params, n_neighbors=min(params.n_neighbors, job.n_rows))
 
-    def candidate(job: Job, csr_on_disk: bool = False) -> Candidate:
-        facts = Facts(job, params, budget, machine, csr_on_disk)
+    def candidate(job: Job, csr_on_disk: bool = False, exhaustive: bool = False) -> Candidate:
+        facts = Facts(job, params, budget, machine, csr_on_disk, exhaustive)
         stages, held = plan_stages(facts)
         return Candidate(stages, held.unmet, facts.as_csr, csr_on_disk)
 
@@ -71,6 +72,7 @@ def list_candidates(job: Job, params: Params, budget: Budget, machine: Machine) 
         *([in_memory] if same_blocks and not is_tiny_forced() else []),
         on_disk,
         *([dense] if params.neighbors != "packed" else []),
+        candidate(job, csr_on_disk=True, exhaustive=True),
     ]
 
 

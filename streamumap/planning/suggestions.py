@@ -177,9 +177,7 @@ def _suggestions(job: Job, params: Params, machine: Machine) -> Iterable[Suggest
     if n >= 1000:
         size = n // SAMPLE_SHARE
         sample = replace(sampled_job(job, size), n_nonzero=job.n_nonzero and job.n_nonzero // SAMPLE_SHARE)
-        cost = (
-            "neighbours come from a tenth of the rows; the others get no position, or with --place-rest one on this map"
-        )
+        cost = "neighbours come from a tenth of the rows; the others get no position, or one with --place-rest"
         yield suggest("sampling", f"--sample {size}", sample, params, cost)
     if not job.sparse and d >= 4 * ACTIVE:
         yield _suggest_pairs(job, params, machine)

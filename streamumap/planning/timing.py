@@ -6,15 +6,13 @@ from functools import cache
 from pathlib import Path
 from statistics import median
 
+from streamumap.layout.schedule import DEFAULT_EPOCHS
 from streamumap.machine.memory import Machine
 from streamumap.params import Params
 from streamumap.planning.job import Job, Plan, StagePlan
 
 FURTHEST = 4.0
 """Largest multiple of the measured work for which seconds are predicted."""
-
-EPOCHS = 300
-"""Epochs that stand for the default number, in the plan and in the measured runs alike."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +91,7 @@ def _work(stage: StagePlan, sizes: Sizes) -> float:
         "neighbors": n * n * width if exhaustive else n * width,
         "graph": n * sizes.n_neighbors,
         "start": n * width,
-        "layout": n * sizes.n_neighbors * (sizes.n_epochs or EPOCHS),
+        "layout": n * sizes.n_neighbors * (sizes.n_epochs or DEFAULT_EPOCHS),
         "place": n * n * width,
         "quality": n * d,
         "write": n,

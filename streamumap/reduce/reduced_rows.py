@@ -9,13 +9,13 @@ from streamumap.source.views.normalized import DenseRows
 
 
 class ReducedRows:
-    """A RowSource of float32 rows: those of `source`, normalised as DenseRows does for `metric`, along the given components.
+    """A RowSource of float32 rows: those of `source`, normalised as DenseRows does with `unit`, along the given components.
     `mean` float64 (D,), `components` float32 (n, D)."""
 
     dtype = "float32"
 
-    def __init__(self, source: RowSource, metric: str, mean: np.ndarray, components: np.ndarray):
-        self._rows, self._mean, self._components = DenseRows(source, metric), mean, components
+    def __init__(self, source: RowSource, mean: np.ndarray, components: np.ndarray, *, unit: bool):
+        self._rows, self._mean, self._components = DenseRows(source, unit=unit), mean, components
         self.source, self.name, self.fingerprint = source, source.name, source.fingerprint
         self.n_rows, self.n_features = source.n_rows, len(components)
         self.row_bytes = self.n_features * 4

@@ -1,9 +1,9 @@
-"""Who does what the plan says: the one place where a stage's backend, its rows and its numbers meet. Backends are
-imported when they are used."""
+"""The backends of a run: each stage is given to the backend that the plan names, with its rows and block sizes. Backends are imported when
+they are used."""
 
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -11,8 +11,9 @@ import numpy as np
 
 from streamumap.errors import InputError
 from streamumap.events import Advance
-from streamumap.machine import memory
-from streamumap.neighbors.points_sizes import values
+from streamumap.neighbors.cuda.points_sizes import values
+from streamumap.neighbors.metric import Metric, compared, named
+from streamumap.neighbors.protocol import Backend, ComparedRows, Count, KnnGraph, NearestBackend, SearchRequest
 from streamumap.neighbors.sparse import sizes
 from streamumap.neighbors.zero import close_gaps, join_zero_rows
 from streamumap.params import Params
@@ -22,15 +23,17 @@ from streamumap.source.scan.cpu import scan
 from streamumap.source.scan.result import Scan
 from streamumap.source.sparse.csr_rows import CsrRows
 from streamumap.source.views.centered import ComparedView
-from streamumap.source.views.normalized import DenseRows
 from streamumap.store.blockfile import BlockFile
 from streamumap.store.checkpoint import NO_CHECKPOINT, Checkpoint
+
+FINISHED_ROWS = 1 << 16
+"""Rows of a graph whose distances are turned into those of the user's metric together."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows in the forms that stages want, seen as `view` has them. `searched` is `original` or its reduced form; `csr` None: not
-    mostly zeros. `asked`: the metric of the user."""
+    """The rows of a run in the forms that stages take, as `view` has them. `searched` is `original` or its reduced form; `csr`: without their
+    zeros, None where these are few; `asked`: the name of the user's metric."""
 
     original: RowSource
     searched: RowSource
@@ -40,13 +43,62 @@ class Rows:
     asked: str
 
     @property
-    def metric(self) -> str:
-        """The one under which these rows are compared."""
-        return self.view.metric(self.asked)
+    def metric(self) -> Metric:
+        """The metric under which these rows are compared: a view may have brought them to length 1 already."""
+        return compared(named(self.asked), self.view)
+
+    @property
+    def reduced(self) -> bool:
+        return self.searched is not self.original
+
+    def to_search(self, plan: Plan) -> ComparedRows:
+        """The rows among which neighbors are searched for."""
+        non_negative = self.found.non_negative and not self.reduced and not self.view.unit
+        return ComparedRows(self.searched, self.csr, self.metric, non_negative, plan.device)
+
+    def to_count(self, plan: Plan) -> ComparedRows:
+        """The original rows, among which ranks are counted."""
+        return replace(self.to_search(plan), source=self.original)
+
+
+def backend(name: str) -> Backend:
+    """Get the module of a k-NN search, by the name that a plan gives it."""
+    if name == "packed":
+        from streamumap.neighbors.sparse import search as sparse
+
+        return sparse
+    if name == "cuda":
+        from streamumap.neighbors.cuda import search as cuda
+
+        return cuda
+    if name == "cuvs":
+        from streamumap.neighbors import cuvs
+
+        return cuvs
+    assert name == "dense", name
+    from streamumap.neighbors.dense import search as dense
+
+    return dense
+
+
+def nearest_backend(name: str) -> NearestBackend:
+    """Get the module of a search for the neighbors of new rows, by the name that a plan gives it."""
+    if name == "packed":
+        from streamumap.neighbors.sparse import nearest as sparse
+
+        return sparse
+    if name == "cuda":
+        from streamumap.neighbors.cuda import nearest as cuda
+
+        return cuda
+    assert name == "dense", name
+    from streamumap.neighbors.dense import nearest as dense
+
+    return dense
 
 
 def check_installed(p: Params) -> None:
-    """Raises InputError where a backend is asked for by name whose package is not there."""
+    """Raise InputError where a backend is asked for by name whose package is not installed."""
     for option, package in (("neighbors", "cuvs"), ("layout", "cuml")):
         if getattr(p, option) == package and find_spec(package) is None:
             raise InputError(
@@ -57,7 +109,7 @@ def check_installed(p: Params) -> None:
 def read(
     source: RowSource, plan: Plan, advance: Advance, checkpoint: Checkpoint = NO_CHECKPOINT
 ) -> tuple[Scan, CsrRows | None]:
-    """What is to be known of the rows, and these without their zeros where a GPU packs them on the way."""
+    """Scan the rows; where a GPU does, it may return them without their zeros too."""
     stage = plan["read"]
     if stage.backend == "cuda":
         from streamumap.source.scan import cuda as scan_cuda
@@ -76,97 +128,41 @@ def search(
     enough: Callable[[np.ndarray, np.ndarray], bool],
     advance: Advance,
     checkpoint: Checkpoint = NO_CHECKPOINT,
-) -> tuple[np.ndarray, np.ndarray]:
-    """The k-NN graph by the planned backend: indices int32, distances float32 (N, k).
+) -> KnnGraph:
+    """Find the k-NN graph by the planned backend. An approximate search goes on until `enough(neighbors (S, k - 1), their ranks)` says yes of
+    the rows `sample` int64 (S,)."""
 
-    Where it is approximate, until `enough(neighbours (S, k - 1) of the rows in `sample` int64 (S,), their ranks)`.
-    """
-    indices, distances = _search(rows, plan, p, sample, enough, advance, checkpoint)
-    if rows.view.unit:
-        rows.view.to_asked_metric(indices, distances, rows.found.is_zero[indices])
-        if rows.searched is not rows.original:
-            close_gaps(indices, distances)  # zero rows need not be the furthest any more
-        join_zero_rows(indices, distances, np.flatnonzero(rows.found.is_zero).astype(np.int32))
-    return indices, distances
+    def reached(neighbors: np.ndarray, count: Count | None = None) -> bool:
+        if count is None or rows.reduced:
+            count = partial(count_closer, rows, plan)
+        return enough(neighbors, count(sample, neighbors))
 
-
-def _search(rows: Rows, plan: Plan, p: Params, sample, enough, advance: Advance, checkpoint: Checkpoint):
     planned = plan["neighbors"]
-    non_negative = rows.found.non_negative and rows.searched is rows.original and not rows.view.unit
-    given: dict = dict(is_zero=rows.found.is_zero, advance=advance, **planned.blocks)
-    if planned.backend == "cuvs":
-        return _search_by_cuvs(rows, plan, p, sample, enough, non_negative=non_negative, **given)
-    given["checkpoint"] = checkpoint
-    if planned.backend == "packed":
-        return _search_packed(rows, plan, p, sample, enough, non_negative=non_negative, **given)
-    if planned.backend == "cuda":
-        return _search_on_device(rows, plan, p, sample, enough, non_negative=non_negative, **given)
-    from streamumap.neighbors.dense import search as dense
-
-    def reached(neighbors: np.ndarray) -> bool:
-        memory.trim()  # threads that search leave as much behind as counting takes
-        return enough(neighbors[sample], count_closer(rows, plan, sample, neighbors[sample]))
-
-    wanted: dict = dict(seed=p.seed, n_threads=plan.machine.n_cores, reached=reached, exhaustive=p.recall >= 1.0)
-    return dense.search(DenseRows(rows.searched, rows.metric), p.n_neighbors, **wanted, **given)
+    request = SearchRequest(
+        rows.to_search(plan), p.n_neighbors, planned.blocks, rows.found.is_zero, sample, reached, p.seed,
+        exhaustive=p.recall >= 1.0, n_threads=plan.machine.n_cores, advance=advance, checkpoint=checkpoint,
+    )  # fmt: skip
+    graph = backend(planned.backend).search(request)
+    if rows.view.unit:
+        _finish_unit(rows, graph)
+    return graph
 
 
-def _search_packed(rows: Rows, plan: Plan, p: Params, sample, enough, **given):
-    from streamumap.neighbors.sparse import search as sparse
-
-    def reached(others: np.ndarray) -> bool:
-        return enough(others, count_closer(rows, plan, sample, others))
-
-    return sparse.search(rows.csr, p.n_neighbors, rows.metric, seed=p.seed, sample=sample, reached=reached, **given)
-
-
-def _search_on_device(rows: Rows, plan: Plan, p: Params, sample, enough, *, other_rows: int, **given):
-    from streamumap.neighbors.cuda import search as cuda
-
-    with on_device(rows, plan, other_rows) as there:
-
-        def reached(others: np.ndarray) -> bool:
-            if rows.searched is not rows.original:
-                return enough(others, count_closer(rows, plan, sample, others))
-            return enough(others, cuda.count_closer(there, sample, others, other_rows=other_rows))
-
-        wanted: dict = dict(seed=p.seed, sample=sample, reached=reached, other_rows=other_rows)
-        return cuda.search(there, p.n_neighbors, **wanted, **given)
-
-
-def _search_by_cuvs(rows: Rows, plan: Plan, p: Params, sample, enough, *, query_rows: int, other_rows: int, **given):
-    from streamumap.neighbors import cuvs
-    from streamumap.neighbors.cuda import search as cuda
-
-    def measured(candidates: np.ndarray):
-        with on_device(rows, plan, other_rows) as there:
-            return cuvs.measure(there, candidates, query_rows, other_rows)
-
-    def reached(neighbors: np.ndarray) -> bool:
-        with on_device(rows, plan, other_rows, original=True) as there:
-            others = neighbors[sample]
-            return enough(others, cuda.count_closer(there, sample, others, other_rows=other_rows))
-
-    wanted: dict = dict(device=plan.device, measured=measured, reached=reached)
-    return cuvs.search(DenseRows(rows.searched, rows.metric), p.n_neighbors, **wanted, **given)
-
-
-@contextmanager
-def on_device(rows: Rows, plan: Plan, chunk_rows: int, original: bool = False) -> Iterator[Any]:
-    """The rows for a GPU backend: as pairs that stay there, else as dense rows that pass by, `chunk_rows` at a time."""
-    from streamumap.neighbors.cuda import search as cuda
-
-    assert plan.device
-    if rows.csr is not None:
-        there: Any = cuda.SparseOnDevice(rows.csr, rows.metric, plan.device)
-    else:
-        there = cuda.DenseOnDevice(rows.original if original else rows.searched, rows.metric, chunk_rows, plan.device)
-    with closing(there):
-        yield there
+def _finish_unit(rows: Rows, graph: KnnGraph) -> None:
+    """Turn the distances of rows that the view has brought to length 1 into those of the user's metric, in place."""
+    metric, is_zero = named(rows.asked), rows.found.is_zero
+    for start in range(0, len(graph.indices), FINISHED_ROWS):
+        indices, distances = (array[start : start + FINISHED_ROWS] for array in graph)
+        rows.view.to_asked_metric(
+            indices, distances, lambda squares: metric.from_squares(squares, np), is_zero[indices]
+        )
+    if rows.reduced:
+        close_gaps(*graph)  # zero rows need not be the furthest any more
+    join_zero_rows(*graph, np.flatnonzero(is_zero).astype(np.int32))
 
 
 def search_steps(plan: Plan) -> int:
-    """How many rows `search` ticks: of each pass over them. Approximate ones make as many as it takes; one is sure."""
+    """Count the rows by which `search` advances: all rows for each pass. An approximate search makes at least one pass."""
     n, planned = plan.job.n_rows, plan["neighbors"]
     if planned.backend == "packed" and not planned.blocks["batch_rows"]:
         return n * (1 + -(-n // sizes.CORPUS_ROWS))
@@ -174,25 +170,14 @@ def search_steps(plan: Plan) -> int:
 
 
 def count_closer(rows: Rows, plan: Plan, sample: np.ndarray, others: np.ndarray, stage: str = "quality") -> np.ndarray:
-    """Exact ranks in the ORIGINAL rows, whatever was searched: int64 (S, m). By blocks of the stage that asks."""
-    block_rows = plan[stage].blocks["block_rows"]
-    if plan.device:
-        from streamumap.neighbors.cuda import search as cuda
-
-        with on_device(rows, plan, block_rows, original=True) as there:
-            return cuda.count_closer(there, sample, others, other_rows=block_rows)
-    if rows.csr is not None:
-        from streamumap.neighbors.sparse import search as sparse
-
-        return sparse.count_closer(rows.csr, sample, others, rows.metric, block_rows)
-    from streamumap.neighbors.dense import search as dense
-
-    return dense.count_closer(DenseRows(rows.original, rows.metric), sample, others, block_rows)
+    """Count exact ranks in the ORIGINAL rows, whatever was searched: int64 (S, m). Reads blocks of the size planned for `stage`."""
+    name = "cuda" if plan.device else "dense" if rows.csr is None else "packed"
+    return backend(name).count_closer(rows.to_count(plan), sample, others, plan[stage].blocks["block_rows"])
 
 
 def points(plan: Plan, embedding: np.ndarray) -> Any:
-    """The positions of a map, float32 (N, c), to be asked for nearest rows, ranks and lost neighbours: a `points.Points`
-    of the device."""
+    """Prepare the positions float32 (N, c) of a map for questions about nearest rows, ranks and lost neighbors: the `Points` of the planned
+    device."""
     if plan.device:
         from streamumap.neighbors.cuda import points as cuda_points
 
@@ -203,7 +188,7 @@ def points(plan: Plan, embedding: np.ndarray) -> Any:
 
 
 def build_graph(plan: Plan, p: Params, knn: tuple[BlockFile, BlockFile], checkpoint: Checkpoint, advance: Advance):
-    """The fuzzy graph of a k-NN graph, (indices, distances), and the rows of each of its components."""
+    """Build the fuzzy graph of a k-NN graph, (indices, distances), and find the rows of each of its components."""
     planned = plan["graph"]
     given: dict = dict(
         local_connectivity=p.local_connectivity, set_op_mix_ratio=p.set_op_mix_ratio, advance=advance, **planned.blocks

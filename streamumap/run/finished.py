@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from streamumap.errors import InputError
+from streamumap.neighbors.metric import named
 from streamumap.params import Params
 from streamumap.planning.job import Job, job_of
 from streamumap.source import Reading, RowSource, ToConvert, open_rows, open_source
@@ -80,7 +81,9 @@ class Finished:
 
     def view(self, given: RowSource) -> ComparedView:
         """How the rows on the map were compared. `given`: the input, readable in place."""
-        return rebuild_view(self.kept.source(given), self.report["input"]["exponent"], self.centred, self.params.metric)
+        return rebuild_view(
+            self.kept.source(given), self.report["input"]["exponent"], self.centred, unit=named(self.params.metric).unit
+        )
 
     def reduced(self) -> tuple[RowSource, BlockFile]:
         """The reduced rows on the map, and the file of the components. Raises InputError where the run did not keep them."""

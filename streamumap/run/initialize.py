@@ -111,7 +111,7 @@ def _multilevel(
 
 def _pca(rows: Rows, plan: Plan, p: Params, numbers: np.ndarray) -> np.ndarray:
     """Positions along the first principal components of these rows: a `PlaceTop`."""
-    size, read = plan["start"].blocks["sample_rows"], _reader(rows, rows.metric)
+    size, read = plan["start"].blocks["sample_rows"], _reader(rows)
     sample = read(numbers[pca.sample_numbers(len(numbers), size)])
     parts = pca.blocks(lambda a, b: read(numbers[a:b]), len(numbers), size)
     return pca.pca(parts, sample, rows.searched.n_features, p.n_components, p.seed)
@@ -168,21 +168,21 @@ def _given_positions(path: str, n_rows: int, n_components: int) -> np.ndarray:
     return positions
 
 
-def _reader(rows: Rows, metric: str) -> Callable[[np.ndarray], Any]:
-    """A function that reads rows by number (int64, ascending) as a matrix; under cosine its rows have length 1."""
-    csr = rows.csr
+def _reader(rows: Rows) -> Callable[[np.ndarray], Any]:
+    """A function that reads rows by number (int64, ascending) as a matrix, as they are compared."""
+    csr, unit = rows.csr, rows.metric.unit
     if csr is not None:
-        return lambda numbers: _sparse(csr.take(numbers), csr.n_features, metric)
-    return DenseRows(rows.searched, metric).take
+        return lambda numbers: _sparse(csr.take(numbers), csr.n_features, unit)
+    return DenseRows(rows.searched, unit=unit).take
 
 
-def _sparse(rows, n_features: int, metric: str):
+def _sparse(rows, n_features: int, unit: bool):
     """CSR rows as a SciPy matrix."""
     import scipy.sparse
 
     indptr, indices, values = rows
     matrix = scipy.sparse.csr_matrix((values, indices.astype(np.int32), indptr), shape=(len(indptr) - 1, n_features))
-    if metric == "cosine":
+    if unit:
         norms = np.sqrt(np.asarray(matrix.multiply(matrix).sum(1), np.float64)).ravel()
         matrix = scipy.sparse.diags(1.0 / np.where(norms > 0, norms, 1.0)).astype(np.float32) @ matrix
     return matrix.tocsr()

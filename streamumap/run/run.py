@@ -10,6 +10,7 @@ import numpy as np
 from streamumap import __version__
 from streamumap.events import Listener
 from streamumap.machine import gpu
+from streamumap.neighbors.metric import named
 from streamumap.planning.job import Plan
 from streamumap.planning.overheads import CONTEXT_BYTES
 from streamumap.request import Request
@@ -22,7 +23,7 @@ from streamumap.source.sparse.csr_rows import CsrRows
 from streamumap.source.views.centered import ComparedView
 from streamumap.source.views.row_selection import RowSelection
 from streamumap.store.blockfile import BlockFile
-from streamumap.store.resumable import SavedCheckpoint
+from streamumap.store.saved_checkpoint import SavedCheckpoint
 from streamumap.store.workdir import Workdir
 
 
@@ -75,7 +76,7 @@ class Run(Recorder):
 
     def checkpoint(self, name: str, key: str, what: str, meter: Meter) -> SavedCheckpoint:
         """The checkpoint of one piece of work. `key` stands for everything that its result depends on; `what` is its name for people."""
-        return SavedCheckpoint(self.work, name, key, what, meter, self.stopping, meter.stop, self.warn, self.reuse)
+        return SavedCheckpoint(self.work, name, key, what, meter, self)
 
     @contextmanager
     def stage(self, name: str, total: int, unit: str, resumable: bool = False) -> Iterator[tuple[Meter, list[str]]]:
@@ -148,7 +149,7 @@ class Run(Recorder):
             return self.work.open("knn_indices"), self.work.open("knn_distances")
         return (
             self._of_kept("indices", self.kept.numbers_of),
-            self._of_kept("distances", lambda block: self.view.scale(block, self.params.metric)),
+            self._of_kept("distances", lambda block: self.view.scale(block, unit=named(self.params.metric).unit)),
         )
 
     def _of_kept(self, name: str, of_block: Callable[[np.ndarray], np.ndarray]) -> BlockFile:

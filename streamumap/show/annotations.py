@@ -37,7 +37,7 @@ DISTORTION = "distortion"
 
 @dataclass(frozen=True)
 class ShowOptions:
-    """What the user wants to see: files of labels and names, and where the input is.
+    """The options of `render` and `view` that say what to show: files of labels and names, colors, the input.
 
     colors: feature:NUMBER, cluster, or names of columns; the first one is shown first.
     """

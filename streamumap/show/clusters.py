@@ -1,4 +1,4 @@
-"""Clusters of a map and their names, for people to find their way: places on the layout, not claims about the data."""
+"""Clusters of a map and their names, a guide for people: they describe the layout and claim nothing about the data."""
 
 import re
 from collections import Counter
@@ -13,20 +13,23 @@ from streamumap.show.columns import TopFeatures
 from streamumap.store.atomic import publish
 
 SAMPLE_ROWS = 20_000
-"""Evenly spread rows that HDBSCAN sees: its time grows with their square; every row then joins its nearest one's."""
+"""Evenly spread rows given to HDBSCAN, whose time grows with their square. Other rows join the cluster of the nearest."""
 SHARES = (1 / 100, 1 / 400)
 """The smallest cluster of each level, as a share of the rows."""
-SMALLEST = 10  # rows of the sample
+SMALLEST = 10
+"""The smallest cluster, in rows of the sample."""
 NEAR = 5
-"""A row farther from the nearest sampled row than that one's NEARth neighbour is in no cluster."""
-WORDS = 2  # in a name
-NAMED_ROWS = 1000  # of a cluster, and 20 times as many of all, decide its name
+"""A row is in no cluster if it is farther from the nearest sampled row than the NEARth neighbour of that row is."""
+WORDS = 2
+"""Words in the name of a cluster."""
+NAMED_ROWS = 1000
+"""Rows of a cluster that decide its name, compared with 20 times as many of all rows."""
 WORD = re.compile(r"[^\W\d_]{2,}")
 
 
 @dataclass(frozen=True)
 class Level:
-    """codes: (N,) int32, the row's cluster, the largest first, or -1."""
+    """A clustering. codes: (N,) int32, the number of each row's cluster, the largest is 0, or -1."""
 
     codes: np.ndarray
     n_clusters: int
@@ -34,7 +37,7 @@ class Level:
 
 @dataclass(frozen=True)
 class Cluster:
-    """A cluster with its name; (x, y) is the middle of its rows."""
+    """A cluster with its name; (x, y) is the median of its rows."""
 
     level: int
     number: int
@@ -45,7 +48,7 @@ class Cluster:
 
 
 def find(embedding: np.ndarray) -> list[Level]:
-    """Clusters of the first two axes, coarse ones, then fine ones (Campello, Moulavi, Sander 2013; scikit-learn)."""
+    """Finds coarse, then fine clusters of the first two axes by HDBSCAN (Campello, Moulavi, Sander 2013; scikit-learn)."""
     from scipy.spatial import KDTree
 
     points = np.ascontiguousarray(embedding[:, :2], np.float64)
@@ -56,12 +59,12 @@ def find(embedding: np.ndarray) -> list[Level]:
     sampled = points[finite[np.linspace(0, len(finite) - 1, n_sampled).astype(np.int64)]]
     tree = KDTree(sampled)
     reach = tree.query(sampled, NEAR + 1)[0][:, -1]
-    away, nearest = tree.query(points[finite], workers=-1)
+    distances, nearest = tree.query(points[finite], workers=-1)
     levels = []
     for share in SHARES:
         of_sample = _hdbscan(sampled, max(SMALLEST, int(share * n_sampled)))
         codes = np.full(len(points), -1, np.int32)
-        codes[finite] = np.where(away <= reach[nearest], of_sample[nearest], -1)
+        codes[finite] = np.where(distances <= reach[nearest], of_sample[nearest], -1)
         levels.append(_by_size(codes))
     return levels
 
@@ -73,20 +76,22 @@ def _hdbscan(points: np.ndarray, smallest: int) -> np.ndarray:
 
 
 def _by_size(codes: np.ndarray) -> Level:
+    """Numbers the clusters by size, the largest first."""
     counts = np.bincount(codes[codes >= 0])
-    ranked = np.argsort(-counts, kind="stable")
-    place = np.full(len(counts) + 1, -1, np.int32)
-    place[ranked] = np.arange(len(counts), dtype=np.int32)
-    return Level(place[codes], len(counts))
+    rank = np.full(len(counts) + 1, -1, np.int32)  # the last entry is for -1
+    rank[np.argsort(-counts, kind="stable")] = np.arange(len(counts), dtype=np.int32)
+    return Level(rank[codes], len(counts))
 
 
 def name(embedding: np.ndarray, levels: Sequence[Level], words: "Words") -> list[Cluster]:
-    """Every cluster by what is more frequent in it than elsewhere, the coarse ones and the large ones first; those that
-    nothing tells apart, from all rows or from a coarser one, are left out."""
+    """Names clusters by words that are more frequent in them than elsewhere: coarse ones first, then large ones first.
+
+    A cluster is left out where no word tells it from all rows, or where a coarser cluster has the same name.
+    """
     everywhere = _shares(words, _spread(np.arange(len(embedding)), 20 * NAMED_ROWS))
-    found: list[Cluster] = []
+    clusters: list[Cluster] = []
     for number, level in enumerate(levels):
-        coarser = {cluster.text for cluster in found}
+        coarser = {cluster.text for cluster in clusters}
         order = np.argsort(level.codes, kind="stable")
         starts = np.searchsorted(level.codes[order], np.arange(level.n_clusters + 1))
         for cluster in range(level.n_clusters):
@@ -94,8 +99,8 @@ def name(embedding: np.ndarray, levels: Sequence[Level], words: "Words") -> list
             text = _distinctive(_shares(words, _spread(rows, NAMED_ROWS)), everywhere)
             if text and text not in coarser:
                 x, y = (float(v) for v in np.median(embedding[rows, :2], axis=0))
-                found.append(Cluster(number, cluster, text, x, y, len(rows)))
-    return found
+                clusters.append(Cluster(number, cluster, text, x, y, len(rows)))
+    return clusters
 
 
 class Words:
@@ -113,16 +118,19 @@ class Words:
 
 
 def _spread(rows: np.ndarray, n: int) -> np.ndarray:
+    """At most `n` of the rows, evenly spread."""
     return rows[np.linspace(0, len(rows) - 1, min(n, len(rows))).astype(np.int64)]
 
 
 def _shares(words: Words, rows: np.ndarray) -> dict[str, float]:
-    """The share of the rows that have a word."""
+    """The share of the rows that have each word."""
     counts = Counter(word for row in rows.tolist() for word in words.of(row))
     return {word: count / len(rows) for word, count in counts.items()}
 
 
 def _distinctive(here: dict[str, float], everywhere: dict[str, float]) -> str:
+    """The words whose share here is high and far above their share everywhere; empty where there are none."""
+
     def score(word: str) -> float:
         return here[word] * np.log(here[word] / (everywhere.get(word, 0) + 1e-4))
 
@@ -137,7 +145,10 @@ def _distinctive(here: dict[str, float], everywhere: dict[str, float]) -> str:
 
 
 def write(path: Path, clusters: Sequence[Cluster]) -> None:
-    """labels.parquet: x, y, text, level, priority (the larger first), cluster, n_rows. Raises OutputError."""
+    """Writes labels.parquet: x, y, text, level, priority (larger ones are shown first), cluster, n_rows.
+
+    Raises OutputError.
+    """
     import pyarrow as pa
     import pyarrow.parquet
 

@@ -1,4 +1,4 @@
-"""Columns as one byte a row, and the colours these stand for: what a picture is drawn with and a page carries."""
+"""Columns as one byte a row, and the colours of these codes, for pictures and pages."""
 
 from dataclasses import dataclass
 
@@ -8,9 +8,9 @@ from streamumap.show.columns import Column, Labels, Numbers
 from streamumap.show.palette import Theme, linear, to_srgb
 
 GREY, NONE = 254, 255
-"""The code of what is grey, the rarest labels or a feature's zeros, and of rows without a value."""
+"""Codes of grey rows, with the rarest labels or a feature's zeros, and of rows without a value."""
 CLIPPED = 0.002
-"""Share of the numbers at either end that may lie outside the range of colours."""
+"""Share of the numbers at each end that may lie outside the range of colours."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Coded:
     layered: bool = False  # whether grey rows lie below the others
 
     def colours(self, theme: Theme) -> np.ndarray:
-        """(256, 3) in linear light, by code."""
+        """The colour of each code, (256, 3) in linear light."""
         table = np.tile(linear([theme.other]), (256, 1))
         if self.labels is None:
             table[:GREY] = ramp_light(theme, np.linspace(0, 1, GREY))
@@ -41,23 +41,24 @@ class Coded:
 
 
 def ramp_light(theme: Theme, share: np.ndarray) -> np.ndarray:
-    """Shares of the ramp (n,), 0 to 1 -> (n, 3) in linear light. Colours between two stops are mixed as sRGB."""
+    """The colours (n, 3), in linear light, at shares (n,) of the ramp, 0 to 1. Stops are mixed as sRGB."""
     stops = to_srgb(linear(theme.ramp))
     srgb = np.stack([np.interp(share, np.linspace(0, 1, len(stops)), stop) for stop in stops.T], axis=-1)
     return np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
 
 
 def code(column: Column) -> Coded:
+    """Codes a column as one byte a row."""
     return _code_labels(column) if isinstance(column, Labels) else _code_numbers(column)
 
 
 def _code_labels(column: Labels) -> Coded:
-    place = np.minimum(np.arange(len(column.values) + 1), GREY).astype(np.uint8)
-    place[-1] = NONE  # what -1 finds
+    code_of_label = np.minimum(np.arange(len(column.values) + 1), GREY).astype(np.uint8)
+    code_of_label[-1] = NONE  # rows without a label have -1
     counts = column.counts
     return Coded(
         column.name,
-        place[column.codes],
+        code_of_label[column.codes],
         column.values[:GREY],
         tuple(int(n) for n in counts[:GREY]),
         n_rarer=max(0, len(counts) - GREY),
@@ -68,14 +69,14 @@ def _code_labels(column: Labels) -> Coded:
 
 def _code_numbers(column: Numbers) -> Coded:
     values = column.values.astype(np.float64)
-    there = np.isfinite(values)
+    coloured = np.isfinite(values)
     layered = column.zero_is_none and not (values < 0).any()
     if layered:
-        there &= values != 0
-    known = values[there]
+        coloured &= values != 0
+    known = values[coloured]
     low, high = _range(known, layered)
-    levels = np.clip((np.where(there, values, low) - low) / (high - low) * (GREY - 1), 0, GREY - 1)
-    codes = np.where(there, np.round(levels), NONE).astype(np.uint8)
+    levels = np.clip((np.where(coloured, values, low) - low) / (high - low) * (GREY - 1), 0, GREY - 1)
+    codes = np.where(coloured, np.round(levels), NONE).astype(np.uint8)
     if layered:
         codes[values == 0] = GREY
     n_grey, n_none = int((codes == GREY).sum()), int((codes == NONE).sum())
@@ -84,7 +85,7 @@ def _code_numbers(column: Numbers) -> Coded:
 
 
 def _range(known: np.ndarray, from_zero: bool) -> tuple[float, float]:
-    """The numbers that the ramp's ends stand for."""
+    """The numbers at the two ends of the ramp."""
     if not len(known):
         return 0.0, 1.0
     low, high = (float(v) for v in np.quantile(known, (CLIPPED, 1 - CLIPPED), method="nearest"))
@@ -94,11 +95,11 @@ def _range(known: np.ndarray, from_zero: bool) -> tuple[float, float]:
 
 
 def ends(coded: Coded) -> tuple[str, str]:
-    """What stands at the ends of the colour bar."""
+    """The texts at the two ends of the colour bar."""
     below, above = coded.clipped
     return ("≤ " if below else "") + short(coded.low), ("≥ " if above else "") + short(coded.high)
 
 
 def short(number: float) -> str:
-    """Three digits."""
+    """A number with three digits."""
     return f"{number:.3g}" if abs(number) < 1e6 else f"{number:.2e}"

@@ -1,6 +1,6 @@
-"""What is known of the rows of a map beside their positions: labels, numbers, names, activations of features.
+"""Columns: what is known of the rows of a map beside their positions, as labels, numbers or activations of features.
 
-Tables are read from text files (a value a line), CSV and Parquet files with one row for each row of the map, in order.
+They are read from text files (a value a line), CSV and Parquet files with one row for each row of the map, in order.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -17,8 +17,9 @@ from streamumap.source import RowSource, blocks, widen
 
 BLOCK_BYTES = 32 << 20
 FEW_INTEGERS = 20
-"""Integers of no more distinct values than this are labels, as numbers of classes are."""
+"""Integers with at most this many distinct values are labels, such as the numbers of classes."""
 POSITIONS = ("row_id", "x", "y", "z", "duplicate_of")
+"""Columns of embedding.parquet that are no annotation of a row."""
 
 
 @dataclass(frozen=True)
@@ -26,17 +27,17 @@ class Labels:
     """A column of text: the most frequent value first."""
 
     name: str
-    codes: np.ndarray  # (N,) int32: the row's place in `values`, or -1 where it has none
+    codes: np.ndarray  # (N,) int32: the index of the row's label in `values`, or -1 without a label
     values: tuple[str, ...]
     counts: np.ndarray  # (values,) int64
 
 
 @dataclass(frozen=True)
 class Numbers:
-    """A column of numbers. Where `zero_is_none`, a zero says that there is nothing, as in the activations of a feature."""
+    """A column of numbers. With `zero_is_none` a zero means that nothing is there, as in the activations of a feature."""
 
     name: str
-    values: np.ndarray  # (N,) float32, NaN where there is none
+    values: np.ndarray  # (N,) float32, NaN without a value
     zero_is_none: bool = False
 
 
@@ -56,14 +57,14 @@ class TopFeatures:
 
 
 def label_column(name: str, values: Sequence[str | None]) -> Labels:
-    """Values of any number of rows; None stands for no label."""
+    """A column of labels from one value a row; None stands for no label."""
     import pyarrow as pa
 
     return _labels(name, pa.array(values, pa.string()))
 
 
 def read_lines(option: str, path: Path, n_rows: int | None = None) -> Any:
-    """The lines of a text file as a pyarrow array of N strings. Raises InputError where there are more or fewer than `n_rows`."""
+    """Reads the lines of a text file as a pyarrow array of N strings. Raises InputError where they are not `n_rows`."""
     import pyarrow.compute as pc
 
     try:
@@ -84,7 +85,7 @@ def read_lines(option: str, path: Path, n_rows: int | None = None) -> Any:
 
 
 def _as_text(option: str, path: Path, data: bytes) -> Any:
-    """Bytes in UTF-8 as a pyarrow array of one string, without a copy."""
+    """Bytes in UTF-8 as a pyarrow array of one string, without a copy. Raises InputError where they are not UTF-8."""
     import pyarrow as pa
 
     ends = pa.py_buffer(np.array([0, len(data)], np.int64))
@@ -103,8 +104,10 @@ def _as_text(option: str, path: Path, data: bytes) -> Any:
 
 
 def read_table(option: str, path: Path, n_rows: int) -> list[Column]:
-    """The columns of a text, CSV or Parquet file, known by its ending. A text file is one column, named for the file.
-    Columns that are neither text nor numbers are left out. Raises InputError."""
+    """Reads the columns of a text, CSV or Parquet file, told apart by the ending. Raises InputError.
+
+    A text file is one column with the name of the file. Columns that are neither text nor numbers are left out.
+    """
     ending = path.suffix.lower()
     if ending not in (".csv", ".tsv", ".parquet"):
         return [_text_column(path.stem, read_lines(option, path, n_rows))]
@@ -113,8 +116,8 @@ def read_table(option: str, path: Path, n_rows: int) -> list[Column]:
         raise InputError(
             f"{option}: {path}: expected {n_rows} rows, one for each of the map, found {table.num_rows}; give as many."
         )
-    found = [column_of(name, table[name].combine_chunks()) for name in table.column_names if name not in POSITIONS]
-    return [column for column in found if column is not None]
+    columns = [column_of(name, table[name].combine_chunks()) for name in table.column_names if name not in POSITIONS]
+    return [column for column in columns if column is not None]
 
 
 def _read_arrow(option: str, path: Path, ending: str) -> Any:
@@ -135,7 +138,7 @@ def _read_arrow(option: str, path: Path, ending: str) -> Any:
 
 
 def _text_column(name: str, lines: Any) -> Column:
-    """Lines that are all numbers or empty as numbers, others as labels."""
+    """A column of numbers where every line is a number or empty, else of labels."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -152,8 +155,10 @@ def _text_column(name: str, lines: Any) -> Column:
 
 
 def column_of(name: str, array: Any) -> Column | None:
-    """A pyarrow array as a column: text, booleans and integers of few distinct values as labels, other numbers as
-    numbers, None for the rest."""
+    """A pyarrow array as a column, None for types that are neither text nor numbers.
+
+    Text, booleans and integers with few distinct values become labels, other numbers stay numbers.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -171,32 +176,32 @@ def column_of(name: str, array: Any) -> Column | None:
 
 
 def _labels(name: str, array: Any) -> Labels:
-    """An array of text; empty text is no label."""
+    """A column of labels from an array of text; empty text is no label."""
     import pyarrow as pa
 
     encoded = array if pa.types.is_dictionary(array.type) else array.dictionary_encode()
-    found = encoded.dictionary.to_pylist()
+    texts = encoded.dictionary.to_pylist()
     codes = np.from_dlpack(encoded.indices.fill_null(-1))
-    counts = np.bincount(codes[codes >= 0], minlength=len(found))
-    ranked = sorted((i for i, value in enumerate(found) if value), key=lambda i: (-counts[i], found[i]))
-    place = np.full(len(found) + 1, -1, np.int32)  # the last one is what -1 finds
-    place[ranked] = np.arange(len(ranked), dtype=np.int32)
-    return Labels(name, place[codes], tuple(found[i] for i in ranked), counts[ranked])
+    counts = np.bincount(codes[codes >= 0], minlength=len(texts))
+    ranked = sorted((i for i, text in enumerate(texts) if text), key=lambda i: (-counts[i], texts[i]))
+    rank = np.full(len(texts) + 1, -1, np.int32)  # the last entry is for -1
+    rank[ranked] = np.arange(len(ranked), dtype=np.int32)
+    return Labels(name, rank[codes], tuple(texts[i] for i in ranked), counts[ranked])
 
 
 def pick(columns: Sequence[Column], name: str, option: str = "--color") -> Column:
-    """The column of that name. Raises InputError."""
+    """The column with this name. Raises InputError where there is none."""
     for column in columns:
         if column.name == name:
             return column
-    there = ", ".join(column.name for column in columns) or "none"
+    known = ", ".join(column.name for column in columns) or "none"
     raise InputError(
-        f"{option}: expected feature:NUMBER or one of the columns there are ({there}), found {name}; give one of these."
+        f"{option}: expected feature:NUMBER or one of the columns there are ({known}), found {name}; give one of these."
     )
 
 
 def feature_number(color: str, n_features: int) -> int | None:
-    """12 of "feature:12"; None where a column is meant. Raises InputError where there is no such feature."""
+    """The number in "feature:12", None for the name of a column. Raises InputError where there is no such feature."""
     if not color.startswith("feature:"):
         return None
     text = color.removeprefix("feature:")
@@ -208,7 +213,7 @@ def feature_number(color: str, n_features: int) -> int | None:
 
 
 def read_features(source: RowSource, features: Sequence[int], advance: Advance = no_advance) -> list[Numbers]:
-    """The activations of some features, streamed from the input in one pass."""
+    """The activations of some features, read from the input in one pass."""
     values = np.empty((len(features), source.n_rows), np.float32)
     for start, rows in _wide_blocks(source, advance):
         values[:, start : start + len(rows)] = rows[:, features].T
@@ -233,6 +238,7 @@ def top_features(source: RowSource, n_top: int, advance: Advance = no_advance) -
 
 
 def _wide_blocks(source: RowSource, advance: Callable[[int], None]) -> Iterator[tuple[int, np.ndarray]]:
+    """Yields (first row, rows as float32). Raises InputChanged where the input changes meanwhile."""
     for start, block in blocks(source, max(1, BLOCK_BYTES // (4 * source.n_features))):
         yield start, widen(block, source.dtype)
         advance(len(block))

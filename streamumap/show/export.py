@@ -1,4 +1,4 @@
-"""A map in the formats of other tools."""
+"""Exports of a map to the formats of other tools: AnnData, CSV, GeoJSON."""
 
 import json
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ CHUNK_ROWS = 1 << 16
 def export_run(
     path: Path, to: str, out: Path | None = None, labels: Path | None = None, names: Path | None = None
 ) -> Path:
-    """Writes the map of a run with its columns, those of `labels` and the names. Raises InputError, OutputError."""
+    """Writes the map of a run with its columns, the columns of `labels` and the names. Raises InputError, OutputError."""
     if to not in ENDINGS:
         raise InputError(f"--to: expected {', '.join(ENDINGS)}, found {to}; give one of these.")
     run = open_run(path)
@@ -31,7 +31,7 @@ def export_run(
 
 
 def _table(run: SavedRun, labels: Path | None, names: Path | None) -> Any:
-    """row_id, the positions, then what else is known, as a pyarrow table."""
+    """row_id, the positions, then every other column, as a pyarrow table."""
     import pyarrow as pa
 
     table, n_rows = read_own_table(run), len(run.embedding)
@@ -53,6 +53,7 @@ def _table(run: SavedRun, labels: Path | None, names: Path | None) -> Any:
 
 
 def _free(name: str, taken: list[str]) -> str:
+    """The name, with underscores behind it until it is not taken."""
     while name in taken:
         name += "_"
     return name
@@ -65,8 +66,10 @@ def _write_csv(run: SavedRun, table: Any, out: Path) -> None:
 
 
 def _write_geojson(run: SavedRun, table: Any, out: Path) -> None:
-    """A FeatureCollection (RFC 7946) of a point for each row; rows without a position have no geometry. x and y are
-    units of the map, not degrees."""
+    """Writes a FeatureCollection (RFC 7946) with a point for each row; a row without a position has no geometry.
+
+    x and y are in units of the map, not degrees.
+    """
 
     def write(file: BinaryIO) -> None:
         file.write(b'{"type": "FeatureCollection", "features": [')
@@ -80,22 +83,22 @@ def _write_geojson(run: SavedRun, table: Any, out: Path) -> None:
 def _points(table: Any) -> Iterator[dict[str, Any]]:
     for batch in table.to_batches(CHUNK_ROWS):
         for row in batch.to_pylist():
-            place = [row.pop("x"), row.pop("y")]
-            there = all(np.isfinite(place))
+            position = [row.pop("x"), row.pop("y")]
+            geometry = {"type": "Point", "coordinates": [round(v, 5) for v in position]}
             known = {
                 k: v for k, v in row.items() if v is not None and not (isinstance(v, float) and not np.isfinite(v))
             }
             yield {
                 "type": "Feature",
                 "id": known["row_id"],
-                "geometry": {"type": "Point", "coordinates": [round(v, 5) for v in place]} if there else None,
+                "geometry": geometry if all(np.isfinite(position)) else None,
                 "properties": known,
             }
 
 
 def _write_anndata(run: SavedRun, table: Any, out: Path) -> None:
-    """obsm["X_umap"], obs with the columns, obsp["distances"] with the k-NN graph where the run has it, and what scanpy
-    keeps under uns["neighbors"]. There is no X: the rows stay in the input."""
+    """Writes obsm["X_umap"], obs with the columns, obsp["distances"] with the k-NN graph where the run has it, and what
+    scanpy expects under uns["neighbors"]. There is no X: the rows stay in the input."""
     try:
         import anndata
     except ImportError as e:
@@ -119,7 +122,7 @@ def _write_anndata(run: SavedRun, table: Any, out: Path) -> None:
 
 
 def _distances(run: SavedRun) -> Any:
-    """The k-NN graph as a CSR matrix of distances, without the rows themselves."""
+    """The k-NN graph as a CSR matrix of distances, each row without itself; None where the run has none."""
     from scipy.sparse import csr_matrix
 
     paths = run.path / "knn_indices.npy", run.path / "knn_distances.npy"
@@ -127,6 +130,6 @@ def _distances(run: SavedRun) -> Any:
         return None
     indices, distances = (read_map(path)[:, 1:] for path in paths)
     n_rows, k = indices.shape
-    there = indices >= 0
-    starts = np.concatenate([[0], np.cumsum(there.sum(axis=1))])
-    return csr_matrix((distances[there], indices[there], starts), (n_rows, n_rows))
+    is_neighbor = indices >= 0
+    starts = np.concatenate([[0], np.cumsum(is_neighbor.sum(axis=1))])
+    return csr_matrix((distances[is_neighbor], indices[is_neighbor], starts), (n_rows, n_rows))

@@ -34,7 +34,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Picture:
-    """What a picture shows beside the positions, and its size.
+    """The contents of a picture beside the positions, and its size.
 
     columns: without one, colour says how dense the rows are; one column colours its 20 most frequent labels or its
     numbers; several columns of numbers get a map each. marks: the most important first; a mark that would lie on an

@@ -19,7 +19,7 @@ from streamumap.store.atomic import publish
 
 FRAME_MS, LAST_MS = 120, 2000
 SAME = 8
-"""A colour that differs by no more than this, of 255, from one of the theme's gives way to it."""
+"""Colours of the map that differ by at most this, of 255, from a colour of the theme are left out of the palette."""
 
 
 def animate_run(

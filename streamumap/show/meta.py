@@ -1,6 +1,6 @@
-"""What the user knows of each row, carried into embedding.parquet: a CSV or Parquet file, or a text file with an id a line.
+"""Meta: the user's table of the rows, a CSV or Parquet file or a text file with an id a line, for embedding.parquet.
 
-It is read twice, batch by batch: once before any work, to find what is wrong with it, and once to be written.
+It is read twice, batch by batch: before any work, to find errors in it, and when it is written.
 """
 
 import os
@@ -16,7 +16,7 @@ OWN_COLUMNS = ("row_id", "x", "y", "z", "is_zero", "duplicate_of", "placed", "di
 
 
 class Meta:
-    """The file `path`, of exactly `n_rows` rows. Raises InputError."""
+    """The table in the file `path`. Raises InputError where it has not exactly `n_rows` rows or cannot be read."""
 
     def __init__(self, path: str | os.PathLike, n_rows: int):
         self.path = os.fspath(path)
@@ -27,10 +27,10 @@ class Meta:
             is_parquet = file.read(4) == b"PAR1"
         extension = os.path.splitext(self.path)[1].lower()
         self._kind = "parquet" if is_parquet else {".csv": ",", ".tsv": "\t"}.get(extension, "lines")
-        found = self._checked()
-        if found != n_rows:
+        n_found = self._checked()
+        if n_found != n_rows:
             header = ", its header not counted" if self._kind in (",", "\t") else ""
-            raise self._wrong(f"{n_rows} rows, one for each row of the input", f"{found}{header}", "give as many")
+            raise self._wrong(f"{n_rows} rows, one for each row of the input", f"{n_found}{header}", "give as many")
 
     def batches(self) -> Iterator[Any]:
         """The rows in order, as pyarrow record batches. Raises InputError."""
@@ -42,7 +42,8 @@ class Meta:
             raise self._wrong("a whole file in UTF-8", " ".join(str(error).split())[:200], "mend it") from error
 
     def _checked(self) -> int:
-        """How many rows there are. A column that turns out not to be what its first values are becomes text."""
+        """Reads the whole table and counts its rows. A CSV column whose later values do not fit the type of the first
+        becomes text."""
         while True:
             n_rows, checked = 0, False
             try:

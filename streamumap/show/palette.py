@@ -8,8 +8,11 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Theme:
-    """Colours as #rrggbb. The palettes keep the nearest two of 20 far apart in OKLab (a local search), for usual eyes
-    and for protanopia and deuteranopia as simulated by Machado, Oliveira, Fernandes (2009); the first are the farthest.
+    """Colours as #rrggbb.
+
+    A local search placed the 20 colours of a palette so that the nearest two are far apart in OKLab, for usual eyes and
+    for protanopia and deuteranopia as simulated by Machado, Oliveira, Fernandes (2009). The first ones are the farthest
+    apart.
     """
 
     page: str
@@ -81,10 +84,11 @@ DARK = Theme(
 
 
 def linear(colours: Sequence[str]) -> np.ndarray:
-    """#rrggbb -> (n, 3) in linear light, 0 to 1."""
+    """Colours #rrggbb as (n, 3) in linear light, 0 to 1."""
     srgb = np.array([[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in colours]) / 255
     return np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
 
 
 def to_srgb(light: np.ndarray) -> np.ndarray:
+    """Linear light, 0 to 1, as sRGB, 0 to 1."""
     return np.where(light <= 0.0031308, 12.92 * light, 1.055 * np.maximum(light, 0.0031308) ** (1 / 2.4) - 0.055)

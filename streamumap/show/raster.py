@@ -1,8 +1,8 @@
-"""Rows as light on a grid of pixels: every one is drawn, three million as well as a thousand.
+"""Raster: draws every row of a map as a disc on a grid of pixels, be it a thousand rows or three million.
 
-A row is a disc; discs shrink as rows become many. Opacity says how dense a place is, half by its rank among all places
-drawn (histogram equalisation, as datashader has it), half by the logarithm of its density. Colour says what is there:
-the mean, in linear light, of the colours of the rows.
+The more rows, the smaller the discs. Opacity shows the density of a pixel: half its rank among all drawn pixels (histogram
+equalisation, as in datashader), half the logarithm of the density. Colour is the mean, in linear light, of the colours of
+the rows.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,14 +13,15 @@ import numpy as np
 from streamumap.show.palette import Theme, linear, to_srgb
 
 CHUNK_ROWS = 1 << 18
-CHUNK_PIXELS = 1 << 21  # pixels under the discs that are drawn at once
+CHUNK_PIXELS = 1 << 21
+"""Pixels under the discs that are drawn at once."""
 SMALL_DISC = 0.75
-"""Pixels. Discs of a smaller radius are drawn to the nearest half of a pixel, many at once."""
+"""Discs of a smaller radius, in pixels, are drawn many at once, to the nearest half of a pixel."""
 
 
 @dataclass(frozen=True)
 class View:
-    """The square of the map that is drawn, in map units, and how many rows it holds."""
+    """The drawn square of a map, in map units, and the number of rows in it."""
 
     left: float
     bottom: float
@@ -31,7 +32,7 @@ class View:
 
 
 def _chunks(embedding: np.ndarray) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
-    """(rows, their first two axes as float64, which of them are finite)."""
+    """Yields (rows, their first two axes as float64, whether both are finite)."""
     for start in range(0, len(embedding), CHUNK_ROWS):
         rows = slice(start, start + CHUNK_ROWS)
         points = embedding[rows, :2].astype(np.float64)
@@ -39,8 +40,11 @@ def _chunks(embedding: np.ndarray) -> Iterator[tuple[slice, np.ndarray, np.ndarr
 
 
 def fit_view(embedding: np.ndarray) -> View:
-    """The square around the rows. Where the outermost, 1 in 1,000 at each end of an axis or 5 of few, make it half as
-    large again, they only add an eighth at each end: what lies farther is outside and does not shrink the rest."""
+    """The square around the rows, without a few far ones.
+
+    Far are 1 in 1,000 rows at each end of an axis, or 5 of few rows. Where they make the square half as large again, it
+    grows by an eighth at each end only; rows beyond lie outside and do not shrink the rest.
+    """
     finite = np.isfinite(embedding[:, 0]) & np.isfinite(embedding[:, 1])
     n, n_missing = int(finite.sum()), len(embedding) - int(finite.sum())
     if n == 0:
@@ -61,7 +65,7 @@ def fit_view(embedding: np.ndarray) -> View:
 
 
 def disc_radius(n_rows: int, map_px: int) -> float:
-    """Pixels. All discs together cover a fifth of the map, but none is below half a pixel or larger than a dot."""
+    """The radius of a disc in pixels: all discs cover a fifth of the map, but none is below 0.5 or larger than a dot."""
     return float(np.clip(np.sqrt(map_px**2 / 5 / np.pi / max(n_rows, 1)), 0.5, max(0.5, 0.0035 * map_px)))
 
 
@@ -73,9 +77,11 @@ def rasterise(
     colours: np.ndarray,
     radius: float | None = None,
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Discs over each pixel, (map_px, map_px) float64, top line first, those that touch it in part counting in part;
-    and with codes the sum of their colours, (3, map_px, map_px), where colours is (codes, 3). radius: of the discs in
-    pixels, as `disc_radius` has it where it is not given."""
+    """The number of discs over each pixel, (map_px, map_px) float64, top line first; a disc counts by the share of the
+    pixel that it covers. With codes also the sum of their colours, (3, map_px, map_px).
+
+    codes: (N,) uint8 indices into colours (codes, 3), linear light. radius: in pixels, by default `disc_radius`.
+    """
     radius = disc_radius(view.n_inside, map_px) if radius is None else radius
     draw = _draw_small if radius < SMALL_DISC else draw_discs
     weight, *light = draw(embedding, view, map_px, codes, colours, radius)[:, ::-1]
@@ -85,7 +91,7 @@ def rasterise(
 def draw_discs(
     embedding: np.ndarray, view: View, map_px: int, codes: np.ndarray | None, colours: np.ndarray, radius: float
 ) -> np.ndarray:
-    """Sums (1 or 4, map_px, map_px), lowest line first: the plain way, which is exact and slow for many rows."""
+    """Sums (1 or 4, map_px, map_px), lowest line first, disc by disc: exact, and slow for many rows."""
     taps = np.arange(-int(np.ceil(radius)), int(np.ceil(radius)) + 1)
     at_once = max(1, CHUNK_PIXELS // len(taps) ** 2)
     sums = np.zeros((1 if codes is None else 4, map_px * map_px))
@@ -119,8 +125,8 @@ def _add_discs(
 def _draw_small(
     embedding: np.ndarray, view: View, map_px: int, codes: np.ndarray | None, colours: np.ndarray, radius: float
 ) -> np.ndarray:
-    """The same for small discs: rows are counted in quarters of pixels, then every quarter spreads its count over the
-    pixels that a disc in its middle touches."""
+    """`draw_discs` for small discs: counts the rows in each quarter of a pixel, then spreads the count over the pixels that
+    a disc in the middle of the quarter touches."""
     quarters, known = _quarters(embedding, view, map_px)
     sums = np.zeros((1 if codes is None else 4, map_px, map_px))
     for channel in range(len(sums)):
@@ -133,24 +139,26 @@ def _draw_small(
 
 
 def _quarters(embedding: np.ndarray, view: View, map_px: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of the rows on the map: the place (n,) int32 in an array (upper half?, right half?, line, column); and which they
-    are, (N,) bool."""
-    places, known = [np.empty(0, np.int32)], np.zeros(len(embedding), bool)
+    """The quarter pixels of the rows on the map, (n,) int32, and a mask of these rows, (N,) bool.
+
+    A quarter is an index into a flattened array (upper half?, right half?, line, column).
+    """
+    quarters, known = [np.empty(0, np.int32)], np.zeros(len(embedding), bool)
     scale = 2 * map_px / view.side
     for start in range(0, len(embedding), CHUNK_ROWS):
         rows = slice(start, start + CHUNK_ROWS)
         axes = zip(embedding[rows, :2].T.astype(np.float64), (view.left, view.bottom), strict=True)
         across, up = (np.floor((axis - least) * scale) for axis, least in axes)
         inside = known[rows]
-        np.greater_equal(np.minimum(across, up), 0, out=inside)  # nothing holds of NaN
+        np.greater_equal(np.minimum(across, up), 0, out=inside)  # False for NaN
         inside &= np.maximum(across, up) < 2 * map_px
         across, up = across[inside].astype(np.int32), up[inside].astype(np.int32)
-        places.append((((up & 1) * 2 + (across & 1)) * map_px + (up >> 1)) * map_px + (across >> 1))
-    return np.concatenate(places), known
+        quarters.append((((up & 1) * 2 + (across & 1)) * map_px + (up >> 1)) * map_px + (across >> 1))
+    return np.concatenate(quarters), known
 
 
 def _spread(sums: np.ndarray, counts: np.ndarray, radius: float, x: float, y: float) -> None:
-    """Adds to each pixel the discs at (x, y) in the pixels around it, as often as counts (lines, columns) says."""
+    """Adds discs to the pixels that they touch: counts (lines, columns) of them, each at (x, y) within its pixel."""
     reach, map_px = int(np.ceil(radius)), len(sums)
     for up in range(-reach, reach + 1):
         for across in range(-reach, reach + 1):
@@ -162,12 +170,12 @@ def _spread(sums: np.ndarray, counts: np.ndarray, radius: float, x: float, y: fl
 
 
 def _overlap(shift: int, length: int) -> slice:
-    """What an axis moved by `shift` has in common with itself, in the fixed one."""
+    """The part of an axis that the same axis, moved by `shift`, overlaps."""
     return slice(max(shift, 0), length + min(shift, 0))
 
 
 def density(weight: np.ndarray) -> np.ndarray:
-    """How dense a pixel is among those drawn, 0 to 1: the mean of its rank and of its logarithm."""
+    """The density of each drawn pixel among all of them, 0 to 1: the mean of its rank and of its scaled logarithm."""
     logarithm = np.log1p(weight)
     counts, edges = np.histogram(logarithm, 4096)
     rank = np.interp(logarithm, edges[1:], np.cumsum(counts) / len(weight))
@@ -176,8 +184,8 @@ def density(weight: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Layer:
-    """Rows added up: `light` (3, lines, columns) is None where density alone gives the colour. `strength`, 0 to 1, is
-    how much of it is seen; a layer `on_top` is of few rows that must be seen."""
+    """The sums of rasterised rows. `light` (3, lines, columns) is None where density alone gives the colour. `strength`, 0
+    to 1, scales the opacity; a layer `on_top` has few rows, which must be seen."""
 
     weight: np.ndarray  # (lines, columns)
     light: np.ndarray | None
@@ -186,23 +194,23 @@ class Layer:
 
 
 def shade(layers: Sequence[Layer], theme: Theme, n_rows: int) -> np.ndarray:
-    """(lines, columns, 3) uint8, one layer over the other. A row on its own is nearly opaque on a map of few rows, and
-    faint on one of many."""
+    """Draws one layer over the other, (lines, columns, 3) uint8. A single row is nearly opaque on a map of few rows and
+    faint on a map of many."""
     faintest = np.clip(0.95 - 0.16 * np.log10(max(n_rows, 1) / 1000), 0.35, 0.95)
     picture = np.tile(to_srgb(linear([theme.page]))[0].astype(np.float32), (*layers[0].weight.shape, 1))
     for layer in layers:
         drawn = layer.weight > 0
         if not drawn.any():
             continue
-        there = layer.weight[drawn]
-        dense = density(there)
+        weight = layer.weight[drawn]
+        dense = density(weight)
         least = 0.95 if layer.on_top else faintest
-        opacity = layer.strength * np.minimum(there, 1) * (least + (1 - least) * dense)
+        opacity = layer.strength * np.minimum(weight, 1) * (least + (1 - least) * dense)
         if layer.light is None:
             stops = to_srgb(linear(theme.ramp))
             colour = np.stack([np.interp(dense, np.linspace(0, 1, len(stops)), stop) for stop in stops.T], axis=1)
         else:
-            colour = to_srgb((layer.light[:, drawn] / there).T)
+            colour = to_srgb((layer.light[:, drawn] / weight).T)
         below = picture[drawn]
         picture[drawn] = below + opacity[:, None] * (colour - below)
     return np.round(picture * 255).astype(np.uint8)

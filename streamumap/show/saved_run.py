@@ -1,4 +1,4 @@
-"""A run that is looked at: its map, what its report says, the input it was made from."""
+"""SavedRun: a run read back from its folder, with its map, its report and the input it was made from."""
 
 import json
 from dataclasses import dataclass
@@ -16,7 +16,8 @@ from streamumap.store.statefile import Damaged, read_state
 
 @dataclass(frozen=True)
 class SavedRun:
-    """`report` is the content of run.json, None where the run is not finished."""
+    """A run in a folder. `report` is the content of run.json, None where the run is not finished; `facts` says the input,
+    the settings and the quality in one line."""
 
     path: Path
     embedding: np.ndarray  # (N, 2 or more) float32
@@ -26,13 +27,13 @@ class SavedRun:
 
 
 def open_run(path: Path) -> SavedRun:
-    """The run in a folder, its last checkpoint where it is not finished. Raises InputError."""
-    found = next((p for p in (path / "embedding.npy", path / "scratch" / "layout.state") if p.exists()), None)
-    if found is None:
+    """Opens the run in a folder, or its last checkpoint where it is not finished. Raises InputError."""
+    file = next((p for p in (path / "embedding.npy", path / "scratch" / "layout.state") if p.exists()), None)
+    if file is None:
         raise InputError(
             f"{path}: expected a run with a map or the beginning of one, found no embedding.npy; start it with streamumap embed."
         )
-    embedding = read_map(found)
+    embedding = read_map(file)
     if embedding.shape[1] < 2:
         raise InputError(
             f"{path}: expected a map of 2 or more dimensions, found {embedding.shape[1]}; a picture needs two."
@@ -44,7 +45,7 @@ def open_run(path: Path) -> SavedRun:
 
 
 def describe(report: dict) -> tuple[str, str]:
-    """Title and subtitle of a run's picture, from its run.json."""
+    """The title and the subtitle of a run's picture, from the content of run.json."""
     source, quality = report["input"], report["quality"]
     facts = f"{source['rows']:,} x {source['features']:,} {source['dtype']}, {report['params']['metric']}, k {report['params']['n_neighbors']}"
     if "map" in report:
@@ -54,33 +55,33 @@ def describe(report: dict) -> tuple[str, str]:
     return Path(source["name"]).name, f"{facts}; {say_all(quality)}"
 
 
-def input_of(run: SavedRun, given: str | None = None) -> RowSource | None:
-    """The input of the run: `given`, or where the report says it was, or beside the run; None where it is at neither of
-    these. Raises InputError where `given` is another matrix."""
+def input_of(run: SavedRun, option: str | None = None) -> RowSource | None:
+    """Opens the input of the run: the file that --input names (`option`), else where the report says it was, or beside the
+    run; None where it is in neither. Raises InputError where the file of --input is another matrix."""
     recorded = (run.report or {}).get("input", {})
     name = recorded.get("name", "")
-    places = [given] if given else [name, str(run.path.parent / Path(name).name)] if name else []
-    for place in places:
-        if not (given or Path(place).exists()):
+    candidates = [option] if option else [name, str(run.path.parent / Path(name).name)] if name else []
+    for candidate in candidates:
+        if not (option or Path(candidate).exists()):
             continue
         try:
-            source = open_rows(place, Reading("bfloat16" if recorded.get("dtype") == "bfloat16" else None))
+            source = open_rows(candidate, Reading("bfloat16" if recorded.get("dtype") == "bfloat16" else None))
         except InputError:
-            if given:
+            if option:
                 raise
             continue
         if _same(source, recorded, len(run.embedding)):
             return source
         source.close()
-        if given:
+        if option:
             raise InputError(
-                f"--input: {given}: expected the input of {run.path}, found other rows; give the file it was made from."
+                f"--input: {option}: expected the input of {run.path}, found other rows; give the file it was made from."
             )
     return None
 
 
 def _same(source: RowSource, recorded: dict, n_rows: int) -> bool:
-    """Whether the source is the one recorded, wherever it was moved."""
+    """Whether the source has the recorded rows and content, wherever the file was moved."""
     if source.n_rows != n_rows:
         return False
     was, now = recorded.get("fingerprint", {}).get("blake2b"), source.fingerprint.get("blake2b")
@@ -88,7 +89,7 @@ def _same(source: RowSource, recorded: dict, n_rows: int) -> bool:
 
 
 def read_map(path: Path) -> np.ndarray:
-    """The positions in a .npy file of a run. Raises InputError."""
+    """Reads the positions in a .npy or .state file of a run. Raises InputError."""
     try:
         if path.suffix == ".state":
             return read_state(path).array("positions")
@@ -103,7 +104,7 @@ def read_map(path: Path) -> np.ndarray:
 
 
 def read_own_table(run: SavedRun) -> Any:
-    """embedding.parquet of the run as a pyarrow table, None where the run is not finished. Raises InputError."""
+    """Reads embedding.parquet of the run as a pyarrow table; None where the run is not finished. Raises InputError."""
     import pyarrow.parquet
 
     path = run.path / "embedding.parquet"
@@ -118,6 +119,7 @@ def read_own_table(run: SavedRun) -> Any:
 
 
 def _read_report(path: Path) -> tuple[dict, str, str]:
+    """Reads run.json: its content, the title and the subtitle. Raises InputError."""
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
         return report, *describe(report)

@@ -1,4 +1,4 @@
-"""What the user named -> the source of its rows: by content, not by name, and by what lies beside it."""
+"""Opens any input as a source of rows. A file is recognized by its content, not by its name."""
 
 import os
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ from streamumap.source.formats import FILES, FOLDERS, Format
 from streamumap.source.formats.array import ArraySource
 from streamumap.source.formats.convert import ToConvert
 from streamumap.source.formats.csr import csr_of
-from streamumap.source.formats.iterable import spooled_rows
+from streamumap.source.formats.iterable import iterable_rows
 from streamumap.source.formats.npy import open_npy
 from streamumap.source.formats.raw import raw_rows
 from streamumap.source.formats.shard_files import check_sequence, in_folder, listed, make_room, matching
@@ -27,19 +27,19 @@ EXTENSIONS = tuple(extension for format in FILES for extension in format.extensi
 """Files of a folder with one of these are its shards; their content says what each of them is."""
 
 KINDS = f"a {', '.join(format.name for format in FILES[:-1])} or {FILES[-1].name} file, or a folder of them"
-"""What a message says was expected."""
+"""The formats of files, for messages."""
 
 PICKLES = tuple(b"\x80" + bytes([protocol]) for protocol in (2, 3, 4, 5))
 
 
 def open_source(x: Any, reading: Reading | None = None, least_rows: int = 3) -> RowSource | ToConvert:
-    """The rows of `x`: a path; a 2-D array, memmap, CPU tensor or list of rows; a `scipy.sparse` matrix in CSR form; the
+    """Opens the rows of `x`: a path; a 2-D array, memmap, CPU tensor or list of rows; a `scipy.sparse` matrix in CSR form; the
     TopK pairs (indices, values, n_features), each of the first two a path or an array; an iterable of blocks of rows; or
     a source that is open already.
 
-    A path is that of a file of rows, a folder or a glob of shards, a `.txt` that lists them, or TopK pairs: a folder with
-    `X_indices.npy` and `X_values.npy`, or either of these. Their width is `reading.n_features`, or what a JSON file
-    beside them says. What cannot be read in place is a ToConvert. Raises InputError, also where there are fewer than
+    A path names a file of rows, a folder or a glob of shards, a `.txt` that lists them, or TopK pairs: a folder with
+    `X_indices.npy` and `X_values.npy`, or either of these. Their width is `reading.n_features`, or the one in a JSON file
+    beside them. Rows that cannot be read in place are a ToConvert. Raises InputError, also if there are fewer than
     `least_rows` rows.
     """
     reading = reading or Reading()
@@ -53,7 +53,7 @@ def open_source(x: Any, reading: Reading | None = None, least_rows: int = 3) -> 
 
 
 def open_rows(x: Any, reading: Reading | None = None) -> RowSource:
-    """The same of what must be readable in place. Raises InputError."""
+    """Opens rows that can be read in place. Raises InputError for others."""
     source = open_source(x, reading)
     if isinstance(source, ToConvert):
         source.close()
@@ -64,7 +64,7 @@ def open_rows(x: Any, reading: Reading | None = None) -> RowSource:
 
 
 def _open_as(x: Any, reading: Reading) -> RowSource | ToConvert:
-    """The rows, their codes, the features or the decoder of these, as `reading` wants it."""
+    """Opens the rows, their codes by an SAE, their features as rows, or the decoder of an SAE, as `reading` says."""
     if reading.of not in ("rows", "features", "decoder"):
         raise wrong("--of", "value", "rows, features or decoder", short(reading.of), "choose one of these")
     if reading.of == "decoder":
@@ -99,7 +99,7 @@ def _open(x: Any, reading: Reading) -> RowSource | ToConvert:
     if isinstance(x, (RowSource, ToConvert)):
         return x
     if isinstance(x, Iterable) and not isinstance(x, (list, tuple, dict, set)) and not hasattr(x, "__array__"):
-        return spooled_rows(x, reading.dtype)
+        return iterable_rows(x, reading.dtype)
     return ArraySource(x, reading.dtype)
 
 
@@ -110,14 +110,14 @@ def _open_path(path: str, reading: Reading) -> RowSource | ToConvert:
         return _shards(path, matching(path), reading)
     pair = find_pair(path)
     if pair is not None:
-        return _with_width(path, [pair], reading)
+        return _pair_files(path, [pair], reading)
     if path.endswith(".txt") and os.path.isfile(path):
         return _shards(path, listed(path), reading)
     return open_file(path, reading)
 
 
 def open_file(path: str, reading: Reading) -> RowSource | ToConvert:
-    """The rows of one file, by its content, or, where its shape is given, without a header. Raises InputError."""
+    """Opens the rows of one file: without a header if its shape is given, else by its content. Raises InputError."""
     file = OpenFile(path, KINDS if reading.shape is None else "a file of rows")
     try:
         reader = raw_rows if reading.shape is not None else _format_of(file).reader
@@ -149,7 +149,7 @@ def _open_folder(path: str, reading: Reading) -> RowSource | ToConvert:
     files = in_folder(path, EXTENSIONS)
     pairs = group_pairs(files)
     if pairs:
-        return _with_width(path, pairs, reading)
+        return _pair_files(path, pairs, reading)
     kinds = {os.path.splitext(file)[1] for file in files}
     if len(kinds) > 1:
         remedy = f"name one kind with a glob: '{os.path.join(path, '*' + min(kinds))}'"
@@ -170,7 +170,7 @@ def _shards(name: str, paths: list[str], reading: Reading) -> RowSource | ToConv
 
 
 def _joined(name: str, opening: Iterable[RowSource | ToConvert]) -> Any:
-    """Sources one after the other. Those that are open are closed where a later one cannot be."""
+    """Joins sources one after the other. Closes those that are open if a later one cannot be opened."""
     opened: list[Any] = []
     try:
         for source in opening:
@@ -182,8 +182,8 @@ def _joined(name: str, opening: Iterable[RowSource | ToConvert]) -> Any:
         raise
 
 
-def _with_width(name: str, pairs: list[tuple[str, str]], reading: Reading) -> RowSource:
-    """TopK pairs in files."""
+def _pair_files(name: str, pairs: list[tuple[str, str]], reading: Reading) -> RowSource:
+    """Opens TopK pairs in files, with their width from `reading` or a JSON file beside them."""
     width, notes = reading.n_features, tuple[str, ...]()
     if width is None:
         width, file = sidecar_width(pairs[0][0])

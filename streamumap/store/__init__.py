@@ -1,1 +1,1 @@
-"""Files that a run writes: its folder, its manifest, its lock, its checkpoints."""
+"""Files that a run writes: folder, manifest, lock, log, checkpoints."""

@@ -16,7 +16,7 @@ OUT_REMEDY = "free space or choose another --out"
 """The remedy where a file of a run, whose folder --out names, cannot be written."""
 
 Write = Callable[[BinaryIO], object]
-"""Writes the content of a file into the open file that it is given."""
+"""A function that writes the content of a file into the open file that it gets."""
 
 
 @contextmanager
@@ -53,7 +53,7 @@ def publish(path: Path, write: Write) -> None:
 
 
 def write_through(path: Path, write: Write) -> None:
-    """Writes a file under this very name and syncs it. Where `write` fails the file stays, cut off. Raises OSError."""
+    """Writes a file under this very name and syncs it. Where writing fails, the cut file stays. Raises OSError."""
     with DiskFile(path) as raw:
         buffered = io.BufferedRandom(raw, 1 << 20)
         try:
@@ -121,6 +121,6 @@ class DiskFile(io.RawIOBase):
 
 
 def _detach(buffered: io.BufferedRandom) -> None:
-    """Parts the buffer from its file; else what waits in it would be written on closing, and fail once more."""
+    """Detaches the buffer from its file; else its bytes would be written on closing, and fail once more."""
     with suppress(OSError, ValueError):
         buffered.detach()

@@ -1,6 +1,6 @@
-"""BlockFile: a .npy file of the run's own, written and read by blocks of rows.
+"""BlockFile: a .npy file of a run, written and read by blocks of rows.
 
-No memory maps: a full disk or a cut file is an error, not a signal.
+There are no memory maps, so a full disk or a cut file is an error, not a signal that kills the process.
 """
 
 import io
@@ -16,14 +16,16 @@ from streamumap.errors import OutputError
 from streamumap.store.atomic import OUT_REMEDY, write_at, writing
 
 READ_BYTES = 4 << 20
+"""Bytes that `checksum` reads at a time."""
+
 REMEDY = "free space and run the same command again"
 
 PART_BYTES, READERS = 16 << 20, 8
-"""Large blocks are read in such parts by so many threads."""
+"""A block of more than two parts is read part by part, by this many threads."""
 
 
 class Checksum:
-    """The CRC-32 of what was written to a file from its first row on, in order; `rows` None: not in order."""
+    """The CRC-32 of the first `rows` rows of a file, kept while they are written in order; else `rows` is None."""
 
     def __init__(self, rows: int = 0, crc: int = 0):
         self.rows: int | None = rows
@@ -37,23 +39,23 @@ class Checksum:
 
 
 class BlockFile:
-    """A 1-D or 2-D array on disk. Rows are the first axis. Reading and writing take no more memory than the block."""
+    """A 1-D or 2-D array on disk, rows first. Reading and writing take no more memory than the block."""
 
     def __init__(self, path: Path, descriptor: int, shape: tuple[int, ...], dtype: np.dtype, offset: int):
         self.path, self.shape, self.dtype = Path(path), shape, dtype
         self._fd, self._offset = descriptor, offset
         self.written = Checksum()
-        self._close = weakref.finalize(self, os.close, descriptor)  # a deleted file takes its room until it is closed
+        self._close = weakref.finalize(self, os.close, descriptor)  # a deleted file takes space until it is closed
         self.row_bytes = dtype.itemsize * int(np.prod(shape[1:], dtype=np.int64))
 
     @classmethod
     def create(cls, path: Path, shape: tuple[int, ...], dtype) -> "BlockFile":
-        """A new file with its space reserved. Raises OutputError where it cannot be made or the disk is full."""
+        """Makes a file and reserves its space. Raises OutputError where it cannot be made or the disk is full."""
         return cls._made(path, shape, dtype, os.O_TRUNC)
 
     @classmethod
-    def go_on(cls, path: Path, shape: tuple[int, ...], dtype, written: Checksum) -> "BlockFile":
-        """A file that `create` made and of which `written` rows are there, to be written on."""
+    def reopen(cls, path: Path, shape: tuple[int, ...], dtype, written: Checksum) -> "BlockFile":
+        """Opens a file that `create` made, to write the rows behind those that `written` counts. Raises OutputError."""
         file = cls._made(path, shape, dtype, 0)
         file.written = written
         return file
@@ -75,7 +77,7 @@ class BlockFile:
 
     @classmethod
     def open(cls, path: Path) -> "BlockFile":
-        """A file that `create` made. Raises OSError or ValueError where it is not one or is cut."""
+        """Opens a file that `create` made, for reading. Raises OSError or ValueError where it is not one or is cut."""
         with open(path, "rb") as f:
             if np.lib.format.read_magic(f) != (1, 0):
                 raise ValueError(f"{path}: not a file of a run")
@@ -93,13 +95,13 @@ class BlockFile:
         return self.shape[0]
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Rows start..stop, a new array."""
+        """Rows start to stop - 1 as a new array. Raises OutputError where the file ends before."""
         out = np.empty((stop - start, *self.shape[1:]), self.dtype)
         view, at = bytes_of(out), self._offset + start * self.row_bytes
         if len(view) <= 2 * PART_BYTES:
             self._fill(view, at)
             return out
-        with ThreadPoolExecutor(READERS) as readers:  # one alone copies slower than memory can
+        with ThreadPoolExecutor(READERS) as readers:  # a single thread copies slower than memory can
             parts = range(0, len(view), PART_BYTES)
             list(readers.map(lambda part: self._fill(view[part : part + PART_BYTES], at + part), parts))
         return out
@@ -112,7 +114,7 @@ class BlockFile:
             view, at = view[n:], at + n
 
     def write(self, start: int, block: np.ndarray) -> None:
-        """Puts a block of rows at row `start`."""
+        """Writes a block of rows from row `start` on. Raises OutputError."""
         block = np.ascontiguousarray(block, self.dtype).reshape(-1, *self.shape[1:])
         view, at = bytes_of(block), self._offset + start * self.row_bytes
         self.written.add(start, len(block), view)
@@ -120,7 +122,7 @@ class BlockFile:
             write_at(self._fd, view, at)
 
     def checksum(self, n_rows: int | None = None) -> int:
-        """Of the first rows (None: all), as they are on disk."""
+        """The CRC-32 of the first `n_rows` rows, by default all, as they are on disk."""
         n_rows = len(self) if n_rows is None else n_rows
         step, crc = max(1, READ_BYTES // max(1, self.row_bytes)), 0
         for start in range(0, n_rows, step):
@@ -128,13 +130,15 @@ class BlockFile:
         return crc
 
     def blocks(self, block_rows: int):
-        """(start, rows) over the whole file."""
+        """Yields (start, rows) over the whole file."""
         for start in range(0, len(self), block_rows):
             yield start, self.read(start, min(start + block_rows, len(self)))
 
     def shrink(self, n_rows: int) -> None:
-        """Gives back what lies behind the first `n_rows` rows. NumPy's header has room for any first axis: the rows
-        stay where they are."""
+        """Cuts the file behind the first `n_rows` rows. Raises OutputError.
+
+        The rows stay where they are: NumPy's header has the same length for any number of rows.
+        """
         shape = (n_rows, *self.shape[1:])
         header = _header(shape, self.dtype)
         assert len(header) == self._offset
@@ -152,7 +156,7 @@ class BlockFile:
 
 
 def bytes_of(array: np.ndarray) -> memoryview:
-    """The memory of an array, of a copy where it is not contiguous. memoryview's own `cast` refuses arrays without a row."""
+    """The bytes of an array, of a copy where it is not contiguous. memoryview's own `cast` refuses arrays without rows."""
     return memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))  # type: ignore[arg-type]
 
 

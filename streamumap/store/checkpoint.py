@@ -1,4 +1,8 @@
-"""Units of work: what a stage has done when it is stopped or killed stays done, and the run that continues it goes on there."""
+"""Checkpoint: what a stage needs to go on where it was stopped or killed, as a protocol.
+
+The protocol and its counterpart that saves nothing are apart from `saved_checkpoint`, which saves to the run's folder:
+the algorithms (neighbors, graph, layout, reduce) take a checkpoint and must not know the folder of a run.
+"""
 
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -8,31 +12,38 @@ Arrays = dict[str, Any]
 
 
 class Checkpoint(Protocol):
-    """Given to a stage that works in units. What it keeps is `whole` arrays, which change from unit to unit, and `rows`,
-    which grow: their first rows stay as they are."""
+    """Keeps the state of a stage that works in units.
+
+    The state is `whole` arrays, which change from unit to unit, and `rows`, which grow: rows once there do not change.
+    """
 
     def resume(self, whole: Arrays, rows: Arrays | None = None) -> dict:
-        """Fills the arrays as an earlier run left them and returns the facts that it gave; {} where there is nothing.
+        """Fills the arrays as an earlier run left them and returns its facts, {} where there is nothing to resume.
 
-        Arrays that `whole` does not name are among the facts; one of `rows` may be a function of the facts that makes it."""
+        Arrays that were saved and are not in `whole` are among the facts. An entry of `rows` may be a function that
+        makes the array from the facts.
+        """
 
     def done(self, state: Callable[[], tuple[Arrays, Arrays]], **facts: Any) -> None:
-        """One more unit. Every few seconds, and when the run is to stop, what `state()` gives is kept: `whole`, and of
-        `rows` those that are there. `facts`: JSON-able values. Raises Stopped when the run is to stop."""
+        """Tells that one more unit is done.
+
+        Every few seconds, and when the run is to stop, saves `state()`: the `whole` arrays, and the `rows` made so far.
+        `facts`: JSON-able values. Raises Stopped when the run is to stop.
+        """
 
     @property
     def begun(self) -> bool:
         """Whether there is something to resume."""
 
     def of(self, name: str) -> "Checkpoint":
-        """Those of another kind, in the same stage."""
+        """The checkpoint of another kind of unit in the same stage."""
 
     def create(self, name: str, shape: tuple[int, ...], dtype) -> Any:
-        """A BlockFile that is kept as well as it is written, from its first row on; asked for after `resume`."""
+        """A BlockFile whose rows, written in order, are part of the checkpoint. To be called after `resume`."""
 
 
 class NoCheckpoint:
-    """The units of a stage that is run on its own: nothing is kept."""
+    """The checkpoint of a stage that runs on its own: nothing is saved. `create` makes its files."""
 
     begun = False
 

@@ -1,4 +1,4 @@
-"""One process at a time works in a run's folder: a lock that goes with the process, and a note that says whose it is."""
+"""The lock of a run's folder, which ends with its process, and a note that says which process holds it."""
 
 import fcntl
 import json
@@ -15,7 +15,10 @@ NOTE = ".holder.json"
 
 
 def lock(folder: Path) -> int:
-    """The descriptor that holds the lock until it is closed. Raises InputError, which says who holds it, and OSError."""
+    """Locks a folder and returns the descriptor that holds the lock until it is closed.
+
+    Raises InputError, with the holder's name, where another process has it locked, and OSError.
+    """
     descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     if not try_lock(descriptor):
         os.close(descriptor)
@@ -26,7 +29,7 @@ def lock(folder: Path) -> int:
 
 
 def try_lock(descriptor: int) -> bool:
-    """Locks an open file or folder until it is closed. False where another process has it locked."""
+    """Locks an open file or folder until it is closed; False where another process has it locked."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -37,14 +40,14 @@ def try_lock(descriptor: int) -> bool:
 
 
 def leave_note(folder: Path) -> None:
-    """Says who we are. Of use only while we hold the lock: it outlasts a process that is killed."""
+    """Writes who holds the lock. The note outlasts a killed process, so it counts only while the lock is held."""
     since = datetime.now(UTC).isoformat(timespec="seconds")
     note = {"process": os.getpid(), "host": socket.gethostname(), "since": since, "command": " ".join(sys.argv)}
     write_through(folder / NOTE, lambda file: file.write(json.dumps(note).encode() + b"\n"))
 
 
 def _holder(folder: Path) -> str:
-    """Who holds the lock, as far as the note can be believed: nobody who is no more, on this host."""
+    """The holder that the note names, as text; empty where there is no note or its process on this host has ended."""
     try:
         note = json.loads((folder / NOTE).read_text(encoding="utf-8"))
         if note["host"] == socket.gethostname() and not Path(f"/proc/{int(note['process'])}").exists():

@@ -1,4 +1,4 @@
-"""manifest.json: which input a run is of, and what its stages have left, from what, with checksums."""
+"""manifest.json: the input of a run, and for each finished stage its key, its facts and the checksums of its files."""
 
 import json
 import os
@@ -12,11 +12,14 @@ from streamumap.errors import InputChanged, InputError
 SCHEMA = 1
 NAME = "manifest.json"
 IDENTITY = {"size": "size", "mtime_ns": "time of change", "inode": "inode", "blake2b": "content"}
-"""What differs in a fingerprint where the same file has changed, in the order in which it is told."""
+"""Fields of a fingerprint that change with a file, and their names for people, the most telling first."""
 
 
 def read_manifest(folder: Path, ours: set[str]) -> dict | None:
-    """None where the folder is new: empty but for `ours`. Raises InputError where it holds something else."""
+    """Reads the manifest of a folder; None where the folder is empty or holds files named in `ours` only.
+
+    Raises InputError where the folder holds something else or the manifest is not one.
+    """
     try:
         names = set(os.listdir(folder))
         if NAME not in names:
@@ -49,12 +52,15 @@ def as_text(manifest: dict) -> str:
 
 
 def is_whole(manifest: dict) -> bool:
-    """Whether it is as it was written."""
+    """Whether the manifest is as it was written, by its checksum."""
     return manifest.get("checksum") == _checksum(manifest)
 
 
 def check_input(manifest: dict, fingerprint: dict, name: str, folder: Path) -> None:
-    """Raises InputChanged where the run is of this input as it was before, InputError where it is of another one."""
+    """Checks that the run is of this input.
+
+    Raises InputChanged where the same input has changed, InputError where the run is of another one.
+    """
     was = manifest.get("input")
     if was == fingerprint:
         return
@@ -67,7 +73,7 @@ def check_input(manifest: dict, fingerprint: dict, name: str, folder: Path) -> N
 
 
 def check_identity(was: Any, now: Any, name: str, when: str, remedy: str) -> None:
-    """Raises InputChanged where two fingerprints are of the same input before and after a change."""
+    """Compares two fingerprints. Raises InputChanged where they show the same input before and after a change."""
     changed = _changed(was, now)
     for field, text in IDENTITY.items():
         if field in changed:
@@ -83,7 +89,10 @@ def _said(field: str, value: Any) -> str:
 
 
 def _changed(was: Any, now: Any) -> dict[str, tuple]:
-    """Fields that differ; none where the two are not of one kind, or differ in what is no identity alone."""
+    """The fields that differ, with both values.
+
+    Empty where the two have different forms, or where none of the fields that identify a file differs.
+    """
     out: dict[str, tuple] = {}
     if isinstance(was, dict) and isinstance(now, dict):
         for field in was.keys() & now.keys():

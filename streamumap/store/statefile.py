@@ -1,6 +1,6 @@
-"""What a stage has done so far, in one file that is replaced as a whole, with a checksum for everything in it.
+"""State files: the arrays and facts of a checkpoint in one file, with checksums.
 
-The arrays come first, then a JSON object that says what they are, then 16 bytes: its length, its CRC-32, a mark.
+The arrays come first, then a JSON object that describes them, then 16 bytes: its length, its CRC-32, a mark.
 """
 
 import json
@@ -29,26 +29,26 @@ class Damaged(Exception):
 
 @dataclass(frozen=True)
 class State:
-    """`places`: (shape, dtype, offset) of the arrays by name."""
+    """A state file that was found whole. `arrays`: (shape, dtype, offset) by name."""
 
     path: Path
     content: dict
-    places: dict[str, tuple[tuple[int, ...], str, int]]
+    arrays: dict[str, tuple[tuple[int, ...], str, int]]
 
     def array(self, name: str) -> np.ndarray:
-        shape, dtype, offset = self.places[name]
+        shape, dtype, offset = self.arrays[name]
         out = np.empty(shape, dtype)
         self.fill(name, out)
         return out
 
     def fill(self, name: str, out: Any) -> None:
-        """Into an array or a tensor of the same shape and dtype."""
+        """Reads an array into `out`, an array or tensor of the same shape and dtype."""
         with open(self.path, "rb", buffering=0) as file:
-            fill_from(file, self.places[name][2], out)
+            fill_from(file, self.arrays[name][2], out)
 
 
 def write_state(file: BinaryIO, content: dict, arrays: Arrays) -> None:
-    """`content`: JSON-able."""
+    """Writes a state into an open file. `content`: JSON-able."""
     described, offset = [], 0
     for name, array in arrays.items():
         crc = 0
@@ -63,7 +63,7 @@ def write_state(file: BinaryIO, content: dict, arrays: Arrays) -> None:
 
 
 def read_state(path: Path) -> State:
-    """Raises FileNotFoundError, Damaged."""
+    """Opens a state file and checks every checksum. Raises FileNotFoundError, Damaged."""
     with open(path, "rb", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size
         try:
@@ -71,23 +71,23 @@ def read_state(path: Path) -> State:
             text = os.pread(file.fileno(), length, max(0, size - TAIL.size - length))
             if mark != MARK or len(text) != length or zlib.crc32(text) != crc:
                 raise Damaged
-            found = json.loads(text)
-            for _, shape, dtype, offset, crc in found["arrays"]:
+            described = json.loads(text)
+            for _, shape, dtype, offset, crc in described["arrays"]:
                 n_bytes = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
                 if checksum(file.fileno(), offset, n_bytes) != crc:
                     raise Damaged
         except (struct.error, ValueError) as e:
             raise Damaged from e
-    return State(path, found["content"], {name: (tuple(s), d, at) for name, s, d, at, _ in found["arrays"]})
+    return State(path, described["content"], {name: (tuple(s), d, at) for name, s, d, at, _ in described["arrays"]})
 
 
 def dtype_of(array: Any) -> np.dtype:
-    """NumPy's dtype of an array or a tensor."""
+    """The NumPy dtype of an array or a tensor."""
     return np.dtype(str(array.dtype).removeprefix("torch."))
 
 
 def in_blocks(array: Any) -> Iterator[memoryview]:
-    """The bytes of an array or tensor, a few rows at a time, in host memory."""
+    """Yields the bytes of an array or tensor in host memory, a few rows at a time."""
     row_bytes = int(np.prod(array.shape[1:], dtype=np.int64)) * dtype_of(array).itemsize
     if array.ndim == 0:
         yield bytes_of(on_host(array))
@@ -98,7 +98,7 @@ def in_blocks(array: Any) -> Iterator[memoryview]:
 
 
 def fill_from(file: BinaryIO, offset: int, out: Any) -> None:
-    """The bytes from `offset` on into an array, or block by block into a tensor. Raises Damaged where they end."""
+    """Reads from `offset` on into an array, or block by block into a tensor. Raises Damaged where the file ends."""
     if not isinstance(out, np.ndarray):
         step = max(1, BLOCK_BYTES // max(1, out[:1].nbytes))
         for start in range(0, len(out), step):
@@ -117,7 +117,7 @@ def fill_from(file: BinaryIO, offset: int, out: Any) -> None:
 
 
 def checksum(descriptor: int, offset: int, n_bytes: int) -> int:
-    """The CRC-32 of bytes of a file, of fewer where it ends."""
+    """The CRC-32 of `n_bytes` bytes of a file from `offset` on, of fewer where it ends."""
     crc, stop = 0, offset + n_bytes
     while offset < stop and (block := os.pread(descriptor, min(BLOCK_BYTES, stop - offset), offset)):
         crc, offset = zlib.crc32(block, crc), offset + len(block)

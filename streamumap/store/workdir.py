@@ -1,8 +1,7 @@
-"""The run's directory: the only place that knows which file is called what.
+"""Workdir: the folder of a run, and the only place that knows the names of its files.
 
-A file under its final name is whole: it is written under a name of its own, synced and renamed, and then the directory
-is synced. What a stage made is kept under a key, a hash of all that it depends on, with checksums; the same command finds
-it again, another one makes it anew.
+A file under its final name is whole, see `atomic`. The manifest records each stage's output with checksums and a key, a
+hash of all that the output depends on: the same command finds the output again, another command makes it anew.
 """
 
 import hashlib
@@ -36,10 +35,12 @@ FILES = {
     "graph": ("indptr", "targets", "weights"),
     "embedding": ("embedding",),
 }
-"""What the stages leave behind, without .npy."""
+"""The output files of the stages, without .npy."""
 
-OF_THE_MAP = ("run.json", "embedding.parquet", "labels.parquet", "map.*")
-"""What describes a map and goes with it. map.* are its pictures, its page and its exports under their default names."""
+OF_THE_MAP = ("run.json", "embedding.parquet", "labels.parquet", "map.png", "map.gif", "map.html")
+OF_THE_MAP += ("map.csv", "map.geojson", "map.h5ad")
+"""Files that describe a map and are removed with it: tables, and pictures, page and exports under their default names. A file of
+the user's beside them stays."""
 
 
 def key_of(*parts) -> str:
@@ -48,19 +49,19 @@ def key_of(*parts) -> str:
 
 
 def used_bytes(path: Path) -> int:
-    """On disk, of a run's folder and of its scratch."""
+    """Bytes on disk of the files in a run's folder and in its scratch folder."""
     files = [f for folder in (path, path / SCRATCH) if folder.is_dir() for f in os.scandir(folder)]
     return sum(f.stat(follow_symlinks=False).st_blocks * 512 for f in files if f.is_file(follow_symlinks=False))
 
 
 def check_space(path: Path, n_bytes: int) -> None:
-    """Of the file system that `path` is on, or will be. Raises OutputError where fewer bytes are free."""
-    there = path.absolute()
-    while not there.exists():
-        there = there.parent
-    found = os.statvfs(there)
-    free_bytes = found.f_bavail * found.f_frsize
-    if found.f_blocks and free_bytes < n_bytes:  # /proc and its like have no blocks
+    """Raises OutputError where the file system that `path` is on, or will be, has fewer than `n_bytes` bytes free."""
+    existing = path.absolute()
+    while not existing.exists():
+        existing = existing.parent
+    file_system = os.statvfs(existing)
+    free_bytes = file_system.f_bavail * file_system.f_frsize
+    if file_system.f_blocks and free_bytes < n_bytes:  # /proc and its like have no blocks
         raise OutputError(
             f"--out: {path}: expected {format_bytes(n_bytes)} of free space for the files of the run, found "
             f"{format_bytes(free_bytes)}, {format_bytes(n_bytes - free_bytes)} too little; free as much or choose another --out."
@@ -68,9 +69,12 @@ def check_space(path: Path, n_bytes: int) -> None:
 
 
 class Workdir:
-    """RUN. Opened for the input `name` with a fingerprint; `fresh`: what an earlier run left is removed first. Raises
-    InputError where the folder holds something else, InputChanged where the input is not what it was, OutputError where
-    nothing can be written."""
+    """The folder of a run of the input `name` with this fingerprint, locked until `close`.
+
+    With `fresh`, the files of an earlier run are removed first. Raises InputError where the folder holds something else
+    or another run is writing there, InputChanged where the input has changed since the run began, OutputError where
+    nothing can be written.
+    """
 
     def __init__(self, path: Path, fingerprint: dict, name: str = "", fresh: bool = False):
         self.path = Path(path)
@@ -83,17 +87,17 @@ class Workdir:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = lock.lock(self.path)
         try:
-            found = read_manifest(self.path, {UNFINISHED_MANIFEST, lock.NOTE, LOG_NAME})
-            self.damaged = found is not None and not fresh and not is_whole(found)
-            if found is not None and not fresh and not self.damaged:
-                check_input(found, fingerprint, name, self.path)
+            manifest = read_manifest(self.path, {UNFINISHED_MANIFEST, lock.NOTE, LOG_NAME})
+            self.damaged = manifest is not None and not fresh and not is_whole(manifest)
+            if manifest is not None and not fresh and not self.damaged:
+                check_input(manifest, fingerprint, name, self.path)
             with self._writing():
                 lock.leave_note(self.path)
-            if found is not None and fresh:
+            if manifest is not None and fresh:
                 self._remove_all()
-            if found is None or fresh or self.damaged:
-                found = new_manifest(fingerprint, name)
-            self._manifest = found
+            if manifest is None or fresh or self.damaged:
+                manifest = new_manifest(fingerprint, name)
+            self._manifest = manifest
             self._save_manifest()
             with self._writing():
                 self.scratch.mkdir(exist_ok=True)
@@ -107,15 +111,17 @@ class Workdir:
         self._log.write(event, **facts)
 
     def reserve(self, n_bytes: int) -> None:
-        """Sets aside what is missing to `n_bytes` in all, of which files made later take their part. Raises OutputError where
-        there is less."""
+        """Reserves disk space, so that the run's files have `n_bytes` together; files made later take their part of it.
+
+        Raises OutputError where less is free.
+        """
         self._reserve(0)
         n_bytes = max(0, n_bytes - used_bytes(self.path))
         check_space(self.path, n_bytes)
         self._reserve(n_bytes)
 
     def take(self, n_bytes: int) -> None:
-        """A file of so many bytes is about to be made out of what was set aside."""
+        """Frees reserved space for a file of `n_bytes` that is about to be made. Raises OutputError."""
         path = self.scratch / RESERVED
         self._reserve(max(0, (path.stat().st_size if path.exists() else 0) - n_bytes))
 
@@ -130,7 +136,7 @@ class Workdir:
             BlockFile.create(path, (n_bytes,), np.uint8).close()
 
     def has(self, stage: str, key: str) -> bool:
-        """Whether the stage's output is there, whole, made from what `key` stands for."""
+        """Whether the stage's output is there and whole, and was made under `key`. Warns of damaged files."""
         kept = self._manifest["stages"].get(stage, {})
         if kept.get("key") != key:
             return False
@@ -140,7 +146,7 @@ class Workdir:
         return not damaged
 
     def done(self, stage: str, key: str, **facts) -> None:
-        """The stage's output is whole. `facts`: JSON-able values that go with it."""
+        """Records that the stage's output is whole. `facts`: JSON-able values that go with it. Raises OutputError."""
         checksums = {name: self._checksum_of(name) for name in FILES[stage]}
         self._manifest["stages"][stage] = {"key": key, "facts": facts, "checksums": checksums}
         self._save_manifest()
@@ -149,13 +155,12 @@ class Workdir:
         return self._manifest["stages"][stage]["facts"]
 
     def forget(self, *stages: str) -> None:
-        """Stages whose files are about to be replaced or are gone."""
-        there = [stage for stage in stages if self._manifest["stages"].pop(stage, None)]
-        if there:
+        """Removes stages from the manifest before their files are replaced or removed. Raises OutputError."""
+        if [stage for stage in stages if self._manifest["stages"].pop(stage, None)]:
             self._save_manifest()
 
     def retract(self) -> None:
-        """Removes what described the map that is about to be replaced."""
+        """Removes the files that describe the map that is about to be replaced. Raises OutputError."""
         self.forget("embedding")
         self._remove_files_of_the_map()
 
@@ -165,43 +170,43 @@ class Workdir:
                 path.unlink(missing_ok=True)
 
     def create(self, name: str, shape: tuple[int, ...], dtype) -> BlockFile:
-        """A new BlockFile in scratch."""
+        """Makes a BlockFile in scratch. Raises OutputError."""
         self.take(int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize)
         file = BlockFile.create(self.scratch / f"{name}.npy", shape, dtype)
         self._written[name] = file.written
         return file
 
-    def go_on(self, name: str, shape: tuple[int, ...], dtype, written: Checksum) -> BlockFile:
-        """Such a file that is there already in part."""
+    def reopen(self, name: str, shape: tuple[int, ...], dtype, written: Checksum) -> BlockFile:
+        """Opens a BlockFile in scratch to write the rows behind those that `written` counts. Raises OutputError."""
         self._written[name] = written
-        return BlockFile.go_on(self.scratch / f"{name}.npy", shape, dtype, written)
+        return BlockFile.reopen(self.scratch / f"{name}.npy", shape, dtype, written)
 
     def open(self, name: str) -> BlockFile:
-        """A BlockFile of scratch or of the run, by its name without .npy."""
+        """Opens a BlockFile in scratch, else in the run's folder, by its name without .npy. Raises OSError, ValueError."""
         scratch = self.scratch / f"{name}.npy"
         return BlockFile.open(scratch if scratch.exists() else self.path / f"{name}.npy")
 
     def read(self, name: str) -> np.ndarray:
-        """The whole of such a file."""
+        """Reads a whole BlockFile, as `open` finds it."""
         file = self.open(name)
         array = file.read(0, len(file))
         file.close()
         return array
 
     def save(self, name: str, array: np.ndarray) -> None:
-        """An array as a file in scratch."""
+        """Writes an array as a BlockFile in scratch. Raises OutputError."""
         file = self.create(name, array.shape, array.dtype)
         file.write(0, array)
         file.sync()
         file.close()
 
     def publish_saved(self, name: str) -> None:
-        """Moves a file from scratch to the run, under its own name."""
+        """Moves a BlockFile from scratch to the run's folder. Raises OutputError."""
         with self._writing():
             rename(self.scratch / f"{name}.npy", self.path / f"{name}.npy")
 
     def publish_snapshot(self, epoch: int, positions: np.ndarray) -> None:
-        """RUN/snapshots/epoch_000123.npy."""
+        """Writes RUN/snapshots/epoch_000123.npy. Raises OutputError."""
         name = f"epoch_{epoch:06d}.npy"
         self.save(name.removesuffix(".npy"), positions)
         with self._writing():
@@ -209,7 +214,7 @@ class Workdir:
             rename(self.scratch / name, self.path / SNAPSHOTS / name)
 
     def publish(self, name: str, write: Write) -> None:
-        """`write(file)` makes the file, out of all that is still set aside; then it gets its final name."""
+        """Makes a file in the run's folder, with all space that is still reserved. Raises OutputError."""
         self._reserve(0)
         self.replace(self.path / name, write)
 
@@ -218,13 +223,13 @@ class Workdir:
         self.publish(name, lambda file: file.write(text.encode()))
 
     def replace(self, path: Path, write: Write) -> None:
-        """The same with any file of the run."""
+        """Makes or replaces any file of the run as a whole. Raises OutputError."""
         with self._writing():
             write_file(path, write, self.scratch / f".{path.name}")
 
     @contextmanager
     def writing(self, path: Path) -> Iterator[int]:
-        """The descriptor of a file of the run that is made where it is missing."""
+        """The descriptor of a file of the run, which is made if it is missing. Raises OutputError, in the `with` too."""
         with self._writing():
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             try:
@@ -233,7 +238,7 @@ class Workdir:
                 os.close(descriptor)
 
     def finish(self) -> None:
-        """Removes what nobody needs after the run; reduced rows stay for the next one."""
+        """Removes what nobody needs after the run; reduced rows stay for the next run."""
         self.forget("graph")
         if "reduced" not in self._manifest["stages"]:
             shutil.rmtree(self.scratch, ignore_errors=True)
@@ -250,13 +255,13 @@ class Workdir:
         self._log.close()
 
     def _is_whole(self, name: str, expected: int | None) -> bool:
-        """As it was when it was done; looked at once."""
+        """Whether a file has its recorded checksum; each file is read once."""
         if name not in self._whole:
             try:
                 file = self.open(name)
                 self._whole[name] = file.checksum() == expected
                 file.close()
-            except (OSError, ValueError):  # removed or cut by somebody else
+            except (OSError, ValueError):  # somebody removed or cut it
                 self._whole[name] = False
         return self._whole[name]
 
@@ -269,7 +274,7 @@ class Workdir:
         return crc
 
     def _remove_all(self) -> None:
-        """What a run makes, and nothing else."""
+        """Removes the files that a run makes, and no others."""
         self.remove(self.path / MANIFEST)
         files = [f"{name}.npy" for names in FILES.values() for name in names]
         self.remove(*(self.path / name for name in (*files, LOG_NAME)))
@@ -278,8 +283,8 @@ class Workdir:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _remove_files_of_the_map(self) -> None:
-        paths = (path for pattern in OF_THE_MAP for path in self.path.glob(pattern))
-        self.remove(*(path for path in paths if not path.is_dir()))
+        paths = (self.path / name for name in OF_THE_MAP)
+        self.remove(*(path for path in paths if path.is_file()))
 
     def _save_manifest(self):
         text = as_text(self._manifest).encode()

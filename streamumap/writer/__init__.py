@@ -1,1 +1,1 @@
-"""Files of activations, written batch by batch."""
+"""Writers of activation files, batch by batch."""

@@ -1,4 +1,4 @@
-"""ActivationWriter: batches of rows in, a `.npy` file or TopK pairs out, of a length that nobody needs to know before."""
+"""ActivationWriter: writes batches of rows to a `.npy` file or as TopK pairs; the length is not known before."""
 
 import contextlib
 import json
@@ -14,7 +14,7 @@ from streamumap.errors import OutputError
 from streamumap.source.base import index_dtype
 from streamumap.source.checks import resolve_dtype, wrong
 from streamumap.source.formats.array import as_array
-from streamumap.store.atomic import publish
+from streamumap.store.atomic import publish, rename, writing
 from streamumap.writer.npy_writer import NpyWriter, written_dtype
 
 DTYPES = ("float16", "float32", "bfloat16")
@@ -27,10 +27,10 @@ class ActivationWriter:
     With `active`, rows of at most so many non-zero values, it writes TopK pairs instead: for "codes.npy" the files
     codes_indices.npy and codes_values.npy, (n_rows, active) both, and codes.json with the width.
 
-    Rows are gathered in chunks of 8 MB and written under the name + ".partial", whose header counts the rows written so
-    far; `close` gives the final name. A crash or an exception leaves the `.partial` file, and the same call goes on
-    behind the rows that its header counts: `n_rows` is then the number of the next row. Values are rounded to nearest,
-    even. A bfloat16 file is read with dtype="bfloat16".
+    Rows are gathered in chunks of 8 MB and written to the name + ".partial", whose header counts the rows written so
+    far; `close` gives the final name. A crash or an exception leaves the `.partial` file, and the same call continues it
+    behind the rows that its header counts: `n_rows` is then the number of the next row. Values are rounded to the
+    nearest, ties to even. A bfloat16 file is read with dtype="bfloat16".
 
     Raises InputError where a file exists or the `.partial` file is another matrix, OutputError where nothing can be
     written.
@@ -55,12 +55,12 @@ class ActivationWriter:
 
     @property
     def partial_path(self) -> str:
-        """The file that the values go to until `close`."""
+        """The file that holds the values until `close`."""
         return self._values.partial_path
 
     @property
     def n_rows(self) -> int:
-        """Rows taken so far, with those of the run that this one continues."""
+        """Rows taken so far, with those of the `.partial` file that this writer continues."""
         return self._values.n_rows
 
     def append(self, batch: Any) -> None:
@@ -84,13 +84,18 @@ class ActivationWriter:
                 self._append_pairs(self._stored(rows[part]), indices[part])
 
     def hook(self, module: Any, inputs: Any, output: Any) -> None:
-        """For `module.register_forward_hook(writer.hook)`: takes the module's output, the first of several, as rows:
-        (..., n_features) is flattened."""
+        """Takes the output of a module, or the first of several outputs, (..., n_features), as rows.
+
+        Use it as `module.register_forward_hook(writer.hook)`.
+        """
         rows = output[0] if isinstance(output, (tuple, list)) else output
         self.append(rows.detach().reshape(-1, rows.shape[-1]))
 
     def close(self) -> None:
-        """Writes what waits, syncs, gives the files their final names. Raises OutputError, InputError if one is taken."""
+        """Writes the waiting rows, syncs and gives the files their final names.
+
+        Raises OutputError, and InputError where a final name is taken.
+        """
         if self._values.file.closed:
             return
         for writer in self._writers:
@@ -108,7 +113,7 @@ class ActivationWriter:
             if kind is None:
                 self.close()
             elif not self._values.file.closed:
-                with contextlib.suppress(OutputError):  # the first error is the one to hear of
+                with contextlib.suppress(OutputError):  # the user is to see the first error
                     for writer in self._writers:
                         writer.flush()
         finally:
@@ -116,12 +121,13 @@ class ActivationWriter:
                 writer.file.close()
 
     def _pair_writers(self) -> list[NpyWriter]:
-        """Values, then indices, as many rows of one as of the other, whatever a crash left."""
+        """Writers of values and of indices, cut to the same number of rows if a crash left more of one."""
         assert self.active is not None
         stem = self.path.removesuffix(".npy")
         values, indices = f"{stem}_values.npy", f"{stem}_indices.npy"
         if os.path.exists(values) and os.path.exists(indices + ".partial") and not os.path.lexists(values + ".partial"):
-            os.rename(values, values + ".partial")  # a crash between the two renames
+            with writing(values):
+                rename(values, values + ".partial")  # a crash came between the two renames
         writers = [NpyWriter(values, self.active, self.dtype)]
         try:
             writers.append(NpyWriter(indices, self.active, index_dtype(self.n_features).name))
@@ -135,7 +141,7 @@ class ActivationWriter:
         return writers
 
     def _append_pairs(self, values: np.ndarray, indices: np.ndarray) -> None:
-        """Both wait, or neither: a full disk parts no values from their indices."""
+        """Appends to both writers or, on a full disk, to neither."""
         if any(writer.n_waiting + len(values) > writer.chunk_rows for writer in self._writers):
             for writer in self._writers:
                 writer.flush()
@@ -151,51 +157,53 @@ class ActivationWriter:
         if self.active is None:
             return self._of_width(self._as_rows(batch), self.n_features), None
         if isinstance(batch, tuple) and len(batch) == 2:
-            return self._given_pairs(*batch)
-        return self._found_pairs(self._of_width(self._as_rows(batch), self.n_features))
+            return self._checked_pairs(*batch)
+        return self._pairs_of(self._of_width(self._as_rows(batch), self.n_features))
 
-    def _given_pairs(self, indices: Any, values: Any) -> tuple[np.ndarray, np.ndarray]:
+    def _checked_pairs(self, indices: Any, values: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Values and indices, (R, active) both. Raises InputError for other shapes, indices beyond and repeated ones."""
         assert self.active is not None
         numbers = as_array(f"{self.path}: indices", indices.detach().cpu() if hasattr(indices, "detach") else indices)
-        found = self._as_rows(values)
+        rows = self._as_rows(values)
         if (
-            found.ndim != 2
-            or numbers.shape != found.shape
-            or found.shape[1] > self.active
+            rows.ndim != 2
+            or numbers.shape != rows.shape
+            or rows.shape[1] > self.active
             or numbers.dtype.kind not in "iu"
         ):
             expected = f"integers and values, (any, up to {self.active}) both"
             remedy = "give the indices and values of the same rows"
             raise wrong(
-                self.path, "batch of pairs", expected, f"{numbers.dtype} {numbers.shape} and {found.shape}", remedy
+                self.path, "batch of pairs", expected, f"{numbers.dtype} {numbers.shape} and {rows.shape}", remedy
             )
-        zero = found == 0
+        zero = rows == 0
         outside = ((numbers < 0) | (numbers >= self.n_features)) & ~zero
-        ordered = np.sort(np.where(zero, -1 - np.arange(found.shape[1]), numbers.astype(np.int64)), axis=1)
+        ordered = np.sort(np.where(zero, -1 - np.arange(rows.shape[1]), numbers.astype(np.int64)), axis=1)
         for bad, what in ((outside.any(axis=1), "an index beyond"), ((np.diff(ordered) == 0).any(axis=1), "one twice")):
             if bad.any():
                 where = f"row {self.n_rows + int(np.argmax(bad))} (row {int(np.argmax(bad))} of the batch)"
                 raise wrong(
                     self.path, where, f"each of the features 0 to {self.n_features - 1} at most once", what, "mend it"
                 )
-        return self._padded(found), self._padded(np.where(zero, 0, numbers).astype(index_dtype(self.n_features)))
+        return self._padded(rows), self._padded(np.where(zero, 0, numbers).astype(index_dtype(self.n_features)))
 
-    def _found_pairs(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _pairs_of(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Values and indices of the non-zeros of rows, (R, active) both. Raises InputError where a row has more."""
         assert self.active is not None
-        there = rows != (0 if rows.dtype != np.uint16 else np.uint16(0))
+        nonzero = rows != (0 if rows.dtype != np.uint16 else np.uint16(0))
         if rows.dtype == np.uint16 and self.dtype == "bfloat16":
-            there &= rows != 0x8000
-        counts = there.sum(axis=1)
+            nonzero &= rows != 0x8000
+        counts = nonzero.sum(axis=1)
         if (counts > self.active).any():
             row = int(np.argmax(counts > self.active))
             where = f"row {self.n_rows + row} (row {row} of the batch)"
             remedy = "give a larger `active`, or choose the largest values first"
             raise wrong(self.path, where, f"at most {self.active} values that are not zero", int(counts[row]), remedy)
-        at, column = np.nonzero(there)
-        place = np.arange(len(at)) - np.repeat(np.cumsum(counts) - counts, counts)
+        row_ids, columns = np.nonzero(nonzero)
+        slots = np.arange(len(row_ids)) - np.repeat(np.cumsum(counts) - counts, counts)  # 0, 1, 2, ... in each row
         values = np.zeros((len(rows), self.active), rows.dtype)
         indices = np.zeros(values.shape, index_dtype(self.n_features))
-        values[at, place], indices[at, place] = rows[at, column], column
+        values[row_ids, slots], indices[row_ids, slots] = rows[row_ids, columns], columns
         return values, indices
 
     def _padded(self, pairs: np.ndarray) -> np.ndarray:
@@ -203,7 +211,7 @@ class ActivationWriter:
         return np.pad(pairs, ((0, 0), (0, self.active - pairs.shape[1])))
 
     def _as_rows(self, batch: Any) -> np.ndarray:
-        """The batch as an array of numbers, or of uint16 bit patterns where bfloat16 goes into bfloat16."""
+        """The batch as an array of numbers; bfloat16 for a bfloat16 file as uint16 bit patterns. Raises InputError."""
         if hasattr(batch, "detach"):
             batch = batch.detach().cpu()
             if str(batch.dtype) == "torch.bfloat16":
@@ -232,7 +240,7 @@ class ActivationWriter:
             return rows.astype(written_dtype(self.dtype), copy=False)
 
     def _check_range(self, rows: np.ndarray, start: int) -> None:
-        """Raises InputError for the first finite value that the dtype makes infinite. `start`: rows before these."""
+        """Raises InputError for the first finite value that becomes infinite in the dtype. `start`: first row's number."""
         if rows.dtype.kind == "b" or (rows.dtype == np.uint16 and self.dtype == "bfloat16"):
             return
         with np.errstate(all="ignore"):
@@ -255,7 +263,7 @@ def _count(name: str, value: Any, remedy: str) -> int:
 
 
 def _to_bfloat16(rows: np.ndarray) -> np.ndarray:
-    """Numbers -> the bits of the nearest bfloat16 (ties to even) as uint16; NaN stays NaN."""
+    """The bits of the nearest bfloat16 (ties to even) as uint16; NaN stays NaN."""
     with np.errstate(all="ignore"):
         bits = np.ascontiguousarray(rows, np.float32).view(np.uint32)
     half = np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))

@@ -1,4 +1,4 @@
-"""Rows that come one after the other into a `.npy` file whose length nobody needs to know before."""
+"""NpyWriter: appends rows to a `.npy` file whose length is not known before."""
 
 import io
 import os
@@ -13,20 +13,20 @@ from streamumap.store.lock import try_lock
 CHUNK_BYTES = 8 << 20
 HEADER_BYTES = 128
 DESCR = {"float16": "<f2", "float32": "<f4", "bfloat16": "<V2", "uint16": "<u2", "uint32": "<u4"}
-"""How the header spells a dtype. bfloat16 is two raw bytes to NumPy; ml_dtypes saves it so."""
+"""The spelling of a dtype in the header. bfloat16 is two raw bytes to NumPy; ml_dtypes saves it so."""
 
 
 def written_dtype(dtype: str) -> np.dtype:
-    """What `NpyWriter.append` takes: bfloat16 as uint16."""
+    """The dtype of the rows that `NpyWriter.append` takes: bfloat16 comes as uint16."""
     return np.dtype("<u2" if dtype == "bfloat16" else DESCR[dtype])
 
 
 class NpyWriter:
-    """Gathers rows in chunks and writes them under `path + ".partial"`, whose header counts the rows written so far;
-    `close` renames it to `path`.
+    """Gathers rows in chunks and writes them to `path + ".partial"`, whose header counts the rows written so far;
+    `rename` gives it the name `path`.
 
-    A crash leaves the `.partial` file, and a new writer goes on behind the rows that its header counts. Raises InputError
-    where `path` exists or the `.partial` file is another matrix, OutputError where nothing can be written.
+    A crash leaves the `.partial` file, and a new writer continues it behind the rows that its header counts. Raises
+    InputError where `path` exists or the `.partial` file is another matrix, OutputError where nothing can be written.
     """
 
     def __init__(self, path: str, n_features: int, dtype: str):
@@ -46,12 +46,12 @@ class NpyWriter:
 
     @property
     def n_rows(self) -> int:
-        """Rows taken so far, with those of the run that this one continues."""
+        """Rows taken so far, with those of the `.partial` file that this writer continues."""
         return self._n_written + self._n_chunk
 
     @property
     def n_waiting(self) -> int:
-        """Of them those that are not written yet."""
+        """Rows taken that are not written yet."""
         return self._n_chunk
 
     @property
@@ -59,8 +59,8 @@ class NpyWriter:
         return len(self._chunk)
 
     def append(self, rows: np.ndarray) -> None:
-        """Takes rows of `written_dtype`, at most `chunk_rows` of them. Where a full chunk cannot be written none is
-        taken."""
+        """Takes at most `chunk_rows` rows of `written_dtype`. Raises OutputError, and takes none, where a full chunk cannot
+        be written."""
         done = 0
         while done < len(rows):
             if self._n_chunk == len(self._chunk):
@@ -71,7 +71,7 @@ class NpyWriter:
             done += n
 
     def flush(self) -> None:
-        """Chunk first, header second: the header never counts a row that is not there."""
+        """Writes the chunk, then the header, so that the header never counts a row that is not there."""
         if self._n_chunk:
             waiting = self._chunk[: self._n_chunk].reshape(-1).view(np.uint8)
             self._write(waiting.data, HEADER_BYTES + self._n_written * self._row_bytes)
@@ -79,7 +79,7 @@ class NpyWriter:
             self._n_written, self._n_chunk = self.n_rows, 0
 
     def keep(self, n_rows: int) -> None:
-        """Forgets the rows behind the first `n_rows`, all of which are written."""
+        """Cuts the written rows to the first `n_rows`; no rows may be waiting."""
         assert self._n_chunk == 0 and n_rows <= self._n_written
         if n_rows < self._n_written:
             self._write_header(n_rows)
@@ -87,14 +87,14 @@ class NpyWriter:
             self._n_written = n_rows
 
     def sync(self) -> None:
-        """Writes what waits, and syncs it."""
+        """Writes and syncs the waiting rows. Raises OutputError, InputError where the final name is taken."""
         self.flush()
         self._check_free()
         with writing(self.path):
             os.fsync(self.file.fileno())
 
     def rename(self) -> None:
-        """Gives the synced file its final name."""
+        """Gives the synced file its final name. Raises OutputError."""
         with writing(self.path):
             rename(self.partial_path, self.path)
         self.file.close()
@@ -105,7 +105,7 @@ class NpyWriter:
             raise wrong(self.path, "output file", "a new file", "one that is there already", remedy)
 
     def _rows_there(self) -> int:
-        """Rows that the `.partial` file holds; a new one gets its header."""
+        """The number of rows in the `.partial` file; a new file gets its header."""
         if os.fstat(self.file.fileno()).st_size == 0:
             self._write_header(0)
             return 0
@@ -132,7 +132,7 @@ class NpyWriter:
 
 
 def _open_alone(path: str) -> io.FileIO:
-    """The file, made where there is none, with a lock on it: two writers would destroy each other's rows."""
+    """Opens or makes the file and locks it: two writers would destroy each other's rows."""
     try:
         with writing(path):
             file = io.FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+")

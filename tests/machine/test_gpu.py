@@ -1,4 +1,4 @@
-"""Blocks that shrink where the device runs out of memory."""
+"""Blocks shrink where the device runs out of memory."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def nothing_said():
 
 
 def too_large(work, most):
-    """work(start, stop), which runs out of memory on more than `most` rows."""
+    """A work(start, stop) that runs out of memory on more than `most` rows."""
 
     def tried(start, stop):
         if stop - start > most:

@@ -1,4 +1,4 @@
-"""Which compiled kernels are kept."""
+"""Modules with cached kernels."""
 
 import os
 import sys
@@ -18,6 +18,6 @@ def test_kernels_made_from_the_source_as_it_is_are_kept(tmp_path, monkeypatch):
         (folder / index).touch()
     os.utime(folder / names["stale"], (0, 0))
     (folder / f"gone.build-3.{TAG}.nbi").touch()
-    assert kernels.kept(tmp_path) == {"graph.cpu"}
+    assert kernels.compiled_modules(tmp_path) == {"graph.cpu"}
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
-    assert kernels.kept(tmp_path) == frozenset()
+    assert kernels.compiled_modules(tmp_path) == frozenset()

@@ -147,7 +147,7 @@ def test_data_is_frozen(value):
 
 
 def fake_driver(n_gpus, processes=()):
-    """The part of pynvml that is used; handles are numbers."""
+    """Stands for pynvml, with numbers as handles."""
     return SimpleNamespace(
         NVMLError=type("NVMLError", (Exception,), {}),
         nvmlInit=lambda: None,
@@ -362,7 +362,7 @@ def watched():
 
 
 def spike(n_bytes):
-    """Takes memory, gives it back, and lets many of the watch's periods pass before and after."""
+    """Takes memory and frees it, with many periods of the watch before and after."""
     block = np.ones(n_bytes, np.uint8)
     time.sleep(0.3)
     del block

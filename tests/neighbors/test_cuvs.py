@@ -3,24 +3,22 @@ answers here. The kernels that measure run in Triton's interpreter where there i
 """
 
 import sys
-from contextlib import closing, nullcontext
+from contextlib import nullcontext
 from importlib.util import find_spec
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
-from devices import DEVICE, GPU, METRICS, torch
-from neighbor_checks import check_neighbors, hard_rows
+from devices import GPU, METRICS, compared, torch
+from neighbor_checks import check_neighbors, hard_rows, search_request
 
 from streamumap import quality
 from streamumap.errors import InputError
-from streamumap.neighbors import cuvs, reference, sizes
-from streamumap.neighbors.cuda import search as cuda
+from streamumap.neighbors import cuvs, cuvs_sizes, reference
+from streamumap.neighbors.cuda.device_rows import on_device
 from streamumap.params import Params
 from streamumap.run import dispatch
-from streamumap.source import open_source
-from streamumap.source.sparse.csr_rows import pack
-from streamumap.source.views.normalized import DenseRows
 
 
 class StandIn:
@@ -60,26 +58,24 @@ def stand_in(monkeypatch):
     return install
 
 
-def exactly(rows, metric):
-    """`measure`, in plain NumPy."""
-
-    def measured(candidates):
-        d = np.take_along_axis(reference.distance_matrix(rows, rows, metric), np.maximum(candidates, 0), 1)
-        d[candidates < 0] = np.inf
-        for row, numbers in enumerate(candidates):
-            d[row, [place for place, j in enumerate(numbers) if j in numbers[:place]]] = np.inf
-        order = np.lexsort((candidates, d), axis=1)
-        near, far = np.take_along_axis(candidates, order, 1), np.take_along_axis(d, order, 1)
-        return np.where(np.isinf(far), -1, near), far.astype(np.float32)
-
-    return measured
+def exactly(rows, metric, candidates):
+    """`cuvs.measure`, in plain NumPy."""
+    d = np.take_along_axis(reference.distance_matrix(rows, rows, metric), np.maximum(candidates, 0), 1)
+    d[candidates < 0] = np.inf
+    if metric == "cosine" and (rows >= 0).all():
+        d[d >= 1] = np.inf
+    for row, numbers in enumerate(candidates):
+        d[row, [place for place, j in enumerate(numbers) if j in numbers[:place]]] = np.inf
+    order = np.lexsort((candidates, d), axis=1)
+    near, far = np.take_along_axis(candidates, order, 1), np.take_along_axis(d, order, 1)
+    return np.where(np.isinf(far), -1, near), far.astype(np.float32)
 
 
 def search(rows, k, metric, reached=lambda neighbors: True, **more):
-    return cuvs.search(
-        DenseRows(open_source(rows), metric), k, device=DEVICE, measured=exactly(rows, metric), reached=reached,
-        non_negative=bool((rows >= 0).all()), is_zero=~rows.any(1), **more,
-    )  # fmt: skip
+    given, blocks = compared(rows, metric, "streamed"), dict(query_rows=1000, other_rows=64)
+    options = dict(is_zero=~rows.any(1), sample=np.arange(len(rows)), reached=reached) | more
+    with mock.patch.object(cuvs, "measure", lambda there, candidates, *_: exactly(rows, metric, candidates)):
+        return cuvs.search(search_request(given, k, blocks, **options))
 
 
 @pytest.mark.parametrize("with_self", [True, False])
@@ -135,17 +131,14 @@ def test_large_values_are_scaled_into_float16(stand_in):
 @pytest.mark.parametrize("metric", METRICS)
 def test_the_rows_decide(metric, form):
     rows = hard_rows(24)
-    source = open_source(rows)
-    if form == "packed":
-        there = cuda.SparseOnDevice(pack(source, 10, int(np.count_nonzero(rows))), metric, DEVICE)
-    else:
-        there = cuda.DenseOnDevice(source, metric, 16, DEVICE)
+    given = compared(rows, metric, "packed" if form == "packed" else "streamed")
     rng = np.random.default_rng(0)
     candidates = np.argsort(rng.random((24, 24)), axis=1)[:, :6].astype(np.int32)
     candidates[candidates == np.arange(24)[:, None]] = -1
     candidates[:, 5] = candidates[:, 0]
-    near, far = cuvs.measure(there, candidates, 24 if form == "dense in one chunk" else 10, 16)
-    expected_near, expected_far = exactly(rows, metric)(candidates)
+    with on_device(given, 16) as there:
+        near, far = cuvs.measure(there, candidates, True, 24 if form == "dense in one chunk" else 10, 16)
+    expected_near, expected_far = exactly(rows, metric, candidates)
     assert (near.dtype, far.dtype) == (np.int32, np.float32)
     assert np.allclose(far, expected_far, rtol=1e-5, atol=1e-5) and np.array_equal(near < 0, expected_near < 0)
     true = np.take_along_axis(reference.distance_matrix(rows, rows, metric), np.maximum(near, 0), 1)
@@ -167,7 +160,7 @@ def test_without_cuvs(monkeypatch):
 @pytest.mark.parametrize(("n_rows", "measured"), [(500_000, 4.6e9), (3_000_000, 21.6e9)])
 def test_bytes_on_the_device_are_those_that_were_measured(n_rows, measured):
     """With cuML 26.10, 3,072 features, on one H200; the process had a context besides."""
-    assert abs(sizes.cuvs_device(n_rows, 3072, 15) + 1.1 * 2**30 - measured) < 0.05 * measured
+    assert abs(cuvs_sizes.device(n_rows, 3072, 15) + 1.1 * 2**30 - measured) < 0.05 * measured
 
 
 @pytest.mark.gpu
@@ -176,19 +169,10 @@ def test_bytes_on_the_device_are_those_that_were_measured(n_rows, measured):
 @pytest.mark.parametrize("metric", METRICS)
 def test_cuvs_itself(metric, n):
     rows = hard_rows(60) if n == 60 else np.random.default_rng(0).random((n, 32)).astype(np.float32)
-    source, k = open_source(rows), 8
-
-    def measured(candidates):
-        with closing(cuda.DenseOnDevice(source, metric, 4096, DEVICE)) as there:
-            return cuvs.measure(there, candidates, n, 4096)
-
-    found = cuvs.search(
-        DenseRows(source, metric), k, device="cuda:0", measured=measured, reached=lambda neighbors: True, non_negative=True,
-        is_zero=~rows.any(1),
-    )  # fmt: skip
+    given, k, blocks = compared(rows, metric, "streamed"), 8, dict(query_rows=n, other_rows=4096)
+    found = cuvs.search(search_request(given, k, blocks, is_zero=~rows.any(1), sample=np.arange(0, n, 200)))
     if n == 60:
         return check_neighbors(found, rows, k, metric)
     sample = np.arange(0, n, 200)
-    with closing(cuda.DenseOnDevice(source, metric, 4096, DEVICE)) as there:
-        ranks = cuda.count_closer(there, sample, found[0][sample, 1:], other_rows=4096)
+    ranks = cuvs.count_closer(given, sample, found[0][sample, 1:], 4096)
     assert quality.recall(ranks, found[0][sample, 1:]) > 0.95

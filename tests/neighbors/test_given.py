@@ -13,6 +13,7 @@ from streamumap.errors import InputChanged, InputError
 from streamumap.events import Note
 from streamumap.neighbors import reference
 from streamumap.neighbors.given import look_at_distances, open_graph
+from streamumap.neighbors.metric import EUCLIDEAN, named
 from streamumap.params import Params
 from streamumap.request import Request
 from streamumap.run import prepare
@@ -245,15 +246,19 @@ def test_distances_that_are_something_else_are_seen(rows, metric, change, said):
     indices, distances = reference.search(rows, 6, metric)
     sample = np.arange(0, N, 2)
     found = look_at_distances(
-        DenseRows(open_source(rows), metric), sample, indices[sample, 1:], change(distances[sample, 1:]), metric
+        DenseRows(open_source(rows), unit=named(metric).unit),
+        sample,
+        indices[sample, 1:],
+        change(distances[sample, 1:]),
+        named(metric),
     )
     assert found is None if said is None else found.startswith(said)
 
 
 def test_nothing_to_look_at(rows):
-    look = DenseRows(open_source(rows), "euclidean")
+    look = DenseRows(open_source(rows), unit=False)
     none, inf = np.full((3, 2), -1), np.full((3, 2), np.inf)
-    assert look_at_distances(look, np.arange(3), none, inf, "euclidean") is None
+    assert look_at_distances(look, np.arange(3), none, inf, EUCLIDEAN) is None
 
 
 def test_faces(rows, knn, tmp_path, capsys):

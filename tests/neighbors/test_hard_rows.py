@@ -1,8 +1,11 @@
 """Rows whose squared norms swallow what is between them, on a CPU: lists and ranks by float64 differences of the stored values."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import scipy.sparse
+from neighbor_checks import as_csr, compared, search_request
 
 from streamumap import engine
 from streamumap.neighbors import reference
@@ -11,9 +14,6 @@ from streamumap.neighbors.sparse import search as sparse
 from streamumap.neighbors.sparse.measure import pair
 from streamumap.params import Params
 from streamumap.request import Request
-from streamumap.source import open_source
-from streamumap.source.sparse.csr_rows import pack
-from streamumap.source.views.normalized import DenseRows
 
 N, D, K = 600, 8, 15
 
@@ -59,18 +59,19 @@ def true_recall(rows, metric, others):
     return (np.take_along_axis(squares, others.astype(np.int64), 1) <= last * (1 + 1e-6)).mean()
 
 
-def search(rows, **options):
-    given = dict(cell_rows=200, seed=3, n_threads=2, reached=lambda indices: True, exhaustive=False) | options
-    return dense.search(rows, K, **given)
+def search(rows, metric, cell_rows=200, **options):
+    """`reached`, where it is given, is asked about the neighbours of all rows."""
+    options = dict(seed=3, n_threads=2, sample=np.arange(len(rows))) | options
+    return dense.search(search_request(compared(rows, metric), K, {"cell_rows": cell_rows}, **options))
 
 
 @pytest.mark.parametrize("name", DENSE)
 @pytest.mark.parametrize("cell_rows", [200, N])
 def test_all_with_all_finds_those_that_differences_say(name, cell_rows):
     rows, metric = DENSE[name][0].astype(np.float32), DENSE[name][1]
-    indices, distances = search(DenseRows(open_source(rows), metric), exhaustive=True, cell_rows=cell_rows)
+    indices, distances = search(rows, metric, exhaustive=True, cell_rows=cell_rows)
     assert true_recall(rows, metric, indices[:, 1:]) > 0.995
-    again = search(DenseRows(open_source(rows), metric), exhaustive=True, cell_rows=cell_rows, n_threads=1)
+    again = search(rows, metric, exhaustive=True, cell_rows=cell_rows, n_threads=1)
     assert indices.tobytes() == again[0].tobytes() and distances.tobytes() == again[1].tobytes()
 
 
@@ -85,7 +86,7 @@ def test_joins_never_make_lists_worse(name, monkeypatch):
         seen.append(true_recall(rows, metric, np.maximum(indices, 0)))
         return seen[-1] >= 0.97
 
-    indices, _ = search(DenseRows(open_source(rows), metric), reached=reached)
+    indices, _ = search(rows, metric, reached=reached)
     assert seen == sorted(seen) and true_recall(rows, metric, indices[:, 1:]) >= 0.97
 
 
@@ -95,13 +96,13 @@ def test_ranks_are_those_of_differences(name):
     squares, sample = truth(rows, metric), np.arange(0, N, 7)
     order = np.argsort(squares, axis=1)[sample]
     others = order[:, [0, 3, 14, 60]].astype(np.int32)
-    counts = dense.count_closer(DenseRows(open_source(rows), metric), sample, others, 100)
+    counts = dense.count_closer(compared(rows, metric), sample, others, 100)
     off = np.abs(counts - [0, 3, 14, 60])
     assert off[:, :3].max() <= 1 and (off[:, :3] > 0).mean() < 0.02
     wrong = np.random.default_rng(0).integers(0, N, (len(sample), 4))
     limits = squares[sample[:, None], wrong][:, :, None]
     least, most = ((squares[sample][:, None] < limits * part).sum(2) for part in (1 - 2e-6, 1))
-    counts = dense.count_closer(DenseRows(open_source(rows), metric), sample, wrong, 100)
+    counts = dense.count_closer(compared(rows, metric), sample, wrong, 100)
     right = (least - 3 <= counts) & (counts <= most + 3)
     assert right[wrong != sample[:, None]].all()
 
@@ -123,13 +124,12 @@ def sparse_rows(kind):
 @pytest.mark.parametrize("kind", ["heavy", "heavy in half", "parallel"])
 def test_packed_rows_are_found_and_ranked_by_differences(kind):
     rows, metric = sparse_rows(kind)
-    kept = pack(open_source(rows), 100, np.count_nonzero(rows))
-    options = dict(non_negative=False, is_zero=~rows.any(1), query_rows=70, batch_rows=0, seed=1)
-    sample = np.arange(0, N, 7)
-    indices, _ = sparse.search(kept, K, metric, sample=sample, reached=lambda others: True, **options)
+    kept, sample = replace(compared(rows, metric, as_csr(rows)), non_negative=False), np.arange(0, N, 7)
+    blocks = dict(query_rows=70, batch_rows=0)
+    indices, _ = sparse.search(search_request(kept, K, blocks, is_zero=~rows.any(1), sample=sample, seed=1))
     assert true_recall(rows, metric, indices[:, 1:]) > 0.995
     order = np.argsort(truth(rows, metric), axis=1)[sample]
-    counts = sparse.count_closer(kept, sample, order[:, [0, 3, 14, 60]].astype(np.int32), metric, 100)
+    counts = sparse.count_closer(kept, sample, order[:, [0, 3, 14, 60]].astype(np.int32), 100)
     assert np.abs(counts - [0, 3, 14, 60])[:, :3].max() <= 1
 
 

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 import streamumap
 from streamumap import quality
 from streamumap.neighbors import points_sizes
+from streamumap.neighbors.cuda import points_sizes as device_sizes
+from streamumap.neighbors.cuda.points_sizes import TILE
 from streamumap.neighbors.points import Points as OnCpu
-from streamumap.neighbors.points_sizes import TILE
 
 
 def on_device(positions):
@@ -219,10 +220,10 @@ def test_the_device_bytes_that_plans_are_made_of_are_enough():
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        there = Points(positions, DEVICE, points_sizes.values(query_rows))
+        there = Points(positions, DEVICE, device_sizes.values(query_rows))
         there.lost(np.arange(query_rows), neighbors[:query_rows])
         there.nearest(sample, 15)
         there.ranks(sample, neighbors[sample])
         peak = torch.cuda.max_memory_allocated() - before
-        assert peak <= points_sizes.device(len(positions), K, 2, query_rows)
+        assert peak <= device_sizes.device(len(positions), K, 2, query_rows)
         del there

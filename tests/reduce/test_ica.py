@@ -117,7 +117,7 @@ def test_footprint_holds_what_is_allocated(n_rows, n_components):
 
 @pytest.fixture(autouse=True)
 def plain_pictures(monkeypatch):
-    monkeypatch.setattr("streamumap.show.png.draw", lambda embedding, file, **_: file.write(b"a picture"))
+    monkeypatch.setattr("streamumap.show.png.draw", lambda embedding, file, picture: file.write(b"a picture"))
 
 
 def test_a_run_says_what_it_found(tmp_path):

@@ -11,7 +11,7 @@ from streamumap.source import open_source
 
 @pytest.fixture
 def run(tmp_path):
-    """A finished run of 50 rows, as far as pictures need it."""
+    """The files of a finished run of 50 rows that pictures need."""
     np.save(tmp_path / "embedding.npy", cloud(50))
     (tmp_path / "run.json").write_text(json.dumps(REPORT))
     return tmp_path

@@ -11,7 +11,7 @@ CENTRES = np.array([[0, 0], [20, 0], [0, 20], [20, 20]], np.float32)
 
 
 def islands(n=4000, seed=0):
-    """Positions (n, 2) around four centres and which one, the first the largest."""
+    """Positions (n, 2) around four centres, and the centre of each row; the first has the most rows."""
     rng = np.random.default_rng(seed)
     which = np.sort(rng.choice(4, n, p=[0.4, 0.3, 0.2, 0.1]))
     return (CENTRES[which] + rng.normal(size=(n, 2))).astype(np.float32), which

@@ -23,7 +23,7 @@ lines_of_text = st.lists(st.text(st.characters(exclude_characters="\r\n", codec=
 
 
 def texts(column):
-    """The label of each row, None where it has none."""
+    """The label of each row, None without a label."""
     return [column.values[code] if code >= 0 else None for code in column.codes]
 
 

@@ -14,7 +14,7 @@ from streamumap.show.sheet import Sheet
 
 
 def subtitle_of(monkeypatch, embedding, tmp_path, **options):
-    """The subtitle as it is drawn."""
+    """The subtitle that is drawn."""
     seen = []
     write = Sheet.write
     monkeypatch.setattr(

@@ -22,7 +22,7 @@ from streamumap.store.statefile import write_state
 
 
 def png_texts(path):
-    """The tEXt chunks, and every kind of chunk."""
+    """The texts of a PNG by key, and the kinds of its chunks."""
     data, at, texts, kinds = path.read_bytes(), 8, {}, set()
     while at < len(data):
         (length,), kind = struct.unpack(">I", data[at : at + 4]), data[at + 4 : at + 8]

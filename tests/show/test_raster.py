@@ -46,7 +46,7 @@ def test_many_rows_are_drawn_in_chunks_as_in_one(monkeypatch):
 
 @pytest.mark.parametrize("radius", [0.5, 0.6, 0.74])
 def test_many_small_discs_are_as_the_plain_ones_to_half_a_pixel(radius):
-    """Rows in the middles of quarters of pixels are drawn the same; others as if they lay in the nearest one."""
+    """Rows in the middle of a quarter pixel are drawn exactly, others as if they lay in the middle of the nearest one."""
     rng, map_px = np.random.default_rng(3), 60
     halves = rng.integers(0, 2 * map_px, (500, 2))
     view, codes, colours = View(0, 0, map_px, 500, 0, 0), rng.integers(0, 4, 500), rng.random((4, 3))

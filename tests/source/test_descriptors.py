@@ -109,9 +109,9 @@ def test_rows_that_are_refused(make, tmp_path):
     def refused():
         with pytest.raises(StreamUMAPError), in_place(open_source(x, reading)):
             pass
-        gc.collect()  # what a library forgot in a cycle
+        gc.collect()  # files that a library left open in a reference cycle
 
-    refused()  # readers keep threads and modules
+    refused()  # the first reading starts threads and loads modules, which stay
     before = n_descriptors()
     refused()
     assert n_descriptors() == before

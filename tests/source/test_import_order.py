@@ -1,6 +1,8 @@
-"""The folders of `streamumap/source` import one way."""
+"""The folders of `streamumap/source` import one way and load no compute library."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -34,3 +36,9 @@ def test_imports_go_one_way(path):
     here = path.relative_to(SOURCE).with_suffix("").parts[0]
     upward = [name for name in imported(path) if name != here and LINE_OF[name] >= LINE_OF[here]]
     assert upward == []
+
+
+def test_import_stays_light():
+    code = "import sys, streamumap.source, streamumap.writer.activation_writer; print({'torch', 'numba'} & sys.modules.keys())"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert run.stdout.strip() == "set()"

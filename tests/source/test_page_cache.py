@@ -1,4 +1,4 @@
-"""Which pages of a file the system still holds when rows have streamed past: asked of the kernel (`mincore`)."""
+"""Asks the kernel (`mincore`) which pages of a file stay in the page cache after its rows were read."""
 
 import ctypes
 import mmap
@@ -11,12 +11,12 @@ import pytest
 from streamumap.source import blocks, file, open_source
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-PAGES, ROW_BYTES = 4096, 30_000  # rows that end within pages
-MANY = file.FOLIO_BYTES // PAGE_BYTES  # pages that may be held for the sake of one of them
+PAGES, ROW_BYTES = 4096, 30_000  # rows do not end with pages
+MANY = file.FOLIO_BYTES // PAGE_BYTES  # pages of a folio, which stay if one of them does
 
 
 def held(path):
-    """bool, for each page of a file."""
+    """Tells for each page of a file whether the page cache holds it."""
     with open(path, "r+b") as opened, mmap.mmap(opened.fileno(), 0) as mapped:
         pages = (ctypes.c_ubyte * -(-len(mapped) // PAGE_BYTES))()
         start = ctypes.c_char.from_buffer(mapped)
@@ -35,7 +35,7 @@ def release(path):
 
 @pytest.fixture
 def saved(tmp_path):
-    """Saves files of PAGES pages of rows, of which no page is held."""
+    """Saves files of PAGES pages of rows and drops them from the page cache."""
 
     def saved(name):
         path = tmp_path / name
@@ -49,12 +49,12 @@ def saved(tmp_path):
 
 
 def free(monkeypatch, pages):
-    monkeypatch.setattr(file, "_cached", WeakKeyDictionary())  # nothing of files that other tests left open
+    monkeypatch.setattr(file, "_cached", WeakKeyDictionary())  # forget the files that other tests left open
     monkeypatch.setattr(file, "host_free_bytes", lambda: int(pages * PAGE_BYTES / file.CACHED_SHARE))
 
 
 def shows(check):
-    """Whether it does at one of several looks: the system may take pages back, or hold them, for reasons of its own."""
+    """Tries several times: the system may drop or hold pages for reasons of its own."""
     return any(check() for _ in range(5))
 
 

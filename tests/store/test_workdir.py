@@ -41,7 +41,7 @@ def again(tmp_path):
 
 
 def keep(work, stage, key="k", **facts):
-    """Does what a stage does."""
+    """Saves the files of a stage and records it, as the stage does."""
     for name in FILES[stage]:
         work.save(name, ARRAY)
     work.done(stage, key, **facts)
@@ -235,10 +235,11 @@ def test_fresh_removes_what_a_run_made_and_nothing_else(work):
     work.publish_saved("embedding")
     work.publish_json("run.json", {})
     (work.path / "notes.txt").write_text("mine")
+    (work.path / "map.pdf").write_text("mine, too")
     (work.path / "map.h5ad").write_text("an export of the map")
     work.close()
     other = Workdir(work.path, INPUT | {"size": 6}, fresh=True)
-    assert sorted(os.listdir(work.path)) == [".holder.json", MANIFEST, "notes.txt", "run.log", "scratch"]
+    assert sorted(os.listdir(work.path)) == [".holder.json", MANIFEST, "map.pdf", "notes.txt", "run.log", "scratch"]
     assert not other.has("embedding", "k")
     other.close()
 
@@ -287,7 +288,7 @@ def test_who_holds_the_folder_is_said_where_it_is_true(work):
 
     assert f"process {os.getpid()} on " in refused()
     note = json.loads((work.path / NOTE).read_text())
-    (work.path / NOTE).write_text(json.dumps(note | {"process": 2**22 + 1}))  # of a process that was killed
+    (work.path / NOTE).write_text(json.dumps(note | {"process": 2**22 + 1}))  # a process that was killed
     assert "another run is writing here; wait" in refused()
     for text in ("", "[]", "{}"):
         (work.path / NOTE).write_text(text)

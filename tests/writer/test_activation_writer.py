@@ -1,4 +1,4 @@
-"""ActivationWriter: exact rows in one file, whatever the batches; nothing unfinished under the final name."""
+"""ActivationWriter: rows are exact whatever the batches, and an unfinished file never has the final name."""
 
 import errno
 import os
@@ -332,7 +332,7 @@ def test_closed_is_closed(path):
 
 @pytest.fixture
 def full_disk(monkeypatch):
-    """`full_disk(n)`: n more bytes fit; writes are cut short as the system cuts them."""
+    """full_disk(n): n more bytes fit on the disk; a write takes a part of its bytes, as the system may."""
     pwrite, room = os.pwrite, [0]
 
     def limited(fd, data, offset):
@@ -499,7 +499,7 @@ def test_a_crash_between_the_two_last_names(path, monkeypatch):
 
     def once(*args):
         done.append(1)
-        if len(done) > 2:  # the width is the first
+        if len(done) > 2:  # codes.json is the first
             raise OSError(5, "gone")
         replace(*args)
 

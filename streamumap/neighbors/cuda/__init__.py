@@ -1,1 +1,1 @@
-"""Nearest neighbours on a GPU, with torch and Triton."""
+"""The k-NN search on a GPU."""

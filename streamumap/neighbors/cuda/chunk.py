@@ -1,8 +1,8 @@
-"""The nearest among one chunk of rows for each of some queries: exact, whatever the rows.
+"""The nearest rows of one chunk for each of some queries: exact, whatever the rows.
 
-A matrix product proposes and the differences of two rows decide. What a product may be off by is known, in parts of the two
-squared norms; so it is known of which queries it may have passed over somebody. Of these, float32 products of rows less
-their mean propose again; and where even they cannot tell who is nearer, all differences are taken.
+A matrix product proposes and differences of two rows decide. The error of a product is bounded relative to the two squared norms, which
+tells for which queries it may have missed a neighbor. For these, float32 products of rows less their mean propose again; where even they
+cannot tell who is nearer, all differences are computed.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,26 +13,22 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from streamumap.neighbors.cuda.dense_rows import row_squares
-from streamumap.neighbors.cuda.distances import all_pairs, centred, measure
-from streamumap.neighbors.sizes import CUDA_AGAIN_VALUES as AGAIN_VALUES
-from streamumap.neighbors.sizes import CUDA_GROUP as GROUP
-from streamumap.neighbors.sizes import CUDA_MARGIN as MARGIN
-from streamumap.neighbors.sizes import CUDA_TILE_ROWS as TILE_ROWS
+from streamumap.neighbors.cuda.distances import all_pairs, centred, measure, row_squares
+from streamumap.neighbors.cuda.sizes import AGAIN_VALUES, GROUP, MARGIN, TILE_ROWS
 
 EPS = torch.finfo(torch.float32).eps
 TF32_SLACK = 2.0**-9
-"""The error of |a|^2 + |b|^2 - 2ab where products are TF32, at most, in parts of |a|^2 + |b|^2: either factor loses up to 2^-10 of itself."""
+"""Upper bound on the error of |a|^2 + |b|^2 - 2ab with TF32 products, relative to |a|^2 + |b|^2: each factor is off by up to 2^-10."""
 
 Scored = tuple[Tensor, Tensor | None, Tensor | float]
-"""Scores float32 (n, m), `floor` float32 (n,) and `unit`: a squared distance is at least floor - 2 * unit * score. No floor: the scores
-leave no doubt."""
+"""Scores float32 (n, m), `floor` float32 (n,) and `factor`: a squared distance is at least floor - 2 * factor * score. No floor: the scores
+are exact."""
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """`rows` (n, D) as kept, `scale` float32 (n,): what makes their length 1 under cosine, 0 for a zero row; `squares` float32 (n,): their
-    squared norms, scaled; `numbers` int64 (n,)."""
+    """Rows on the device: `rows` (n, D) as kept, their `scale` float32 (n,) as of `DeviceRows`, `squares` float32 (n,): their squared norms,
+    scaled, and `numbers` int64 (n,)."""
 
     rows: Tensor
     scale: Tensor
@@ -48,29 +44,29 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Rule:
-    """`non_negative`: rows that share no feature are no neighbours (cosine). `zero_apart`: neither are a zero row and one that is none
-    (cosine); else they are at a right angle."""
+    """Which rows may be neighbors. `unit`: rows are compared at length 1; then `non_negative`: rows that share no feature are no neighbors,
+    and `zero_apart`: nor are a zero row and another, which are otherwise at a right angle."""
 
-    cosine: bool
+    unit: bool
     non_negative: bool
     zero_apart: bool
 
 
-def as_chunk(first: int, rows: Tensor, scale: Tensor, cosine: bool) -> Chunk:
-    """Rows on the device from number `first` on."""
-    squares = (scale > 0).float() if cosine else row_squares(rows)
+def as_chunk(first: int, rows: Tensor, scale: Tensor, unit: bool) -> Chunk:
+    """Make a chunk of rows on the device from number `first` on."""
+    squares = (scale > 0).float() if unit else row_squares(rows)
     return Chunk(rows, scale, squares, torch.arange(first, first + len(rows), device=rows.device))
 
 
 def slack(n_features: int) -> float:
-    """The error of |a|^2 + |b|^2 - 2ab in float32, at most, in parts of |a|^2 + |b|^2. Roundings of a long sum go either way: 4 sqrt(D) of
-    them is thirty times what they come to if they are independent (Higham & Mary 2019)."""
+    """Bound the error of |a|^2 + |b|^2 - 2ab in float32, relative to |a|^2 + |b|^2. Roundings of a long sum go either way: 4 sqrt(D) of them is
+    thirty times the error of independent ones (Higham & Mary 2019)."""
     return EPS * max(64.0, 4 * n_features**0.5)
 
 
 def merge_chunk(queries: Chunk, others: Chunk, first: int, found: Tensor, squares: Tensor, rule: Rule) -> None:
-    """Merges the nearest of `others`, whose numbers begin at `first`, into the lists of the queries, `found` int32 and `squares`
-    float32 (n, w), in place. A query is not among its neighbours."""
+    """Merge the nearest of `others`, whose numbers begin at `first`, into the lists of the queries, `found` int32 and `squares` float32 (n, w),
+    in place. A query is not among its neighbors."""
     doubtful = torch.zeros(len(queries), dtype=torch.bool, device=found.device)
     for at in range(0, len(queries), TILE_ROWS):
         tile = slice(at, at + TILE_ROWS)
@@ -87,7 +83,7 @@ def merge_chunk(queries: Chunk, others: Chunk, first: int, found: Tensor, square
 
 @contextmanager
 def precision(name: str) -> Iterator[None]:
-    """How float32 matrices are multiplied meanwhile: "high" is TF32."""
+    """Set how float32 matrices are multiplied meanwhile: "high" is TF32."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(name)
     try:
@@ -97,7 +93,8 @@ def precision(name: str) -> Iterator[None]:
 
 
 def _merge_again(queries, others, first, found, squares, rule, score: Callable[..., Scored], rows: Tensor) -> Tensor:
-    """`_merge` of the queries at `rows` int64 (n,), whose lists forget before what they have of the others. Those that are still in doubt."""
+    """Merge anew for the queries at `rows` int64 (n,), whose lists first drop their entries among the others; return which are still in
+    doubt."""
     if len(rows) == 0:
         return rows
     lists, measured = found[rows], squares[rows]
@@ -110,14 +107,14 @@ def _merge_again(queries, others, first, found, squares, rule, score: Callable[.
 
 
 def _merge(queries, others, first, found, squares, rule, score: Callable[..., Scored]) -> Tensor:
-    """Merges the best by their scores, as they are measured, into the lists, in place. bool (n,): who may have been passed over somebody."""
-    scores, floor, unit = score(queries, others, rule)
+    """Measure the best by score and merge them into the lists, in place; return which queries may have missed a neighbor, bool (n,)."""
+    scores, floor, factor = score(queries, others, rule)
     _leave_out(scores, queries, others, first, rule)
     width = found.shape[1]
     best, candidates = _largest(scores, min(width + MARGIN, len(others)))
     candidates = torch.where(best == -torch.inf, -1, candidates.int())
-    new = measure(queries.rows, queries.scale, others.rows, others.scale, candidates, rule.cosine)
-    if rule.cosine and rule.non_negative:
+    new = measure(queries.rows, queries.scale, others.rows, others.scale, candidates, rule.unit)
+    if rule.unit and rule.non_negative:
         new.masked_fill_(new >= 2, torch.inf)
     numbers = torch.where(new < torch.inf, candidates + first, -1)
     merged, order = torch.sort(torch.cat([squares, new], 1), dim=1, stable=True)
@@ -126,47 +123,47 @@ def _merge(queries, others, first, found, squares, rule, score: Callable[..., Sc
     if floor is None or best.shape[1] == len(others):
         return torch.zeros(len(queries), dtype=torch.bool, device=found.device)
     least = best[:, -1]
-    if score is _by_products and rule.cosine and rule.non_negative:
+    if score is _by_products and rule.unit and rule.non_negative:
         least = least.masked_fill(
             least <= 0, -torch.inf
         )  # a sum of nothing but zeros is sharp: all others share nothing
-    doubtful = ~(floor - 2 * unit * least >= squares[:, -1])
-    if rule.cosine:
+    doubtful = ~(floor - 2 * factor * least >= squares[:, -1])
+    if rule.unit:
         doubtful &= queries.squares > 0  # a zero row has zero rows, none of which is nearer than another
     return doubtful
 
 
 def _leave_out(scores, queries, others, first, rule):
-    """The query itself, and who is no neighbour of it: -inf."""
+    """Set the scores of the query itself, and of rows that are no neighbors of it, to -inf."""
     itself = queries.numbers - first
     inside = (itself >= 0) & (itself < len(others))
     itself = itself.clamp(0, len(others) - 1)[:, None]
     scores.scatter_(1, itself, torch.where(inside[:, None], -torch.inf, scores.gather(1, itself)))
-    if rule.cosine and rule.zero_apart:
+    if rule.unit and rule.zero_apart:
         scores.masked_fill_((queries.scale == 0)[:, None] ^ (others.scale == 0)[None, :], -torch.inf)
 
 
 def _by_products(queries: Chunk, others: Chunk, rule: Rule) -> Scored:
-    """Rows as they are kept: the fastest product that the device has."""
+    """Score by products of rows as they are kept: the fastest that the device has."""
     scores = _scores(queries.rows, others.rows)
     coarse = queries.rows.dtype == others.rows.dtype == torch.float32 and torch.get_float32_matmul_precision() == "high"
     part = TF32_SLACK if coarse and scores.is_cuda else slack(queries.rows.shape[1])
-    if rule.cosine:
+    if rule.unit:
         floor = torch.full_like(queries.scale, 2 - 2 * part)
         return scores.mul_(others.scale[None, :]), floor, queries.scale
     return scores.sub_((0.5 - 0.5 * part) * others.squares[None, :]), (1 - part) * queries.squares, 1.0
 
 
 def _by_float32(queries: Chunk, others: Chunk, rule: Rule, centre: Tensor) -> Scored:
-    """Rows less a centre, in float32: far from the origin the norms would swallow the digits."""
+    """Score by float32 products of rows less a centre: far from the origin the norms would swallow the digits."""
     part = slack(queries.rows.shape[1])
-    ours, squares, *_ = centred(queries.rows, centre, rule.cosine)
-    theirs, other_squares, *_ = centred(others.rows, centre, rule.cosine)
+    ours, squares, *_ = centred(queries.rows, centre, rule.unit)
+    theirs, other_squares, *_ = centred(others.rows, centre, rule.unit)
     with precision("highest"):
         scores = ours @ theirs.T
     scores.sub_((0.5 - 0.5 * part) * other_squares[None, :])
     floor = (1 - part) * squares
-    if rule.cosine:
+    if rule.unit:
         right_angle = 0.5 * floor - 1
         scores = torch.where((others.scale == 0)[None, :], right_angle[:, None], scores)
     return scores, floor, 1.0
@@ -177,19 +174,19 @@ def _by_differences(queries: Chunk, others: Chunk, rule: Rule) -> Scored:
 
 
 def _centre(queries: Chunk) -> Tensor:
-    """float32 (D,): the mean of the queries, of length 1 for cosine."""
+    """Compute the mean of the queries times their scale: float32 (D,)."""
     return queries.scale @ queries.rows.float() / len(queries)
 
 
 def _scores(queries, others):
-    """float32 (n, m) products. Half precision goes in as stored; the sums are float32."""
+    """Multiply rows: float32 (n, m). Half precision is multiplied as stored, with sums in float32."""
     if queries.dtype == others.dtype != torch.float32 and queries.is_cuda:
         return torch.mm(queries, others.T, out_dtype=torch.float32)
     return queries.float() @ others.float().T
 
 
 def _largest(scores, n):
-    """(values, columns) of the n largest of each row, the largest first."""
+    """Find (values, columns) of the n largest of each row, the largest first."""
     n_groups = scores.shape[1] // GROUP
     if scores.shape[1] % GROUP or n_groups <= n:
         return scores.topk(n, dim=1)

@@ -1,4 +1,4 @@
-"""Dense rows decide among candidates, chunk against chunk: each pair is measured when both of its rows are on the device."""
+"""Candidates measured by the rows themselves; dense rows chunk against chunk: a pair is measured when both of its rows are on the device."""
 
 import torch
 import triton
@@ -10,61 +10,66 @@ from streamumap.neighbors.cuda.distances import pair_squares, sizes
 from streamumap.neighbors.cuda.join import merge
 
 LOOK_ROWS = 1 << 16
-"""Rows whose candidates are looked at together."""
+"""Rows whose candidates are gone through together."""
 
 
 def decide(
-    rows, candidates: Tensor, found: Tensor, distances: Tensor, query_rows: int, other_rows: int, advance: Advance
+    rows, candidates: Tensor, lists: Tensor, distances: Tensor, query_rows: int, other_rows: int, advance: Advance
 ) -> None:
-    """Puts the best of `candidates` int32 (N, m), -1: none, into `found` int32 (N, w) and `distances` float32 (N, w), nearest first,
-    ties by number: squared ones in the rows; for cosine the distances themselves. Ticks N rows.
+    """Measure `candidates` int32 (N, m), -1 for none, and merge them into `lists` int32 (N, w) and `distances` float32 (N, w), nearest first,
+    ties by number. `rows`: a DeviceRows, whose methods say what is measured. Advances by N rows."""
+    measured = rows.measure_candidates(candidates, query_rows, other_rows, advance)
+    numbers = torch.arange(rows.n_rows, dtype=torch.int32, device=rows.device)
+    merge(numbers, candidates, measured, lists, distances, lists, distances)
 
-    A chunk of `query_rows` stays while the rows behind it pass by; pairs are measured from both sides, so half of all visits
-    are enough.
+
+def measure_streamed(rows, candidates: Tensor, query_rows: int, other_rows: int, advance: Advance) -> Tensor:
+    """Measure candidates of dense rows, as `DeviceRows.measure_candidates` has it.
+
+    A chunk of `query_rows` stays while the rows behind it pass by. Pairs are measured in both directions, so half of all visits are enough.
     """
-    n, cosine = rows.n_rows, rows.metric == "cosine"
+    n, unit = rows.n_rows, rows.metric.unit
     measured = torch.full(candidates.shape, torch.inf, device=rows.device)
     for start in range(0, n, query_rows):
         stop = min(start + query_rows, n)
         here = rows.chunk(start, stop)
-        _measure(candidates, measured, start, here, start, here, cosine)
+        _measure(candidates, measured, start, here, start, here, unit)
         for first, others, scale in rows.stream(other_rows, stop):
             there = others, scale
-            _measure(candidates, measured, start, here, first, there, cosine)
-            _measure(candidates, measured, first, there, start, here, cosine)
+            _measure(candidates, measured, start, here, first, there, unit)
+            _measure(candidates, measured, first, there, start, here, unit)
         advance(stop - start)
         del here
-    if cosine:
+    if unit:
         measured /= 2
-    numbers = torch.arange(n, dtype=torch.int32, device=rows.device)
-    merge(numbers, candidates, measured, found, distances, found, distances)
+    return measured
 
 
-def _measure(candidates, measured, start, queries, first, others, cosine):
-    """Fills in the distances from the queries, rows from `start` on, to those of their candidates that are among the others."""
+def _measure(candidates, measured, start, queries, first, others, unit):
+    """Fill in what is measured of the queries, rows from `start` on, and those of their candidates that are among the others."""
     (rows, scale), (other_rows, other_scale) = queries, others
-    wanted, out = candidates[start : start + len(rows)], measured[start : start + len(rows)]
+    own, out = candidates[start : start + len(rows)], measured[start : start + len(rows)]
     for at in range(0, len(rows), LOOK_ROWS):
-        look = wanted[at : at + LOOK_ROWS]
+        look = own[at : at + LOOK_ROWS]
         places = ((look >= first) & (look < first + len(other_rows))).flatten().nonzero().squeeze(1)
-        places += at * wanted.shape[1]
+        places += at * own.shape[1]
         if len(places):
             _pairs[(len(places),)](
-                rows, scale, other_rows, other_scale, wanted, out, places, first, wanted.shape[1], rows.shape[1],
-                COSINE=cosine, **sizes(rows.shape[1], 1),
+                rows, scale, other_rows, other_scale, own, out, places, first, own.shape[1], rows.shape[1],
+                UNIT=unit, **sizes(rows.shape[1], 1),
             )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["first"])
 def _pairs(
-    queries, scale, others, other_scale, wanted, measured, places, first, width, n_features, COSINE: tl.constexpr,
+    queries, scale, others, other_scale, candidates, measured, places, first, width, n_features, UNIT: tl.constexpr,
     TOGETHER: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     place = tl.load(places + tl.program_id(0) + tl.arange(0, TOGETHER))
     row = place // width
-    other = tl.load(wanted + place).to(tl.int64) - first
+    other = tl.load(candidates + place).to(tl.int64) - first
     square = pair_squares(
         queries + row * n_features, tl.load(scale + row), others + other * n_features, tl.load(other_scale + other),
-        n_features, COSINE, TOGETHER, BLOCK,
+        n_features, UNIT, TOGETHER, BLOCK,
     )  # fmt: skip
     tl.store(measured + place, square)

@@ -1,7 +1,7 @@
-"""How far two rows are apart, from their differences: the last word, which products of rows do not have.
+"""Distances of two rows from their differences, which decide wherever products of rows cannot.
 
-|a|^2 + |b|^2 - 2ab loses what is small beside the norms (Goldberg 1991: cancellation); a difference of two stored numbers loses
-one rounding of itself.
+|a|^2 + |b|^2 - 2ab loses what is small beside the norms (cancellation: Goldberg 1991); a difference of two stored numbers is off by one
+rounding of itself.
 """
 
 import torch
@@ -9,29 +9,32 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from streamumap.neighbors.cuda.sizes import TILE_ROWS
+from streamumap.neighbors.metric import Metric
+
 VALUES = 4096
 TOGETHER = 16
-"""Pairs that a program measures together, and values of them that it looks at together, at most."""
+"""Pairs that a program measures together, and the most values of them that it reads together."""
 
 SPREAD = 64
-"""Rows on either side of which a program measures all pairs."""
+"""Rows on either side of a square of pairs that a program measures."""
 
 
-def measure(queries: Tensor, scale: Tensor, others: Tensor, other_scale: Tensor, candidates: Tensor, cosine: bool):
-    """float32 (n, m): squared distance of row queries[i] (n, D) to row others[candidates[i, j]], each times its scale float32; inf
-    where the candidate, int32 (n, m), is -1. For cosine as `pair_squares` has it."""
+def measure(queries: Tensor, scale: Tensor, others: Tensor, other_scale: Tensor, candidates: Tensor, unit: bool):
+    """Measure rows queries[i] (n, D) against rows others[candidates[i, j]], each times its scale float32: squared distances float32 (n, m), inf
+    where the candidate, int32 (n, m), is -1. With `unit` as `pair_squares` does it."""
     out = torch.empty(candidates.shape, device=queries.device)
     n, m = candidates.shape
     _measure[(n, triton.cdiv(m, TOGETHER))](
         queries, scale, others, other_scale, candidates.contiguous(), out, m, queries.shape[1],
-        COSINE=cosine, **sizes(queries.shape[1], TOGETHER),
+        UNIT=unit, **sizes(queries.shape[1], TOGETHER),
     )  # fmt: skip
     return out
 
 
 def exact(queries: Tensor, scale: Tensor, others: Tensor, other_scale: Tensor, i: Tensor, j: Tensor) -> Tensor:
-    """float64 (n,): squared distances of rows queries[i] to rows others[j], each times its scale float64, with sums in float64. A
-    scale of 0 is a zero row's: at 2 from a row that is none. The same of a pair whatever else is asked."""
+    """Measure rows queries[i] against rows others[j], each times its scale float64: squared distances float64 (n,), summed in float64. A scale
+    of 0 is that of a zero row, which is at 2 from other rows. The result for a pair does not depend on the other pairs."""
     out = torch.empty(len(i), dtype=torch.float64, device=queries.device)
     if len(i):
         _exact[(triton.cdiv(len(i), TOGETHER),)](
@@ -42,9 +45,9 @@ def exact(queries: Tensor, scale: Tensor, others: Tensor, other_scale: Tensor, i
 
 
 def all_pairs(queries: Tensor, scale: Tensor, others: Tensor, other_scale: Tensor) -> Tensor:
-    """float32 (n, m): squared distances of all queries to all others, each times its scale float32. A scale of 0: as of `exact`."""
+    """Measure all queries against all others, each times its scale float32: squared distances float32 (n, m). A scale of 0: as in `exact`."""
     out = torch.empty((len(queries), len(others)), device=queries.device)
-    ours, theirs = queries.T.contiguous(), others.T.contiguous()  # neighbouring programs then read neighbouring numbers
+    ours, theirs = queries.T.contiguous(), others.T.contiguous()  # so that adjacent programs read adjacent numbers
     grid = (triton.cdiv(len(queries), SPREAD), triton.cdiv(len(others), SPREAD))
     _all_pairs[grid](
         ours, scale, theirs, other_scale, out, len(queries), len(others), queries.shape[1], ROWS=SPREAD
@@ -52,36 +55,51 @@ def all_pairs(queries: Tensor, scale: Tensor, others: Tensor, other_scale: Tenso
     return out
 
 
-def centred(rows: Tensor, centre: Tensor, cosine: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Rows (n, D), of length 1 for cosine, less `centre` float32 (D,), each number rounded once: float32 (n, D), their squared norms
-    float32 (n,), what makes the rows' length 1 float64 (n,) (1 where not cosine, 0 for a zero row), and bool (n,): whether any
-    two such rows have an exact float32 product, for they hold small whole numbers."""
+def centred(rows: Tensor, centre: Tensor, unit: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Subtract `centre` float32 (D,) from rows (n, D), at length 1 with `unit`, each number rounded once.
+
+    Returns these float32 (n, D); their squared norms float32 (n,); what makes the rows' length 1 float64 (n,) (1 without `unit`, 0 for a zero
+    row); and bool (n,): whether their products with other such rows are exact in float32, since they hold small whole numbers.
+    """
     out = torch.empty(rows.shape, dtype=torch.float32, device=rows.device)
     squares = torch.empty(len(rows), device=rows.device)
     scale = torch.empty(len(rows), dtype=torch.float64, device=rows.device)
     whole = torch.empty(len(rows), dtype=torch.bool, device=rows.device)
     _centred[(triton.cdiv(len(rows), TOGETHER),)](
         rows, centre, out, squares, scale, whole, len(rows), rows.shape[1],
-        COSINE=cosine, **sizes(rows.shape[1], TOGETHER),
+        UNIT=unit, **sizes(rows.shape[1], TOGETHER),
     )  # fmt: skip
     return out, squares, scale, whole
 
 
+def row_squares(rows: Tensor) -> Tensor:
+    """Sum the squares of each row: float32 (n,)."""
+    out = torch.empty(len(rows), device=rows.device)
+    for at in range(0, len(rows), TILE_ROWS):
+        out[at : at + TILE_ROWS] = (rows[at : at + TILE_ROWS].float() ** 2).sum(1)
+    return out
+
+
+def from_measured(measured: Tensor, metric: Metric) -> Tensor:
+    """Turn what is measured, squared distances or half of those at length 1, into distances of the metric: a new tensor."""
+    return metric.from_squares(2 * measured if metric.unit else measured, torch)
+
+
 def sizes(n_features: int, together: int) -> dict[str, int]:
-    """How a program goes through `together` rows: the sums of a row depend on it."""
+    """Choose the block of a program that goes through `together` rows: the order of a row's sums depends on it."""
     block = min(1024, VALUES // together, triton.next_power_of_2(n_features))
     return {"TOGETHER": together, "BLOCK": block, "num_warps": max(1, min(4, together * block // 256))}
 
 
 @triton.jit
 def pair_squares(
-    ours, a_scale, theirs, b_scale, n_features, COSINE: tl.constexpr, TOGETHER: tl.constexpr, BLOCK: tl.constexpr
+    ours, a_scale, theirs, b_scale, n_features, UNIT: tl.constexpr, TOGETHER: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
-    """Squared distances of rows that begin at `ours` and `theirs`, pointers [TOGETHER], each times its scale: float32.
+    """Measure rows that begin at `ours` and `theirs`, pointers [TOGETHER], each times its scale: squared distances float32.
 
-    For cosine, a scale of 0 is a zero row's: at 2 (a right angle) from a row that is none, not at 1; rows that share no feature are
-    at 2 sharp; and what the product with the scale loses is taken along, for of rows near one direction it is much of the
-    difference.
+    With UNIT, a scale of 0 is that of a zero row, which is at 2 (a right angle) from other rows, not at 1; rows that share no feature are
+    at exactly 2; and the rounding error of the product with the scale is added back, since for rows near one direction it is a large part
+    of the difference.
     """
     total = tl.zeros([TOGETHER, BLOCK], tl.float32)
     shared = tl.zeros([TOGETHER, BLOCK], tl.float32)
@@ -90,7 +108,7 @@ def pair_squares(
         live = feature < n_features
         a = tl.load(ours[:, None] + feature, mask=live, other=0.0).to(tl.float32)
         b = tl.load(theirs[:, None] + feature, mask=live, other=0.0).to(tl.float32)
-        if COSINE:
+        if UNIT:
             scaled = b * b_scale[:, None]
             apart = tl.fma(a, a_scale[:, None] + tl.zeros_like(a), -scaled)
             apart -= tl.fma(b, b_scale[:, None] + tl.zeros_like(b), -scaled)
@@ -99,7 +117,7 @@ def pair_squares(
             apart = a - b
         total += apart * apart
     square = tl.sum(total, axis=1)
-    if COSINE:
+    if UNIT:
         square *= tl.where((a_scale == 0) != (b_scale == 0), 2.0, 1.0)
         square = tl.where((tl.sum(shared, axis=1) == 0) & (square > 0), 2.0, square)
     return square
@@ -107,7 +125,7 @@ def pair_squares(
 
 @triton.jit
 def _measure(
-    queries, scale, others, other_scale, candidates, out, n_candidates, n_features, COSINE: tl.constexpr, TOGETHER: tl.constexpr,
+    queries, scale, others, other_scale, candidates, out, n_candidates, n_features, UNIT: tl.constexpr, TOGETHER: tl.constexpr,
     BLOCK: tl.constexpr,
 ):  # fmt: skip
     column = tl.program_id(1) * TOGETHER + tl.arange(0, TOGETHER)
@@ -118,7 +136,7 @@ def _measure(
     candidate = tl.where(there, candidate, 0)
     square = pair_squares(
         queries + row * n_features, tl.load(scale + row), others + candidate * n_features, tl.load(other_scale + candidate),
-        n_features, COSINE, TOGETHER, BLOCK,
+        n_features, UNIT, TOGETHER, BLOCK,
     )  # fmt: skip
     tl.store(out + at, tl.where(there, square, float("inf")), mask=column < n_candidates)
 
@@ -165,11 +183,11 @@ def _all_pairs(queries, scale, others, other_scale, out, n, m, n_features, ROWS:
 
 @triton.jit
 def _centred(
-    rows, centre, out, squares, scale, whole, n, n_features, COSINE: tl.constexpr, TOGETHER: tl.constexpr, BLOCK: tl.constexpr
+    rows, centre, out, squares, scale, whole, n, n_features, UNIT: tl.constexpr, TOGETHER: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64) * TOGETHER + tl.arange(0, TOGETHER)
     factor = tl.full([TOGETHER], 1.0, tl.float64)
-    if COSINE:
+    if UNIT:
         total = tl.zeros([TOGETHER, BLOCK], tl.float64)
         for start in range(0, n_features, BLOCK):
             feature = start + tl.arange(0, BLOCK)[None, :]

@@ -1,30 +1,30 @@
-"""Neighbours of neighbours: a row's candidates are the neighbours of its neighbours and of the rows that have it as
-neighbour (Dong, Charikar, Li 2011). All rows at once, from the old lists to new ones: the same bytes every time."""
+"""Neighbors of neighbors: a row's candidates are the neighbors of its neighbors and of the rows that have it as a neighbor (Dong, Charikar, Li
+2011). New lists are made of the old ones for all rows at once, so the result is the same every time."""
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from streamumap.neighbors.sizes import CUDA_MERGE_ROWS as MERGE_ROWS
+from streamumap.neighbors.cuda.sizes import MERGE_ROWS
 
 FORWARD = 16
 REVERSE = 16
 NEIGHBORS = 15
-"""Of a row that was come by, those that are looked at."""
+"""Neighbors inspected per visited row."""
 
 CANDIDATES = (FORWARD + REVERSE) * NEIGHBORS
 
 
 def no_neighbors(n_rows: int, device, width: int) -> tuple[Tensor, Tensor]:
-    """Lists int32 (N, w) and distances float32 (N, w) with nothing in them."""
+    """Make empty lists int32 (N, w) and distances float32 (N, w)."""
     lists = torch.full((n_rows, width), -1, dtype=torch.int32, device=device)
     return lists, torch.full(lists.shape, torch.inf, device=device)
 
 
 def reverse_neighbors(lists: Tensor) -> Tensor:
-    """`lists` int32 (N, w), nearest first, -1: none -> int32 (N, REVERSE): rows that have this one among their FORWARD nearest, those
-    that have it nearest first, then by number."""
+    """Find the rows that have each row among their FORWARD nearest: int32 (N, REVERSE), those that have it nearest first, then by number.
+    `lists` int32 (N, w): nearest first, -1 for none."""
     n, device = len(lists), lists.device
     out = torch.full((n + 1, REVERSE), -1, dtype=torch.int32, device=device)
     filled = torch.zeros(n + 1, dtype=torch.int32, device=device)
@@ -41,7 +41,7 @@ def reverse_neighbors(lists: Tensor) -> Tensor:
 
 
 def candidates(lists: Tensor, reverse: Tensor, first: int, stop: int) -> Tensor:
-    """int32 (stop - first, CANDIDATES) of rows first..stop, with repetitions."""
+    """Gather the candidates of rows first..stop: int32 (stop - first, CANDIDATES), with repetitions."""
     out = torch.empty((stop - first, CANDIDATES), dtype=torch.int32, device=lists.device)
     _candidates[(stop - first,)](
         lists, reverse, out, first, WIDTH=lists.shape[1], FROM=FORWARD, TO=REVERSE, EACH=NEIGHBORS,
@@ -59,10 +59,10 @@ def merge(
     new_lists: Tensor,
     new_distances: Tensor,
 ) -> None:
-    """The best of a row's list and of what was found for it, nearest first, ties by number, each once.
+    """Merge candidates into lists: nearest first, ties by number, each row once.
 
-    `queries` int32 (n,) row numbers; `found` int32 and `measured` float32 (n, m); lists int32 and distances float32 (N, w), the old
-    and the new ones, which may be the same.
+    `queries` int32 (n,): row numbers. `found` int32 and `measured` float32 (n, m): their candidates. The old and the new lists int32 and
+    distances float32 (N, w) may be the same.
     """
     width, m = lists.shape[1], found.shape[1]
     room = triton.next_power_of_2(width + m)

@@ -1,45 +1,46 @@
-"""The nearest of some rows for each of others, on a GPU.
+"""The exact search for the neighbors of new rows on a GPU: a `protocol.NearestBackend`. Float32 products propose and differences of the rows
+decide (`chunk.py`)."""
 
-A float32 product proposes, the differences of the rows decide: as of `chunk.py`, exact.
-"""
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from streamumap.events import Advance, no_advance
 from streamumap.neighbors.cuda.chunk import Rule, as_chunk, merge_chunk, precision
-from streamumap.neighbors.cuda.dense_rows import row_squares
+from streamumap.neighbors.cuda.dense_rows import DenseOnDevice
+from streamumap.neighbors.cuda.device_rows import DeviceRows, on_device
+from streamumap.neighbors.cuda.distances import row_squares
+from streamumap.neighbors.protocol import KnnGraph, Nearest, NearestRequest
 
 SCALING = 1e-6
-"""What a row may be apart from itself, as a part of its length, once both sides have made that 1: they add up its squares in other
-orders."""
+"""Relative distance up to which two rows at length 1 are the same row: both sides sum its squares, in different orders."""
 
 
-def nearest(
-    queries: Tensor,
-    scale: Tensor,
-    others,
-    k: int,
-    *,
-    other_rows: int,
-    non_negative: bool,
-    rounding: float = 0.0,
-    advance: Advance = no_advance,
-) -> tuple[np.ndarray, np.ndarray]:
-    """As `reference.nearest` of `queries` (Q, D) with their `scale` (Q,), a chunk of StreamedRows, among `others`, rows on
-    the same device that pass by `other_rows` at a time. `rounding`: as of `neighbors.nearest`. Ticks Q rows."""
-    n, n_queries, cosine = others.n_rows, len(queries), others.metric == "cosine"
-    found = torch.full((n_queries, k), -1, dtype=torch.int32, device=queries.device)
-    squares = torch.full((n_queries, k), torch.inf, device=queries.device)
-    rule, asking = Rule(cosine, non_negative, zero_apart=True), as_chunk(-n_queries, queries, scale, cosine)
+@contextmanager
+def open_search(request: NearestRequest) -> Iterator[Nearest]:
+    """Open a search that brings both sides to the device, chunk by chunk as they are asked for."""
+    metric = request.rows.metric
+    with on_device(request.rows, request.other_rows) as others:
+        asking = DenseOnDevice(request.new, metric, request.other_rows, others.device)
+        with closing(asking):
+            yield lambda start, stop: nearest(*asking.chunk(start, stop), others, request)
+
+
+def nearest(queries: Tensor, scale: Tensor, others: DeviceRows, request: NearestRequest) -> KnnGraph:
+    """Find the neighbors of `queries` (Q, D) with their `scale` (Q,), a chunk of new rows, among `others`. Advances by Q rows."""
+    n, n_queries, unit = others.n_rows, len(queries), others.metric.unit
+    lists = torch.full((n_queries, request.k), -1, dtype=torch.int32, device=queries.device)
+    squares = torch.full((n_queries, request.k), torch.inf, device=queries.device)
+    rule = Rule(unit, request.rows.non_negative, zero_apart=True)
+    asking = as_chunk(-n_queries, queries, scale, unit)
     with torch.inference_mode(), precision("highest"):
-        for first, chunk, chunk_scale in others.stream(other_rows):
-            merge_chunk(asking, as_chunk(first, chunk, chunk_scale, cosine), first, found, squares, rule)
+        for first, chunk, chunk_scale in others.stream(request.other_rows):
+            merge_chunk(asking, as_chunk(first, chunk, chunk_scale, unit), first, lists, squares, rule)
             stop = first + len(chunk)
-            advance(n_queries * stop // n - n_queries * first // n)
+            request.advance(n_queries * stop // n - n_queries * first // n)
         norms = row_squares(queries) * scale**2
-    rounding = max(rounding, SCALING) if cosine else rounding
+    rounding = max(request.rounding, SCALING) if unit else request.rounding
     squares[squares <= rounding**2 * norms[:, None]] = 0
-    distances = squares / 2 if cosine else squares.sqrt()
-    return found.cpu().numpy(), distances.cpu().numpy()
+    distances = others.metric.from_squares(squares, torch)
+    return KnnGraph(lists.cpu().numpy(), distances.cpu().numpy())

@@ -1,10 +1,10 @@
-"""Nearest points of a map and ranks on it, on a GPU (torch alone).
+"""Neighbors and ranks on a map, on a GPU (torch alone).
 
-Points lie in the order of a Morton curve (Morton 1966), in tiles of TILE with a box around each. The nearest in a window
-around a row say how near its k nearest are at most; only tiles whose boxes come nearer than that are looked at.
+Points are sorted along a Morton curve (Morton 1966), in tiles of TILE with a box around each. The points in a window around a row give an
+upper bound on the distances of its k nearest; only tiles whose boxes are nearer than that are searched.
 
-Distances are squares of float32 differences, made by the same operations wherever they are made: those of one pair have the
-same bits, so that no row is closer than itself, and equal ones are equal. A box is never further than a point in it.
+Squared distances of float32 positions are computed by the same operations everywhere, so those of one pair have the same bits: no row is
+closer than itself, and ties are ties. The distance to a box is never larger than to a point in it.
 """
 
 from collections.abc import Iterator
@@ -12,15 +12,15 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from streamumap.neighbors.points_sizes import TILE, WINDOW
+from streamumap.neighbors.cuda.points_sizes import TILE, WINDOW
 
 BITS = 62
-"""Bits of a place on the curve, shared by the axes."""
+"""Bits of a position on the curve, shared by the axes."""
 
 
 class Points:
-    """The positions float32 (N, c) of a map. Rows without one (NaN) are nobody's neighbours. No more than `values`
-    distances are on the device at a time."""
+    """The positions float32 (N, c) of a map. Rows without a position (NaN) are nobody's neighbors. At most `values` distances are on the device
+    at a time."""
 
     def __init__(self, positions: np.ndarray, device: str, values: int):
         self.values, self.n_components = values, positions.shape[1]
@@ -38,7 +38,7 @@ class Points:
             self.flat[self.n :] = torch.inf
 
     def nearest(self, sample: np.ndarray, k: int) -> np.ndarray:
-        """int64 (S, k): the k rows nearest on the map to each of the rows `sample` (S,), itself apart, nearest first."""
+        """Find the k rows nearest on the map to each of the rows `sample` (S,), without itself: int64 (S, k), nearest first."""
         with torch.inference_mode():
             at = self._at(sample)
             near, where = self._window(at, k)
@@ -57,8 +57,8 @@ class Points:
             return self._first(query, points, squares, len(at), k).cpu().numpy()
 
     def ranks(self, sample: np.ndarray, others: np.ndarray) -> np.ndarray:
-        """How many rows are closer on the map to row sample[i] than row others[i, j] is, itself apart: int64 (S, m), the
-        number of all others where others[i, j] is -1 or has no place."""
+        """Count the rows that are closer on the map to row sample[i] than row others[i, j] is, without itself: int64 (S, m); the number of
+        all other rows where others[i, j] is -1 or has no position."""
         with torch.inference_mode():
             at = self._at(sample)
             limits = self._to_others(at, torch.from_numpy(others).to(at.device))
@@ -66,8 +66,8 @@ class Points:
             return torch.where(limits >= 0, counts, self.n - 1).cpu().numpy().astype(np.int64)
 
     def lost(self, rows: np.ndarray, neighbors: np.ndarray) -> np.ndarray:
-        """Share of each row's neighbours, int (B, m) with -1 where there is none, that are not among its as many nearest
-        on the map: float32 (B,), NaN for a row without neighbours or without a place."""
+        """Compute the share of each row's neighbors, int (B, m) with -1 for none, that are not among its equally many nearest rows on the
+        map: float32 (B,), NaN for a row without neighbors or without a position."""
         with torch.inference_mode():
             at = self._at(rows)
             order = at.argsort(stable=True)
@@ -85,24 +85,24 @@ class Points:
             return out.cpu().numpy()
 
     def _at(self, rows: np.ndarray) -> torch.Tensor:
-        """Where rows are on the curve, int64; -1 for those without a place."""
+        """Get the places of rows on the curve, int64; -1 for those without a position."""
         return self.place[torch.from_numpy(rows).to(self.place.device)].long()
 
     def _to_others(self, at: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-        """Squared distances of the points `at` (B,) to rows `others` (B, m); -1 where there is none."""
+        """Measure squared distances of the points `at` (B,) to rows `others` (B, m); -1 where there is none."""
         theirs = self.place[others.clamp(min=0).long()].long()
         squares = _squares(self.flat[at.clamp(min=0)][:, None], self.flat[theirs.clamp(min=0)])
         return torch.where((others >= 0) & (theirs >= 0) & (at >= 0)[:, None], squares, -1)
 
     def _within_reach(self, at: torch.Tensor, others: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        """As `_to_others`, and -1 for rows that are further than as many points as are wanted."""
+        """Measure as `_to_others` does, with -1 for rows that cannot be among the `wanted` int64 (B,) nearest."""
         limits, (near, _) = self._to_others(at, others), self._window(at.clamp(min=0), others.shape[1])
         reach = near.gather(1, (wanted - 1).clamp(0, near.shape[1] - 1)[:, None])
         return torch.where(limits <= reach, limits, -1)
 
     def _window(self, at: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Squared distances to the k nearest points around each of `at` on the curve, (B, k) ascending, and where these
-        are: no nearer than its k nearest."""
+        """Find the k nearest points in a window around each of `at` on the curve: squared distances (B, k), ascending, and their places. They
+        are no nearer than the k nearest of all."""
         width = min(self.n, max(WINDOW, 2 * k + 2))
         first = (at - width // 2).clamp(0, self.n - width)
         where = first[:, None] + torch.arange(width, device=at.device)
@@ -112,8 +112,8 @@ class Points:
         return near, where.gather(1, which)
 
     def _count(self, at: torch.Tensor, limits: torch.Tensor, together: int) -> torch.Tensor:
-        """How many points lie closer to each of `at` (B,), in the order of the curve, than `limits` (B, t), squared, say,
-        itself apart: int32 (B, t). `together` points are compared with the same tiles."""
+        """Count the points that are closer to each of `at` (B,), in the order of the curve, than the squared distances `limits` (B, t), without
+        itself: int32 (B, t). `together` points are compared with the same tiles."""
         n, padding = len(at), -len(at) % together
         ours = self.flat[torch.cat([at, at[-1:].expand(padding)]).clamp(min=0)].view(-1, together, self.n_components)
         limits = torch.cat([limits, limits.new_full((padding, limits.shape[1]), -1)]).view(len(ours), together, -1)
@@ -128,8 +128,8 @@ class Points:
     def _near_tiles(
         self, low: torch.Tensor, high: torch.Tensor, reach: torch.Tensor, pair_values: int
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Boxes (low, high) and tiles that may have points closer than `reach`, squared, as pairs of numbers; as many pairs
-        as have `values` distances, `pair_values` each."""
+        """Yield pairs of numbers: boxes (low, high), and tiles that may have points closer to them than `reach`, squared; as many at a time as
+        have `values` distances, `pair_values` each."""
         step, pairs = max(1, self.values // len(self.low)), max(1, self.values // pair_values)
         for first in range(0, len(low), step):
             part = slice(first, first + step)
@@ -143,7 +143,7 @@ class Points:
                 yield query[start : start + pairs] + first, tile[start : start + pairs]
 
     def _first(self, query: torch.Tensor, points: torch.Tensor, squares: torch.Tensor, n: int, k: int) -> torch.Tensor:
-        """The k nearest of what was found for each of n queries: rows int64 (n, k), by distance, then by number."""
+        """Sort what was found for each of n queries and take the k nearest: rows int64 (n, k), by distance, then by number."""
         rows = self.rows[points]
         order = rows.argsort(stable=True)
         order = order[squares[order].argsort(stable=True)]
@@ -154,7 +154,7 @@ class Points:
 
 
 def _squares(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
-    """Squared distances of points (..., c), axis by axis."""
+    """Measure squared distances of points (..., c), axis by axis."""
     out = (ours[..., 0] - theirs[..., 0]) ** 2
     for axis in range(1, ours.shape[-1]):
         out += (ours[..., axis] - theirs[..., axis]) ** 2
@@ -162,7 +162,7 @@ def _squares(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
 
 
 def _curve(points: torch.Tensor) -> torch.Tensor:
-    """Places of points (P, c) on the curve, int64 (P,)."""
+    """Compute the places of points (P, c) on the curve: int64 (P,)."""
     n_axes = points.shape[1]
     bits = max(1, min(31, BITS // n_axes))
     low = points.amin(0)

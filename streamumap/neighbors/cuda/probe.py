@@ -1,8 +1,7 @@
 """The nearest by sketches among the rows of many tiles, for all rows of a tile at once, on tensor cores.
 
-For each row and each column of a tile the least distance is kept, with the number of the tile in its low bits: the nearest of
-a row are then among these minima (two that share a column hide one another). One integer product, three operations
-a score.
+For each row and each column of a tile the least distance is kept, with the tile's place in its low bits: the nearest rows are among these
+minima, except where two of them share a column. One integer product, and three operations a score.
 """
 
 import torch
@@ -16,7 +15,7 @@ TILE = 64
 """Rows of a tile."""
 
 SPLITS = 4
-"""Programs that share the tiles to be seen by one: SPLITS * TILE minima a row."""
+"""Programs that share the tiles that one tile is compared with: SPLITS * TILE minima a row."""
 
 WARPS, STAGES = 4, 3
 
@@ -24,11 +23,11 @@ WARPS, STAGES = 4, 3
 def nearest_columns(
     codes: Tensor, others: Tensor, other_norms: Tensor, lists: Tensor | None, lengths: Tensor
 ) -> tuple[Tensor, int]:
-    """For each row of `codes` int8 (t * TILE, w), of t tiles, and each of the SPLITS * TILE columns: int32 (t * TILE, SPLITS * TILE).
+    """Find the minima of each row of `codes` int8 (t * TILE, w), of t tiles, in each of the SPLITS * TILE columns: int32 (t * TILE, SPLITS *
+    TILE); and the number of their low bits that hold the place of a tile in the list. The higher bits ascend with the distance.
 
-    `others` int8 (T * TILE, w) and `other_norms` int32 (T * TILE,) are what is looked through: tile i sees the first `lengths` int32
-    (t,) [i] tiles of `lists` int32 (t, l) [i], of all T where that is None. Also the number of low bits that hold the place in the list;
-    what is above is the order of distances.
+    `others` int8 (T * TILE, w) and `other_norms` int32 (T * TILE,) are the rows compared with: tile i with the first lengths[i] tiles of
+    lists[i], `lengths` int32 (t,), `lists` int32 (t, l); None: all T tiles.
     """
     n_tiles, width = len(codes) // TILE, codes.shape[1]
     n_listed = len(others) // TILE if lists is None else lists.shape[1]
@@ -43,7 +42,7 @@ def nearest_columns(
 
 
 def unpack(minima: Tensor, columns: Tensor, bits: int) -> tuple[Tensor, Tensor, Tensor]:
-    """(place in the list int64, row in the tile int64, whether there is one) of minima found in these columns."""
+    """Take minima found in these columns apart: place in the list int64, row in the tile int64, whether there is one."""
     return (minima & ((1 << bits) - 1)).long(), columns % TILE, minima < NEVER // 2
 
 

@@ -1,103 +1,102 @@
-"""Neighbours on a GPU, with torch and Triton.
+"""The k-NN search on a GPU, with torch and Triton: a `protocol.Backend`.
 
-Rows on the device come in two forms with the same methods (`chunk`, `stream`, `take`): `dense_rows.py`, dense rows that pass
-by; `sparse_rows.py`, rows that are mostly zeros, which stay there as pairs and `measure` any two of themselves.
+Rows on the device come in two forms with the same methods (`device_rows.py`): dense rows that pass by (`dense_rows.py`), and rows that are
+mostly zeros, which stay there without them and are measured against each other at any time (`sparse_rows.py`).
 
-`exhaustive.py`  all with all: exact. `chunk.py`: the nearest in one chunk, whatever products of rows err.
-`approximate.py` the way around it: `sketch.py`, `tiles.py`, `probe.py` propose, the rows decide, `join.py` lets neighbours of neighbours in.
-`count.py`       exact ranks, by which recall and the map are measured (`closer.py`).
-`distances.py`      distances from differences of two rows, which have the last word everywhere.
+`exhaustive.py`   compares all rows with all: exact. `chunk.py` finds the nearest in one chunk, whatever the rounding of products.
+`approximate.py`  avoids that: sketches propose (`sketch.py`, `tiles.py`, `probe.py`), then neighbors of neighbors (`join.py`), and the rows
+                  decide (`decide.py`).
+`count.py`        counts exact ranks, by which recall and maps are measured (`count_kernels.py`). `nearest.py` finds the neighbors of new rows.
+`distances.py`    has distances from differences of two rows, which decide everywhere.
 """
-
-from collections.abc import Callable
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from streamumap.events import Advance, no_advance
 from streamumap.neighbors.cuda.approximate import approximate
 from streamumap.neighbors.cuda.chunk import precision
-from streamumap.neighbors.cuda.count import count_closer
 from streamumap.neighbors.cuda.dense_rows import DenseOnDevice
+from streamumap.neighbors.cuda.device_rows import DeviceRows, on_device
+from streamumap.neighbors.cuda.distances import from_measured
 from streamumap.neighbors.cuda.exhaustive import exhaustive
+from streamumap.neighbors.cuda.sizes import FETCHED_ROWS
 from streamumap.neighbors.cuda.sparse_rows import SparseOnDevice
-from streamumap.neighbors.sizes import CUDA_FETCHED_ROWS
+from streamumap.neighbors.protocol import ComparedRows, KnnGraph, SearchRequest
 from streamumap.neighbors.zero import join_zero_rows, next_zero_rows
-from streamumap.store.checkpoint import NO_CHECKPOINT, Checkpoint
 
 __all__ = ["DenseOnDevice", "SparseOnDevice", "count_closer", "search"]
 
 
-def search(
-    rows,
-    k: int,
-    *,
-    query_rows: int,
-    other_rows: int,
-    chunk_rows: int,
-    non_negative: bool,
-    is_zero: np.ndarray,
-    seed: int,
-    sample: np.ndarray,
-    reached: Callable[[np.ndarray], bool],
-    advance: Advance = no_advance,
-    checkpoint: Checkpoint = NO_CHECKPOINT,
-) -> tuple[np.ndarray, np.ndarray]:
-    """k-NN of rows on the device: indices int32 (N, k), distances float32 (N, k), nearest first, self in front, -1 and inf where
-    none.
-
-    `chunk_rows` 0: all with all, exact. Else by sketches, `chunk_rows` at a time, until `reached(neighbours int32 (S, k - 1) of the
-    rows int64 (S,) in `sample`)`, and all with all where that does not happen.
-    """
-    n = rows.n_rows
-    indices, distances = np.full((n, k), -1, np.int32), np.full((n, k), np.inf, np.float32)
-    cosine = rows.metric == "cosine"
-    zero_rows = np.flatnonzero(is_zero & cosine).astype(np.int32)
-    sampled_zero = is_zero[sample] & cosine
-    with torch.inference_mode(), precision("high"):
-        at = torch.from_numpy(sample).to(rows.device)
-
-        def enough(lists) -> bool:
-            neighbors = lists[at, : k - 1].cpu().numpy()
-            if sampled_zero.any():
-                neighbors[sampled_zero] = next_zero_rows(zero_rows, sample[sampled_zero], k - 1)
-            return reached(neighbors)
-
-        found, exact = None, checkpoint.of("exact")
-        if chunk_rows and not exact.begun:
-            blocks = dict(chunk_rows=chunk_rows, query_rows=query_rows, other_rows=other_rows)
-            found = approximate(
-                rows,
-                k,
-                is_zero=is_zero & cosine,
-                seed=seed,
-                reached=enough,
-                advance=advance,
-                checkpoint=checkpoint,
-                **blocks,
-            )
-        if found is not None:
-            _finish(*found, cosine, non_negative, indices, distances)
-        else:
-            begin = exact.resume({}, {"indices": indices, "distances": distances}).get("row", 0)
-            blocks = dict(query_rows=query_rows, other_rows=other_rows, start_row=begin)
-            for first, lists, squares in exhaustive(rows, k, non_negative=non_negative, advance=advance, **blocks):
-                stop = first + len(lists)
-                indices[first:stop, 1:] = lists.cpu().numpy()
-                distances[first:stop, 1:] = (squares / 2 if cosine else squares.sqrt()).cpu().numpy()
-                done = {"indices": indices[:stop], "distances": distances[:stop]}
-                exact.done(lambda: ({}, done), row=stop)  # noqa: B023, it is called at once
-    indices[:, 0], distances[:, 0] = np.arange(n), 0.0
-    join_zero_rows(indices, distances, zero_rows)
-    return indices, distances
+def search(request: SearchRequest) -> KnnGraph:
+    """Find the graph. With `chunk_rows` 0 all rows are compared with all: exact. Else sketches propose, `chunk_rows` rows at a time; where the
+    graph is never good enough, all rows are compared with all."""
+    with on_device(request.rows, request.blocks["other_rows"]) as rows, torch.inference_mode(), precision("high"):
+        return _search(rows, request)
 
 
-def _finish(lists, measured, cosine, non_negative, indices, distances, step=CUDA_FETCHED_ROWS):
-    """Lists on the device -> the graph. Non-negative rows at a right angle share nothing: no edge."""
-    k = indices.shape[1]
-    for first in range(0, len(lists), step):
-        near, far = lists[first : first + step, : k - 1], measured[first : first + step, : k - 1]
-        if cosine and non_negative:
-            near, far = torch.where(far < 1, near, -1), torch.where(far < 1, far, torch.inf)
-        indices[first : first + step, 1:] = near.cpu().numpy()
-        distances[first : first + step, 1:] = (far if cosine else far.sqrt()).cpu().numpy()
+def count_closer(
+    rows: ComparedRows, sample: np.ndarray, others: np.ndarray, block_rows: int, advance: Advance = no_advance
+) -> np.ndarray:
+    """Count exact ranks."""
+    with on_device(rows, block_rows) as brought:
+        return brought.count_closer(sample, others, block_rows, advance)
+
+
+def _search(rows: DeviceRows, request: SearchRequest) -> KnnGraph:
+    n, k, unit = rows.n_rows, request.k, rows.metric.unit
+    graph = KnnGraph(np.full((n, k), -1, np.int32), np.full((n, k), np.inf, np.float32))
+    zero_rows = np.flatnonzero(request.is_zero & unit).astype(np.int32)
+    exact = request.checkpoint.of("exact")
+    lists = None
+    if request.blocks["chunk_rows"] and not exact.begun:
+        lists = approximate(rows, request, lambda lists: _reached(rows, request, zero_rows, lists))
+    if lists is not None:
+        _fetch(*lists, rows, request.rows.non_negative, graph)
+    else:
+        _compare_all(rows, request, graph)
+    graph.indices[:, 0], graph.distances[:, 0] = np.arange(n), 0.0
+    join_zero_rows(*graph, zero_rows)
+    return graph
+
+
+def _reached(rows: DeviceRows, request: SearchRequest, zero_rows: np.ndarray, lists: Tensor) -> bool:
+    """Ask whether the graph is good enough, with the neighbors that zero rows have in the end; `zero_rows` int32: none where zero rows are
+    like others."""
+    sample, n_others = request.sample, request.k - 1
+    neighbors = lists[torch.from_numpy(sample).to(rows.device), :n_others].cpu().numpy()
+    zero = request.is_zero[sample] & rows.metric.unit
+    if zero.any():
+        neighbors[zero] = next_zero_rows(zero_rows, sample[zero], n_others)
+    block_rows = request.blocks["other_rows"]
+    return request.reached(neighbors, lambda sample, others: rows.count_closer(sample, others, block_rows, no_advance))
+
+
+def _compare_all(rows: DeviceRows, request: SearchRequest, graph: KnnGraph) -> None:
+    """Fill the graph by comparing all rows with all, except column 0."""
+    indices, distances = graph
+    exact = request.checkpoint.of("exact")
+    begin = exact.resume({}, {"indices": indices, "distances": distances}).get("row", 0)
+    blocks = {name: request.blocks[name] for name in ("query_rows", "other_rows")}
+    chunks = exhaustive(
+        rows, request.k, **blocks, non_negative=request.rows.non_negative, advance=request.advance, start_row=begin
+    )
+    for first, lists, squares in chunks:
+        stop = first + len(lists)
+        indices[first:stop, 1:] = lists.cpu().numpy()
+        distances[first:stop, 1:] = rows.metric.from_squares(squares, torch).cpu().numpy()
+        done = {"indices": indices[:stop], "distances": distances[:stop]}
+        exact.done(lambda: ({}, done), row=stop)  # noqa: B023, it is called at once
+
+
+def _fetch(lists: Tensor, measured: Tensor, rows: DeviceRows, non_negative: bool, graph: KnnGraph) -> None:
+    """Copy lists on the device into the graph, except column 0, without edges between non-negative rows at a right angle."""
+    k = graph.indices.shape[1]
+    for first in range(0, len(lists), FETCHED_ROWS):
+        part = slice(first, first + FETCHED_ROWS)
+        numbers, near = lists[part, : k - 1], measured[part, : k - 1]
+        if rows.metric.unit and non_negative:
+            numbers, near = torch.where(near < 1, numbers, -1), torch.where(near < 1, near, torch.inf)
+        graph.indices[part, 1:] = numbers.cpu().numpy()
+        graph.distances[part, 1:] = from_measured(near, rows.metric).cpu().numpy()

@@ -1,8 +1,8 @@
 """Sketches of all rows: at most 256 numbers of one byte each that nearly keep distances.
 
-As on a CPU (`neighbors/sketch.py`) some of them are the strongest components of a sample (subspace iteration: Halko, Martinsson, Tropp
-2011), the others a random projection of the rest (Johnson & Lindenstrauss 1984). Here all rows share one unit and the
-numbers are turned by a random rotation, so that each carries as much: a tensor core then compares whole numbers.
+As on a CPU (`dense/sketch.py`) some numbers are the strongest components of a sample (subspace iteration: Halko, Martinsson, Tropp 2011), the
+others a random projection of the rest (Johnson & Lindenstrauss 1984). Here all rows share one unit, and a random rotation makes all numbers
+carry about as much, so that tensor cores compare whole numbers.
 """
 
 import numpy as np
@@ -12,41 +12,41 @@ import triton.language as tl
 from torch import Tensor
 
 from streamumap.events import Advance
-from streamumap.neighbors.sizes import CUDA_SAMPLE_ROWS as SAMPLE_ROWS
-from streamumap.neighbors.sizes import CUDA_SKETCH as WIDTH
+from streamumap.neighbors.cuda.sizes import SAMPLE_ROWS
+from streamumap.neighbors.cuda.sizes import SKETCH as WIDTH
 
 COMPONENTS = 64
-"""Of 15 neighbours among 3,000,000 codes, 64 of 256 numbers 0.988, none of them 0.984, 128 of them 0.984, all 0.898 (the
-nearest 64 by sketches; 2,000 rows)."""
+"""Components among the numbers. The nearest 64 by sketches among 3,000,000 codes hold 0.988 of 15 neighbors with 64 components of 256 numbers,
+0.984 with none, 0.984 with 128, 0.898 with components alone (2,000 rows)."""
 
 OVERSAMPLING = 16
 ITERATIONS = 4
 CLIP = 3.5
-"""Standard deviations of a typical row's number that a byte holds."""
+"""Largest number that a byte holds, in standard deviations of the numbers of a typical row."""
 
 FAR = 1e6
-"""Times as large as a typical row's largest value: what is beyond has no part in the choice of components."""
+"""Largest value of a sampled row, relative to that of a typical row, beyond which it is clipped while components are chosen."""
 
 TOGETHER = 16
 """Candidates that are measured together."""
 
 NORM_SHIFT = 7
-"""Squared norms and twice the products of sketches are below 2^24: shifted so far they still fit 32 bits."""
+"""Bits by which squared norms and products of sketches are shifted: twice a product is below 2^24, so they still fit 32 bits."""
 
 NEVER = 1 << 30
-"""The squared norm of what is nobody's neighbour."""
+"""The squared norm given to rows that are nobody's neighbors."""
 
 
 def make_sketches(rows, seed: int, chunk_rows: int, advance: Advance) -> Tensor:
-    """int8 (N, width). `rows`: rows on the device. Ticks N rows."""
+    """Make sketches of `rows`, a DeviceRows: int8 (N, width). Advances by N rows."""
     n, device = rows.n_rows, rows.device
     random = np.random.Generator(np.random.Philox(key=[seed, 2**32]))
     numbers = np.sort(random.choice(n, min(n, SAMPLE_ROWS, max(chunk_rows, 256)), replace=False)).astype(np.int64)
     sample = rows.take(numbers).float()
-    if rows.metric == "cosine":
+    if rows.metric.unit:
         norms = sample.norm(dim=1, keepdim=True)
         sample = (sample / norms)[norms[:, 0] > 0]
-    centre = sample.mean(0) if rows.metric == "cosine" else sample.median(0).values
+    centre = sample.mean(0) if rows.metric.unit else sample.median(0).values
     sample -= centre
     unit = _typical(torch.maximum(sample.amax(1), -sample.amin(1)))
     sample = sample.div_(unit).clamp_(-FAR, FAR)
@@ -62,14 +62,13 @@ def make_sketches(rows, seed: int, chunk_rows: int, advance: Advance) -> Tensor:
 
 
 class Sketches:
-    """What sketches say of the distance between rows; with the same `measure` as a PackedOnDevice."""
+    """Distances between rows by their sketches: a `device_rows.Measures`."""
 
     def __init__(self, codes: Tensor):
         self.codes = codes
 
     def measure(self, queries: Tensor, candidates: Tensor) -> Tensor:
-        """float32 (n, m), whole numbers: squared distance of row queries[i] to row candidates[i, j], inf where that is -1 or the
-        row itself."""
+        """Measure squared distances of sketches, whole numbers."""
         out = torch.empty(candidates.shape, dtype=torch.float32, device=self.codes.device)
         _measure[(len(queries),)](
             self.codes, queries, candidates, out, candidates.shape[1], WIDTH=self.codes.shape[1], TOGETHER=TOGETHER
@@ -78,7 +77,7 @@ class Sketches:
 
 
 def squared_norms(codes: Tensor) -> Tensor:
-    """int32 (n,), shifted by NORM_SHIFT."""
+    """Sum the squares of each code: int32 (n,), shifted by NORM_SHIFT."""
     out = torch.empty(len(codes), dtype=torch.int32, device=codes.device)
     for at in range(0, len(codes), 1 << 18):
         out[at : at + (1 << 18)] = (codes[at : at + (1 << 18)].int() ** 2).sum(1, dtype=torch.int32) << NORM_SHIFT
@@ -86,13 +85,13 @@ def squared_norms(codes: Tensor) -> Tensor:
 
 
 def _typical(sizes):
-    """The median of those that are not 0: rows that are the same by the thousand are the centre."""
+    """Compute the median of sizes that are not 0: thousands of equal rows may lie at the centre."""
     sizes = sizes[sizes > 0]
     return sizes.median() if len(sizes) else sizes.new_ones(())
 
 
 def _projection(sample, random, device):
-    """float32 (D, width): lengths are kept on average."""
+    """Make the projection float32 (D, width), which keeps lengths on average."""
     n_features = sample.shape[1]
 
     def gauss(*shape):

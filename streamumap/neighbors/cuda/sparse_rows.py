@@ -1,7 +1,8 @@
-"""Rows that are mostly zeros, on the device as pairs: a hundredth of the dense matrix, so all of them stay there.
+"""Rows that are mostly zeros, which stay on the device without them, since that takes a hundredth of the dense matrix: a
+`device_rows.DeviceRows`.
 
-Distances between any of them are sums over the pairs: a program spreads one row out in a strip of its own and looks the
-other rows' features up in it (the dense accumulator of Gustavson 1978).
+The distance of any two rows is a sum over their non-zeros: a program writes one row into a dense strip of its own and looks up the
+features of other rows in it (the dense accumulator of Gustavson 1978).
 """
 
 from collections.abc import Iterator
@@ -12,35 +13,40 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from streamumap.events import Advance
+from streamumap.neighbors.cuda.count import count_resident
 from streamumap.neighbors.cuda.dense_rows import KEPT
-from streamumap.neighbors.sizes import CUDA_PROGRAMS as PROGRAMS
-from streamumap.neighbors.sizes import CUDA_UPLOAD_ROWS as UPLOAD_ROWS
+from streamumap.neighbors.cuda.sizes import PROGRAMS, UPLOAD_ROWS
+from streamumap.neighbors.metric import Metric
 from streamumap.source.base import widen
+from streamumap.source.sparse.csr_rows import CsrRows
 
 SPREAD_ROWS = 16_384
-"""Rows whose zeros are put back together: bounds the temporaries, 36 bytes for each of their non-zeros."""
+"""Rows whose zeros are filled in together: bounds the temporaries, 36 bytes for each non-zero."""
 
 PAIRS = 32
-"""Pairs of a row that are looked at together."""
+"""Non-zeros of a row that are read together."""
 
 TOGETHER = 16
 """Candidates that are measured together."""
 
 COUNTED_TOGETHER = 64
-"""Where these are rows in a row, whose pairs lie side by side."""
+"""Candidates that are measured together where they are successive rows, whose non-zeros lie side by side."""
 
 PROJECTED_TOGETHER = 8
-"""Pairs of a row whose projections are added up together."""
+"""Non-zeros of a row whose projections are summed together."""
 
 PARTS = 4
-"""Pieces of work for each program, where queries are too few to share out."""
+"""Parts that the rows are cut into for each program, where there are fewer queries than programs."""
 
 
 class SparseOnDevice:
-    """All rows of a PackedRows: `indptr` int64 (N + 1,), `features` int16 (its bits unsigned) or int32 and `values` (float16
+    """All rows of a CsrRows: `indptr` int64 (N + 1,), `features` int16 (its bits unsigned) or int32 and `values` (float16
     or bfloat16 as stored, else float32) (nnz,), `squares` float64 (N,), the squared norms."""
 
-    def __init__(self, rows, metric: str, device: str):
+    resident = True
+
+    def __init__(self, rows: CsrRows, metric: Metric, device: str):
         self.metric, self.device = metric, device
         self.n_rows, self.n_features, n = rows.n_rows, rows.n_features, rows.n_nonzero
         self.kept = KEPT.get(rows.dtype, torch.float32)
@@ -59,18 +65,14 @@ class SparseOnDevice:
         pass
 
     def chunk(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """Rows start..stop with their zeros: (n, D) as kept, and float32 (n,), what makes their length 1 (cosine; 0 for a
-        zero row)."""
         return self._spread(self.indptr[start:stop], self.indptr[start + 1 : stop + 1]), self._scale(start, stop)
 
-    def stream(self, chunk_rows: int) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """(first, rows, scale) of every chunk."""
-        for first in range(0, self.n_rows, chunk_rows):
+    def stream(self, chunk_rows: int, start: int = 0) -> Iterator[tuple[int, Tensor, Tensor]]:
+        for first in range(start, self.n_rows, chunk_rows):
             yield first, *self.chunk(first, min(first + chunk_rows, self.n_rows))
 
     def projected(self, centre: Tensor, along: Tensor, chunk_rows: int) -> Iterator[tuple[int, Tensor]]:
-        """(first, rows (of length 1 for cosine) less `centre` float32 (D,), times `along` float32 (D, w), float32 (n, w)) of every
-        chunk; w: a power of two. Without their zeros: sums in float64, since centre and rows are multiplied apart."""
+        """Project without the zeros: in float64, since centre and rows are multiplied separately."""
         along = along.contiguous()
         offset = centre.double() @ along.double()
         for first in range(0, self.n_rows, chunk_rows):
@@ -83,29 +85,35 @@ class SparseOnDevice:
             yield first, out
 
     def take(self, numbers: np.ndarray) -> Tensor:
-        """The rows with these numbers, (n, D) as kept."""
         at = torch.from_numpy(numbers).to(self.device)
         return self._spread(self.indptr[at], self.indptr[at + 1])
 
-    def measure(self, queries: Tensor, candidates: Tensor) -> Tensor:
-        """float32 (n, m): squared distance of row queries[i] to row candidates[i, j] (candidates[j] where these are the same for
-        all), for cosine the distance itself.
+    def proposer(self, codes: Tensor) -> "SparseOnDevice":
+        return self
 
-        inf where the candidate is -1 or the row itself. Sums in float64: any two calls say the same of a pair.
-        """
+    def measure(self, queries: Tensor, candidates: Tensor) -> Tensor:
+        """Measure as `device_rows.Measures` has it: squared distances, or half of those at length 1. `candidates` int32 (m,) are those of all
+        queries. Sums are in float64, so that any two calls agree on a pair."""
         queries, candidates = queries.contiguous(), candidates.contiguous()
         out = torch.empty((len(queries), candidates.shape[-1]), dtype=torch.float32, device=self.device)
         grid = (min(len(queries), len(self.strips)),)
         _measure[grid](
             self.indptr, self.features, self.values, self.squares, queries, candidates, out, self.strips, len(queries),
             candidates.shape[-1], candidates.shape[1] if candidates.ndim == 2 else 0, self.n_features,
-            COSINE=self.metric == "cosine", MASK=self.feature_mask, PAIRS=PAIRS, TOGETHER=TOGETHER,
+            UNIT=self.metric.unit, MASK=self.feature_mask, PAIRS=PAIRS, TOGETHER=TOGETHER,
         )  # fmt: skip
         return out
 
-    def count_closer(self, queries: Tensor, limits: Tensor, start: int, stop: int) -> Tensor:
-        """How many of rows start..stop are closer to row queries[i] than limits[i, j], float32, as `measure` has it: int64
-        (n, m)."""
+    def measure_candidates(self, candidates: Tensor, query_rows: int, other_rows: int, advance: Advance) -> Tensor:
+        measured = self.measure(torch.arange(self.n_rows, dtype=torch.int32, device=self.device), candidates)
+        advance(self.n_rows)
+        return measured
+
+    def count_closer(self, sample: np.ndarray, others: np.ndarray, chunk_rows: int, advance: Advance) -> np.ndarray:
+        return count_resident(self, sample, others, chunk_rows, advance)
+
+    def count_below(self, queries: Tensor, limits: Tensor, start: int, stop: int) -> Tensor:
+        """Count how many of rows start..stop are closer to row queries[i] than limits[i, j], float32, as `measure` measures: int64 (n, m)."""
         n, m = limits.shape
         n_parts = max(1, min(PARTS * len(self.strips) // n, (stop - start) // COUNTED_TOGETHER))
         counts = torch.empty((n, n_parts, m), dtype=torch.int32, device=self.device)
@@ -113,7 +121,7 @@ class SparseOnDevice:
         _count_closer[grid](
             self.indptr, self.features, self.values, self.squares, queries.contiguous(), limits.contiguous(), counts,
             self.strips, n, n_parts, start, stop, m, self.n_features, triton.next_power_of_2(m),
-            COSINE=self.metric == "cosine", MASK=self.feature_mask, PAIRS=PAIRS, TOGETHER=COUNTED_TOGETHER,
+            UNIT=self.metric.unit, MASK=self.feature_mask, PAIRS=PAIRS, TOGETHER=COUNTED_TOGETHER,
         )  # fmt: skip
         return counts.sum(1)
 
@@ -135,7 +143,7 @@ class SparseOnDevice:
         return end
 
     def _scale(self, start, stop):
-        if self.metric != "cosine":
+        if not self.metric.unit:
             return torch.ones(stop - start, device=self.device)
         squares = self.squares[start:stop]
         return torch.where(squares > 0, squares.rsqrt(), 0.0).float()
@@ -172,7 +180,7 @@ def _project(
 
 @triton.jit
 def _put(strip, features, values, low, high, MASK: tl.constexpr, PAIRS: tl.constexpr):
-    """The row's values into the strip."""
+    """Write the row's values into the strip."""
     pairs = tl.arange(0, PAIRS)
     for start in range(low, high, PAIRS):
         live = start + pairs < high
@@ -191,10 +199,10 @@ def _clear(strip, features, low, high, MASK: tl.constexpr, PAIRS: tl.constexpr):
 
 @triton.jit
 def _distances(
-    strip, indptr, features, values, squares, i, aa, j, there, COSINE: tl.constexpr, MASK: tl.constexpr,
+    strip, indptr, features, values, squares, i, aa, j, there, UNIT: tl.constexpr, MASK: tl.constexpr,
     PAIRS: tl.constexpr, TOGETHER: tl.constexpr,
 ):  # fmt: skip
-    """Of row i, which lies in the strip, to rows j, float32; inf where none is there, and to itself."""
+    """Measure row i, which is in the strip, against rows j: float32, inf where there is none, and against itself."""
     pairs = tl.arange(0, PAIRS)
     from_ = tl.load(indptr + j, mask=there, other=0)
     to = tl.load(indptr + j + 1, mask=there, other=0)
@@ -207,7 +215,7 @@ def _distances(
         theirs = tl.load(values + at, mask=inside, other=0.0).to(tl.float64)
         ours = tl.load(strip + other, mask=inside, other=0.0).to(tl.float64)
         dot += tl.sum(ours * theirs, 1)
-    if COSINE:
+    if UNIT:
         product = aa * bb
         near = 1.0 - dot / tl.sqrt(tl.where(product > 0.0, product, 1.0))
         d = tl.where(product > 0.0, near, tl.where(aa == bb, 0.0, 1.0))
@@ -219,7 +227,7 @@ def _distances(
 @triton.jit(do_not_specialize=["n_queries", "stride"])
 def _measure(
     indptr, features, values, squares, queries, candidates, out, strips, n_queries, n_candidates, stride, n_features,
-    COSINE: tl.constexpr, MASK: tl.constexpr, PAIRS: tl.constexpr, TOGETHER: tl.constexpr,
+    UNIT: tl.constexpr, MASK: tl.constexpr, PAIRS: tl.constexpr, TOGETHER: tl.constexpr,
 ):  # fmt: skip
     strip = strips + tl.program_id(0).to(tl.int64) * n_features
     for q in range(tl.program_id(0), n_queries, tl.num_programs(0)):
@@ -232,7 +240,7 @@ def _measure(
         for first in range(0, n_candidates, TOGETHER):
             column = first + tl.arange(0, TOGETHER)
             j = tl.load(candidates + q * stride + column, mask=column < n_candidates, other=-1)
-            d = _distances(strip, indptr, features, values, squares, i, aa, j, j >= 0, COSINE, MASK, PAIRS, TOGETHER)
+            d = _distances(strip, indptr, features, values, squares, i, aa, j, j >= 0, UNIT, MASK, PAIRS, TOGETHER)
             tl.store(out + q * n_candidates + column, d, mask=column < n_candidates)
         tl.debug_barrier()
         _clear(strip, features, low, high, MASK, PAIRS)
@@ -242,9 +250,9 @@ def _measure(
 @triton.jit(do_not_specialize=["n_queries", "n_parts", "start", "stop"])
 def _count_closer(
     indptr, features, values, squares, queries, limits, counts, strips, n_queries, n_parts, start, stop, n_limits, n_features,
-    LIMITS: tl.constexpr, COSINE: tl.constexpr, MASK: tl.constexpr, PAIRS: tl.constexpr, TOGETHER: tl.constexpr,
+    LIMITS: tl.constexpr, UNIT: tl.constexpr, MASK: tl.constexpr, PAIRS: tl.constexpr, TOGETHER: tl.constexpr,
 ):  # fmt: skip
-    """A program takes one query and a part of the rows at a time."""
+    """Count for one query and one part of the rows at a time."""
     strip = strips + tl.program_id(0).to(tl.int64) * n_features
     limit = tl.arange(0, LIMITS)
     part_rows = (stop - start + n_parts - 1) // n_parts
@@ -262,7 +270,7 @@ def _count_closer(
         tl.debug_barrier()
         for at in range(first, last, TOGETHER):
             j = at + tl.arange(0, TOGETHER)
-            d = _distances(strip, indptr, features, values, squares, i, aa, j, j < last, COSINE, MASK, PAIRS, TOGETHER)
+            d = _distances(strip, indptr, features, values, squares, i, aa, j, j < last, UNIT, MASK, PAIRS, TOGETHER)
             closer += (d[None, :] < below[:, None]).to(tl.int32)
         tl.store(counts + item * n_limits + limit, tl.sum(closer, 1), mask=limit < n_limits)
         tl.debug_barrier()

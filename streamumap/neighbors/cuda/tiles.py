@@ -1,8 +1,8 @@
-"""All rows in tiles of 64 that lie close together, and for each tile the others that are worth looking through.
+"""All rows in tiles of 64 that lie close together, and for each tile a list of other tiles to compare it with.
 
-k-means on the sketches (Lloyd 1982) makes small cells; a cell's rows, nearest to its centre first, fill tiles, so no tile is
-larger than another whatever the cells are. How many tiles lie within reach of a row grows with a power of the radius of
-its neighbourhood: tiles that are spread out have longer lists.
+k-means on the sketches (Lloyd 1982) makes small cells. The rows of a cell, nearest to its centre first, fill tiles, so all tiles have the same
+size whatever the cells. The number of tiles within reach of a row grows with a power of the radius of its neighborhood, so tiles that are
+spread out have longer lists.
 """
 
 from collections.abc import Iterator
@@ -12,29 +12,29 @@ import torch
 from torch import Tensor
 
 from streamumap.neighbors.cuda.probe import SPLITS, TILE, nearest_columns
+from streamumap.neighbors.cuda.sizes import LIST_BYTES
+from streamumap.neighbors.cuda.sizes import TILES_TOGETHER as TOGETHER
 from streamumap.neighbors.cuda.sketch import NEVER, squared_norms
-from streamumap.neighbors.sizes import CUDA_LIST_BYTES as LIST_BYTES
-from streamumap.neighbors.sizes import CUDA_TILES_TOGETHER as TOGETHER
 
 CELL_ROWS = 128
-"""Rows of a mean cell. Looking through 1/128 of 3,000,000 rows from tiles of such cells found 0.945 of the neighbours, of twice
-as large ones 0.909, of tiles of a balanced 2-means tree 0.678 (2,000 rows)."""
+"""Mean rows of a cell. Comparing tiles of such cells with 1/128 of 3,000,000 rows found 0.945 of the neighbors, of twice as large cells 0.909,
+of a balanced 2-means tree 0.678 (2,000 rows)."""
 
 SAMPLE_CELLS = 16
-"""Sampled rows a cell."""
+"""Sampled rows for each cell, on which centres are learnt."""
 
 LLOYD = 8
 POWER = 4
-"""Of a tile's spread, a squared radius: rows with about 8 dimensions around them."""
+"""Exponent of a tile's spread, a squared radius, in the length of its list: as for rows in about 8 dimensions."""
 
 ASSIGN_ROWS = 1 << 17
 
 
 @dataclass(frozen=True)
 class Tiles:
-    """`order` int32 (T * TILE,): row numbers, -1 where a cell's last tile has room left; `codes` int8 (T * TILE, w) and `norms`
-    int32 (T * TILE,) in that order, 0 and NEVER for nobody's neighbours; `centres` float32 (T, w); `spread` float32 (T,), relative
-    to the median."""
+    """All rows in tiles. `order` int32 (T * TILE,): row numbers, -1 where a cell's last tile has free places. `codes` int8 (T * TILE, w) and
+    `norms` int32 (T * TILE,): in that order, 0 and NEVER for rows that are nobody's neighbors. `centres` float32 (T, w). `spread` float32 (T,):
+    relative to the median."""
 
     order: Tensor
     codes: Tensor
@@ -47,8 +47,8 @@ class Tiles:
 
 
 def make_tiles(codes: Tensor, is_zero: Tensor, seed: int) -> Tiles:
-    """Tiles of all rows. `codes` int8 (N, w); `is_zero` bool (N,): rows that are nobody's neighbours. The same bytes every
-    time: sums are whole numbers."""
+    """Make tiles of all rows. `codes` int8 (N, w): their sketches. `is_zero` bool (N,): rows that are nobody's neighbors. Sums are of whole
+    numbers, so the result is the same every time."""
     order = _order(codes, seed)
     n_tiles, width = len(order) // TILE, codes.shape[1]
     there = order >= 0
@@ -70,10 +70,11 @@ def make_tiles(codes: Tensor, is_zero: Tensor, seed: int) -> Tiles:
 
 
 def lists(tiles: Tiles, share: float, most: int, chunk_tiles: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """For chunks of tiles, int64 (t,): the tiles to look through int32 (t, l), nearest first, and how many of them, int32 (t,).
+    """Yield for chunks of tiles: their numbers int64 (t,), the tiles to compare each with int32 (t, l), nearest first, and the number of these
+    int32 (t,).
 
-    `share`: of all tiles, for a tile of median spread; 1: all for every tile. Where that is more than `most` tiles on average, all
-    lists are as much shorter.
+    `share` of all tiles is listed for a tile of median spread; 1: all tiles for every tile. Lists are shortened in proportion where that is more
+    than `most` tiles on average.
     """
     n = len(tiles)
     lengths, by_length = _wanted(tiles.spread, share, most).ceil().int().sort(stable=True)
@@ -87,7 +88,7 @@ def lists(tiles: Tiles, share: float, most: int, chunk_tiles: int) -> Iterator[t
 
 
 def _wanted(spread: Tensor, share: float, most: int) -> Tensor:
-    """float32 (T,): how many tiles each one is to look through."""
+    """Compute the length of each tile's list: float32 (T,)."""
     n = len(spread)
     if share >= 1:
         return torch.full_like(spread, n)
@@ -97,7 +98,7 @@ def _wanted(spread: Tensor, share: float, most: int) -> Tensor:
 
 
 def _order(codes, seed):
-    """int32 (T * TILE,): rows by cell, and in a cell by the distance to its centre; -1 fills up."""
+    """Order rows by cell, and in a cell by the distance to its centre: int32 (T * TILE,), -1 where a cell's last tile has free places."""
     n, device = len(codes), codes.device
     n_cells = max(1, n // CELL_ROWS)
     generator = torch.Generator().manual_seed(seed)
@@ -121,7 +122,7 @@ def _order(codes, seed):
 
 
 def _assign(codes, centres):
-    """The nearest centre of each row, int64 (n,), and the order of the distances to it, int32 (n,)."""
+    """Find the nearest centre of each row, int64 (n,), and a number that ascends with its distance, int32 (n,)."""
     n, device = len(codes), codes.device
     others = _padded(centres)
     norms = squared_norms(others)
@@ -139,6 +140,6 @@ def _assign(codes, centres):
 
 
 def _padded(codes):
-    """Zeros after the last row, up to whole tiles."""
+    """Append zeros, up to whole tiles."""
     room = -len(codes) % TILE
     return codes if room == 0 else torch.cat([codes, codes.new_zeros(room, codes.shape[1])])

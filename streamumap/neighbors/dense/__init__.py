@@ -1,1 +1,1 @@
-"""Nearest neighbours of dense rows on a CPU."""
+"""The k-NN search in dense rows, on a CPU."""

@@ -1,31 +1,28 @@
-"""Overlapping cells of a bounded size, from sketches: rows near the same random row.
+"""Overlapping cells of bounded size, made of sketches: the rows near each of some random rows.
 
-Cells that do not overlap would cut neighbours apart for good; a cell without a bound may take nearly all rows.
+Cells that did not overlap would separate neighbors for good; a cell without a bound could take nearly all rows.
 """
 
 import numpy as np
 from numba import njit
 
+from streamumap.neighbors.dense.sizes import OVERLAP, TILE_ROWS, cell_counts
 from streamumap.neighbors.dense.sketch import Sketch
 from streamumap.neighbors.dense.workspace import Work, slices
-from streamumap.neighbors.sizes import DENSE_OVERLAP as OVERLAP
-from streamumap.neighbors.sizes import DENSE_TILE_ROWS as TILE_ROWS
-from streamumap.neighbors.sizes import dense_cells
 
 CHOICES = 8
-"""Nearest cells that a row may go to when nearer ones are full."""
+"""Nearest cells that a row may be assigned to when nearer ones are full."""
 
 
 def make_cells(work: Work, sketch: Sketch, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Each row to the nearest of some random rows, the `number`-th choice of them.
+    """Assign each row to the nearest of some random rows, which depend on `number`.
 
-    Returns the cells of each row int32 (N, OVERLAP), -1 for none; where each cell begins among the rows sorted by cell,
-    int64 (n_cells + 1,); and all row numbers int64 (N,) by first cell, cells that lie close together one after the
-    other.
+    Returns the cells of each row int32 (N, OVERLAP), -1 for none; where each cell begins among the rows sorted by cell, int64
+    (n_cells + 1,); and all row numbers int64 (N,) by first cell, in an order of cells in which near cells follow each other.
     """
     codes, scale, norm = sketch
     n = work.n
-    n_cells, cap = dense_cells(n)
+    n_cells, cap = cell_counts(n)
     random = np.random.Generator(np.random.Philox(key=[work.seed, number]))
     chosen = np.sort(random.choice(n, min(n_cells, n), replace=False))
     centres = codes[chosen] * scale[chosen, None]
@@ -52,7 +49,7 @@ def make_cells(work: Work, sketch: Sketch, number: int) -> tuple[np.ndarray, np.
 
 @njit(nogil=True, cache=True)
 def _highest(scores, n_choices):
-    """Columns of each row's highest scores, highest first."""
+    """Find the columns of each row's highest scores, highest first."""
     out = np.zeros((len(scores), n_choices), np.int32)
     for row in range(len(scores)):
         best = np.full(n_choices, -np.inf, np.float32)
@@ -68,7 +65,7 @@ def _highest(scores, n_choices):
 
 @njit(cache=True)
 def _tour(scores):
-    """Each centre once, the next always the nearest of those left."""
+    """Order the centres so that the next is always the nearest of those left."""
     n = len(scores)
     tour, left = np.zeros(n, np.int64), np.ones(n, np.bool_)
     left[0] = False
@@ -84,8 +81,7 @@ def _tour(scores):
 
 @njit(cache=True)
 def _assign(choices, room, cells):
-    """Each row to its nearest cells that have room; where all its choices are full, to the emptiest, which may be full
-    too."""
+    """Assign each row to its nearest cells that have room; where all its choices are full, to the emptiest cell, which may be full too."""
     for row in range(len(choices)):
         n = 0
         for cell in choices[row]:

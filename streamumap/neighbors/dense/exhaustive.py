@@ -1,33 +1,28 @@
-"""All rows with all, block against block, by matrix products: exact, and the last resort where candidates are not good
-enough.
+"""All rows compared with all, block against block, by matrix products: exact, and the last resort where candidates are not good enough.
 
-Products choose for each row a few rows more than it has neighbours, and these are measured. That is all where the last of them is
-further than the last neighbour by more than products err. For the other rows (clusters far apart, a heavy column of a part of the
-rows) products are made again, and everything that they do not tell from the nearest is measured (`_settle`).
+Products choose a few rows more than a row has neighbors, and these are measured. That is enough where the last of them is further than
+the last neighbor by more than the error of a product. For the other rows (clusters far apart, a heavy column in part of the rows)
+products are made again, and every row that they do not tell from the nearest is measured (`_settle`).
 """
 
 import numpy as np
 from numba import njit
 
 from streamumap.neighbors.dense.cells import make_cells
+from streamumap.neighbors.dense.sizes import MARGIN, PIECE_BYTES, TILE_ROWS, TILES
 from streamumap.neighbors.dense.sketch import make_sketch
 from streamumap.neighbors.dense.workspace import SLACK, Work, slices, squared_norms
-from streamumap.neighbors.sizes import DENSE_MARGIN as MARGIN
-from streamumap.neighbors.sizes import DENSE_PIECE_BYTES as PIECE_BYTES
-from streamumap.neighbors.sizes import DENSE_TILE_ROWS as TILE_ROWS
-from streamumap.neighbors.sizes import DENSE_TILES as TILES
 from streamumap.neighbors.table import difference, insert
 from streamumap.store.checkpoint import NO_CHECKPOINT, Checkpoint
 
 CHUNK = 64
-"""Products looked at together: most are passed over."""
+"""Products checked together: most groups hold nothing near and are skipped."""
 
 
 def all_with_all(work: Work, checkpoint: Checkpoint = NO_CHECKPOINT) -> None:
-    """Fills the table anew. Every pair of blocks is multiplied once and serves the rows of both. Ticks N rows, and N
-    for the measuring.
+    """Fill the table anew. Every pair of blocks is multiplied once, for the rows of both. Advances by N rows, and by N for measuring.
 
-    Rows stay in the order of the input; a table wider by MARGIN takes most of what products err.
+    Rows stay in the order of the input. The table is wider by MARGIN, which makes up for most errors of products.
     """
     n = work.n
     if work.cell_rows < n:
@@ -57,12 +52,12 @@ def _load(work, start, stop, out):
 
 
 def _norms(work, block):
-    return np.ones(len(block), np.float32) if work.cosine else squared_norms(block).astype(np.float32)
+    return np.ones(len(block), np.float32) if work.unit else squared_norms(block).astype(np.float32)
 
 
 def _settle(work: Work, products, half, worst) -> None:
-    """`worst` float32 (N,): the largest square that products gave for what was measured of each row: all others are as far, but for
-    SLACK."""
+    """Complete the lists of rows that products leave open. `worst` float32 (N,): the largest squared distance by products among the measured
+    candidates of each row; all other rows are at least as far, up to SLACK."""
     n, side, whole = work.n, min(half, TILE_ROWS * TILES), half == work.n
     unsure = np.zeros(n, bool)
     for piece in slices(n, half):
@@ -95,7 +90,7 @@ def _settle_square(work: Work, products, asking, near, local, first, far, norms)
 
 @njit(cache=True)
 def _mark_unsure(norms, worst, last, is_zero, unsure):
-    """Where a row that was not measured may be nearer than the last neighbour: such a row is no longer than `reach`."""
+    """Mark rows for which an unmeasured row may be nearer than the last neighbor; the norm of such a row is at most `reach`."""
     for i in range(len(norms)):
         reach = np.sqrt(np.float64(norms[i])) + np.sqrt(np.float64(last[i]))
         slack = SLACK * (norms[i] + reach * reach)
@@ -104,7 +99,7 @@ def _mark_unsure(norms, worst, last, is_zero, unsure):
 
 @njit(nogil=True, cache=True)
 def _measure_open(dots, numbers, ours, own, first, others, norms, is_zero, indices, squares):
-    """Merges what products do not tell from the nearest, at its true distance."""
+    """Merge rows that products do not tell from the nearest, at their true distances."""
     keep = np.float32(1 - SLACK)
     for row in range(len(dots)):
         i = numbers[row]
@@ -128,7 +123,7 @@ def _measure_open(dots, numbers, ours, own, first, others, norms, is_zero, indic
 
 
 def _merge_blocks(work: Work, products, start, block, norms, first, other, other_norms):
-    """By squares of TILES x TILES tiles, those above the diagonal where the blocks are one and the same."""
+    """Merge two blocks by squares of TILES x TILES tiles; of one block with itself only those above the diagonal."""
     side = TILE_ROWS * TILES
     for b in slices(len(other), side):
         for a in slices(len(block), side):
@@ -141,7 +136,7 @@ def _merge_blocks(work: Work, products, start, block, norms, first, other, other
 
 
 def _merge_square(work: Work, products, row, near, norms, column, far, other_norms, both):
-    """A thread takes a tile of rows for its products and its lists, then a tile of columns for theirs."""
+    """Merge a square: each thread takes a tile of rows, for products and lists, then a tile of columns."""
 
     def across(tile):
         np.matmul(near[tile], far.T, out=products[tile])
@@ -157,7 +152,7 @@ def _merge_square(work: Work, products, row, near, norms, column, far, other_nor
 
 @njit(nogil=True, cache=True)
 def _merge(products, norms, other_norms, first_row, first_other, indices, squares):
-    """Most rows are further than the worst kept: CHUNK of them are passed over at a time."""
+    """Merge products into the lists of their rows. Most are further than the worst kept: CHUNK of them are skipped at a time."""
     for row in range(len(products)):
         i = first_row + row
         dots = products[row]
@@ -178,7 +173,7 @@ def _merge(products, norms, other_norms, first_row, first_other, indices, square
 
 @njit(nogil=True, cache=True)
 def _merge_down(first, last, products, norms, other_norms, first_row, first_other, indices, squares):
-    """The same for the rows of columns first..last, CHUNK columns at a time."""
+    """Merge products into the lists of the rows that are columns first..last, CHUNK columns at a time."""
     worst = np.empty(CHUNK, np.float32)
     for start in range(first, last, CHUNK):
         stop = min(start + CHUNK, last)

@@ -1,6 +1,6 @@
-"""Neighbours of neighbours by the rows themselves, for rows whose sketches do not tell near from far.
+"""Neighbors of neighbors by the rows themselves, where sketches do not tell near from far.
 
-Every row introduces those that it names, and those that name it, to each other: one small matrix product a row.
+The neighbors of a row, and the rows that have it as a neighbor, are compared with each other: one small matrix product a row.
 """
 
 from collections.abc import Iterator
@@ -8,25 +8,23 @@ from collections.abc import Iterator
 import numpy as np
 from numba import njit
 
+from streamumap.neighbors.dense.sizes import GROUP, REVERSE, join_step
 from streamumap.neighbors.dense.workspace import SLACK, Work, slices, squared_norms
-from streamumap.neighbors.sizes import DENSE_GROUP as GROUP
-from streamumap.neighbors.sizes import DENSE_REVERSE as REVERSE
-from streamumap.neighbors.sizes import dense_join_step
 from streamumap.neighbors.table import difference, insert, members_of
 
 
 def join_rows(work: Work) -> int:
-    """Merges into the table what the neighbours of each row, in both directions, are to each other. Returns how many places of it
-    changed. Ticks N rows.
+    """Merge the distances between the neighbors of each row, in both directions, into the table; return how many of its places changed.
+    Advances by N rows.
 
-    Products say which pairs may be nearer than the last neighbours, differences of the rows how far they are: what is in the table
-    stays measured, and nothing in it gives way to what is further. Pairs are merged in the order of the rows, whichever thread made
-    their products.
+    Products say which pairs may be nearer than the last neighbors, and differences of the rows say how far they are: the table holds
+    measured distances only, and a neighbor never gives way to one that is further. Pairs are merged in the order of the rows, whichever
+    thread made their products.
     """
     changes = 0
     members = members_of(work.indices, work.squares, np.ones(work.indices.shape, np.uint8), work.k - 1, REVERSE)
     for pivots, needed, block in work.batches(members):
-        norms = np.ones(len(needed), np.float32) if work.cosine else squared_norms(block).astype(np.float32)
+        norms = np.ones(len(needed), np.float32) if work.unit else squared_norms(block).astype(np.float32)
         for found, local, dots in _products(work, members, pivots, needed, block):
             changes += _merge_pairs(found, local, norms, dots, block, work.is_zero, work.indices, work.squares)
     work.advance(work.n)
@@ -34,8 +32,8 @@ def join_rows(work: Work) -> int:
 
 
 def _products(work: Work, members, pivots, needed, block) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """For runs of pivots, GROUP of them in memory at a time: members (p, m), where they are in `block` (p, m), their
-    products (p, m, m)."""
+    """Yield for runs of pivots, GROUP of them in memory at a time: members (p, m), their places in `block` (p, m), their products
+    (p, m, m)."""
 
     def products(piece):
         found = members[pivots[piece]]
@@ -43,14 +41,14 @@ def _products(work: Work, members, pivots, needed, block) -> Iterator[tuple[np.n
         gathered = block[local]
         return found, local, gathered @ gathered.transpose(0, 2, 1)
 
-    pieces = slices(len(pivots), dense_join_step(work.rows.n_features, members.shape[1]))
+    pieces = slices(len(pivots), join_step(work.rows.n_features, members.shape[1]))
     for first in range(0, len(pieces), GROUP):
         yield from work.pool.map(products, pieces[first : first + GROUP])
 
 
 @njit(cache=True)
 def _merge_pairs(members, local, norms, dots, rows, is_zero, indices, squares):
-    """The number of changes."""
+    """Merge pairs of members that may be nearer than the last neighbors; return the number of changes."""
     width, changes = members.shape[1], 0
     for pivot in range(len(members)):
         for a in range(width):

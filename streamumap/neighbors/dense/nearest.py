@@ -1,36 +1,44 @@
-"""The nearest of some rows for each of others, on a CPU: exact.
+"""The exact search for the neighbors of new rows among dense rows of a map, on a CPU: a `protocol.NearestBackend`.
 
-A matrix product proposes: what it says of two rows is off by a few roundings of their squared norms, so every row that
-may be among the nearest within these is measured by the differences of the two rows, which decide. The result depends
-on nothing but the two rows: neither on blocks nor on threads.
+A matrix product proposes. Its error is at most a few roundings of the squared norms, so every row that may be among the nearest within
+this error is measured by differences. A distance depends on the two rows alone, not on blocks or threads.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
 
 import numpy as np
 from numba import njit
 from threadpoolctl import threadpool_limits
 
-from streamumap.events import Advance, no_advance
+from streamumap.neighbors.dense.sizes import ASKING_ROWS
 from streamumap.neighbors.dense.workspace import SLACK, slices, squared_norms
-from streamumap.neighbors.nearest_sizes import TILE_ROWS
+from streamumap.neighbors.protocol import KnnGraph, Nearest, NearestRequest
 from streamumap.neighbors.table import difference, insert
+from streamumap.source.views.normalized import DenseRows
 
 
-def nearest(
-    queries: np.ndarray,
-    others,
-    k: int,
-    *,
-    other_rows: int,
-    non_negative: bool,
-    each: Callable,
-    rounding: float = 0.0,
-    advance: Advance = no_advance,
-) -> tuple[np.ndarray, np.ndarray]:
-    """As `reference.nearest` of `queries` float32 (Q, D), rows as a DenseRows gives them, among `others`, a DenseRows read
-    `other_rows` at a time. `each(function, items)` calls it for every item, several at a time. Ticks Q rows."""
-    n, cosine = others.n_rows, others.metric == "cosine"
+@contextmanager
+def open_search(request: NearestRequest) -> Iterator[Nearest]:
+    """Open a search that holds the new rows that are asked for together, and threads to compare them."""
+    request.rows.metric.check("dense")
+    unit, new = request.rows.metric.unit, request.new
+    others, asking = DenseRows(request.rows.source, unit=unit), DenseRows(new, unit=unit)
+    queries = np.empty((min(request.query_rows, new.n_rows), new.n_features), np.float32)
+    with ThreadPoolExecutor(request.n_threads) as pool:
+
+        def nearest(start: int, stop: int) -> KnnGraph:
+            for first in range(start, stop, request.other_rows):
+                last = min(first + request.other_rows, stop)
+                queries[first - start : last - start] = asking.block(first, last)
+            return _nearest(queries[: stop - start], others, request, pool)
+
+        yield nearest
+
+
+def _nearest(queries: np.ndarray, others: DenseRows, request: NearestRequest, pool: Executor) -> KnnGraph:
+    n, k, other_rows, metric = others.n_rows, request.k, request.other_rows, request.rows.metric
     indices, squares = np.full((len(queries), k), -1, np.int32), np.full((len(queries), k), np.inf)
     norms = squared_norms(queries)
     with threadpool_limits(1):
@@ -42,26 +50,26 @@ def nearest(
             def merge(rows: slice, start=start, block=block, other_norms=other_norms) -> None:
                 products = queries[rows] @ block.T
                 _merge(
-                    products, queries[rows], norms[rows], block, other_norms, start, cosine, non_negative,
+                    products, queries[rows], norms[rows], block, other_norms, start, metric.unit, request.rows.non_negative,
                     indices[rows], squares[rows],
                 )  # fmt: skip
 
-            each(merge, slices(len(queries), TILE_ROWS))
-            advance(len(queries) * stop // n - len(queries) * start // n)
+            list(pool.map(merge, slices(len(queries), ASKING_ROWS)))
+            request.advance(len(queries) * stop // n - len(queries) * start // n)
             del block, merge  # before the next is read
-    squares[squares <= rounding**2 * norms[:, None]] = 0
+    squares[squares <= request.rounding**2 * norms[:, None]] = 0
     with np.errstate(over="ignore"):
-        return indices, (squares / 2 if cosine else np.sqrt(squares)).astype(np.float32)
+        return KnnGraph(indices, metric.from_squares(squares, np).astype(np.float32))
 
 
 @njit(nogil=True, cache=True)
-def _merge(products, queries, norms, others, other_norms, first_other, cosine, non_negative, indices, squares):
+def _merge(products, queries, norms, others, other_norms, first_other, unit, non_negative, indices, squares):
     for row in range(len(products)):
         for j in range(len(others)):
             both = norms[row] + other_norms[j]
             if both - 2.0 * products[row, j] - SLACK * both > squares[row, -1]:
                 continue
-            if cosine:
+            if unit:
                 if (norms[row] == 0) != (other_norms[j] == 0):
                     continue
                 if non_negative and norms[row] > 0 and products[row, j] <= 0:

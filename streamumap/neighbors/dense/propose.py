@@ -1,32 +1,27 @@
-"""Candidates for every row from sketches alone: the rows of its cells, then neighbours of neighbours (NN-descent: Dong,
-Moses, Li 2011)."""
+"""Candidates for every row, from sketches alone: the rows of its cells, then neighbors of neighbors (NN-descent: Dong, Moses, Li 2011)."""
 
 import numpy as np
 from numba import njit
 
 from streamumap.neighbors.dense.cells import make_cells
+from streamumap.neighbors.dense.sizes import FORWARD, OVERLAP, REVERSE, TILE_ROWS, list_width
 from streamumap.neighbors.dense.sketch import Sketch, code_product, make_sketch
 from streamumap.neighbors.dense.workspace import Work
-from streamumap.neighbors.sizes import DENSE_FORWARD as FORWARD
-from streamumap.neighbors.sizes import DENSE_OVERLAP as OVERLAP
-from streamumap.neighbors.sizes import DENSE_REVERSE as REVERSE
-from streamumap.neighbors.sizes import DENSE_TILE_ROWS as TILE_ROWS
-from streamumap.neighbors.sizes import dense_width
 from streamumap.neighbors.table import insert_fresh, meet, members_of, places
 from streamumap.store.checkpoint import NO_CHECKPOINT, Checkpoint
 
 PASSES = 3
-"""Times that rows are put into cells, around other rows each time."""
+"""Rounds of making cells, around other random rows each time."""
 
 SKETCH_JOINS = 6
 SETTLED = 0.02
-"""Joins of sketches stop when they change less than this share of the lists."""
+"""Joins of sketches stop when one changes less than this share of the lists."""
 
 
 def propose(work: Work, checkpoint: Checkpoint = NO_CHECKPOINT) -> np.ndarray:
-    """int32 (N, width): rows near by their sketches, nearest first, -1 where none. Also puts `work.order` into the
-    order of the cells."""
-    width = min(dense_width(work.k), work.n - 1)
+    """Propose int32 (N, width): rows that are near by their sketches, nearest first, -1 for none. Also puts `work.order` into the order of
+    the cells."""
+    width = min(list_width(work.k), work.n - 1)
     indices = np.full((work.n, width), -1, np.int32)
     squares = np.full((work.n, width), np.inf, np.float32)
     fresh = np.zeros((work.n, width), np.uint8)
@@ -47,7 +42,7 @@ def propose(work: Work, checkpoint: Checkpoint = NO_CHECKPOINT) -> np.ndarray:
 
 
 def _search_pass(work: Work, sketch: Sketch, number, indices, squares, fresh):
-    """Compares each row with the rows of its cells."""
+    """Compare each row with the rows of its cells."""
     cells, bounds, order = make_cells(work, sketch, number)
     if number == 0:
         work.order[:] = order
@@ -58,7 +53,7 @@ def _search_pass(work: Work, sketch: Sketch, number, indices, squares, fresh):
 
 
 def _join(work: Work, sketch: Sketch, indices, squares, fresh) -> int:
-    """Compares each row with the neighbours of its neighbours; the number of changes."""
+    """Compare each row with the neighbors of its neighbors; return the number of changes."""
     members = members_of(indices, squares, fresh, FORWARD, REVERSE)
     fresh[:, :FORWARD] = 0
     return sum(work.each(_join_sketches, work.n, TILE_ROWS, work.order, members, *sketch, indices, squares, fresh))
@@ -79,7 +74,7 @@ def _search_cells(start, stop, order, own, bounds, members, codes, scale, norm, 
 
 @njit(nogil=True, cache=True)
 def _join_sketches(start, stop, order, members, codes, scale, norm, indices, squares, fresh):
-    """Neighbours of neighbours, unless both steps are old; the number of changes."""
+    """Compare rows with neighbors of neighbors, unless both steps are old; return the number of changes."""
     changes = 0
     n_visited, n_met = places(indices, members)
     visited, met = np.empty(n_visited, np.int32), np.empty(n_met, np.int32)

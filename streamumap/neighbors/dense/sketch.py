@@ -1,31 +1,29 @@
-"""Sketches: 256 numbers of one byte a row that nearly keep distances, small enough to stay in memory for all rows.
+"""Sketches of all rows: 256 numbers of one byte a row that nearly keep distances, few enough to stay in memory.
 
-Part of the numbers are the strongest components of a sample (subspace iteration: Halko, Martinsson, Tropp 2011), which
-serve rows that lie near a flat; the others are a random projection of the rest (Johnson & Lindenstrauss 1984), which
-serves rows that do not. Sums of products of sketches are integers, the same in any order.
+Some of the numbers are the strongest components of a sample (subspace iteration: Halko, Martinsson, Tropp 2011), for rows near a
+low-dimensional subspace; the others are a random projection of the rest (Johnson & Lindenstrauss 1984), for all other rows. Sums of
+products of sketches are integers, the same in any order.
 """
 
 import numpy as np
 from numba import njit
 
+from streamumap.neighbors.dense.sizes import PIECE_BYTES, SKETCH
 from streamumap.neighbors.dense.workspace import Work, slices
-from streamumap.neighbors.sizes import DENSE_PIECE_BYTES as PIECE_BYTES
-from streamumap.neighbors.sizes import DENSE_SAMPLE_ROWS as SAMPLE_ROWS
-from streamumap.neighbors.sizes import DENSE_SKETCH as SKETCH
 
+SAMPLE_ROWS = 2048
 COMPONENTS = 64
-"""Of the SKETCH numbers. Among 30 candidates, 192 components alone keep 0.57 of the neighbours of codes, 192 random
-ones 0.86 of those of both codes and embeddings, 64 and 128 of them 0.87 and 0.96."""
+"""Components among the SKETCH numbers. Among 30 candidates, 192 components alone keep 0.57 of the neighbors of codes; 192 random numbers
+keep 0.86 of those of codes and of embeddings; 64 components and 128 random numbers keep 0.87 and 0.96."""
 
 Sketch = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""Codes int8 (N, s), what one unit of a row's code is worth float32 (N,), squared norms float32 (N,)."""
+"""Codes int8 (N, s), the value of one unit of each row's code float32 (N,), squared norms float32 (N,)."""
 
 
 def make_sketch(work: Work) -> Sketch:
-    """Sketches of all rows, less the median of a sample.
+    """Make sketches of all rows less the median of a sample.
 
-    The median, since a few far rows would carry a mean away from all others, whose differences one byte would then not
-    tell.
+    A few far rows would move a mean away from all other rows, whose differences would then be too small for one byte.
     """
     n, n_features = work.n, work.rows.n_features
     random = np.random.Generator(np.random.Philox(key=[work.seed, 2**32]))
@@ -52,7 +50,7 @@ def make_sketch(work: Work) -> Sketch:
 
 
 def _codes(block, projection):
-    """A code's length times its scale is the length of its row."""
+    """Make codes of rows, such that the length of a code times its scale is the length of its row."""
     norm = np.minimum(np.einsum("ij,ij->i", block, block), np.float32(1e37))
     values = np.nan_to_num(block @ projection if projection is not None else block, copy=False)
     lengths = np.einsum("ij,ij->i", values, values)
@@ -62,7 +60,7 @@ def _codes(block, projection):
 
 
 def _projection(sample, random):
-    """float32 (D, SKETCH): the sample's COMPONENTS, then random directions at right angles to them."""
+    """Make float32 (D, SKETCH): the sample's COMPONENTS, then random directions at right angles to them."""
     gauss = random.standard_normal((sample.shape[1], SKETCH), dtype=np.float32)
     basis = np.linalg.qr(gauss[:, :COMPONENTS])[0]
     for _ in range(2):
@@ -76,7 +74,7 @@ def _projection(sample, random):
 
 @njit(inline="always")
 def code_product(codes, i, j):
-    """int32: Numba would make it int64, at half the speed."""
+    """Sum the products of two codes in int32: numba would use int64, at half the speed."""
     a, b = codes[i], codes[j]
     total = np.int32(0)
     for d in range(len(a)):

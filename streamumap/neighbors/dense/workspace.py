@@ -1,55 +1,62 @@
-"""What the steps of a dense search share: the rows, one buffer for those that are gathered, and the table of the best
-so far."""
+"""The state that the steps of a dense search share: the rows, one buffer for gathered rows, and the table of the best neighbors so far."""
 
 from collections.abc import Iterator
+from concurrent.futures import Executor
 
 import numpy as np
 from numba import njit
 
-from streamumap.neighbors.sizes import DENSE_PIECE_BYTES as PIECE_BYTES
+from streamumap.neighbors.dense.sizes import PIECE_BYTES, least_rows
+from streamumap.neighbors.protocol import KnnGraph, SearchRequest
 from streamumap.neighbors.table import difference, insert
 from streamumap.neighbors.zero import join_zero_rows
+from streamumap.source.views.normalized import DenseRows
 
 SLACK = 64 * float(np.finfo(np.float32).eps)
-"""The error of a squared distance that comes from a float32 product, at most, in squared norms of the two rows."""
+"""Upper bound on the error of a squared distance that comes from a float32 product, relative to the squared norms of the two rows."""
 
 
 def slices(n: int, piece: int) -> list[slice]:
-    """0..n in pieces, the last one shorter."""
+    """Cut 0..n into pieces, of which the last may be shorter."""
     piece = max(1, piece)
     return [slice(start, min(start + piece, n)) for start in range(0, n, piece)]
 
 
 def squared_norms(rows: np.ndarray) -> np.ndarray:
-    """float64 (n,)."""
+    """Sum the squares of each row: float64 (n,)."""
     return np.einsum("ij,ij->i", rows, rows, dtype=np.float64)
 
 
 class Work:
-    """`rows`, a DenseRows; `buffer` float32 (cell_rows, D) for gathered rows; `indices` int32 and `squares` float32 (N,
-    k - 1), the table, without self; `order` int64 (N,), in which neighbours are likely to be close.
+    """The state of a search.
+
+    `rows`: as they are compared. `buffer` float32 (cell_rows, D): gathered rows. `indices` int32 and `squares` float32 (N, k - 1): the
+    table, without the rows themselves. `order` int64 (N,): all rows, neighbors likely close to each other. `is_zero` bool (N,): rows
+    without a direction, under a metric that compares directions.
     """
 
-    def __init__(self, rows, k, cell_rows, seed, pool, is_zero, advance):
-        self.rows, self.k, self.seed, self.pool, self.advance = rows, k, seed, pool, advance
-        self.n, self.cosine = rows.n_rows, rows.metric == "cosine"
-        self.cell_rows = min(cell_rows, self.n)
-        self.is_zero = np.zeros(self.n, bool) if is_zero is None or not self.cosine else is_zero
-        self.buffer = np.empty((self.cell_rows, rows.n_features), np.float32)
+    def __init__(self, request: SearchRequest, pool: Executor):
+        self.metric, self.k, self.seed, self.advance = request.rows.metric, request.k, request.seed, request.advance
+        self.pool, self.unit = pool, self.metric.unit
+        self.rows = DenseRows(request.rows.source, unit=self.unit)
+        self.n = self.rows.n_rows
+        self.cell_rows = min(max(request.blocks["cell_rows"], least_rows(self.k)), self.n)
+        self.is_zero = request.is_zero if self.unit else np.zeros(self.n, bool)
+        self.buffer = np.empty((self.cell_rows, self.rows.n_features), np.float32)
         self.order = np.arange(self.n)
-        self.clear(k - 1)
+        self.clear(self.k - 1)
 
     def clear(self, width):
-        """An empty table."""
+        """Make the table empty."""
         self.indices = np.full((self.n, width), -1, np.int32)
         self.squares = np.full((self.n, width), np.inf, np.float32)
 
     def state(self):
-        """As of `checkpoint.Checkpoint`."""
+        """Get what a checkpoint saves: arrays that change, and none that grow."""
         return {"indices": self.indices, "squares": self.squares, "order": self.order}, {}
 
     def gather(self, needed, out):
-        """Rows of these ascending numbers into `out`, by pieces, several at a time."""
+        """Read the rows of these ascending numbers into `out`, by pieces, several at a time."""
         pieces = slices(len(needed), PIECE_BYTES // (4 * self.rows.n_features))
         contiguous = len(needed) > 0 and needed[-1] - needed[0] == len(needed) - 1
 
@@ -62,11 +69,11 @@ class Work:
         return out[: len(needed)]
 
     def each(self, kernel, n_items, piece, *arguments):
-        """kernel(start, stop, *arguments) over the items by pieces, several at a time; what they return."""
+        """Call kernel(start, stop, *arguments) for pieces of the items, several at a time; return what the calls return."""
         return list(self.pool.map(lambda part: kernel(part.start, part.stop, *arguments), slices(n_items, piece)))
 
     def batches(self, lists) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """(pivots, needed, rows needed): runs of rows in `order` whose lists need at most `cell_rows` rows."""
+        """Yield (pivots, needed, needed rows): runs of rows in `order` that, with their lists, need at most `cell_rows` rows."""
         seen = np.full(self.n, -1, np.int32)
         start, number = 0, 0
         while start < self.n:
@@ -80,7 +87,7 @@ class Work:
             start, number = stop, number + 1
 
     def measure(self, lists):
-        """Merges the rows in `lists` int32 (N, m), at their true distances, into the table."""
+        """Merge the rows in `lists` int32 (N, m) into the table at their true distances."""
         local = np.empty(self.n, np.int32)
         for pivots, needed, block in self.batches(lists):
             local[needed] = np.arange(len(needed), dtype=np.int32)
@@ -90,22 +97,21 @@ class Work:
         self.advance(self.n)
 
     def measure_again(self):
-        """For a table that comes from products of rows, which err where distances are small: takes distances from
-        differences."""
+        """Measure the table anew from differences of rows: the products that made it err where distances are small."""
         chosen = self.indices
         self.clear(self.k - 1)
         self.measure(chosen)
 
-    def finish(self) -> tuple[np.ndarray, np.ndarray]:
-        """indices int32, distances float32 (N, k), self in front."""
+    def finish(self) -> KnnGraph:
+        """Turn the table into a graph, each row itself in front."""
         indices = np.empty((self.n, self.k), np.int32)
         distances = np.zeros((self.n, self.k), np.float32)
         indices[:, 0] = np.arange(self.n)
         indices[:, 1:] = self.indices[:, : self.k - 1]
-        distances[:, 1:] = self.squares[:, : self.k - 1] / 2 if self.cosine else np.sqrt(self.squares[:, : self.k - 1])
+        distances[:, 1:] = self.metric.from_squares(self.squares[:, : self.k - 1], np)
         if self.is_zero.any():
             join_zero_rows(indices, distances, np.flatnonzero(self.is_zero).astype(np.int32))
-        return indices, distances
+        return KnnGraph(indices, distances)
 
 
 def _unique(pivots, lists):
@@ -115,7 +121,7 @@ def _unique(pivots, lists):
 
 @njit(cache=True)
 def _batch_end(order, start, lists, seen, number, limit):
-    """The first place after `start` whose row and list no longer fit: `seen` marks up to `limit` rows with `number`."""
+    """Find the first place after `start` whose row and list no longer fit. `seen` marks the up to `limit` rows needed with `number`."""
     n_needed = 0
     for place in range(start, len(order)):
         i = order[place]

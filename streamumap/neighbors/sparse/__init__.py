@@ -1,1 +1,1 @@
-"""Nearest neighbours of sparse rows on a CPU."""
+"""The k-NN search in rows that are mostly zeros, on a CPU."""

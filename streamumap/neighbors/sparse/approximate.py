@@ -1,67 +1,65 @@
-"""Neighbours of packed rows without looking at all pairs: each row looks through its nearest cells, neighbours of
-neighbours join, and the recall is measured until it is enough.
+"""The search without comparing all pairs: each row is compared with those of its nearest cells, then with neighbors of neighbors, until
+the measured recall is enough.
 
-Cells and lists only choose: the distances are those of the rows, in float64. A row's list is written by one thread, from
-sums in a fixed order: the bytes do not depend on the number of threads.
+Cells and lists choose candidates; distances come from the rows, in float64. A row's list is written by one thread from sums in a fixed
+order, so the result does not depend on the number of threads.
 """
 
-from collections.abc import Callable
 from functools import partial
 
 import numpy as np
 
 from streamumap.events import Advance
 from streamumap.machine import memory
+from streamumap.neighbors.protocol import KnnGraph, SearchRequest
 from streamumap.neighbors.sparse.cells import Cells, make_cells
 from streamumap.neighbors.sparse.join import join
 from streamumap.neighbors.sparse.measure import measure
 from streamumap.neighbors.sparse.probe import probe
 from streamumap.neighbors.sparse.sizes import BLOCK_ROWS, CHOICES, list_width
-from streamumap.store.checkpoint import NO_CHECKPOINT, Checkpoint
+from streamumap.source.sparse.csr_rows import CsrRows
 
 EFFORTS = (CHOICES, 4 * CHOICES, 16 * CHOICES)
-"""Cells that each row has looked through after each round."""
+"""Cells that each row has been compared with after each round."""
 
 JOINS = 2
 
-Reached = Callable[[np.ndarray], bool]
 
+def search(request: SearchRequest) -> KnnGraph | None:
+    """Find a graph, with distances as `measure.pair` gives them; None where even the last round is not good enough.
 
-def search(
-    rows, k: int, metric: str, *, non_negative: bool, seed: int, batch_rows: int, sample: np.ndarray, reached: Reached,
-    advance: Advance, checkpoint: Checkpoint = NO_CHECKPOINT,
-) -> tuple[np.ndarray, np.ndarray] | None:  # fmt: skip
-    """indices int32, distances float32 (N, k); None where the last effort does not reach what is asked.
-
-    `reached(neighbours int32 (S, k - 1) of the rows int64 (S,) in `sample`)` says whether a graph is good enough.
-    Ticks N rows for the cells, for each round and each join, and at the end.
+    Advances by N rows for the cells, for each round and each join, and at the end.
     """
-    n, cosine = rows.n_rows, metric == "cosine"
-    cells = make_cells(rows, metric, seed, advance)
+    rows, unit, k, advance = request.rows.csr, request.rows.metric.unit, request.k, request.advance
+    assert rows is not None
+    n, sample = rows.n_rows, request.sample
+    cells = make_cells(rows, unit, request.seed, advance)
     width = min(list_width(k), n - 1)
-    ceiling = np.float32(0 if cosine and non_negative else np.inf)  # rows that share nothing are no neighbours
+    # At length 1 a key is the negative cosine: 0 where two non-negative rows share no feature and are no neighbors.
+    ceiling = np.float32(0 if unit and request.rows.non_negative else np.inf)
     table = np.full((n, width), -1, np.int32), np.full((n, width), ceiling), np.zeros((n, width), np.uint8)
     whole = dict(zip(("indices", "keys", "fresh"), table, strict=True))
-    facts = checkpoint.resume(whole)
+    facts = request.checkpoint.resume(whole)
     steps = _steps(len(cells.centre_half))
     for number in range(facts.get("step", 0), len(steps)):
         memory.trim()  # what the step before has freed, in each thread's own heap, is no room for this one
         match steps[number]:
             case "probe", first, last:
-                after = partial(checkpoint.done, lambda: (whole, {}), step=number)
-                probe(cells, rows.n_features, first, last, batch_rows, table, advance, facts.pop("row", 0), after)
+                done = partial(request.checkpoint.done, lambda: (whole, {}), step=number)
+                batch_rows, row = request.blocks["batch_rows"], facts.pop("row", 0)
+                probe(cells, rows.n_features, first, last, batch_rows, table, advance, row, done)
             case "join":
                 join(cells, rows.n_features, table, advance)
-            case "look" if reached(_neighbors(rows, cells, table[0], sample, k, cosine)):
+            case "look" if request.reached(_neighbors(rows, cells, table[0], sample, k, unit)):
                 indices = table[0]
                 del table, whole
-                return _measured(cells, indices, k, cosine, advance)
-        checkpoint.done(lambda: (whole, {}), step=number + 1, row=0)
+                return _measured(cells, indices, k, unit, advance)
+        request.checkpoint.done(lambda: (whole, {}), step=number + 1, row=0)
     return None
 
 
 def _steps(n_cells: int) -> list:
-    """What is done to the lists, and where they are looked at. A probe goes through each row's first..last nearest cells."""
+    """List the steps of a search: a probe compares each row with its first..last nearest cells, a look measures the recall."""
     out: list = []
     first = 0
     for last in EFFORTS:
@@ -72,17 +70,19 @@ def _steps(n_cells: int) -> list:
     return out
 
 
-def _neighbors(rows, cells: Cells, indices, sample, k, cosine):
+def _neighbors(rows: CsrRows, cells: Cells, indices, sample, k: int, unit: bool) -> np.ndarray:
+    """Measure the lists of the sampled rows: their neighbors int32 (S, k - 1)."""
     place = np.empty(len(indices), np.int32)
-    place[cells.names] = np.arange(len(indices), dtype=np.int32)
+    place[cells.row_ids] = np.arange(len(indices), dtype=np.int32)
     local = indices[place[sample]]
     found, distances = np.full((len(sample), k), -1, np.int32), np.full((len(sample), k), np.inf, np.float32)
-    measure(sample, *rows.take(sample), *cells.rows, _names(cells, local), local, cosine, found, distances)
+    measure(sample, *rows.take(sample), *cells.rows, _row_ids(cells, local), local, unit, found, distances)
     return found[:, 1:]
 
 
-def _measured(cells: Cells, near, k, cosine, advance):
-    n = len(near)
+def _measured(cells: Cells, lists, k: int, unit: bool, advance: Advance) -> KnnGraph:
+    """Measure the lists int32 (N, w) of all rows, all by places in the order of the cells."""
+    n = len(lists)
     indices, distances = np.empty((n, k), np.int32), np.empty((n, k), np.float32)
     indptr, features, values = cells.rows
     for start in range(0, n, BLOCK_ROWS):
@@ -91,12 +91,13 @@ def _measured(cells: Cells, near, k, cosine, advance):
         own = bounds - bounds[0], features[bounds[0] : bounds[-1]], values[bounds[0] : bounds[-1]]
         shape = part.stop - start, k
         found, measured = np.full(shape, -1, np.int32), np.full(shape, np.inf, np.float32)
-        names, best = cells.names[part], _names(cells, near[part])
-        measure(names, *own, *cells.rows, best, near[part], cosine, found, measured)
-        indices[names], distances[names] = found, measured
+        row_ids, best = cells.row_ids[part], _row_ids(cells, lists[part])
+        measure(row_ids, *own, *cells.rows, best, lists[part], unit, found, measured)
+        indices[row_ids], distances[row_ids] = found, measured
         advance(part.stop - start)
-    return indices, distances
+    return KnnGraph(indices, distances)
 
 
-def _names(cells: Cells, local):
-    return np.where(local >= 0, cells.names[local], np.int32(-1))
+def _row_ids(cells: Cells, local: np.ndarray) -> np.ndarray:
+    """Translate places in the order of the cells into row numbers; -1 stays."""
+    return np.where(local >= 0, cells.row_ids[local], np.int32(-1))

@@ -1,7 +1,7 @@
-"""Cells: rows that are near the same centre, by k-means on a sample of the rows, and all rows in the order of their cells.
+"""Cells of rows that are near the same centre, by k-means on a sample, and all rows in the order of their cells.
 
-Centres are sparse too: the strongest features of a cell's mean. So a row is compared with all of them through an
-inverted index, at the price of as many rows.
+A centre is sparse too: the strongest features of a cell's mean. So a row is compared with all centres through inverted lists, as with
+as many rows.
 """
 
 from dataclasses import dataclass
@@ -12,9 +12,10 @@ from numba import njit, prange
 from streamumap.events import Advance
 from streamumap.neighbors.sparse.lists import add_products, highest, inverse_norms, invert, squared_norms
 from streamumap.neighbors.sparse.sizes import BLOCK_ROWS, PER_CELL, ROUNDS, STRONGEST, mean_cell_rows
+from streamumap.source.sparse.csr_rows import CsrRows
 
 PARTS = 64
-"""Of the work of one call, each done by one thread."""
+"""Pieces that one call is cut into, each done by one thread."""
 
 Csr = tuple[np.ndarray, np.ndarray, np.ndarray]
 """indptr int64 (n + 1,), features, values float32."""
@@ -24,61 +25,60 @@ Csr = tuple[np.ndarray, np.ndarray, np.ndarray]
 class Cells:
     """All rows in the order of their cells: rows starts[c]..starts[c + 1] are those of cell c.
 
-    `rows`: their pairs, values as they came; `scale` float32 (N,): what makes their length 1 for cosine; `half`
-    float32 (N,): half their squared norm, 0 for cosine; `names` int32 (N,): their numbers in the input; `centres`
-    (values as they are compared) and `centre_half` (C,): those of the cells; `starts` int64 (C + 1,).
+    `rows`: their pairs, with values as stored. `scale` float32 (N,): what makes their length 1 where they are compared so, else 1. `half`
+    float32 (N,): half their squared norm, 0 where they are compared at length 1. `row_ids` int32 (N,): their numbers in the input.
+    `starts` int64 (C + 1,). `centres`, with values as rows are compared, and `centre_half` float32 (C,): those of the cells.
 
-    Half the squared distance of two rows (cosine: 1 less than half of it) is half[i] + half[j] - scale[i] * scale[j] *
-    their product.
+    Half the squared distance of two rows (at length 1: less 1) is half[i] + half[j] - scale[i] * scale[j] * their product.
     """
 
     rows: Csr
     scale: np.ndarray
     half: np.ndarray
-    names: np.ndarray
+    row_ids: np.ndarray
     starts: np.ndarray
     centres: Csr
     centre_half: np.ndarray
 
 
-def make_cells(rows, metric: str, seed: int, advance: Advance) -> Cells:
-    """`rows`: a PackedRows. No cell has more than twice the rows that all have on average. Ticks N rows."""
-    n, cosine = rows.n_rows, metric == "cosine"
+def make_cells(rows: CsrRows, unit: bool, seed: int, advance: Advance) -> Cells:
+    """Make the cells. None has more than twice the mean number of rows. Advances by N rows."""
+    n = rows.n_rows
     cell_rows = mean_cell_rows(n)
-    lists, halves = _learn(rows, cell_rows, cosine, np.random.Generator(np.random.Philox(key=[seed, 1])))
+    lists, halves = _learn(rows, cell_rows, unit, np.random.Generator(np.random.Philox(key=[seed, 1])))
     own, lengths = np.empty(n, np.int32), np.empty(n, np.int32)
     scale, half = np.ones(n, np.float32), np.zeros(n, np.float32)
     for start in range(0, n, BLOCK_ROWS):
         part = slice(start, min(start + BLOCK_ROWS, n))
         block = rows.block(part.start, part.stop)
         lengths[part] = np.diff(block[0])
-        scale[part], half[part] = _scale_and_half(squared_norms(block[0], block[2]), cosine)
+        scale[part], half[part] = _scale_and_half(squared_norms(block[0], block[2]), unit)
         _nearest_centre(*block, scale[part], *lists, halves, own[part])
         advance(part.stop - start)
-    names = np.argsort(own, kind="stable").astype(np.int32)
+    row_ids = np.argsort(own, kind="stable").astype(np.int32)
     starts = _starts(np.bincount(own, minlength=len(halves)), 2 * cell_rows)
     del own
-    arranged = _arrange(rows, names, lengths)
-    scale, half = scale[names], half[names]
-    centres, centre_half = _means(arranged, scale, np.arange(n, dtype=np.int32), starts, rows.n_features, cosine)
-    return Cells(arranged, scale, half, names, starts, centres, centre_half)
+    arranged = _arrange(rows, row_ids, lengths)
+    scale, half = scale[row_ids], half[row_ids]
+    centres, centre_half = _means(arranged, scale, np.arange(n, dtype=np.int32), starts, rows.n_features, unit)
+    return Cells(arranged, scale, half, row_ids, starts, centres, centre_half)
 
 
-def _scale_and_half(squares, cosine):
-    if cosine:
+def _scale_and_half(squares, unit):
+    if unit:
         return inverse_norms(squares), np.zeros(len(squares), np.float32)
     return np.ones(len(squares), np.float32), np.minimum(0.5 * squares, np.finfo(np.float32).max).astype(np.float32)
 
 
-def _learn(rows, cell_rows, cosine, random):
-    """k-means on PER_CELL rows for each cell to be: inverted lists of the centres and half their squared norms.
+def _learn(rows, cell_rows, unit, random):
+    """Learn centres by k-means on PER_CELL rows for each cell: their inverted lists, and half their squared norms.
 
-    A cell that has twice its share gives way to several random rows of it, one that has an eighth to none: dense places
-    get more cells.
+    A centre with more than twice its share of rows is replaced by several random rows of its cell, one with less than an eighth is
+    dropped: dense regions get more cells.
     """
     n, n_cells = rows.n_rows, max(1, rows.n_rows // cell_rows)
     sample = rows.take(np.sort(random.choice(n, min(n, PER_CELL * n_cells), replace=False)))
-    scale, half = _scale_and_half(squared_norms(sample[0], sample[2]), cosine)
+    scale, half = _scale_and_half(squared_norms(sample[0], sample[2]), unit)
     n_sample = len(scale)
     chosen = np.sort(random.choice(n_sample, n_cells, replace=False))
     centres, centre_half = _scaled(_take(sample, chosen), scale[chosen]), half[chosen]
@@ -89,7 +89,7 @@ def _learn(rows, cell_rows, cosine, random):
         order = np.argsort(own, kind="stable").astype(np.int32)
         size = np.bincount(own, minlength=len(centre_half))
         starts = np.concatenate([[0], np.cumsum(size)])
-        centres, centre_half = _means(sample, scale, order, starts, rows.n_features, cosine)
+        centres, centre_half = _means(sample, scale, order, starts, rows.n_features, unit)
         if number < ROUNDS - 1:
             large = np.flatnonzero(size > 2 * PER_CELL)
             kept = np.flatnonzero((size >= PER_CELL // 8) & (size <= 2 * PER_CELL))
@@ -116,21 +116,19 @@ def _joined(a: Csr, b: Csr) -> Csr:
     return np.concatenate([a[0], a[0][-1] + b[0][1:]]), np.concatenate([a[1], b[1]]), np.concatenate([a[2], b[2]])
 
 
-def _means(rows: Csr, scale, members, starts, n_features, cosine) -> tuple[Csr, np.ndarray]:
-    """The mean of rows members[starts[c]..starts[c + 1]] for each c, its STRONGEST features; half its squared norm.
-
-    For cosine of length 1, and the half is 0.
-    """
+def _means(rows: Csr, scale, members, starts, n_features, unit) -> tuple[Csr, np.ndarray]:
+    """Compute the STRONGEST features of the mean of rows members[starts[c]..starts[c + 1]] for each c, and half its squared norm; for `unit`
+    the mean is brought to length 1, and the half is 0."""
     n_cells = len(starts) - 1
     features, values = np.zeros((n_cells, STRONGEST), rows[1].dtype), np.zeros((n_cells, STRONGEST), np.float32)
     lengths = np.zeros(n_cells, np.int64)
     _sum_strongest(*rows, scale, members, starts, n_features, features, values, lengths)
     squares = np.einsum("ij,ij->i", values, values, dtype=np.float64)
     there = np.arange(STRONGEST) < lengths[:, None]
-    if cosine:
+    if unit:
         values *= inverse_norms(squares)[:, None]
     indptr = np.concatenate([[0], np.cumsum(lengths)])
-    return (indptr, features[there], values[there]), _scale_and_half(squares, cosine)[1]
+    return (indptr, features[there], values[there]), _scale_and_half(squares, unit)[1]
 
 
 @njit(parallel=True, cache=True)
@@ -163,19 +161,19 @@ def _sum_strongest(indptr, feature, value, scale, members, starts, n_features, f
 
 
 @njit(parallel=True, fastmath={"reassoc", "nsz", "contract"}, cache=True)
-def _nearest_centre(indptr, features, values, scale, bounds, owner, amount, centre_half, own):
-    """own int32 (n,): the nearest centre of each row, the first of several."""
+def _nearest_centre(indptr, features, values, scale, bounds, list_rows, list_values, centre_half, own):
+    """Find the nearest centre of each row, the first of equally near ones: `own` int32 (n,)."""
     n = len(own)
     for part in prange(PARTS):
         sums = np.empty(len(centre_half), np.float32)
         for i in range(n * part // PARTS, n * (part + 1) // PARTS):
             sums[:] = -centre_half
-            add_products(sums, features, values, indptr[i], indptr[i + 1], scale[i], bounds, owner, amount)
+            add_products(sums, features, values, indptr[i], indptr[i + 1], scale[i], bounds, list_rows, list_values)
             highest(sums, own[i : i + 1])
 
 
 def _starts(sizes, most):
-    """Where cells of these sizes begin, those of more than `most` rows in several pieces: int64 (C + 1,)."""
+    """Compute where cells of these sizes begin, with cells of more than `most` rows cut into pieces: int64 (C + 1,)."""
     pieces = np.maximum(1, -(-sizes // most))
     first = np.repeat(np.cumsum(sizes) - sizes, pieces)
     number = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)
@@ -183,16 +181,16 @@ def _starts(sizes, most):
     return np.append(starts, sizes.sum())[np.append(np.repeat(sizes > 0, pieces), True)]
 
 
-def _arrange(rows, names, lengths) -> Csr:
-    """The rows with these numbers, in this order."""
-    place = np.empty(len(names), np.int32)
-    place[names] = np.arange(len(names), dtype=np.int32)
-    indptr = np.zeros(len(names) + 1, np.int64)
-    np.cumsum(lengths[names], out=indptr[1:])
+def _arrange(rows, row_ids, lengths) -> Csr:
+    """Copy all rows into the order of `row_ids`."""
+    place = np.empty(len(row_ids), np.int32)
+    place[row_ids] = np.arange(len(row_ids), dtype=np.int32)
+    indptr = np.zeros(len(row_ids) + 1, np.int64)
+    np.cumsum(lengths[row_ids], out=indptr[1:])
     _, features, values = rows.block(0, 0)
     arranged = indptr, np.empty(indptr[-1], features.dtype), np.empty(indptr[-1], values.dtype)
-    for start in range(0, len(names), BLOCK_ROWS):
-        stop = min(start + BLOCK_ROWS, len(names))
+    for start in range(0, len(row_ids), BLOCK_ROWS):
+        stop = min(start + BLOCK_ROWS, len(row_ids))
         _put(*rows.block(start, stop), place[start:stop], *arranged)
     return arranged
 

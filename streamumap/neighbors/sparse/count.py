@@ -1,72 +1,71 @@
-"""Exact ranks of a few rows' neighbours among all packed rows."""
+"""Exact ranks of the neighbors of a few rows."""
 
 import numpy as np
 from numba import njit, prange
 
 from streamumap.events import Advance, no_advance
+from streamumap.neighbors.protocol import ComparedRows
 from streamumap.neighbors.sparse.lists import invert, squared_norms
 from streamumap.neighbors.sparse.measure import measure_pairs, pair
 from streamumap.neighbors.sparse.settle import WIDE_SLACK
+from streamumap.source.sparse.csr_rows import CsrRows
 
 SAME = 2.4e-7
-"""Distances that differ by less than this part are the same: lists hold them as float32."""
+"""Relative difference below which two distances count as equal: lists hold them as float32."""
 
 PARALLEL = 1.4e-14
-"""Cosine distances that differ by less are the same too: a multiple of a row is so far from it once its values are float32."""
+"""Difference below which two distances at length 1 count as equal: a row and its multiple, in float32, may be this far apart."""
 
 
 def count_closer(
-    rows, sample: np.ndarray, others: np.ndarray, metric: str, block_rows: int, advance: Advance = no_advance
+    rows: ComparedRows, sample: np.ndarray, others: np.ndarray, block_rows: int, advance: Advance = no_advance
 ) -> np.ndarray:
-    """How many rows are closer to row sample[i] than row others[i, j] is, itself apart: int64 (S, m).
-
-    `sample` int64 (S,) ascending, `others` (S, m), -1 for the distance at which there is no edge (1 for cosine, else
-    inf). Ticks N rows.
-
-    Distances come from float64 sums of products; what these leave open is measured from the two rows.
-    """
-    ours = rows.take(sample)
+    """Count exact ranks. Distances come from float64 sums of products; where these do not decide, from the two rows themselves."""
+    rows.metric.check("sparse")
+    csr, unit = rows.csr, rows.metric.unit
+    assert csr is not None
+    ours = csr.take(sample)
     own = squared_norms(ours[0], ours[2])
-    thresholds = _thresholds(rows, ours, others, metric)
+    thresholds = _thresholds(csr, ours, others, unit)
     order = np.argsort(-thresholds, axis=1)
     counts = np.zeros(others.shape, np.int64)
-    for start in range(0, rows.n_rows, block_rows):
-        stop = min(start + block_rows, rows.n_rows)
-        block = rows.block(start, stop)
-        lists, squares = invert(block[0], block[1], block[2], rows.n_features), squared_norms(block[0], block[2])
+    for start in range(0, csr.n_rows, block_rows):
+        stop = min(start + block_rows, csr.n_rows)
+        block = csr.block(start, stop)
+        lists, squares = invert(block[0], block[1], block[2], csr.n_features), squared_norms(block[0], block[2])
         _count(
-            *ours, own, sample - start, *block, *lists, squares, metric == "cosine", thresholds, order, counts
+            *ours, own, sample - start, *block, *lists, squares, unit, thresholds, order, counts
         )  # fmt: skip
         del block, lists  # before the next are made
         advance(stop - start)
     return counts
 
 
-def _thresholds(rows, ours, others, metric):
-    """The distances to `others`, less what may be the same."""
+def _thresholds(rows: CsrRows, ours, others, unit: bool):
+    """Measure the distances below which a row is closer than each of `others`, float64 (S, m)."""
     needed = np.unique(others[others >= 0]).astype(np.int64)
     theirs = rows.take(needed)
     local = np.where(others >= 0, np.searchsorted(needed, others), -1)
-    out = np.full(others.shape, 1.0 if metric == "cosine" else np.inf)
-    measure_pairs(*ours, *theirs, local, metric == "cosine", out)
-    return out * (1 - SAME) - (PARALLEL if metric == "cosine" else 0.0)
+    out = np.full(others.shape, 1.0 if unit else np.inf)
+    measure_pairs(*ours, *theirs, local, unit, out)
+    return out * (1 - SAME) - (PARALLEL if unit else 0.0)
 
 
 @njit(parallel=True, cache=True)
 def _count(
-    indptr, features, values, own, itself, their_indptr, their_features, their_values, bounds, owner, amount, squares,
-    cosine, thresholds, order, counts,
+    indptr, features, values, own, itself, their_indptr, their_features, their_values, bounds, list_rows, list_values, squares,
+    unit, thresholds, order, counts,
 ):  # fmt: skip
     for row in prange(len(counts)):
         dots = np.zeros(len(squares))
         for at in range(indptr[row], indptr[row + 1]):
             feature, value = features[at], np.float64(values[at])
             for p in range(bounds[feature], bounds[feature + 1]):
-                dots[owner[p]] += value * amount[p]
+                dots[list_rows[p]] += value * list_values[p]
         for j in range(len(squares)):
             if j == itself[row]:
                 continue
-            if cosine:
+            if unit:
                 product = own[row] * squares[j]
                 distance = 1.0 - dots[j] / np.sqrt(product) if product > 0 else np.float64(own[row] != squares[j])
                 slack = WIDE_SLACK if product > 0 else 0.0
@@ -77,7 +76,7 @@ def _count(
             for c in order[row]:
                 if slack > 0 and abs(distance - thresholds[row, c]) <= slack:
                     mine, theirs = slice(indptr[row], indptr[row + 1]), slice(their_indptr[j], their_indptr[j + 1])
-                    distance = pair(features[mine], values[mine], their_features[theirs], their_values[theirs], cosine)
+                    distance = pair(features[mine], values[mine], their_features[theirs], their_values[theirs], unit)
                     slack = 0.0
                 if distance >= thresholds[row, c]:
                     break

@@ -1,5 +1,5 @@
-"""Neighbours of neighbours of packed rows (NN-descent: Dong, Moses, Li 2011): a row is spread out in a strip of its own,
-and the features of others are looked up in it (the dense accumulator of Gustavson 1978)."""
+"""Neighbors of neighbors (NN-descent: Dong, Moses, Li 2011): a row is written into a dense strip, in which the features of other rows are
+looked up (the dense accumulator of Gustavson 1978)."""
 
 import numba
 import numpy as np
@@ -15,7 +15,7 @@ RUN_ROWS = 1024
 
 
 def join(cells: Cells, n_features: int, table, advance: Advance) -> None:
-    """Compares each row with the neighbours of its neighbours, in both directions. Ticks N rows."""
+    """Compare each row with the neighbors of its neighbors, in both directions. Advances by N rows."""
     indices, keys, fresh = table
     n = len(indices)
     members = members_of(indices, keys, fresh, FORWARD, REVERSE)

@@ -1,5 +1,5 @@
-"""Inverted lists: for each feature the rows that have it and how much, by which products with many rows are sums over
-lists (Turtle & Flood 1995 call it term-at-a-time scoring)."""
+"""Inverted lists: the rows that have a feature, with their values. Products with many rows are sums over the lists (term-at-a-time scoring:
+Turtle & Flood 1995)."""
 
 import numpy as np
 from numba import njit
@@ -7,30 +7,30 @@ from numba import njit
 from streamumap.neighbors.sparse.sizes import CORPUS_ROWS
 
 CHUNK = 64
-"""Sums looked at together: most are passed over."""
+"""Sums checked together: most groups are skipped."""
 
 NORM_ROWS = 256
-"""Rows of which the squares, 16 bytes a value, are there at a time."""
+"""Rows whose squares, 16 bytes a value, are in memory at a time."""
 
 
 def invert(
     indptr: np.ndarray, features: np.ndarray, values: np.ndarray, n_features: int, scale: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """CSR -> for each feature the rows that have it, ascending: (bounds int64 (D + 1,), row uint16 or int32, value
-    float32). `scale` float32 (n,): by what the values of each row are multiplied."""
+    """Turn CSR rows into inverted lists: bounds int64 (D + 1,), rows uint16 or int32, ascending in each list, and values float32. `scale`
+    float32 (n,): factors of the rows' values."""
     n = len(indptr) - 1
     bounds = np.empty(n_features + 2, np.int64)
-    owner = np.empty(len(features), np.uint16 if n <= CORPUS_ROWS else np.int32)
-    amount = np.empty(len(features), np.float32)
+    list_rows = np.empty(len(features), np.uint16 if n <= CORPUS_ROWS else np.int32)
+    list_values = np.empty(len(features), np.float32)
     scale = np.ones(n, np.float32) if scale is None else scale
-    put_in_lists(indptr, features, values, scale, 0, n, bounds, owner, amount)
-    return bounds[:-1], owner, amount
+    put_in_lists(indptr, features, values, scale, 0, n, bounds, list_rows, list_values)
+    return bounds[:-1], list_rows, list_values
 
 
 @njit(cache=True)
-def put_in_lists(indptr, features, values, scale, a, b, bounds, owner, amount):
-    """Fills `owner`, from 0 on, and `amount` with the lists of rows a..b: that of feature f is at bounds[f]..bounds[f + 1].
-    bounds (D + 2,)."""
+def put_in_lists(indptr, features, values, scale, a, b, bounds, list_rows, list_values):
+    """Make the lists of rows a..b: `list_rows` gets the rows, counted from row a, and `list_values` their values; the list of feature f is at
+    bounds[f]..bounds[f + 1], bounds (D + 2,)."""
     bounds[:] = 0
     for at in range(indptr[a], indptr[b]):
         bounds[features[at] + 2] += 1
@@ -39,12 +39,12 @@ def put_in_lists(indptr, features, values, scale, a, b, bounds, owner, amount):
     for j in range(a, b):
         for at in range(indptr[j], indptr[j + 1]):
             place = bounds[features[at] + 1]
-            owner[place], amount[place] = j - a, values[at] * scale[j]
+            list_rows[place], list_values[place] = j - a, values[at] * scale[j]
             bounds[features[at] + 1] = place + 1
 
 
 def squared_norms(indptr: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """float64 (n,)."""
+    """Sum the squares of each row: float64 (n,)."""
     out = np.zeros(len(indptr) - 1)
     for start in range(0, len(out), NORM_ROWS):
         bounds = indptr[start : start + NORM_ROWS + 1]
@@ -56,22 +56,22 @@ def squared_norms(indptr: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def inverse_norms(squares: np.ndarray) -> np.ndarray:
-    """float32 (n,): what makes the length of a row 1; 1 for a zero row."""
+    """Compute what makes the length of a row 1: float32 (n,), 1 for a zero row."""
     return (1.0 / np.sqrt(np.where(squares > 0, squares, 1.0))).astype(np.float32)
 
 
 @njit(inline="always")
-def add_products(sums, features, values, start, stop, factor, bounds, owner, amount):
-    """Adds factor * (the row of pairs start..stop) . (row j of the lists) to sums[j]."""
+def add_products(sums, features, values, start, stop, factor, bounds, list_rows, list_values):
+    """Add the product of factor times the row of pairs start..stop with row j of the lists to sums[j], for all j."""
     for at in range(start, stop):
         feature, value = features[at], values[at] * factor
         for p in range(bounds[feature], bounds[feature + 1]):
-            sums[owner[p]] += value * amount[p]
+            sums[list_rows[p]] += value * list_values[p]
 
 
 @njit(cache=True)
 def highest(scores, out):
-    """Columns of the highest scores, highest first, the first of equal ones before the others."""
+    """Find the columns of the highest scores, highest first, the first of equal ones before the others."""
     n = len(out)
     best = np.full(n, -np.inf, np.float32)
     out[:] = 0

@@ -1,15 +1,29 @@
-"""Exact distances of packed rows, in float64 from the rows themselves."""
+"""Exact distances of rows without their zeros, in float64."""
 
 import numpy as np
 from numba import njit, prange
 
+from streamumap.neighbors.metric import Metric
+
 NEAR = 1e-6
-"""Cosine distances below this come from differences of the rows at length 1: what is left of 1 less the cosine has too few digits."""
+"""Below this, half squared distances of rows at length 1 come from differences: 1 - cos has lost too many digits."""
+
+
+PIECE_ROWS = 1 << 16
+"""Rows whose distances are turned into those of a metric together."""
+
+
+def to_distances(measured: np.ndarray, metric: Metric) -> None:
+    """Turn what `pair` gives, float32 (n, k), into distances of the metric, in place: in float64, in which the root of the square of a float32
+    number is that number again."""
+    for start in range(0, len(measured), PIECE_ROWS):
+        wide = measured[start : start + PIECE_ROWS].astype(np.float64)
+        measured[start : start + PIECE_ROWS] = metric.from_squares(2 * wide if metric.unit else wide**2, np)
 
 
 @njit(cache=True)
-def pair(a_features, a_values, b_features, b_values, cosine):
-    """float64 distance of two rows given by their ascending features."""
+def pair(a_features, a_values, b_features, b_values, unit):
+    """Measure two rows given by their ascending features: the Euclidean distance, float64; for `unit` half the squared distance at length 1."""
     a, b, dot, aa, bb, difference = 0, 0, 0.0, 0.0, 0.0, 0.0
     while a < len(a_features) or b < len(b_features):
         if b >= len(b_features) or (a < len(a_features) and a_features[a] < b_features[b]):
@@ -26,7 +40,7 @@ def pair(a_features, a_values, b_features, b_values, cosine):
         aa += x * x
         bb += y * y
         difference += (x - y) * (x - y)
-    if not cosine:
+    if not unit:
         return np.sqrt(difference)
     if aa == 0.0 or bb == 0.0:
         return 0.0 if aa == bb else 1.0
@@ -38,7 +52,7 @@ def pair(a_features, a_values, b_features, b_values, cosine):
 
 @njit(cache=True)
 def _half_square(a_features, a_values, a_scale, b_features, b_values, b_scale):
-    """Half the squared distance of two rows that are multiplied."""
+    """Compute half the squared distance of two rows times their scales."""
     a, b, total = 0, 0, 0.0
     while a < len(a_features) or b < len(b_features):
         step = 0.0
@@ -56,13 +70,12 @@ def _half_square(a_features, a_values, a_scale, b_features, b_values, b_scale):
 
 @njit(parallel=True, cache=True)
 def measure(
-    names, indptr, features, values, their_indptr, their_features, their_values, best, local, cosine, indices, out
+    row_ids, indptr, features, values, their_indptr, their_features, their_values, best, local, unit, indices, out
 ):
-    """Fills indices int32, out float32 (n, k): self, then the k - 1 nearest of each row's candidates by (distance, row
-    number).
+    """Fill indices int32 and out float32 (n, k): each row itself, then the k - 1 nearest of its candidates by (distance, row number).
 
-    `names`: the numbers of the rows `indptr`, `features`, `values`; `best` (n, m): those of their candidates, -1 for
-    none, which are rows `local` (n, m) of their_indptr, their_features, their_values.
+    `row_ids`: the numbers of the rows `indptr`, `features`, `values`; `best` (n, m): those of their candidates, -1 for none, which are
+    rows `local` (n, m) of their_indptr, their_features, their_values.
     """
     n_kept, k = best.shape[1], indices.shape[1]
     for row in prange(len(best)):
@@ -73,24 +86,24 @@ def measure(
             if best[row, c] < 0:
                 continue
             theirs = slice(their_indptr[local[row, c]], their_indptr[local[row, c] + 1])
-            d = pair(features[own], values[own], their_features[theirs], their_values[theirs], cosine)
+            d = pair(features[own], values[own], their_features[theirs], their_values[theirs], unit)
             at = n_found
             while at > 0 and (distance[at - 1] > d or (distance[at - 1] == d and found[at - 1] > best[row, c])):
                 distance[at], found[at] = distance[at - 1], found[at - 1]
                 at -= 1
             distance[at], found[at] = d, best[row, c]
             n_found += 1
-        indices[row, 0], out[row, 0] = names[row], np.float32(0)
+        indices[row, 0], out[row, 0] = row_ids[row], np.float32(0)
         for c in range(min(n_found, k - 1)):
             indices[row, c + 1], out[row, c + 1] = found[c], np.float32(distance[c])
 
 
 @njit(parallel=True, cache=True)
-def measure_pairs(indptr, features, values, their_indptr, their_features, their_values, local, cosine, out):
-    """out float64 (n, m): distance of each row to rows `local` (n, m), as it is where that is -1."""
+def measure_pairs(indptr, features, values, their_indptr, their_features, their_values, local, unit, out):
+    """Fill out float64 (n, m) with the distances of each row to rows `local` (n, m); entries whose row is -1 stay."""
     for row in prange(len(local)):
         own = slice(indptr[row], indptr[row + 1])
         for j in range(local.shape[1]):
             if local[row, j] >= 0:
                 theirs = slice(their_indptr[local[row, j]], their_indptr[local[row, j] + 1])
-                out[row, j] = pair(features[own], values[own], their_features[theirs], their_values[theirs], cosine)
+                out[row, j] = pair(features[own], values[own], their_features[theirs], their_values[theirs], unit)

@@ -1,7 +1,7 @@
-"""Each row is compared with all rows of the cells whose centres are nearest to it.
+"""Each row compared with all rows of the cells whose centres are nearest to it.
 
-A batch of rows that follow one another, and so choose the same cells, goes through these cells one by one: the rows of a
-cell become inverted lists, by which a pair costs a fifth of what it costs pair by pair.
+Rows that follow each other mostly choose the same cells, so a batch of them goes through its cells one by one: the rows of a cell become
+inverted lists, with which a pair costs a fifth of a comparison of its own.
 """
 
 from collections.abc import Callable
@@ -30,12 +30,12 @@ def probe(
     start_row: int = 0,
     after: Callable = lambda row: None,
 ) -> None:
-    """Merges into the table what each row's first..last nearest cells hold, from row `start_row` on. Ticks N rows, and
-    calls after(row=rows done) again and again.
+    """Merge the rows of each row's first..last nearest cells into the table, from row `start_row` on. Advances by N rows, and calls
+    after(row=rows done) after every step.
 
     `table`: indices int32, keys float32, fresh uint8 (N, w), by rows in the order of the cells.
     """
-    n, n_cells = len(cells.names), len(cells.centre_half)
+    n, n_cells = len(cells.row_ids), len(cells.centre_half)
     last = min(last, n_cells)
     batch_rows = max(LEAST_BATCH, batch_rows * CHOICES // last)
     lists = invert(*cells.centres, n_features)
@@ -54,7 +54,7 @@ def probe(
 @njit(parallel=True, fastmath={"reassoc", "nsz", "contract"}, cache=True)
 def _probe(
     start, stop, batch_rows, first, last, most, n_features, indptr, features, values, scale, half,
-    starts, bounds, owner, amount, centre_half, indices, keys, fresh,
+    starts, bounds, list_rows, list_values, centre_half, indices, keys, fresh,
 ):  # fmt: skip
     n_cells = len(centre_half)
     largest = np.int64(0)
@@ -67,7 +67,7 @@ def _probe(
         scores = np.empty(n_cells, np.float32)
         for i in range(low, high):
             scores[:] = -centre_half
-            add_products(scores, features, values, indptr[i], indptr[i + 1], scale[i], bounds, owner, amount)
+            add_products(scores, features, values, indptr[i], indptr[i + 1], scale[i], bounds, list_rows, list_values)
             highest(scores, chosen[i - low])
         begins, guests = _guests(chosen[:, first:], low, n_cells)
         ends, place, value = np.empty(n_features + 2, np.int32), np.empty(most, np.uint16), np.empty(most, np.float32)
@@ -84,7 +84,7 @@ def _probe(
 
 @njit(cache=True)
 def _guests(chosen, low, n_cells):
-    """For each cell the rows of a batch, from row `low` on, that chose it: where they begin int64 (C + 1,), rows int32."""
+    """Group the rows of a batch, from row `low` on, by the cells that they chose: where each cell's begin int64 (C + 1,), and rows int32."""
     begins = np.zeros(n_cells + 2, np.int64)
     for c in chosen.flat:
         begins[c + 2] += 1
@@ -100,7 +100,7 @@ def _guests(chosen, low, n_cells):
 
 @njit(fastmath={"contract"}, cache=True)
 def _keep(i, a, b, sums, half, indices, keys, fresh):
-    """Merges rows a..b, whose products with row i are `sums`, into its lists."""
+    """Merge rows a..b, whose products with row i are `sums`, into its list."""
     worst = keys[i, -1]
     for start in range(a, b, CHUNK):
         stop = min(start + CHUNK, b)

@@ -1,40 +1,41 @@
-"""Bytes of `packed` as formulas, importable without numba, and the sizes by which it works."""
+"""Host bytes of the sparse search as formulas, importable without numba, and the sizes by which it works."""
 
 from math import isqrt
 
-from streamumap.neighbors.sizes import UNEVEN
 from streamumap.source.sparse.csr_rows import SPAN_VALUES
+
+UNEVEN = 1.5
+"""Factor by which a block of rows may have more non-zeros than the mean."""
 
 CORPUS_ROWS = 65_536
 """Rows of an inverted index: their numbers fit uint16 and a row's sums (256 KiB) stay in a core's cache."""
 
 MARGIN = 8
-"""Candidates kept beyond k - 1: float32 sums may order near ties wrongly, the float64 distances put them right."""
+"""Candidates kept beyond k - 1: float32 sums may order near ties wrongly, which float64 distances correct."""
 
 EXHAUSTIVE_ROWS = 2 * CORPUS_ROWS
-"""Up to so many, all with all takes no more than 35 CPU seconds and is exact. Measured: 1.85 ns for each pair, cells and
-joins 75 us for each row."""
+"""Up to this many rows all are compared with all: exact, in at most 35 CPU seconds. Measured: 1.85 ns a pair; cells and joins take 75 us
+a row."""
 
 LISTED_BYTES = 2 + 4
-"""Of a pair in inverted lists: its row as uint16, its value as float32. Reading a block takes no more than making its
-lists, not of float64 values either."""
+"""Bytes of a pair in inverted lists: its row as uint16, its value as float32. Reading a block takes no more than making its lists, even
+where values are stored as float64."""
 
 TAKEN_ROW_BYTES = 40
-"""Of a row that others name, while it is taken: its number as int32 and int64, how long it is, where it was and where it
-goes."""
+"""Bytes of a candidate row while it is read: its number as int32 and int64, its length, its places before and after."""
 
 PLACE_BYTES = 8 + 4
-"""Of each time that a row is named: where it is among those that are taken, as it is searched for and as int32."""
+"""Bytes of an entry of a candidate list: its place among the rows read, as the search for it gives it and as int32."""
 
 CHOICES = 16
-"""Cells that a row looks through in the first round."""
+"""Cells that each row is compared with in the first round."""
 
 LEAST_CELL = 64
 STRONGEST = 32
-"""Features of a centre; 96 find no more."""
+"""Features of a centre; 96 do not find more neighbors."""
 
 PER_CELL = 16
-"""Rows for each cell in the sample on which centres are learnt, and the rounds that takes."""
+"""Rows for each cell in the sample on which centres are learnt, and rounds of learning."""
 
 ROUNDS = 3
 BLOCK_ROWS = 16_384
@@ -42,7 +43,7 @@ BATCH_ROWS = 8192
 LEAST_WIDTH = 24
 FORWARD = 20
 REVERSE = 14
-"""Nearest neighbours of a row, and nearest rows that name it as neighbour, that take part in its join."""
+"""Nearest neighbors of a row, and nearest rows that have it as a neighbor, that take part in its join."""
 
 
 def search(
@@ -55,8 +56,8 @@ def search(
     n_sample: int,
     n_threads: int,
 ) -> int:
-    """Host bytes of `packed.search` beyond the rows themselves; `n_sample` rows measure the recall. What is approximate
-    may end with all with all."""
+    """Predict the host bytes of `search.search` beyond the rows themselves; `n_sample` rows measure the recall. An approximate search may
+    end by comparing all rows with all."""
     exhaustive = _exhaustive(n_rows, n_features, n_nonzero, k, query_rows, n_sample, n_threads)
     if not batch_rows:
         return exhaustive
@@ -66,8 +67,8 @@ def search(
 def count_closer(
     n_rows: int, n_features: int, n_nonzero: int, n_sample: int, n_others: int, block_rows: int, n_threads: int
 ) -> int:
-    """Host bytes of `packed.count_closer`: the sample with its others, in one piece while these are taken, then beside the
-    lists of a block, its squares and the float64 sums of each thread."""
+    """Predict the host bytes of `count.count_closer`: the sample and its others, which are read in one piece; then beside these the lists of
+    a block, its squared norms and the float64 sums of each thread."""
     read_bytes = pair_bytes(n_features)
     own, others = (_pairs_of(size, n_rows, n_nonzero) for size in (n_sample, n_sample * n_others))
     block = _pairs_of(block_rows, n_rows, n_nonzero) * (read_bytes + LISTED_BYTES)
@@ -75,25 +76,37 @@ def count_closer(
     return (own + others) * read_bytes + n_sample * n_others * TAKEN_ROW_BYTES + max(_taking(others), block)
 
 
+def nearest(
+    n_features: int, row_pairs: float, query_pairs: float, query_rows: int, other_rows: int, n_threads: int
+) -> int:
+    """Predict the host bytes of a search for the neighbors of new rows: `query_pairs` and `row_pairs` are the mean non-zeros of a new row
+    and of a row of the map. Counted are a block and its lists, for each of its rows the squared norm, the bias twice and the scale, and
+    the sums of each thread."""
+    pairs = int(other_rows * row_pairs * UNEVEN)
+    lists = pairs * (pair_bytes(n_features) + LISTED_BYTES) + n_features * 8 + other_rows * 24
+    asking = int(query_rows * query_pairs * UNEVEN) * 40
+    return asking + lists + n_threads * other_rows * 4
+
+
 def pair_bytes(n_features: int) -> int:
-    """Of a pair of rows as they are read: its feature, its value as float32."""
+    """Return the bytes of a pair as it is read: its feature, its value as float32."""
     return (2 if n_features <= 1 << 16 else 4) + 4
 
 
 def mean_cell_rows(n_rows: int) -> int:
-    """Rows of a cell on average: as rows grow in number, so do cells and the rows of each."""
+    """Return the mean number of rows in a cell: it grows with the number of rows, and so does the number of cells."""
     return max(LEAST_CELL, isqrt(n_rows) // 8)
 
 
 def list_width(k: int) -> int:
-    """Neighbours kept of each row while a search is approximate."""
+    """Return the number of neighbors kept of each row while a search is approximate."""
     return max(LEAST_WIDTH, k - 1 + MARGIN)
 
 
 def _exhaustive(n_rows, n_features, n_nonzero, k, query_rows, n_sample, n_threads):
-    """Three steps. Candidates with their scores and every row's scale, beside lists while they are made of a block's pairs,
-    then beside the pairs of those that ask and sums of each thread. Candidates and the graph, beside the pairs of those that
-    ask and of all rows that they name. The graph while it is measured."""
+    """Return the most that one of the steps needs. Scoring: candidates with their scores and each row's scale, beside a block's lists and
+    the pairs these are made of, or the pairs of query rows and the sums of each thread. Deciding: candidates and the graph, beside the
+    pairs of query rows and of all their candidates. Completing lists that float32 sums leave open. Measuring the recall."""
     read_bytes, width = pair_bytes(n_features), k - 1 + MARGIN
     corpus = _pairs_of(CORPUS_ROWS, n_rows, n_nonzero)
     asking = _pairs_of(query_rows, n_rows, n_nonzero) * read_bytes
@@ -115,13 +128,13 @@ def _pairs_of(some_rows, n_rows, n_nonzero):
 
 
 def _taking(n_pairs):
-    """What `CsrRows.take` takes beside the pairs: where those of a span are, and what is read of them."""
+    """Count what `CsrRows.take` needs beside the pairs: the places of those of a span, and what is read of them."""
     return min(n_pairs, SPAN_VALUES) * 28
 
 
 def _approximate(n_rows, n_features, n_nonzero, k, batch_rows, n_sample, n_threads):
-    """Rows in the order of their cells, with the centres of these, throughout; then the step that needs most beyond. What a
-    thread probes with stays: glibc does not give back the end of a thread's heap."""
+    """Count the rows in the order of their cells and the centres of these, which are held throughout, and the step that needs most beyond.
+    The buffers with which a thread probes stay: glibc does not give back the end of a thread's heap."""
     n, width, index_bytes = n_rows, list_width(k), 2 if n_features <= 1 << 16 else 4
     share = n_nonzero / n * UNEVEN
     block_rows, cell_rows = min(n, BLOCK_ROWS), mean_cell_rows(n)

@@ -1,6 +1,7 @@
 """Bytes of counting, for some sampled rows, how many rows lie closer than given ones."""
 
-from streamumap.neighbors import sizes as knn
+from streamumap.neighbors.cuda import sizes as cuda
+from streamumap.neighbors.dense import sizes as dense
 from streamumap.neighbors.sparse import sizes as sparse
 from streamumap.planning.fit import Facts, Held
 from streamumap.planning.job import SEARCH_ROWS
@@ -21,15 +22,15 @@ def count_host_bytes(facts: Facts, held: Held, n_others: int, block_rows: int, n
 def count_dense_bytes(facts: Facts, n_others: int, block_rows: int, n_sample: int = SEARCH_ROWS) -> int:
     """Count the host bytes for dense rows on the CPU. Ranks are counted among the rows as they came, not the reduced ones."""
     job = facts.job
-    return knn.dense_count_closer(min(n_sample, job.n_rows), n_others, job.n_features, job.itemsize, block_rows)
+    return dense.count_closer(min(n_sample, job.n_rows), n_others, job.n_features, job.itemsize, block_rows)
 
 
 def count_device_bytes(facts: Facts, n_others: int, block_rows: int, n_sample: int = SEARCH_ROWS) -> int:
     """Count the device bytes of `dispatch.count_closer` for `n_sample` rows and `n_others` of each."""
     size = min(n_sample, facts.job.n_rows)
     if facts.as_csr:
-        return knn.count_closer_packed(size, n_others)
-    return knn.count_closer(size, n_others, facts.job.n_features, block_rows)
+        return cuda.count_closer_csr(size, n_others)
+    return cuda.count_closer(size, n_others, facts.job.n_features, block_rows)
 
 
 def csr_device_bytes(held: Held) -> int:
@@ -37,4 +38,4 @@ def csr_device_bytes(held: Held) -> int:
     rows = held.rows
     if rows.n_nonzero is None:
         return 0
-    return knn.cuda_packed_rows(rows.n_rows, rows.n_features, rows.n_nonzero, rows.dtype)
+    return cuda.csr_rows(rows.n_rows, rows.n_features, rows.n_nonzero, rows.dtype)

@@ -3,7 +3,10 @@
 from dataclasses import replace
 
 from streamumap.errors import InputError
-from streamumap.neighbors import sizes as knn
+from streamumap.neighbors import cuvs_sizes as cuvs
+from streamumap.neighbors import given
+from streamumap.neighbors.cuda import sizes as cuda
+from streamumap.neighbors.dense import sizes as dense
 from streamumap.neighbors.sparse import sizes as sparse
 from streamumap.planning.fit import Blocks, Facts, Held, Shape, block_sizes, fit, hold_kernels, one_block, spare
 from streamumap.planning.job import SEARCH_ROWS, StagePlan
@@ -59,7 +62,7 @@ def _given(facts: Facts, held: Held) -> tuple[StagePlan, Held]:
     rows, k = held.rows, facts.params.n_neighbors
 
     def host(block_rows: int) -> int:
-        copying = knn.given(rows.knn_columns, rows.n_features, k, block_rows)
+        copying = given.host_bytes(rows.knn_columns, rows.n_features, k, block_rows)
         return max(copying, count_host_bytes(facts, held, k - 1, block_rows))
 
     def device(block_rows: int) -> int:
@@ -73,7 +76,7 @@ def _given(facts: Facts, held: Held) -> tuple[StagePlan, Held]:
 def _sparse(facts: Facts, held: Held) -> tuple[StagePlan, Held]:
     """Plan a search by cells where there are enough rows and they fit (`batch_rows` > 0), else an exhaustive one."""
     rows, k, threads = held.rows, facts.params.n_neighbors, facts.machine.n_cores
-    exhaustive = facts.params.recall >= 1 or rows.n_rows <= sparse.EXHAUSTIVE_ROWS
+    exhaustive = facts.exhaustive or facts.params.recall >= 1 or rows.n_rows <= sparse.EXHAUSTIVE_ROWS
     compiling = 2 * COMPILING_BYTES
 
     def host(shape: Shape) -> int:
@@ -99,10 +102,10 @@ def _dense(facts: Facts, held: Held) -> tuple[StagePlan, Held]:
     n, d = rows.n_rows, rows.n_features
 
     def host(cell_rows: int) -> int:
-        measuring = knn.dense_held(n, d, k, cell_rows) + count_dense_bytes(facts, k - 1, cell_rows)
-        return max(knn.dense(n, d, rows.itemsize, k, cell_rows, threads), measuring)
+        measuring = dense.held(n, d, k, cell_rows) + count_dense_bytes(facts, k - 1, cell_rows)
+        return max(dense.search(n, d, rows.itemsize, k, cell_rows, threads), measuring)
 
-    least = min(n, knn.dense_least_rows(k))
+    least = min(n, dense.least_rows(k))
     blocks = one_block("cell_rows", [*block_sizes(min(n, 4096), least), least], host)
     stage, held = fit(facts, held, "neighbors", "dense", blocks)
     return stage, replace(held, cell_rows=stage.blocks["cell_rows"])
@@ -113,21 +116,19 @@ def _cuda(facts: Facts, held: Held) -> tuple[StagePlan, Held]:
     may end in an exhaustive one, so both are counted."""
     rows, k, as_csr = held.rows, facts.params.n_neighbors, facts.as_csr
     n, d, dtype = rows.n_rows, rows.n_features, rows.dtype
-    approximate = not knn.cuda_is_exhaustive(n, d, k, facts.params.recall)
+    approximate = not cuda.is_exhaustive(n, d, k, facts.params.recall)
 
     def exact_bytes(shape: Shape) -> int:
         query, other = shape["query_rows"], shape["other_rows"]
-        return knn.cuda_device(d, dtype, k, query, other, resident=query == n)
+        return cuda.exhaustive(d, dtype, k, query, other, resident=query == n)
 
     def approximate_bytes(shape: Shape) -> int:
-        return knn.cuda_approximate(
-            n, d, k, dtype, as_csr, shape["chunk_rows"], shape["query_rows"], shape["other_rows"]
-        )
+        return cuda.approximate(n, d, k, dtype, as_csr, shape["chunk_rows"], shape["query_rows"], shape["other_rows"])
 
     def host(shape: Shape) -> int:
         staged = 0 if as_csr else shape["other_rows"]
         without_solver = 0 if approximate else TORCH_WORKING_BYTES - TORCH_EXACT_BYTES
-        return knn.cuda_host(n, d, dtype, k, staged) - without_solver
+        return cuda.host(n, d, dtype, k, staged) - without_solver
 
     def device(shape: Shape) -> int:
         searching = max(exact_bytes(shape), approximate_bytes(shape) if approximate else 0)
@@ -148,12 +149,12 @@ def _cuvs(facts: Facts, held: Held) -> tuple[StagePlan, Held]:
 
     def host(shape: Shape) -> int:
         staged = 0 if as_csr else pinned_bytes(min(shape["other_rows"], n), d, rows.dtype)
-        return knn.cuvs_host(n, d, k) + staged
+        return cuvs.host(n, d, k) + staged
 
     def device(shape: Shape) -> int:
-        measuring = knn.cuvs_measuring(n, d, k, rows.dtype, as_csr, shape["query_rows"], shape["other_rows"])
+        measuring = cuvs.measuring(n, d, k, rows.dtype, as_csr, shape["query_rows"], shape["other_rows"])
         counting = count_device_bytes(facts, k - 1, shape["other_rows"])
-        return max(knn.cuvs_device(n, d, k), csr_device_bytes(held) + max(measuring, counting))
+        return max(cuvs.device(n, d, k), csr_device_bytes(held) + max(measuring, counting))
 
     return fit(facts, held, "neighbors", "cuvs", Blocks(_tiles(facts, n), host, device))
 

@@ -1,7 +1,10 @@
 """Plans of placing new rows on a map, and of reading both where the map is there already."""
 
 from streamumap.machine.memory import Footprint
-from streamumap.neighbors import nearest_sizes as nearest
+from streamumap.neighbors.cuda import sizes as cuda
+from streamumap.neighbors.dense import sizes as dense
+from streamumap.neighbors.metric import named
+from streamumap.neighbors.sparse import sizes as sparse
 from streamumap.planning.fit import Blocks, Facts, Held, Shape, block_sizes, fit, hold_kernels, one_block
 from streamumap.planning.job import Job, StagePlan
 from streamumap.planning.overheads import CONTEXT_BYTES, OUT_OF_SAMPLE_KERNELS, READING_BYTES, TORCH_HOST_BYTES
@@ -33,7 +36,7 @@ def place(facts: Facts, held: Held) -> tuple[StagePlan, Held]:
     backend = "cuda" if facts.on_gpu else "packed" if facts.as_csr else "dense"
     searching = {"cuda": _cuda_host_bytes, "packed": _sparse_bytes, "dense": _dense_bytes}[backend]
     positions = (2 * rows.n_rows + 3 * new.n_rows) * facts.params.n_components * 4 + _projecting_bytes(facts, new)
-    if facts.params.metric == "cosine":  # two rows of one direction, as stored and as float64, and their difference
+    if named(facts.params.metric).unit:  # two rows of one direction, as stored and as float64, and their difference
         positions += rows.n_features * 40
 
     def host(shape: Shape) -> int:
@@ -42,7 +45,7 @@ def place(facts: Facts, held: Held) -> tuple[StagePlan, Held]:
     def device(shape: Shape) -> int:
         dtype = new.dtype if facts.params.reduce == "none" else "float32"
         sizes = rows.n_features, rows.dtype, dtype, k, shape["query_rows"], shape["other_rows"]
-        return csr_device_bytes(held) + nearest.cuda(*sizes)
+        return csr_device_bytes(held) + cuda.nearest(*sizes)
 
     shapes = [
         {"query_rows": query, "other_rows": min(other, max(rows.n_rows, 32))}
@@ -60,20 +63,25 @@ def new_rows(facts: Facts) -> Job:
 def _cuda_host_bytes(facts: Facts, rows: Job, query_rows: int, other_rows: int) -> int:
     staged_queries = pinned_bytes(other_rows, rows.n_features, new_rows(facts).dtype)
     staged_rows = 0 if facts.as_csr else pinned_bytes(other_rows, rows.n_features, rows.dtype)
-    return staged_queries + staged_rows + nearest.table(query_rows, facts.params.n_neighbors)
+    return staged_queries + staged_rows + _table_bytes(facts, query_rows)
 
 
 def _sparse_bytes(facts: Facts, rows: Job, query_rows: int, other_rows: int) -> int:
     new, row_pairs = new_rows(facts), (rows.n_nonzero or 0) / rows.n_rows
     query_pairs = row_pairs if new.n_nonzero is None else new.n_nonzero / new.n_rows
-    sizes = rows.n_features, row_pairs, query_pairs, facts.params.n_neighbors, query_rows, other_rows
-    return CSR_QUERY_BYTES + nearest.sparse(*sizes, facts.machine.n_cores)
+    sizes = rows.n_features, row_pairs, query_pairs, query_rows, other_rows, facts.machine.n_cores
+    return CSR_QUERY_BYTES + sparse.nearest(*sizes) + _table_bytes(facts, query_rows)
 
 
 def _dense_bytes(facts: Facts, rows: Job, query_rows: int, other_rows: int) -> int:
     itemsize = max(rows.itemsize, new_rows(facts).itemsize)
-    sizes = rows.n_features, itemsize, facts.params.n_neighbors, query_rows, other_rows
-    return nearest.dense(*sizes, facts.machine.n_cores)
+    sizes = rows.n_features, itemsize, query_rows, other_rows, facts.machine.n_cores
+    return dense.nearest(*sizes) + _table_bytes(facts, query_rows)
+
+
+def _table_bytes(facts: Facts, query_rows: int) -> int:
+    """Count the host bytes of the neighbors of a block of new rows, and of the strengths and positions made of them."""
+    return query_rows * (facts.params.n_neighbors * 40 + 64)
 
 
 def _projecting_bytes(facts: Facts, new: Job) -> int:

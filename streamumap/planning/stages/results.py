@@ -1,6 +1,7 @@
 """Plans of measuring the map and of writing the results."""
 
 from streamumap.neighbors import points_sizes as points
+from streamumap.neighbors.cuda import points_sizes as cuda_points
 from streamumap.planning.fit import TINY_ROWS, Blocks, Facts, Held, Shape, block_sizes, fit, is_tiny_forced, one_block
 from streamumap.planning.job import QUALITY_NEIGHBORS, StagePlan, quality_rows
 from streamumap.planning.overheads import WRITING_BYTES
@@ -26,7 +27,7 @@ def quality(facts: Facts, held: Held) -> tuple[StagePlan, Held]:
 
     def device(shape: Shape) -> int:
         counting = count_device_bytes(facts, n_others, shape["block_rows"], shape["sample_rows"])
-        return max(csr_device_bytes(held) + counting, points.device(n, k, c, shape["query_rows"]))
+        return max(csr_device_bytes(held) + counting, cuda_points.device(n, k, c, shape["query_rows"]))
 
     backend = "cuda" if facts.on_gpu else "dense" if held.rows.n_nonzero is None else "packed"
     shapes = _quality_shapes(n, _quality_blocks(facts, held), facts.on_gpu)

@@ -13,7 +13,7 @@ from streamumap.run.dispatch import Rows
 from streamumap.run.initialize import GraphBlocks, first_positions, layout_backend
 from streamumap.run.recorder import Meter
 from streamumap.run.run import Run
-from streamumap.store.resumable import SavedCheckpoint
+from streamumap.store.saved_checkpoint import SavedCheckpoint
 
 
 def layout(run: Run, rows: Rows, graph: Graph, key: str) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from streamumap.neighbors.metric import named
 from streamumap.run.dispatch import Rows
 from streamumap.run.run import Run
 from streamumap.source.base import RowSource, stored_dtype
@@ -66,16 +67,16 @@ def _error(run: Run, rows: Rows, sample: np.ndarray, others: np.ndarray) -> floa
     """The mean relative error of compared distances beside those in float64, from the rows `sample` int64 (S,) to `others` (S, m); CHECKED_ROWS
     of the sample are measured."""
     some = np.linspace(0, len(sample) - 1, min(len(sample), CHECKED_ROWS)).astype(int)
-    stored, cosine, errors = run.kept.source(run.opened), run.params.metric == "cosine", [np.empty(0)]
+    stored, unit, errors = run.kept.source(run.opened), named(run.params.metric).unit, [np.empty(0)]
     # CSR rows are compared without being normalised
-    compared = DenseRows(rows.original, rows.metric if rows.csr is None else "euclidean")
+    compared = DenseRows(rows.original, unit=rows.metric.unit and rows.csr is None)
     for own, near in zip(sample[some], others[some], strict=True):
         numbers = np.unique(np.append(near[near >= 0].astype(np.int64), own))
-        right = _distances(_wide(stored, numbers, cosine), numbers == own)
-        found = _distances(_wide(compared, numbers, rows.metric == "cosine"), numbers == own)
-        known = right > (SAME**0.5 if cosine else 0)
-        shares = run.view.unscale(found, run.params.metric)[known] / right[known]
-        errors.append(np.abs((shares**2 if cosine else shares) - 1))
+        right = _distances(_wide(stored, numbers, unit), numbers == own)
+        found = _distances(_wide(compared, numbers, rows.metric.unit), numbers == own)
+        known = right > (SAME**0.5 if unit else 0)
+        shares = run.view.unscale(found, unit=unit)[known] / right[known]
+        errors.append(np.abs((shares**2 if unit else shares) - 1))
     whole = np.concatenate(errors)
     return float(whole.mean()) if len(whole) else 0.0
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from streamumap.events import Note
+from streamumap.neighbors.metric import named
 from streamumap.planning.job import Job
 from streamumap.planning.planner import make_plan
 from streamumap.run import dispatch
@@ -57,7 +58,7 @@ def _centre(run: Run, found: Scan, csr: CsrRows | None, advance: Meter) -> tuple
     duplicates of the rows as they are compared then."""
     given: RowSource = run.kept.source(run.opened)
     largest = np.ldexp([found.feature_low, found.feature_high], run.view.exponent, dtype=np.float64)
-    view = find_view(given, run.params.metric, largest)
+    view = find_view(given, largest, unit=named(run.params.metric).unit)
     if view is None:
         return found, csr
     run.view, run.source = view, view.of(given)

@@ -4,6 +4,7 @@ import numpy as np
 
 from streamumap.layout.init import pca as initial
 from streamumap.machine.memory import format_bytes
+from streamumap.neighbors.metric import compared, named
 from streamumap.quality import sample_rows
 from streamumap.reduce import ica
 from streamumap.reduce.pca import StreamedPCA
@@ -13,7 +14,7 @@ from streamumap.run.run import Run
 from streamumap.source import RowSource, open_rows
 from streamumap.source.views.normalized import DenseRows
 from streamumap.store.blockfile import BlockFile
-from streamumap.store.resumable import SavedCheckpoint
+from streamumap.store.saved_checkpoint import SavedCheckpoint
 
 
 def reduce(run: Run, key: str) -> RowSource:
@@ -37,7 +38,7 @@ def reduce(run: Run, key: str) -> RowSource:
 def _reduce(run: Run, key: str) -> None:
     source, n = run.source, run.source.n_rows
     dims, independent = min(run.params.reduce_dims, source.n_features, n), run.params.reduce == "ica"
-    block_rows, rows = run.plan["reduce"].blocks["block_rows"], DenseRows(source, run.view.metric(run.params.metric))
+    block_rows, rows = run.plan["reduce"].blocks["block_rows"], DenseRows(source, unit=to_unit(run))
     with run.stage("reduce", (3 if independent else 2) * n, "rows", resumable=True) as (advance, result):
         run.work.forget("reduced")
         checkpoint = run.checkpoint("reduce", key, "the reduced rows", advance)
@@ -107,16 +108,21 @@ def _said(found: dict) -> str:
     return f"{how} {found['iterations']} iterations on {sample}"
 
 
+def to_unit(run: Run) -> bool:
+    """Whether the rows, as the view has them, are brought to length 1 before they are compared."""
+    return compared(named(run.params.metric), run.view).unit
+
+
 def reduced_like(run: Run, source: RowSource) -> RowSource:
     """Other rows along the components of the reduced ones."""
-    return along_components(run.work.open("components"), source, run.view.metric(run.params.metric))
+    return along_components(run.work.open("components"), source, to_unit(run))
 
 
-def along_components(components: BlockFile, source: RowSource, metric: str) -> RowSource:
+def along_components(components: BlockFile, source: RowSource, unit: bool) -> RowSource:
     """The rows of `source` along the components in a file that `_keep_components` wrote."""
     kept = components.read(0, len(components))
     components.close()
-    return ReducedRows(source, metric, kept[0], kept[1:].astype(np.float32))
+    return ReducedRows(source, kept[0], kept[1:].astype(np.float32), unit=unit)
 
 
 def _keep_components(run: Run, mean: np.ndarray, along: np.ndarray) -> None:

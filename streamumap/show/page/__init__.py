@@ -1,1 +1,1 @@
-"""A map as a page: one HTML file without a network, or the same page on this machine for data that is too big for one."""
+"""A map as a page: one HTML file that needs no network, or the same page served on this machine for larger data."""

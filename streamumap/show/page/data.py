@@ -1,4 +1,4 @@
-"""What a page carries: a description as JSON, and blocks of bytes that it reads as it needs them."""
+"""The data of a page: a description as JSON, and blocks of bytes that the page reads as it needs them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -14,23 +14,28 @@ from streamumap.show.palette import DARK, LIGHT, Theme
 from streamumap.show.raster import View, fit_view
 
 PAGE_ROWS = 4096
+"""Rows in one block of names or features."""
 WIDEST = 16
-"""Sides of the view. Rows that lie farther out are drawn on the edge of a square of this size, so that they do not cost
-the others their resolution."""
-STEPS = 65_535  # across the square
+"""Side of the quantised square, in sides of the view. Rows farther out are drawn on its edge, so that they do not cost the
+others their resolution."""
+STEPS = 65_535
+"""Steps of a position across the quantised square."""
 
 
 @dataclass(frozen=True)
 class Label(Mark):
-    """A name on the map; those of level 1 are shown from twice the first zoom on."""
+    """A name on the map; a name of level 1 is shown from twice the first zoom on."""
 
     level: int = 0
 
 
 @dataclass(frozen=True)
 class Page:
-    """What a page shows beside the positions. names: a pyarrow array of N strings. first: the number of the column that
-    colours the map at first; -1, or without columns, colour says how dense the rows are."""
+    """The contents of a page beside the positions.
+
+    names: a pyarrow array of N strings. first: the number of the column that colours the map at first; with -1, or
+    without columns, colour says how dense the rows are.
+    """
 
     title: str = ""
     facts: str = ""
@@ -49,7 +54,7 @@ class PageData:
     blocks: dict[str, Callable[[], bytes]]
 
     def without(self, kind: str) -> "PageData":
-        """The same page without its "names" or its "features"."""
+        """A copy without the "names" or the "features"."""
         blocks = {name: make for name, make in self.blocks.items() if not name.startswith(kind + "-")}
         return replace(self, meta=self.meta | {kind: None}, blocks=blocks)
 
@@ -93,7 +98,7 @@ def page_data(embedding: np.ndarray, page: Page) -> PageData:
 
 
 def _box(embedding: np.ndarray, view: View) -> tuple[float, float, float]:
-    """Left, bottom and side of the square across which positions are quantised: around all rows, within reason."""
+    """Left, bottom and side of the square in which positions are quantised: around all rows, at most WIDEST views wide."""
     points = embedding[np.isfinite(embedding[:, :2]).all(axis=1), :2].astype(np.float64)
     if not len(points):
         return view.left, view.bottom, view.side
@@ -105,7 +110,7 @@ def _box(embedding: np.ndarray, view: View) -> tuple[float, float, float]:
 
 
 def _quantise(embedding: np.ndarray, box: tuple[float, float, float]) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-    """The lower and the upper bytes of x, then of y, (2, N) uint8 each; the rows without a position; how many lie
+    """The lower and the upper bytes of x, then of y, (2, N) uint8 each; the rows without a position; the number of rows
     outside the box."""
     low, high = (np.zeros((2, len(embedding)), np.uint8) for _ in range(2))
     outside = np.zeros(len(embedding), bool)
@@ -147,7 +152,7 @@ def _theme(theme: Theme) -> dict[str, Any]:
 
 
 def _names_block(names: Any, rows: slice) -> bytes:
-    """Names, one a line: a name that has lines itself is put on one."""
+    """Names, one a line; line ends within a name become spaces."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -161,7 +166,7 @@ def _features_meta(features: TopFeatures) -> dict[str, Any]:
 
 
 def _features_block(features: TopFeatures, rows: slice) -> bytes:
-    """The numbers of the features, then their activations as bytes: (b / 255)² of the largest of all."""
+    """The numbers of the features, then their activations as bytes b, which stand for (b / 255)² of the largest one."""
     ids, values = features.ids[rows], features.values[rows]
     levels = np.ceil(255 * np.sqrt(np.maximum(values, 0) / features.largest)).clip(0, 255).astype(np.uint8)
     return ids.astype(ids.dtype.newbyteorder("<")).tobytes() + levels.tobytes()

@@ -1,4 +1,4 @@
-"""The HTML of a page. Everything is in it; its own policy forbids every request, and evaluating text as a program."""
+"""The HTML of a page: one file that holds everything. Its own policy forbids requests and evaluating text as a program."""
 
 import base64
 import hashlib
@@ -15,14 +15,14 @@ from streamumap.show.page.data import PageData
 from streamumap.store.atomic import publish
 
 MOST_BYTES = 60_000_000
-"""Of a page: what a mail or a chat still takes, and a browser opens at once."""
+"""Largest page: a size that mail and chat accept and a browser opens at once."""
 N_THREADS = 8
 LEVEL = 6
 
 
 def write_page(data: PageData, path: Path) -> tuple[int, list[str]]:
-    """Writes the page and returns its size in bytes, and what had to be left out so that it stays under MOST_BYTES:
-    "features", then "names". Raises InputError where it is larger even so, OutputError."""
+    """Writes the page and returns its size in bytes and what was left out to stay under MOST_BYTES: "features", then
+    "names". Raises InputError where the page is more than twice as large even so, OutputError."""
     packed = _pack(data)
     left_out: list[str] = []
     for kind in ("features", "names"):
@@ -55,7 +55,7 @@ def _pack(data: PageData) -> dict[str, bytes]:
 
 
 def head(data: PageData, served: bool = False) -> bytes:
-    """Up to where the blocks begin."""
+    """The page up to the blocks. `served`: the blocks come from the server, not from the page."""
     style = _file("page.css")
     title = html.escape(data.meta["title"].encode("utf-8", "replace").decode())
     meta = json.dumps(data.meta | {"served": served}, allow_nan=False).replace("<", "\\u003c")
@@ -71,12 +71,12 @@ def head(data: PageData, served: bool = False) -> bytes:
 
 
 def tail() -> bytes:
-    """From where the blocks end."""
+    """The page behind the blocks."""
     return f"<script>{_file('bundle.js')}</script>\n</body>\n</html>\n".encode()
 
 
 def policy(served: bool) -> str:
-    """The Content-Security-Policy: this script and this style, nothing from anywhere."""
+    """The Content-Security-Policy: this script and this style only; requests to the own server only if `served`."""
     script, style = (_hash(_file(name)) for name in ("bundle.js", "page.css"))
     connect = "'self'" if served else "'none'"
     return (

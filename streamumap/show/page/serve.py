@@ -1,4 +1,4 @@
-"""The page on this machine only: loopback, and a token in the address that nobody can guess."""
+"""Serves the page on this machine only: on the loopback address, behind a token that nobody can guess."""
 
 import secrets
 import sys
@@ -15,7 +15,7 @@ HOST = "127.0.0.1"
 
 
 class PageServer(ThreadingHTTPServer):
-    """Serves one page. `address` is where; `serve_forever()` does it. Raises InputError where the port is taken."""
+    """Serves one page at `address` while `serve_forever()` runs. Raises InputError where the port is taken."""
 
     daemon_threads = True
 
@@ -77,4 +77,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *arguments: Any) -> None:
-        """Nothing: the address would stand in the log."""
+        """Logs nothing: the log would show the address with its token."""

@@ -1,4 +1,4 @@
-"""The table of formats: what a file or a folder of rows is, and which function reads it.
+"""The table of file formats: how each is recognized and which function reads it.
 
 The module of a format has two functions: `is_X(file)` looks at the content, `X_rows(file, reading)` gives the rows. Both
 take the open file; a format that is a folder takes its path. A new format is a module with these two and a row here.
@@ -31,9 +31,7 @@ class Format(Generic[Input]):
     extensions: tuple[str, ...]  # files of a folder with one of these are its shards
     recognizes: Callable[[Input], bool]  # by content, and true of no other format
     reader: Callable[[Input, Reading], RowSource | ToConvert]
-    name_suffices: bool = (
-        False  # unrecognized content with such an extension goes to the reader, which says what is wrong
-    )
+    name_suffices: bool = False  # a file with such an extension is read even if not recognized: the reader says why not
 
 
 FILES: tuple[Format[OpenFile], ...] = (

@@ -1,4 +1,4 @@
-"""Rows in a column of lists of a Parquet or Arrow (Feather) file. They are converted: neither can be read at a place."""
+"""Rows in a column of lists of a Parquet or Arrow (Feather) file. They are converted: a row has no fixed offset."""
 
 from collections.abc import Iterator
 
@@ -14,22 +14,22 @@ BUFFER_BYTES = 1 << 20
 
 
 def is_parquet(file: OpenFile) -> bool:
-    """Whether the file begins as Parquet does."""
+    """Tells whether the file begins like Parquet."""
     return file.head(4) == b"PAR1"
 
 
 def is_arrow(file: OpenFile) -> bool:
-    """Whether the file begins as an Arrow file does."""
+    """Tells whether the file begins like an Arrow file."""
     return file.head(6) == b"ARROW1"
 
 
 def parquet_rows(file: OpenFile, reading: Reading) -> ToConvert:
-    """The rows in a column of lists of one length; `reading.key` names it where there are several. Raises InputError."""
+    """Opens a column of lists of one length; `reading.key` names it if there are several. Raises InputError."""
     return _rows(file, "parquet", reading.key)
 
 
 def arrow_rows(file: OpenFile, reading: Reading) -> ToConvert:
-    """The rows in a column of lists of one length; `reading.key` names it where there are several. Raises InputError."""
+    """Opens a column of lists of one length; `reading.key` names it if there are several. Raises InputError."""
     return _rows(file, "arrow", reading.key)
 
 
@@ -115,7 +115,7 @@ def _batches(path: str, kind: str, column: str, block_rows: int):
 
 
 def _matrix(called: str, lists, width: int | None, first_row: int) -> np.ndarray:
-    """An array of lists -> (rows, width)."""
+    """Converts an array of lists to a matrix (rows, width). Raises InputError."""
     import pyarrow.compute as pc
 
     lengths = pc.fill_null(pc.list_value_length(lists), -1).to_numpy(zero_copy_only=False)

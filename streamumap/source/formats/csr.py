@@ -1,4 +1,4 @@
-"""Compressed sparse rows as SciPy keeps them: `data`, `indices`, `indptr`."""
+"""Compressed sparse rows in SciPy's form: `data`, `indices`, `indptr`."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -12,14 +12,14 @@ from streamumap.source.formats.topk import checked_width
 from streamumap.source.sparse.csr_block import fill_in, ordered_pairs
 
 SPAN_ROWS = 1 << 16
-"""Rows whose bounds are looked at together."""
+"""Rows whose bounds `spans` reads together."""
 
 
 class CsrSource:
-    """Rows as a `SparseSource`: `indptr` (n_rows + 1 numbers), `indices` and `data` are sources of one column.
+    """A `SparseSource` of three sources of one column: `indptr` (n_rows + 1 bounds), `indices` and `data`.
 
-    Features of a row may be in any order; one that is there twice is refused. Raises InputError on opening, and from
-    all that reads where a row cannot be one.
+    Features of a row may be in any order, without repetition. Raises InputError on opening, and on reading a row that is
+    not valid.
     """
 
     def __init__(self, name: str, indptr: RowSource, indices: RowSource, data: RowSource, shape: tuple[Any, Any]):
@@ -36,14 +36,14 @@ class CsrSource:
         self.fingerprint |= {part: source.fingerprint for part, source in self._parts.items()}
 
     def pairs(self, start: int, stop: int) -> CsrBlock:
-        """Rows start..stop without their zeros."""
+        """Reads rows start..stop without their zeros."""
         bounds = self._bounds(start, stop)
         low, high = int(bounds[0]), int(bounds[-1])
         indices, data = self._indices.read(low, high), self._data.read(low, high)
         return self._ordered(np.arange(start, stop), np.diff(bounds), indices, data)
 
     def spans(self, n_pairs: int) -> Iterator[tuple[int, int]]:
-        """(start, stop) over all rows in order, each with at most `n_pairs` pairs or of one row."""
+        """Cuts all rows, in order, into spans (start, stop) with at most `n_pairs` pairs each, or of one row."""
         for first in range(0, self.n_rows, SPAN_ROWS):
             bounds = self._bounds(first, min(first + SPAN_ROWS, self.n_rows))
             start, n_rows = 0, len(bounds) - 1
@@ -54,11 +54,11 @@ class CsrSource:
                 start = stop
 
     def read(self, start: int, stop: int, out: np.ndarray | None = None) -> np.ndarray:
-        """Rows start..stop with their zeros, as stored, (stop - start, n_features)."""
+        """Reads rows start..stop with their zeros, as stored, (stop - start, n_features)."""
         return fill_in(self.pairs(start, stop), self.n_features, self.dtype, out)
 
     def take(self, rows: np.ndarray) -> np.ndarray:
-        """The rows with these numbers (int64, ascending) with their zeros, (len(rows), n_features)."""
+        """Reads the rows with these numbers (int64, ascending) with their zeros, (len(rows), n_features)."""
         starts, ends = self._column(self._indptr.take(rows)), self._column(self._indptr.take(rows + 1))
         for row, low, high in zip(rows.tolist(), starts.tolist(), ends.tolist(), strict=True):
             self._check_bounds(np.array([low, high]), row)
@@ -68,7 +68,7 @@ class CsrSource:
         return fill_in(pairs, self.n_features, self.dtype)
 
     def check_unchanged(self) -> None:
-        """Raises InputChanged when a part is no longer what was opened."""
+        """Raises InputChanged if a part has changed since it was opened."""
         for part in self._parts.values():
             part.check_unchanged()
 
@@ -100,7 +100,7 @@ class CsrSource:
         return bounds
 
     def _check_bounds(self, bounds: np.ndarray, first_row: int) -> None:
-        """No row has fewer than no values or more than features: nothing is read before that is known."""
+        """Raises InputError if a row has a negative number of values or more values than features; called before they are read."""
         low, high = bounds[:-1], bounds[1:]
         broken = (low < 0) | (high < low) | (high > self._data.n_rows) | (high - low > self.n_features)
         if broken.any():
@@ -119,7 +119,7 @@ class CsrSource:
 
 
 def csr_of(matrix: Any) -> CsrSource:
-    """The rows of a `scipy.sparse` matrix or array in CSR form, which is not copied."""
+    """Opens the rows of a `scipy.sparse` matrix or array in CSR form without copying it. Raises InputError."""
     name = f"the {type(matrix).__name__}"
     if getattr(matrix, "format", "") != "csr":
         raise wrong(name, "format", "csr", getattr(matrix, "format", "none"), "call .tocsr() first")

@@ -1,4 +1,4 @@
-"""`pack`: rows as a CSR `.npz`, exactly, which is read in place and which `scipy.sparse.load_npz` opens."""
+"""Writes rows, exactly, as a CSR `.npz`, which is read in place and which `scipy.sparse.load_npz` opens."""
 
 import os
 import tempfile
@@ -19,10 +19,9 @@ from streamumap.store.atomic import write_file, writing
 
 
 def pack_file(source: RowSource, path: str | os.PathLike, advance: Advance = no_advance) -> int:
-    """Writes the rows to `path` and gives its size in bytes. Ticks rows. Values stay as they are stored.
+    """Writes the rows to `path` and returns its size in bytes. Values stay as stored. Advances by rows.
 
-    Raises InputError where the file is there already or the rows have no such form, OutputError where it cannot be
-    written.
+    Raises InputError if the file exists or its name does not end in .npz, OutputError if it cannot be written.
     """
     path = Path(path)
     if path.suffix != ".npz":

@@ -1,6 +1,6 @@
 """Rows in an HDF5 or `.h5ad` file. Needs the extra "hdf5".
 
-External storage, links and virtual data sets are refused: through them a file could show any other file of the user's.
+External storage, links and virtual data sets are refused: through them a file could show any other file of the user.
 """
 
 from collections.abc import Iterator
@@ -23,13 +23,13 @@ BROKEN = (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError
 
 
 def is_hdf5(file: OpenFile) -> bool:
-    """Whether the file begins as HDF5 does."""
+    """Tells whether the file begins like HDF5."""
     return file.head(len(MAGIC)) == MAGIC
 
 
 def hdf5_rows(file: OpenFile, reading: Reading) -> RowSource | ToConvert:
-    """The rows in an HDF5 file: a 2-D data set, TopK pairs or a CSR group; `key` names it, or a group that holds it. Of
-    an `.h5ad` it is `X` where no key is given. What lies in one piece is read in place. Raises InputError."""
+    """Opens a 2-D data set, TopK pairs or a CSR group; `reading.key` names it or the group that holds it. The default in an
+    `.h5ad` is `X`. Contiguous data sets are read in place, others converted. Raises InputError."""
     path, key = file.name, reading.key
     try:
         import h5py
@@ -42,7 +42,7 @@ def hdf5_rows(file: OpenFile, reading: Reading) -> RowSource | ToConvert:
         target = opened if key is None else _at(path, opened, key)
         is_set = isinstance(target, h5py.Dataset)
         sets: dict[str, Any] = {key or "": target} if is_set else dict(_data_sets(path, target, ""))
-        chosen = choose_parts(path, {name: found.shape for name, found in sets.items()}, key if is_set else None)
+        chosen = choose_parts(path, {name: data_set.shape for name, data_set in sets.items()}, key if is_set else None)
         parts: Parts = {part: _part(file, sets[name], part) for part, name in chosen.items()}
         width = reading.n_features if reading.n_features is not None else _width(path, target, chosen)
         fingerprint = {"format": "hdf5", "sets": sorted(sets[name].name for name in chosen.values())}
@@ -55,14 +55,14 @@ def hdf5_rows(file: OpenFile, reading: Reading) -> RowSource | ToConvert:
 
 
 def _at(path: str, group: Any, key: str) -> Any:
-    """What lies at a place of the file, every step of which is in the file itself."""
+    """Returns the group or data set at a path. Raises InputError if a step of the path is missing or a link."""
     import h5py
 
     for step in filter(None, key.split("/")):
         link = group.get(step, getlink=True) if isinstance(group, h5py.Group) else None
         if link is None:
-            there = ", ".join(list(group)[:8]) if isinstance(group, h5py.Group) else "a data set"
-            raise wrong(path, "--key", f"one of {there or 'nothing'}", short(step), "name what is there")
+            names = ", ".join(list(group)[:8]) if isinstance(group, h5py.Group) else "a data set"
+            raise wrong(path, "--key", f"one of {names or 'nothing'}", short(step), "name what is there")
         if not isinstance(link, h5py.HardLink):
             raise wrong(path, f"link {step}", "data in the file itself", "a link", "copy the data into the file")
         group = group[step]
@@ -70,7 +70,7 @@ def _at(path: str, group: Any, key: str) -> Any:
 
 
 def _data_sets(path: str, group: Any, prefix: str) -> Iterator[tuple[str, Any]]:
-    """(name, data set) of a group, or where it has none of the groups in it. Links are passed by."""
+    """Yields (name, data set) of a group or, if it has none, of the groups in it. Links are skipped."""
     import h5py
 
     names = [name for name in group if isinstance(group.get(name, getlink=True), h5py.HardLink)]
@@ -83,21 +83,21 @@ def _data_sets(path: str, group: Any, prefix: str) -> Iterator[tuple[str, Any]]:
             yield from _data_sets(path, group[name], f"{prefix}{name}/")
 
 
-def _part(file: OpenFile, found: Any, part: str) -> Part | RowSource:
-    called = f"{file.name}[{found.name.lstrip('/')}]"
-    if found.external or found.is_virtual:
+def _part(file: OpenFile, data_set: Any, part: str) -> Part | RowSource:
+    called = f"{file.name}[{data_set.name.lstrip('/')}]"
+    if data_set.external or data_set.is_virtual:
         raise wrong(called, "storage", "data in the file itself", "another file's", "copy the data into the file")
-    dtype = resolve_dtype(called, found.dtype, None)
-    is_vector = part in CSR_NAMES and len(found.shape) == 1
-    shape = (found.shape[0], 1) if is_vector else check_2d(called, found.shape)
-    offset = found.id.get_offset() if found.chunks is None and not found.file.userblock_size else None
-    if offset is not None and offset + shape[0] * shape[1] * found.dtype.itemsize <= file.n_bytes:
-        return FileRows(file, called, offset, shape, found.dtype)
+    dtype = resolve_dtype(called, data_set.dtype, None)
+    is_vector = part in CSR_NAMES and len(data_set.shape) == 1
+    shape = (data_set.shape[0], 1) if is_vector else check_2d(called, data_set.shape)
+    offset = data_set.id.get_offset() if data_set.chunks is None and not data_set.file.userblock_size else None
+    if offset is not None and offset + shape[0] * shape[1] * data_set.dtype.itemsize <= file.n_bytes:
+        return FileRows(file, called, offset, shape, data_set.dtype)
 
     def blocks(block_rows: int) -> Iterator[np.ndarray]:
         for start in range(0, shape[0], block_rows):
             try:
-                rows = found[start : start + block_rows]
+                rows = data_set[start : start + block_rows]
             except BROKEN as error:
                 raise wrong(
                     called, f"rows from {start}", "a whole file", short(str(error)), "write it again"
@@ -108,7 +108,7 @@ def _part(file: OpenFile, found: Any, part: str) -> Part | RowSource:
 
 
 def _width(path: str, group: Any, chosen: dict[str, str]) -> int | None:
-    """What the file says of the width of pairs, or None."""
+    """Returns the width of pairs that the file states, or None."""
     if "indptr" in chosen:
         shape = group.attrs.get("shape", group.attrs.get("h5sparse_shape"))
         kind = str(group.attrs.get("encoding-type", group.attrs.get("h5sparse_format", "csr_matrix")))

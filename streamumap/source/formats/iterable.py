@@ -1,4 +1,4 @@
-"""Rows that come block by block from an iterable, and can come only once: kept in a file that goes with the source."""
+"""Rows that an iterable yields block by block, only once: written to a temporary file."""
 
 import hashlib
 import sys
@@ -19,9 +19,9 @@ from streamumap.source.formats.npy import FileRows
 NAME = "the blocks of rows"
 
 
-def spooled_rows(blocks: Iterable[Any], dtype: str | None = None) -> FileRows:
-    """All blocks, 2-D arrays or torch tensors of one width and dtype, as rows of a file in the folder for temporary
-    files. It is removed when the source is closed or forgotten. Raises InputError, OutputError."""
+def iterable_rows(blocks: Iterable[Any], dtype: str | None = None) -> FileRows:
+    """Writes all blocks, 2-D arrays or torch tensors of one width and dtype, to a temporary file and opens its rows. The
+    file is removed when the source is closed or garbage-collected. Raises InputError, OutputError."""
     folder = tempfile.TemporaryDirectory(prefix="streamumap-")
     try:
         rows = _written(blocks, dtype, Path(folder.name))
@@ -32,22 +32,24 @@ def spooled_rows(blocks: Iterable[Any], dtype: str | None = None) -> FileRows:
     return rows
 
 
-class _Spooled(FileRows):
+class _TemporaryRows(FileRows):
+    """Rows of a file in a temporary folder, which is removed on `close`."""
+
     folder: tempfile.TemporaryDirectory
 
     def check_unchanged(self) -> None:
-        """Nobody else knows the file."""
+        """Does nothing: nobody else knows the file."""
 
     def close(self) -> None:
         super().close()
         self.folder.cleanup()
 
 
-def _written(blocks: Iterable[Any], given: str | None, folder: Path) -> _Spooled:
+def _written(blocks: Iterable[Any], declared: str | None, folder: Path) -> _TemporaryRows:
     digest, out = hashlib.blake2b(digest_size=16), None
     with ExitStack() as opened:
         for number, block in enumerate(blocks):
-            rows, dtype = _block(f"{NAME}: block {number}", block, given)
+            rows, dtype = _block(f"{NAME}: block {number}", block, declared)
             if out is None:
                 out = opened.enter_context(AppendFile(folder / "blocks.bin", rows.shape[1], dtype))
             elif (rows.shape[1], dtype) != (out.n_features, out.dtype):
@@ -57,19 +59,19 @@ def _written(blocks: Iterable[Any], given: str | None, folder: Path) -> _Spooled
             digest.update(np.ascontiguousarray(rows).reshape(-1).view(np.uint8).data)
     if out is None:
         raise wrong(NAME, "blocks", "2-D arrays", "none", "an iterator gives its blocks only once: make a new one")
-    source = out.rows(_Spooled)
+    source = out.rows(_TemporaryRows)
     source.name, source.fingerprint = NAME, {"format": "blocks", "shape": [source.n_rows, source.n_features]}
     source.fingerprint |= {"dtype": source.dtype, "blake2b": digest.hexdigest()}
     return source
 
 
-def _block(name: str, block: Any, given: str | None) -> tuple[np.ndarray, str]:
+def _block(name: str, block: Any, declared: str | None) -> tuple[np.ndarray, str]:
     if hasattr(block, "detach"):
         block = block.detach().cpu()
         if str(block.dtype) == "torch.bfloat16":
-            block, given = block.contiguous().view(sys.modules["torch"].int16).numpy().view(np.uint16), "bfloat16"
+            block, declared = block.contiguous().view(sys.modules["torch"].int16).numpy().view(np.uint16), "bfloat16"
     rows = as_array(name, block)
-    dtype = resolve_dtype(name, rows.dtype, given)
+    dtype = resolve_dtype(name, rows.dtype, declared)
     check_2d(name, rows.shape)
     rows = rows.view(np.uint16) if rows.dtype.kind == "V" else rows
     return rows.astype(stored_dtype(dtype), copy=False), dtype

@@ -1,7 +1,7 @@
-"""Rows in a `.npz`: members that are stored are read where they are, compressed ones are converted first.
+"""Rows in a `.npz`: stored members are read in place, compressed ones converted.
 
-A member that inflates to more than LARGEST_RATIO times its size is refused, and no more than its header announces is ever
-taken out of it.
+A member that inflates to more than LARGEST_RATIO times its size is refused, and no more is inflated than its header
+announces.
 """
 
 import io
@@ -22,19 +22,19 @@ from streamumap.source.reading import Reading
 
 LARGEST_RATIO = 500
 LARGEST_FACT = 4096
-"""Bytes of a member that holds a single fact: a shape, a format, a width."""
+"""Largest member, in bytes, that holds a single fact: a shape, a format, a width."""
 
 FACTS = ("shape", "format", "n_features", "num_features", "_is_array")
 
 
 def is_npz(file: OpenFile) -> bool:
-    """Whether the file is a zip file and not one of torch. Raises InputError where its directory is not whole."""
+    """Tells whether the file is a zip file and not one of torch. Raises InputError if its directory is damaged."""
     return is_zip(file) and not Archive(file).is_torch()
 
 
 def npz_rows(file: OpenFile, reading: Reading) -> RowSource | ToConvert:
-    """The rows of a `.npz`: a 2-D array (`key` names it where there are several), TopK pairs `indices` and `values`, or
-    a CSR matrix as SciPy saves it. Raises InputError."""
+    """Opens a 2-D array (`reading.key` names it if there are several), TopK pairs `indices` and `values`, or a CSR matrix as
+    SciPy saves it. Raises InputError."""
     archive = Archive(file)
     names = {name.removesuffix(".npy"): name for name in archive.members}
     facts = {name: _fact(archive, names[name]) for name in FACTS if name in names}
@@ -49,20 +49,20 @@ def npz_rows(file: OpenFile, reading: Reading) -> RowSource | ToConvert:
 
 
 def _part(archive: Archive, member: str, part: str, dtype: str | None) -> Part | RowSource:
-    """A matrix, or a vector as a matrix of one column."""
+    """Opens a matrix, or a vector as a matrix of one column. Raises InputError."""
     called, header = archive.called(member), _header(archive, member)
-    given = dtype if part in ("rows", "values", "data") else None
-    shape = matrix_shape(called, header, given, column=part in ("indptr", "indices", "data"))
+    declared = dtype if part in ("rows", "values", "data") else None
+    shape = matrix_shape(called, header, declared, column=part in ("indptr", "indices", "data"))
     if archive.is_stored(member):
-        rows = FileRows(archive.file, called, header.data_offset, shape, header.dtype, given)
+        rows = FileRows(archive.file, called, header.data_offset, shape, header.dtype, declared)
         rows.warnings = tail_warning(called, header)
         return rows
-    csr_bytes = archive.members[member].compress_size
-    if header.body_bytes > LARGEST_RATIO * max(1, csr_bytes):
-        expected = f"at most {LARGEST_RATIO} times the {csr_bytes} bytes it takes"
+    compressed_bytes = archive.members[member].compress_size
+    if header.body_bytes > LARGEST_RATIO * max(1, compressed_bytes):
+        expected = f"at most {LARGEST_RATIO} times the {compressed_bytes} bytes it takes"
         remedy = "write it uncompressed, with numpy.savez or numpy.save"
         raise wrong(called, "size", expected, f"{header.body_bytes} bytes", remedy)
-    resolved = resolve_dtype(called, header.dtype, given)
+    resolved = resolve_dtype(called, header.dtype, declared)
 
     def blocks(block_rows: int) -> Iterator[np.ndarray]:
         with archive.open(member) as stream:
@@ -102,7 +102,7 @@ def _exactly(stream, n_bytes: int) -> bytes:
 
 
 def _width(name: str, facts: dict[str, np.ndarray], chosen: dict[str, str]) -> int | None:
-    """What the file says of the width of pairs, or None."""
+    """Returns the width of pairs that the file states, or None."""
     if "indptr" in chosen:
         kind = facts["format"].item() if "format" in facts else b"csr"
         if kind not in (b"csr", "csr"):

@@ -1,7 +1,7 @@
-"""Rows in a `.safetensors` file, read where they are.
+"""Rows in a `.safetensors` file, read in place.
 
 The format: 8 bytes with the length of a JSON header, the header (name -> dtype, shape, data_offsets), then the tensors one
-after the other (https://github.com/huggingface/safetensors). The header is held against the size of the file.
+after the other (https://github.com/huggingface/safetensors). The header is checked against the size of the file.
 """
 
 import json
@@ -28,17 +28,17 @@ AGAIN = "copy or write the file again"
 
 @dataclass(frozen=True)
 class Tensor:
-    """Where a tensor lies: `start` counts from the beginning of the file."""
+    """A tensor in the file, from byte `start` on."""
 
-    dtype: str  # as the header has it
+    dtype: str  # as in the header
     shape: tuple[int, ...]
     start: int
     n_bytes: int
 
 
 def read_tensors(file: OpenFile) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, whatever their dtypes. Raises InputError where the header is not whole or does
-    not agree with itself or the size of the file."""
+    """Reads the header: the tensors by name, of any dtype. Raises InputError if it is damaged or disagrees with itself or the
+    size of the file."""
     name, head = file.name, file.head(8)
     header_bytes = int.from_bytes(head, "little")
     if len(head) < 8 or header_bytes > MAX_HEADER_BYTES or header_bytes + 8 > file.n_bytes:
@@ -52,19 +52,18 @@ def read_tensors(file: OpenFile) -> dict[str, Tensor]:
         raise wrong(name, "header", "names of tensors", short(header), AGAIN)
     header.pop("__metadata__", None)
     tensors = {key: _tensor(f"{name}[{short(key)}]", value, 8 + header_bytes) for key, value in header.items()}
-    _check_places(file, tensors, 8 + header_bytes)
+    _check_offsets(file, tensors, 8 + header_bytes)
     return tensors
 
 
 def is_safetensors(file: OpenFile) -> bool:
-    """Whether the file begins with the length of a header and a brace: other formats, read as a length, are larger."""
+    """Tells whether the file begins with the length of a header and a brace. Other formats, read as a length, are larger."""
     head = file.head(9)
     return head[8:] == b"{" and int.from_bytes(head[:8], "little") < 1 << 32
 
 
 def safetensors_rows(file: OpenFile, reading: Reading) -> RowSource | ToConvert:
-    """The rows of a safetensors file: a 2-D tensor (`key` names it where there are several), TopK pairs or CSR. Raises
-    InputError."""
+    """Opens a 2-D tensor (`reading.key` names it if there are several), TopK pairs or CSR. Raises InputError."""
     tensors = read_tensors(file)
     chosen = choose_parts(file.name, {name: tensor.shape for name, tensor in tensors.items()}, reading.key)
     parts: Parts = {part: tensor_rows(file, name, tensors[name], part) for part, name in chosen.items()}
@@ -72,7 +71,7 @@ def safetensors_rows(file: OpenFile, reading: Reading) -> RowSource | ToConvert:
 
 
 def tensor_rows(file: OpenFile, key: str, tensor: Tensor, part: str = "rows") -> FileRows:
-    """A matrix, or, as a part of compressed sparse rows, a vector as a matrix of one column. Raises InputError."""
+    """Opens a matrix, or a vector of compressed sparse rows as a matrix of one column. Raises InputError."""
     name = f"{file.name}[{key}]"
     if tensor.dtype not in DTYPES:
         raise wrong(name, "dtype", f"one of {', '.join(DTYPES)}", tensor.dtype, "convert it to F16 or F32 first")
@@ -85,10 +84,10 @@ def tensor_rows(file: OpenFile, key: str, tensor: Tensor, part: str = "rows") ->
 
 
 def _without_repetition(pairs):
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
         raise ValueError("a name twice")
-    return found
+    return fields
 
 
 def _tensor(name: str, value: object, data_start: int) -> Tensor:
@@ -109,8 +108,8 @@ def _tensor(name: str, value: object, data_start: int) -> Tensor:
     return Tensor(dtype, sizes, data_start + offsets[0], n_bytes)
 
 
-def _check_places(file: OpenFile, tensors: dict[str, Tensor], data_start: int) -> None:
-    """The tensors must lie one after the other and end with the file."""
+def _check_offsets(file: OpenFile, tensors: dict[str, Tensor], data_start: int) -> None:
+    """Raises InputError unless the tensors lie one after the other and end with the file."""
     end = data_start
     for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].n_bytes)):
         if tensor.start != end:

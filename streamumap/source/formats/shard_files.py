@@ -1,4 +1,4 @@
-"""Which files are the shards of an input, and in which order."""
+"""Finds the files that are the shards of an input, in order."""
 
 import glob
 import os
@@ -12,7 +12,7 @@ SPARE_FILES = 256
 
 
 def in_folder(folder: str, extensions: tuple[str, ...]) -> list[str]:
-    """The files of a folder with one of these extensions, in natural order. Links that lead out of it are refused.
+    """Lists the files of a folder with one of these extensions, in natural order. Refuses links that lead out of it.
     Raises InputError."""
     try:
         names = [name for name in os.listdir(folder) if name.endswith(extensions) and not name.startswith(".")]
@@ -26,13 +26,12 @@ def in_folder(folder: str, extensions: tuple[str, ...]) -> list[str]:
 
 
 def matching(pattern: str) -> list[str]:
-    """The files that a glob names, in natural order."""
+    """Lists the files that a glob matches, in natural order."""
     return sorted((path for path in glob.glob(pattern) if os.path.isfile(path)), key=natural)
 
 
 def listed(path: str) -> list[str]:
-    """The files that a list names, one a line, relative to its folder and within it, in the order of the list. Raises
-    InputError."""
+    """Reads a list of files, one a line, relative to the folder of the list and within it. Raises InputError."""
     folder = os.path.dirname(path)
     if os.path.getsize(path) > MAX_LIST_BYTES:
         raise wrong(path, "size", f"at most {MAX_LIST_BYTES} bytes", os.path.getsize(path), "list fewer files")
@@ -51,24 +50,24 @@ def listed(path: str) -> list[str]:
 
 
 def natural(path: str) -> list:
-    """A key that sorts numbers within names by their value."""
+    """Returns a sort key that orders numbers within names by value."""
     parts = re.split(r"([0-9]+)", os.path.basename(path))
     return [(int(part), part) if i % 2 else (-1, part) for i, part in enumerate(parts)] + [(-1, path)]
 
 
 def check_sequence(name: str, paths: list[str]) -> None:
-    """Raises InputError where the files are numbered and a number is missing, or there are not as many as `-of-N` says."""
+    """Raises InputError if a number is missing among numbered files, or there are not as many as `-of-N` says."""
     split = [re.split(r"([0-9]+)", os.path.splitext(os.path.basename(path))[0]) for path in paths]
     if len({tuple(parts[0::2]) for parts in split}) != 1:
         return
     columns = list(zip(*(map(int, parts[1::2]) for parts in split), strict=True))
     varying = [column for column in columns if len(set(column)) > 1]
     if len(varying) == 1:
-        there = set(varying[0])
-        missing = next((n for n in range(min(there), max(there)) if n not in there), None)
+        numbers = set(varying[0])
+        missing = next((n for n in range(min(numbers), max(numbers)) if n not in numbers), None)
         if missing is not None:
             place = columns.index(varying[0])
-            around = f"number {missing} between {min(there)} and {max(there)}"
+            around = f"number {missing} between {min(numbers)} and {max(numbers)}"
             raise wrong(
                 name, "shards", around, "none", f"{_like(paths[0], place, missing)} is missing: get it"
             ) from None
@@ -78,12 +77,12 @@ def check_sequence(name: str, paths: list[str]) -> None:
 
 
 def make_room(n_files: int) -> None:
-    """Lets this process have so many files open at once, as far as the system allows."""
+    """Raises the limit of open files of this process to `n_files` and some more, as far as the system allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = n_files + SPARE_FILES
-    if soft != resource.RLIM_INFINITY and soft < wanted:
+    needed = n_files + SPARE_FILES
+    if soft != resource.RLIM_INFINITY and soft < needed:
         resource.setrlimit(
-            resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard)
+            resource.RLIMIT_NOFILE, (needed if hard == resource.RLIM_INFINITY else min(needed, hard), hard)
         )
 
 

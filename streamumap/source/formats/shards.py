@@ -1,4 +1,4 @@
-"""Rows in several files, one after the other in natural order: `data-2` comes before `data-10`."""
+"""Joins the rows of several files, one after the other in natural order: `data-2` comes before `data-10`."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,7 @@ from streamumap.source.sparse.csr_block import fill_in
 
 
 class Shards:
-    """The rows of several sources as one `RowSource`. Raises InputError where they differ in width or dtype."""
+    """Several sources as one `RowSource`. Raises InputError if they differ in width or dtype."""
 
     def __init__(self, name: str, shards: list[RowSource]):
         check_alike(shards)
@@ -29,7 +29,7 @@ class Shards:
         self.fingerprint: dict = {"format": "shards", "shards": [shard.fingerprint for shard in shards]}
 
     def read(self, start: int, stop: int, out: np.ndarray | None = None) -> np.ndarray:
-        """Rows start..stop as stored, (stop - start, n_features); `out` as in `RowSource.read`."""
+        """Reads rows start..stop as stored, (stop - start, n_features); `out` as in `RowSource.read`."""
         assert 0 <= start <= stop <= self.n_rows
         if out is None:
             out = np.empty((stop - start, self.n_features), stored_dtype(self.dtype))
@@ -38,7 +38,7 @@ class Shards:
         return out[: stop - start]
 
     def take(self, rows: np.ndarray) -> np.ndarray:
-        """The rows with these numbers (int64, ascending), as stored, (len(rows), n_features)."""
+        """Reads the rows with these numbers (int64, ascending), as stored, (len(rows), n_features)."""
         rows = np.asarray(rows, np.int64)
         out = np.empty((len(rows), self.n_features), stored_dtype(self.dtype))
         bounds = np.searchsorted(rows, [0, *self._ends])
@@ -48,7 +48,7 @@ class Shards:
         return out
 
     def check_unchanged(self) -> None:
-        """Raises InputChanged when a shard is no longer what was opened."""
+        """Raises InputChanged if a shard has changed since it was opened."""
         for shard in self.shards:
             shard.check_unchanged()
 
@@ -57,7 +57,7 @@ class Shards:
             shard.close()
 
     def _within(self, start: int, stop: int) -> Iterator[tuple[int, int, int, int]]:
-        """(shard, its rows low..high that are among start..stop, how many of these come before)."""
+        """Yields (shard, low, high, offset): its rows low..high are among start..stop and begin at `offset` there."""
         first = int(np.searchsorted(self._ends, start, side="right"))
         for i in range(first, len(self.shards)):
             begin = int(self._ends[i]) - self.shards[i].n_rows
@@ -69,7 +69,7 @@ class Shards:
 
 
 class SparseShards(Shards):
-    """The same of sparse sources, as a `SparseSource`."""
+    """Several sparse sources as one `SparseSource`."""
 
     def __init__(self, name: str, shards: list[SparseSource]):
         super().__init__(name, list(shards))
@@ -77,13 +77,13 @@ class SparseShards(Shards):
         self.max_nonzero = sum(shard.max_nonzero for shard in shards)
 
     def pairs(self, start: int, stop: int) -> CsrBlock:
-        """Rows start..stop without their zeros."""
-        found = [self._sparse[i].pairs(low, high) for i, low, high, _ in self._within(start, stop)]
-        if len(found) == 1:
-            return found[0]
-        counts = [np.diff(pairs.indptr) for pairs in found]
-        indices = [pairs.indices for pairs in found] or [np.empty(0, index_dtype(self.n_features))]
-        values = [pairs.values for pairs in found] or [np.empty(0, stored_dtype(self.dtype))]
+        """Reads rows start..stop without their zeros."""
+        parts = [self._sparse[i].pairs(low, high) for i, low, high, _ in self._within(start, stop)]
+        if len(parts) == 1:
+            return parts[0]
+        counts = [np.diff(pairs.indptr) for pairs in parts]
+        indices = [pairs.indices for pairs in parts] or [np.empty(0, index_dtype(self.n_features))]
+        values = [pairs.values for pairs in parts] or [np.empty(0, stored_dtype(self.dtype))]
         indptr = np.concatenate([[0], *counts]).cumsum().astype(np.int64)
         return CsrBlock(indptr, np.concatenate(indices), np.concatenate(values))
 
@@ -93,7 +93,7 @@ class SparseShards(Shards):
             yield from ((first + start, first + stop) for start, stop in shard.spans(n_pairs))
 
     def read(self, start: int, stop: int, out: np.ndarray | None = None) -> np.ndarray:
-        """Rows start..stop with their zeros, as stored, (stop - start, n_features)."""
+        """Reads rows start..stop with their zeros, as stored, (stop - start, n_features)."""
         return fill_in(self.pairs(start, stop), self.n_features, self.dtype, out)
 
 
@@ -113,16 +113,16 @@ class ShardsToConvert(ToConvert):
         self.fingerprint = {"format": "shards", "shards": [shard.fingerprint for shard in shards]}
 
     def convert(self, folder: str | os.PathLike, advance: Advance = no_advance) -> RowSource:
-        placed: list[Any] = []
+        opened: list[Any] = []
         for i, shard in enumerate(self.shards):
             if isinstance(shard, ToConvert):
                 inner = os.path.join(folder, f"shard_{i}")
                 os.makedirs(inner, exist_ok=True)
-                placed.append(shard.convert(inner, advance))
+                opened.append(shard.convert(inner, advance))
             else:
-                placed.append(shard)
+                opened.append(shard)
                 advance(shard.n_rows)
-        return join(self.name, placed)
+        return join(self.name, opened)
 
     def check_unchanged(self) -> None:
         for shard in self.shards:
@@ -134,7 +134,7 @@ class ShardsToConvert(ToConvert):
 
 
 def join(name: str, sources: list[Any]) -> Any:
-    """Several sources as one: a SparseSource where all of them are, a ToConvert where one of them is."""
+    """Joins sources into one: a ToConvert if any of them is one, a SparseSource if all of them are."""
     if len(sources) == 1:
         return sources[0]
     if any(isinstance(source, ToConvert) for source in sources):
@@ -143,7 +143,7 @@ def join(name: str, sources: list[Any]) -> Any:
 
 
 def check_alike(shards: Sequence[RowSource | ToConvert]) -> None:
-    """Raises InputError where shards differ in width or dtype."""
+    """Raises InputError if shards differ in width or dtype."""
     first = shards[0]
     for shard in shards[1:]:
         for field in ("n_features", "dtype"):
@@ -154,5 +154,5 @@ def check_alike(shards: Sequence[RowSource | ToConvert]) -> None:
 
 
 def told_by(shards: Sequence[RowSource | ToConvert], what: str) -> tuple[str, ...]:
-    """The "warnings" or "notes" of all shards, each once."""
+    """Returns the "warnings" or "notes" of all shards, each once."""
     return tuple(dict.fromkeys(text for shard in shards for text in getattr(shard, what, ())))

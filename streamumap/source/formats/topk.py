@@ -14,11 +14,11 @@ LARGEST_WIDTH = 2**32
 
 
 class TopKSource:
-    """Rows of `n_features` features as two matrices of k columns, `indices` and `values`, as a `SparseSource`.
+    """A `SparseSource` of two matrices of k columns, `indices` and `values`; rows have `n_features` features.
 
-    Any order within a row, any integer dtype of indices, explicit zeros anywhere. The dtype is that of the values.
-    `notes` holds facts for the user, `warnings` what may be wrong. Raises InputError on opening, and from all that
-    reads where a row cannot be one.
+    The order within a row is free, indices have any integer dtype, zeros may be explicit. The dtype is that of the values.
+    `notes` are facts for the user, `warnings` what may be wrong. Raises InputError on opening, and on reading a row that is
+    not valid.
     """
 
     notes: tuple[str, ...] = ()
@@ -49,23 +49,23 @@ class TopKSource:
         }
 
     def pairs(self, start: int, stop: int) -> CsrBlock:
-        """Rows start..stop without their zeros."""
+        """Reads rows start..stop without their zeros."""
         return self._ordered(np.arange(start, stop), self._indices.read(start, stop), self._values.read(start, stop))
 
     def spans(self, n_pairs: int) -> Iterator[tuple[int, int]]:
         return even_spans(self.n_rows, self._k, n_pairs)
 
     def read(self, start: int, stop: int, out: np.ndarray | None = None) -> np.ndarray:
-        """Rows start..stop with their zeros, as stored, (stop - start, n_features)."""
+        """Reads rows start..stop with their zeros, as stored, (stop - start, n_features)."""
         return fill_in(self.pairs(start, stop), self.n_features, self.dtype, out)
 
     def take(self, rows: np.ndarray) -> np.ndarray:
-        """The rows with these numbers (int64, ascending) with their zeros, (len(rows), n_features)."""
+        """Reads the rows with these numbers (int64, ascending) with their zeros, (len(rows), n_features)."""
         pairs = self._ordered(rows, self._indices.take(rows), self._values.take(rows))
         return fill_in(pairs, self.n_features, self.dtype)
 
     def check_unchanged(self) -> None:
-        """Raises InputChanged when either matrix is no longer what was opened."""
+        """Raises InputChanged if either matrix has changed since it was opened."""
         self._indices.check_unchanged()
         self._values.check_unchanged()
 
@@ -80,7 +80,7 @@ class TopKSource:
 
 
 def checked_width(name: str, n_features: Any) -> int:
-    """The width of rows that are kept as pairs. Raises InputError."""
+    """Returns `n_features`, the width of rows stored as pairs, as an int. Raises InputError."""
     whole = hasattr(n_features, "__index__") and not isinstance(n_features, (bool, np.bool_))
     if not whole or not 1 <= n_features <= LARGEST_WIDTH:
         expected = f"a whole number from 1 to {LARGEST_WIDTH}"

@@ -1,4 +1,4 @@
-"""Rows in a `.pt` file of `torch.save`, read where they are: tensors only, nothing else is unpickled."""
+"""Rows in a `.pt` file of `torch.save`, read in place. Only tensors are unpickled."""
 
 import sys
 from typing import Any
@@ -15,19 +15,19 @@ from streamumap.source.formats.tensors import choose_parts
 from streamumap.source.reading import Reading
 
 LARGEST_PICKLE = 16 << 20
-"""Bytes of the program that puts the tensors together."""
+"""Largest pickle, in bytes, that describes the tensors."""
 
 REMEDY = "save a tensor, or a dictionary of tensors, with torch.save"
 
 
 def is_torch(file: OpenFile) -> bool:
-    """Whether the file is a zip file of `torch.save`. Raises InputError where its directory is not whole."""
+    """Tells whether the file is a zip file of `torch.save`. Raises InputError if its directory is damaged."""
     return is_zip(file) and Archive(file).is_torch()
 
 
 def load_tensors(file: OpenFile) -> dict[str, Any]:
-    """The tensors in a file of `torch.save`, on the CPU and mapped from the file, those of nested dictionaries by their
-    names with dots between; a bare tensor is called "tensor". Raises InputError where there is anything else."""
+    """Maps the tensors in a file of `torch.save` on the CPU. Names of nested dictionaries are joined by dots; a bare tensor
+    is called "tensor". Raises InputError if there is anything else."""
     import torch
 
     Archive(file).check_stored(LARGEST_PICKLE)
@@ -40,8 +40,7 @@ def load_tensors(file: OpenFile) -> dict[str, Any]:
 
 
 def torch_rows(file: OpenFile, reading: Reading) -> RowSource | ToConvert:
-    """The rows in a `.pt` file: a 2-D tensor (`key` names it where there are several), or TopK pairs. Raises
-    InputError."""
+    """Opens a 2-D tensor (`reading.key` names it if there are several), TopK pairs or CSR. Raises InputError."""
     tensors = load_tensors(file)
     _check_byte_order(file)
     chosen = choose_parts(file.name, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, reading.key)
@@ -50,7 +49,7 @@ def torch_rows(file: OpenFile, reading: Reading) -> RowSource | ToConvert:
 
 
 def _check_byte_order(file: OpenFile) -> None:
-    """Raises InputError for a file of another byte order: torch swaps the bytes in its own copy, and rows are read from the file."""
+    """Raises InputError for another byte order: torch swaps bytes in its own copy, and rows are read from the file."""
     archive = Archive(file)
     for name in archive.members:
         if name.endswith("/byteorder") and (order := archive.head(name, 16).decode(errors="replace")) != sys.byteorder:
@@ -66,19 +65,19 @@ def _rows(file: OpenFile, key: str, tensor: Any) -> FileRows:
         stored = np.dtype(np.uint16 if dtype == "bfloat16" else dtype)
     except TypeError as error:
         raise wrong(name, "dtype", "numbers of 8 to 64 bits", dtype, "save tensor.half()") from error
-    given = "bfloat16" if dtype == "bfloat16" else None
-    resolve_dtype(name, stored, given)
+    declared = "bfloat16" if dtype == "bfloat16" else None
+    resolve_dtype(name, stored, declared)
     shape = check_2d(name, tuple(tensor.shape))
-    offset = _place(tensor.data_ptr()) if tensor.numel() else 0
+    offset = _file_offset(tensor.data_ptr()) if tensor.numel() else 0
     if offset is None:
         raise wrong(name, "storage", "values in the file", f"a tensor on {tensor.device} without them", REMEDY)
-    rows = FileRows(file, name, offset, shape, stored, given)
+    rows = FileRows(file, name, offset, shape, stored, declared)
     rows.fingerprint |= {"format": "pt", "key": key}
     return rows
 
 
-def _place(address: int) -> int | None:
-    """Where in its file the mapped byte at this address lies; None where no file is mapped there."""
+def _file_offset(address: int) -> int | None:
+    """Returns the offset in its file of the mapped byte at this address, None if no file is mapped there."""
     with open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:
         for line in maps:
             span, _, offset = line.split()[:3]

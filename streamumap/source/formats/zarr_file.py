@@ -1,6 +1,6 @@
 """Rows in a Zarr array or group in a folder. Needs the extra "zarr".
 
-A chunk that is not there reads as zeros, so all of them must be; only codecs that cannot run anything are let through.
+A missing chunk would read as zeros, so every chunk must be there. Only codecs that cannot run code are allowed.
 """
 
 import hashlib
@@ -29,12 +29,13 @@ REMEDY = "write the array again"
 
 
 def is_zarr(folder: str) -> bool:
+    """Tells whether the folder has the metadata of Zarr."""
     return any(os.path.isfile(os.path.join(folder, name)) for name in METADATA)
 
 
 def zarr_rows(folder: str, reading: Reading) -> ToConvert:
-    """The rows of a Zarr array, or in a group: a 2-D array (`key` names it where there are several), TopK pairs or CSR.
-    They are converted. Raises InputError."""
+    """Opens a Zarr array or, in a group, a 2-D array (`reading.key` names it if there are several), TopK pairs or CSR, to be
+    converted. Raises InputError."""
     try:
         import zarr
     except ImportError as error:
@@ -59,7 +60,7 @@ def zarr_rows(folder: str, reading: Reading) -> ToConvert:
 
 
 class _Folder:
-    """The files of a Zarr store: known by name, size and time of change. Raises InputError for what must not be read."""
+    """The files of a Zarr store, identified by name, size and modification time. Raises InputError for links and codecs."""
 
     def __init__(self, folder: str):
         self._folder = os.path.abspath(folder)
@@ -69,10 +70,10 @@ class _Folder:
         self.known = self._hash()
 
     def check_identity(self) -> None:
-        found = self._hash()
-        if found != self.known:
+        current = self._hash()
+        if current != self.known:
             raise InputChanged(
-                f"{self._folder}: files: expected {self.known} as on opening, found {found}; start again when nothing writes there."
+                f"{self._folder}: files: expected {self.known} as on opening, found {current}; start again when nothing writes there."
             )
 
     def close(self) -> None: ...
@@ -95,7 +96,7 @@ class _Folder:
 
 
 def _check_codecs(path: str) -> None:
-    """Some codecs unpickle or call what they are told: none but the known ones may be named."""
+    """Raises InputError for a codec that is not in SAFE_CODECS: some unpickle, or call what the metadata names."""
     if os.path.getsize(path) > MAX_JSON_BYTES:
         raise wrong(path, "size", f"at most {MAX_JSON_BYTES} bytes", os.path.getsize(path), REMEDY)
     try:
@@ -110,7 +111,7 @@ def _check_codecs(path: str) -> None:
 
 
 def _codecs(value: Any) -> Iterator[object]:
-    """Every name of a codec, however deep: `name` in Zarr 3, `id` in Zarr 2."""
+    """Yields the name of every codec at any depth: `name` in Zarr 3, `id` in Zarr 2."""
     if isinstance(value, dict):
         for field, inner in value.items():
             if field in ("codecs", "index_codecs", "filters", "compressor"):

@@ -1,1 +1,1 @@
-"""Sparse autoencoders: checkpoints in, codes out. The code matrix is never made."""
+"""Encodes rows by a sparse autoencoder, from its checkpoint. The dense code matrix is never made."""

@@ -1,4 +1,4 @@
-"""Rows through an encoder on a GPU, in float32."""
+"""Encodes rows on a GPU, in float32."""
 
 from collections.abc import Iterable, Iterator
 
@@ -11,23 +11,23 @@ from streamumap.source.sae.encoder import LAYER_NORM_EPSILON, Encoder
 def codes(
     blocks: Iterable[np.ndarray], encoder: Encoder, device: str
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """As `cpu.codes`."""
+    """Encodes blocks of rows like `cpu.codes`, on `device`."""
 
-    def placed(array: np.ndarray | None) -> torch.Tensor | None:
+    def to_device(array: np.ndarray | None) -> torch.Tensor | None:
         return None if array is None else torch.from_numpy(np.ascontiguousarray(array)).to(device)
 
-    weights, bias, centre, mean = (placed(a) for a in (encoder.weights, encoder.bias, encoder.centre, encoder.mean))
-    threshold, out_scale = placed(encoder.threshold), placed(encoder.out_scale)
+    weights, bias, centre, mean = (to_device(a) for a in (encoder.weights, encoder.bias, encoder.centre, encoder.mean))
+    threshold, out_scale = to_device(encoder.threshold), to_device(encoder.out_scale)
     assert weights is not None and bias is not None and centre is not None and mean is not None
     for rows in blocks:
         x = _normalised((torch.from_numpy(rows).to(device) - mean) / encoder.scale, encoder) - centre
-        found = torch.addmm(bias, x, weights)
+        activations = torch.addmm(bias, x, weights)
         if threshold is not None:
-            found *= found > threshold
-        found.relu_()
+            activations *= activations > threshold
+        activations.relu_()
         if out_scale is not None and encoder.kind != "topk":
-            found *= out_scale
-        yield _pairs(found, encoder, out_scale)
+            activations *= out_scale
+        yield _pairs(activations, encoder, out_scale)
 
 
 def _normalised(x: torch.Tensor, encoder: Encoder) -> torch.Tensor:
@@ -39,15 +39,19 @@ def _normalised(x: torch.Tensor, encoder: Encoder) -> torch.Tensor:
     return x
 
 
-def _pairs(found: torch.Tensor, encoder: Encoder, out_scale: torch.Tensor | None):
+def _pairs(activations: torch.Tensor, encoder: Encoder, out_scale: torch.Tensor | None):
     if encoder.kind == "topk":
-        values, indices = found.topk(encoder.k)
+        values, indices = activations.topk(encoder.k)
         indices, order = indices.sort()
         values = values.gather(1, order)
         if out_scale is not None:
             values *= out_scale[indices]
-        counts = np.full(len(found), encoder.k)
+        counts = np.full(len(activations), encoder.k)
     else:
-        there = found != 0
-        counts, indices, values = there.sum(1).cpu().numpy(), there.nonzero()[:, 1], found[there]
+        nonzero_mask = activations != 0
+        counts, indices, values = (
+            nonzero_mask.sum(1).cpu().numpy(),
+            nonzero_mask.nonzero()[:, 1],
+            activations[nonzero_mask],
+        )
     return counts, indices.reshape(-1).cpu().numpy(), values.reshape(-1).cpu().numpy()

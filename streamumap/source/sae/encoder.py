@@ -1,4 +1,4 @@
-"""What an SAE does to rows, and the plain way of doing it.
+"""`Encoder`: the arrays of an SAE and the reference implementation of encoding.
 
 TopK (Gao et al., "Scaling and evaluating sparse autoencoders", 2024), ReLU, JumpReLU (Rajamanoharan et al., "Jumping
 ahead", 2024).
@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 
 LAYER_NORM_EPSILON = 1e-5
-"""SAELens's."""
+"""Epsilon of the layer norm in SAELens."""
 
 
 @dataclass(frozen=True, eq=False)
 class Encoder:
-    """Codes of a row x: activation((normalised((x - mean) / scale) - centre) @ weights + bias) * out_scale."""
+    """Encodes a row x as activation((normalised((x - mean) / scale) - centre) @ weights + bias) * out_scale."""
 
     weights: np.ndarray  # float32 (n_features, n_latents), of any strides
     bias: np.ndarray  # float32 (n_latents,)
@@ -22,8 +22,8 @@ class Encoder:
     mean: np.ndarray  # float32 (n_features,)
     scale: float
     kind: str  # "topk", "relu" or "jumprelu"
-    k: int  # of TopK
-    threshold: np.ndarray | None  # float32 (n_latents,), of JumpReLU
+    k: int  # TopK only
+    threshold: np.ndarray | None  # float32 (n_latents,), JumpReLU only
     normalisation: str  # "none", "layer_norm" or "constant_norm_rescale"
     out_scale: np.ndarray | None  # float32 (n_latents,)
 
@@ -37,7 +37,7 @@ class Encoder:
 
 
 def centred(rows: np.ndarray, encoder: Encoder) -> np.ndarray:
-    """Rows float32 (R, n_features) -> what the weights multiply, a new array."""
+    """Normalises float32 rows (R, n_features) and subtracts the centre: returns a new array for the weights to multiply."""
     x = (rows - encoder.mean) / np.float32(encoder.scale)
     if encoder.normalisation == "layer_norm":
         x -= x.mean(axis=1, keepdims=True)
@@ -49,7 +49,7 @@ def centred(rows: np.ndarray, encoder: Encoder) -> np.ndarray:
 
 
 def activate(pre: np.ndarray, encoder: Encoder) -> np.ndarray:
-    """Products with the weights, bias added, float32 (R, n_latents) -> codes without TopK's choice, in place."""
+    """Applies the threshold and ReLU to products plus bias, float32 (R, n_latents), in place; TopK comes after."""
     if encoder.threshold is not None:
         pre *= pre > encoder.threshold
     np.maximum(pre, 0, out=pre)
@@ -57,7 +57,7 @@ def activate(pre: np.ndarray, encoder: Encoder) -> np.ndarray:
 
 
 def encode(rows: np.ndarray, encoder: Encoder) -> np.ndarray:
-    """Rows float32 (R, n_features) -> codes float32 (R, n_latents): the reference."""
+    """Encodes float32 rows (R, n_features) to codes float32 (R, n_latents): the reference."""
     codes = activate(centred(rows, encoder) @ encoder.weights + encoder.bias, encoder)
     if encoder.kind == "topk":
         indices, values = top_k(codes, encoder.k)
@@ -67,6 +67,6 @@ def encode(rows: np.ndarray, encoder: Encoder) -> np.ndarray:
 
 
 def top_k(codes: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The k largest of each row: (indices int64, values), (R, k), ascending by index. NaN counts as largest."""
+    """Selects the k largest of each row: (indices int64, values), (R, k), ascending by index. NaN counts as largest."""
     indices = np.sort(np.argpartition(codes, -k, axis=1)[:, -k:], axis=1)
     return indices, np.take_along_axis(codes, indices, axis=1)

@@ -1,4 +1,4 @@
-"""An SAE checkpoint as it was saved -> an `Encoder`.
+"""Loads an SAE checkpoint and makes an `Encoder` of it.
 
 Layouts, each as its project writes it:
 
@@ -9,7 +9,7 @@ Layouts, each as its project writes it:
 - sparsify (EleutherAI): `cfg.json` {k, transcode} and `sae.safetensors` {encoder.weight, encoder.bias, W_dec, b_dec}.
 - dictionary_learning: `config.json` {trainer: {dict_class, k}} and `ae.pt` {encoder.weight, encoder.bias, decoder.weight,
   b_dec or bias or decoder.bias, k, threshold}; its JumpReLU scales codes by the norms of the decoder.
-- the same names with `mean` and `scale` of the rows, which are then taken off first.
+- any of these with `mean` and `scale` of the rows, by which rows are normalised first.
 """
 
 import json
@@ -35,7 +35,7 @@ NORMALISATIONS = ("none", "layer_norm", "constant_norm_rescale")
 
 @dataclass(frozen=True)
 class SaeCheckpoint:
-    """The arrays of a checkpoint by name, float32, and its configuration, flat."""
+    """The float32 arrays of a checkpoint by name, and its configuration, flattened."""
 
     name: str
     arrays: dict[str, np.ndarray]
@@ -44,7 +44,7 @@ class SaeCheckpoint:
 
 
 def read_checkpoint(path: str | os.PathLike) -> SaeCheckpoint:
-    """A file of weights, or a folder with one, and the JSON beside it. Raises InputError."""
+    """Reads a file of weights, or the one in a folder, and the JSON beside it. Raises InputError."""
     path = os.fspath(path)
     file = _weight_file(path) if os.path.isdir(path) else path
     config = _config(file)
@@ -55,8 +55,8 @@ def read_checkpoint(path: str | os.PathLike) -> SaeCheckpoint:
 
 
 def make_encoder(checkpoint: SaeCheckpoint, n_features: int) -> Encoder:
-    """What encodes rows of `n_features` features. Raises InputError where the checkpoint does not say how, or is for rows
-    of another width."""
+    """Makes the encoder for rows of `n_features` features. Raises InputError if the checkpoint is incomplete or is for rows of
+    another width."""
     arrays, config = checkpoint.arrays, checkpoint.config
     weights = _encoder_weights(checkpoint, n_features)
     n_latents = weights.shape[1]
@@ -81,7 +81,7 @@ def make_encoder(checkpoint: SaeCheckpoint, n_features: int) -> Encoder:
 
 
 def decoder_rows(checkpoint: SaeCheckpoint) -> np.ndarray:
-    """The directions of the latents: float32 (n_latents, n_features). Raises InputError."""
+    """Returns the directions of the latents, float32 (n_latents, n_features). Raises InputError."""
     for name in ("W_dec", "decoder.weight"):
         if name in checkpoint.arrays:
             weights = checkpoint.arrays[name]
@@ -97,7 +97,7 @@ def decoder_rows(checkpoint: SaeCheckpoint) -> np.ndarray:
 
 
 def _encoder_weights(checkpoint: SaeCheckpoint, n_features: int) -> np.ndarray:
-    """(n_features, n_latents), whichever way they were saved: a wrong orientation is seen by its shape."""
+    """Returns the weights (n_features, n_latents); their shape tells whether they were saved transposed."""
     arrays, name = checkpoint.arrays, checkpoint.name
     if "r_mag" in arrays:
         raise wrong(name, "architecture", "TopK, ReLU or JumpReLU", "a gated one", "give another checkpoint")
@@ -122,7 +122,7 @@ def _encoder_weights(checkpoint: SaeCheckpoint, n_features: int) -> np.ndarray:
 
 
 def _activation(checkpoint: SaeCheckpoint, n_latents: int) -> tuple[str, int, np.ndarray | None]:
-    """("topk", k, None), ("relu", 0, None) or ("jumprelu", 0, thresholds)."""
+    """Returns ("topk", k, None), ("relu", 0, None) or ("jumprelu", 0, thresholds)."""
     arrays, config = checkpoint.arrays, checkpoint.config
     named = str(config.get("dict_class") or config.get("architecture") or config.get("activation_fn_str") or "").lower()
     if "gated" in named or config.get("activation") == "groupmax":
@@ -157,7 +157,7 @@ def _takes_centre_off(config: dict[str, Any]) -> bool:
 
 
 def _scales_codes(checkpoint: SaeCheckpoint) -> bool:
-    """Whether codes are multiplied by the norms of the decoder's directions."""
+    """Tells whether codes are multiplied by the norms of the decoder's directions."""
     config = checkpoint.config
     plain = "pages" in config and "k" not in config and "logthres" not in checkpoint.arrays
     return plain or config.get("dict_class") == "JumpReluAutoEncoder"
@@ -178,7 +178,7 @@ def _decoder(checkpoint: SaeCheckpoint, n_features: int, n_latents: int) -> np.n
 
 
 def _vector(checkpoint: SaeCheckpoint, names: tuple[str, ...], size: int) -> np.ndarray:
-    """The first of these that there is; zeros where there is none."""
+    """Returns the first array among `names`, flattened; zeros if there is none. Raises InputError for another size."""
     for name in names:
         if name in checkpoint.arrays:
             vector = checkpoint.arrays[name].reshape(-1)
@@ -199,7 +199,7 @@ def _weight_file(folder: str) -> str:
 
 
 def _config(file: str) -> dict[str, Any]:
-    """The JSON beside the weights; what it keeps of its trainer is flat with the rest."""
+    """Reads the JSON beside the weights, with the fields of its trainer or SAE moved to the top level."""
     folder, stem = os.path.dirname(file), os.path.splitext(os.path.basename(file))[0]
     for name in (f"{stem}.json", *CONFIG_FILES):
         path = os.path.join(folder, name)

@@ -1,4 +1,4 @@
-"""Raw rows and an SAE -> the rows of their codes: encoded as they stream past, kept as pairs in files of the run's own."""
+"""`EncodedRows`: the codes of raw rows by an SAE, encoded block by block and stored as pairs in files of the run."""
 
 import os
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from streamumap.source.sae.load import SaeCheckpoint, make_encoder
 
 
 class EncodedRows(ToConvert):
-    """The codes of `raw` rows by the SAE of a checkpoint: float32 values, as pairs. Raises InputError."""
+    """The codes of `raw` rows by the SAE of a checkpoint, float32 pairs, to be converted. Raises InputError."""
 
     dtype = "float32"
 
@@ -35,7 +35,7 @@ class EncodedRows(ToConvert):
         self.fingerprint = {"format": "sae", "rows": raw.fingerprint, "checkpoint": checkpoint.fingerprint}
 
     def convert(self, folder: str | os.PathLike, advance: Advance = no_advance) -> RowSource:
-        """Encodes all rows. Ticks rows. Raises InputError, InputChanged, OutputError."""
+        """Encodes all rows into `folder`. Advances by rows. Raises InputError, InputChanged, OutputError."""
         folder = Path(folder)
         raw = self.raw.convert(folder, no_advance) if isinstance(self.raw, ToConvert) else self.raw
         rows = self._write(raw, folder, advance)
@@ -60,9 +60,9 @@ class EncodedRows(ToConvert):
             AppendFile(folder / "codes_indices.bin", width, dtype.name) as indices,
             AppendFile(folder / "codes_values.bin", width, "float32") as values,
         ):
-            for counts, columns, amounts in self._codes(raw):
+            for counts, columns, latent_values in self._codes(raw):
                 indices.append(columns.astype(dtype).reshape(-1, width))
-                values.append(amounts.reshape(-1, width))
+                values.append(latent_values.reshape(-1, width))
                 np.cumsum(counts, out=indptr[row + 1 : row + 1 + len(counts)])
                 indptr[row + 1 : row + 1 + len(counts)] += indptr[row]
                 row += len(counts)
@@ -93,7 +93,7 @@ class EncodedRows(ToConvert):
 
 
 def _widened(raw: RowSource, block_rows: int) -> Iterator[np.ndarray]:
-    """Blocks of float32 rows, each a new array: several are under way."""
+    """Yields blocks of float32 rows, each a new array: several are in use at a time."""
     for _, block in blocks(raw, block_rows):
         rows = widen(block, raw.dtype)
         yield rows.copy() if rows is block else rows

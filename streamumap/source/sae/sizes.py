@@ -1,12 +1,12 @@
-"""Bytes of encoding rows."""
+"""Bytes of memory that encoding takes."""
 
 from streamumap.source.pieces import n_threads
 
 CPU_BLOCK_BYTES = 16 << 20
-"""Of the products of a block with all latents, on the CPU."""
+"""Bytes of the products of a block with all latents, on the CPU."""
 
 CUDA_BLOCK_BYTES = 64 << 20
-"""The same on a GPU."""
+"""Bytes of the products of a block with all latents, on a GPU."""
 
 
 def block_rows(block_bytes: int, n_latents: int) -> int:
@@ -14,7 +14,7 @@ def block_rows(block_bytes: int, n_latents: int) -> int:
 
 
 def cpu(n_rows: int, n_features: int, n_latents: int) -> int:
-    """Host bytes: the weights as they came and widened, the bounds of the rows, and for each thread its blocks."""
+    """Counts host bytes on the CPU: the weights as stored and widened, the bounds of the rows, and the blocks of each thread."""
     rows = block_rows(CPU_BLOCK_BYTES, n_latents)
     block_bytes = rows * (n_latents * (4 + 4 + 1) + n_features * 16)
     return (
@@ -26,11 +26,11 @@ def cpu(n_rows: int, n_features: int, n_latents: int) -> int:
 
 
 def cuda_host(n_rows: int, n_features: int, n_latents: int) -> int:
-    """Host bytes of encoding on a GPU."""
+    """Counts host bytes of encoding on a GPU."""
     return 8 * n_features * n_latents + 8 * n_rows + 2 * block_rows(CUDA_BLOCK_BYTES, n_latents) * n_features * 8
 
 
 def cuda(n_features: int, n_latents: int) -> int:
-    """Device bytes: the weights, the rows of a block, their products and what TopK makes of them."""
+    """Counts device bytes: the weights, the rows of a block, their products and the copies that TopK makes."""
     rows = block_rows(CUDA_BLOCK_BYTES, n_latents)
     return 4 * n_features * n_latents + rows * (n_features * 12 + n_latents * 4 * 4)

@@ -1,4 +1,4 @@
-"""One pass over the rows that finds everything `embed` and `inspect` must know about them."""
+"""Scans all rows in one pass for the facts that `embed` and `inspect` need."""
 
 from functools import partial
 
@@ -14,11 +14,11 @@ from streamumap.store.checkpoint import NO_CHECKPOINT, Checkpoint
 def scan(
     source: RowSource, block_rows: int, advance: Advance = no_advance, checkpoint: Checkpoint = NO_CHECKPOINT
 ) -> Scan:
-    """Reads all rows once, `block_rows` at a time. One tick a row. The result does not depend on the number of threads.
+    """Reads all rows once, `block_rows` at a time. Advances by rows. The result does not depend on the number of threads.
 
     Rows are compared by a 64-bit key of two multilinear hashes (Lemire & Kaser, "Strongly universal string hashing is
-    fast", 2012: 32-bit lanes, random 64-bit multipliers, the high 32 bits of the sum). Two given rows that differ share
-    a key with probability 2^-64; some pair among 3 million does with 2.4e-7.
+    fast", 2012: 32-bit lanes, random 64-bit multipliers, the high 32 bits of the sum). Two different rows share
+    a key with probability 2^-64; some two among 3 million do with 2.4e-7.
     """
     return _read(source, block_rows, advance, checkpoint).finish(source.dtype)
 

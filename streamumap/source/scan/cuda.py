@@ -1,6 +1,6 @@
-"""`scan` on a GPU, and the packing of rows that are mostly zeros in the same pass: the file is read once.
+"""Scans all rows on a GPU and, if they are mostly zeros, makes their CsrRows in the same pass: the file is read once.
 
-The numbers are those of `scan.py`, the keys to the bit; norms to the last bits.
+The result equals that of `cpu.scan`: keys to the bit, norms but for the last bits.
 """
 
 from collections.abc import Generator, Iterator
@@ -33,35 +33,35 @@ def scan(
     advance: Advance = no_advance,
     checkpoint: Checkpoint = NO_CHECKPOINT,
 ) -> tuple[Scan, CsrRows | None]:
-    """Reads all rows once. One tick a row. `source.dtype`: one of DEVICE_DTYPES.
+    """Reads all rows once. Advances by rows. `source.dtype`: one of DEVICE_DTYPES.
 
-    The packed rows: where that pays and takes no more than `room_bytes` of host memory, else None.
+    CsrRows are made if that pays and takes at most `room_bytes` of host memory, else None.
     """
     totals = Totals(source.n_rows, source.n_features, source.dtype)
-    filling = CsrBuilder(source.n_rows, source.n_features, source.dtype, room_bytes)
+    builder = CsrBuilder(source.n_rows, source.n_features, source.dtype, room_bytes)
     whole, by_row = totals.state(source.n_rows)
-    facts = checkpoint.resume(whole, by_row | filling.room())
+    facts = checkpoint.resume(whole, by_row | builder.room())
     totals.resume(facts)
-    filling.resume(facts)
+    builder.resume(facts)
     hashing = Hashing.of(source.n_features, source.dtype)
     describe = _of_pairs if isinstance(source, SparseSource) else _of_blocks
-    with closing(describe(source, block_rows, device, hashing, filling, totals.row)) as all_rows:
+    with closing(describe(source, block_rows, device, hashing, builder, totals.row)) as all_rows:
         for described in all_rows:
             totals.add(described)
             advance(len(described.keys))
-            checkpoint.done(partial(_state, totals, filling), **totals.counts(), **filling.counts())
-    found = totals.finish(source.dtype, lambda keys: _first_equal(torch.from_numpy(keys.view(np.int64)).to(device)))
-    keep = pays(source.n_rows, source.n_features, found.n_nonzero) and source.dtype != "float64"
-    return found, filling.finish() if keep else None
+            checkpoint.done(partial(_state, totals, builder), **totals.counts(), **builder.counts())
+    result = totals.finish(source.dtype, lambda keys: _first_equal(torch.from_numpy(keys.view(np.int64)).to(device)))
+    keep = pays(source.n_rows, source.n_features, result.n_nonzero) and source.dtype != "float64"
+    return result, builder.finish() if keep else None
 
 
-def _state(totals: Totals, filling: CsrBuilder) -> tuple[Arrays, Arrays]:
+def _state(totals: Totals, builder: CsrBuilder) -> tuple[Arrays, Arrays]:
     whole, rows = totals.state()
-    return whole, rows | filling.state()
+    return whole, rows | builder.state()
 
 
-def _of_blocks(source, block_rows, device, hashing: Hashing, filling: CsrBuilder, first: int) -> Generator[Described]:
-    """What is known of one part of the rows after the other, from row `first` on; fills in their pairs."""
+def _of_blocks(source, block_rows, device, hashing: Hashing, builder: CsrBuilder, first: int) -> Generator[Described]:
+    """Describes dense rows from row `first` on, part by part, and adds their pairs to `builder`."""
     sums, n_features = _Sums(hashing, device), source.n_features
     step = max(1, DEVICE_VALUES // n_features)
     feed = Feed(source, block_rows, device)
@@ -71,19 +71,19 @@ def _of_blocks(source, block_rows, device, hashing: Hashing, filling: CsrBuilder
             mask = rows != 0
             counts = np.concatenate([_row_sums(part) for part in mask.split(max(1, 4 * DEVICE_VALUES // n_features))])
             if counts.sum() * SPARSE_FROM > mask.numel():
-                filling.give_up()
+                builder.give_up()
                 for part in range(0, len(rows), step):
-                    here = slice(part, part + step)
-                    yield _describe_dense(rows[here], block[here], mask[here], counts[here], sums)
+                    part_rows = slice(part, part + step)
+                    yield _describe_dense(rows[part_rows], block[part_rows], mask[part_rows], counts[part_rows], sums)
                 continue
-            for here in _parts(counts):
-                at = mask[here].flatten().nonzero().squeeze(1)
-                values = rows[here].flatten()[at]
-                stored = values if block is rows else block[here].flatten()[at]
+            for part_rows in _parts(counts):
+                at = mask[part_rows].flatten().nonzero().squeeze(1)
+                values = rows[part_rows].flatten()[at]
+                stored = values if block is rows else block[part_rows].flatten()[at]
                 column = at.remainder_(n_features)
-                if filling.open:
-                    filling.add(counts[here], *_stored(column, values, n_features, dtype))
-                yield _describe(column, values, stored, counts[here], sums)
+                if builder.open:
+                    builder.add(counts[part_rows], *_stored(column, values, n_features, dtype))
+                yield _describe(column, values, stored, counts[part_rows], sums)
     finally:
         feed.close()
 
@@ -93,7 +93,7 @@ def _row_sums(mask: Tensor) -> np.ndarray:
 
 
 def _parts(counts: np.ndarray) -> Iterator[slice]:
-    """Rows that have no more than DEVICE_VALUES values together, or one row."""
+    """Cuts rows into slices with at most DEVICE_VALUES values each, or of one row."""
     ends, start = np.cumsum(counts), 0
     while start < len(counts):
         before = ends[start - 1] if start else 0
@@ -102,8 +102,8 @@ def _parts(counts: np.ndarray) -> Iterator[slice]:
         start = stop
 
 
-def _of_pairs(source, block_rows, device, hashing: Hashing, filling: CsrBuilder, first: int) -> Generator[Described]:
-    """The same of rows that come as pairs, DEVICE_VALUES and a piece more at a time."""
+def _of_pairs(source, block_rows, device, hashing: Hashing, builder: CsrBuilder, first: int) -> Generator[Described]:
+    """Describes rows that come as pairs, up to DEVICE_VALUES and one piece at a time, and adds them to `builder`."""
     sums = _Sums(hashing, device)
     waiting: list[CsrBlock] = []
 
@@ -112,8 +112,8 @@ def _of_pairs(source, block_rows, device, hashing: Hashing, filling: CsrBuilder,
         indices, values = (
             np.concatenate([getattr(pairs, name) for pairs in waiting]) for name in ("indices", "values")
         )
-        if filling.open:
-            filling.add(counts, indices, values)
+        if builder.open:
+            builder.add(counts, indices, values)
         waiting.clear()
         return _describe(*_sent(indices, values, source.dtype, device), counts, sums)
 
@@ -131,7 +131,7 @@ def _as_pairs(piece: Piece) -> CsrBlock:
 
 
 def _sent(indices: np.ndarray, values: np.ndarray, dtype: str, device: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Pairs on the device: columns int64, values with float64 as float32, and as stored."""
+    """Sends pairs to the device: columns int64, values (float64 as float32), and values as stored."""
     column = torch.from_numpy(indices.view(f"i{indices.itemsize}")).to(device).long()
     column &= (1 << (8 * indices.itemsize)) - 1
     if dtype == "bfloat16":
@@ -142,7 +142,7 @@ def _sent(indices: np.ndarray, values: np.ndarray, dtype: str, device: str) -> t
 
 
 class _Sums:
-    """The two sums of a row's hash, as `Hashing` has them."""
+    """Computes the two sums of a row's hash with the multipliers of `Hashing`."""
 
     def __init__(self, hashing: Hashing, device: str):
         self.hashing, self.device, self.n_features = hashing, device, hashing.n_features
@@ -153,7 +153,7 @@ class _Sums:
         self.rounded = _Sums(hashing.rounded, device) if hashing.rounded else None
 
     def of_values(self, column: Tensor, values: Tensor, active: Tensor) -> np.ndarray:
-        """Keys uint64 (R,) of rows of `active` values each, one after the other."""
+        """Returns keys uint64 (R,) of rows with `active` values each, one after the other."""
         ends = active.cumsum(0)
         sums = np.zeros((2, len(active)), np.uint64)
         for factors, bits in zip(self._factors, _bits(values), strict=True):
@@ -165,7 +165,7 @@ class _Sums:
         return self.hashing.key(sums)
 
     def of_rows(self, rows: Tensor, mask: Tensor) -> np.ndarray:
-        """Of rows with their zeros; `mask`: where these are not, for a zero may have a sign."""
+        """Returns keys uint64 (R,) of dense rows; `mask` marks the non-zeros, for a zero may have a sign bit."""
         sums = np.zeros((2, len(rows)), np.uint64)
         for factors, bits in zip(self._factors, _bits(rows), strict=True):
             bits *= mask
@@ -175,7 +175,7 @@ class _Sums:
 
 
 def _bits(values: Tensor) -> Iterator[Tensor]:
-    """The lanes of values, int64: one, or the low and the high one of 8 bytes."""
+    """Yields the lanes of values as int64: one, or the low and the high one of 8 bytes."""
     if values.element_size() == 8:
         yield values.view(torch.int64) & 0xFFFFFFFF
         yield (values.view(torch.int64) >> 32) & 0xFFFFFFFF
@@ -185,16 +185,16 @@ def _bits(values: Tensor) -> Iterator[Tensor]:
 
 
 def _describe(column: Tensor, values: Tensor, stored: Tensor, counts: np.ndarray, sums: _Sums) -> Described:
-    """Describes rows of `counts` values that are not zero each, one after the other: as `stored`, and as float32 in `values`."""
+    """Describes rows with `counts` non-zeros each, one after the other: as `stored`, and as float32 in `values`."""
     active, n_features = torch.from_numpy(counts).to(sums.device), sums.n_features
     keys = sums.of_values(column, stored, active)
     rounded_keys = sums.rounded.of_values(column, values, active) if sums.rounded else None
     square = torch.segment_reduce(values.double() ** 2, "sum", lengths=active, initial=0.0)
     active_per_feature = torch.bincount(column, minlength=n_features)
     values = values.float()
-    there = values.isfinite()
-    if not bool(there.all()):
-        column, values = column[there], values[there]
+    finite = values.isfinite()
+    if not bool(finite.all()):
+        column, values = column[finite], values[finite]
     low, high = (torch.full((n_features,), end, device=sums.device) for end in (torch.inf, -torch.inf))
     low.scatter_reduce_(0, column, values, "amin")
     high.scatter_reduce_(0, column, values, "amax")
@@ -209,20 +209,20 @@ def _describe_dense(rows: Tensor, stored: Tensor, mask: Tensor, counts: np.ndarr
     keys = sums.of_rows(stored, mask)
     rounded_keys = sums.rounded.of_rows(rows, mask) if sums.rounded else None
     values = rows.float()
-    there = values.isfinite()
-    low, high = torch.where(there, values, torch.inf).amin(0), torch.where(there, values, -torch.inf).amax(0)
+    finite = values.isfinite()
+    low, high = torch.where(finite, values, torch.inf).amin(0), torch.where(finite, values, -torch.inf).amax(0)
     square, active_per_feature = (values.double() ** 2).sum(1), mask.sum(0)
     return Described(
         keys, counts, _host(square), _host(active_per_feature), _host(low), _host(high), rounded_keys
     )  # fmt: skip
 
 
-def _host(found: Tensor) -> np.ndarray:
-    return found.cpu().numpy()
+def _host(tensor: Tensor) -> np.ndarray:
+    return tensor.cpu().numpy()
 
 
 def _stored(column, values, n_features, dtype):
-    """Columns and values as packed rows keep them."""
+    """Converts columns and values to the dtypes of CsrRows, on the host."""
     column = column.to(torch.int32)
     if index_dtype(n_features).itemsize == 2:
         column = column.to(torch.int16)  # its low bits
@@ -232,7 +232,7 @@ def _stored(column, values, n_features, dtype):
 
 
 def _first_equal(keys: Tensor) -> np.ndarray:
-    """As `scan._first_equal`, of int64 (N,)."""
+    """Computes `totals._first_equal` for int64 (N,) keys on a device."""
     keys, rows = keys.sort(stable=True)
     new = torch.ones_like(keys, dtype=torch.bool)
     new[1:] = keys[1:] != keys[:-1]

@@ -1,4 +1,4 @@
-"""What is known of a piece of rows: a key for each of them, counts, extremes. From the non-zeros alone where these are few."""
+"""Describes a piece of rows: a key for each row, counts, extremes; from the non-zeros alone if they are few."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ from streamumap.source.pieces import Piece
 from streamumap.source.sparse.csr_block import nonzero_mask, pairs_of
 
 SPARSE_FROM = 16
-"""A piece with at most one non-zero in so many values is described from its non-zeros alone. Measured."""
+"""A piece with at most one non-zero in this many values is described from its non-zeros alone. Measured."""
 
 DENSE_VALUES = 1 << 16
 """Values of a dense piece that are widened at a time: their float64 form is 512 kB and stays in the cache."""
 
 ROUNDED = ("float64", "int64", "uint64")
-"""Dtypes of 8 bytes, of which float32 does not hold all values: their rows get a second key, of what float32 makes of them."""
+"""Dtypes of 8 bytes, which float32 does not hold exactly: their rows get a second key, of their float32 values."""
 
 HASH_KEY = 0x5EED_0F_0A11_2012
 """Key of the counter generator (Philox) that gives the multipliers: the same in every run."""
@@ -24,13 +24,13 @@ HASH_KEY = 0x5EED_0F_0A11_2012
 
 @dataclass(frozen=True)
 class Hashing:
-    """Multipliers, uint64. A lane is 32 bits of a row (its last one padded with zeros)."""
+    """Multipliers of the hashes, uint64. A lane is 32 bits of a row; the last is padded with zeros."""
 
     n_features: int
     offset: np.ndarray  # (2,)
     by_lane: np.ndarray  # (2, lanes)
-    by_value: np.ndarray  # (2, D): that of the value's first lane, shifted to where the value lies in it
-    rounded: "Hashing | None" = None  # of the rows as float32, for one of ROUNDED
+    by_value: np.ndarray  # (2, D): of the value's first lane, shifted to the position of the value in it
+    rounded: "Hashing | None" = None  # of the rows as float32, for dtypes in ROUNDED
 
     @staticmethod
     def of(n_features: int, dtype: str) -> "Hashing":
@@ -43,7 +43,7 @@ class Hashing:
         return Hashing(n_features, random[:, 0], random[:, 1:].copy(), by_value, rounded)
 
     def products(self, column: np.ndarray, stored: np.ndarray) -> Iterator[np.ndarray]:
-        """What each value adds to the two sums of its row: uint64, twice."""
+        """Yields, for each of the two sums of a row, what every value adds to it: uint64."""
         bits = np.ascontiguousarray(stored).view(f"u{stored.itemsize}").astype(np.uint64)
         for by_value, by_lane in zip(self.by_value, self.by_lane, strict=True):
             if stored.itemsize < 8:
@@ -59,19 +59,19 @@ class Hashing:
 
 @dataclass(frozen=True)
 class Described:
-    """What is known of R rows."""
+    """The description of R rows."""
 
-    keys: np.ndarray  # uint64 (R,), of the rows as stored; a value that float32 calls zero counts as one
+    keys: np.ndarray  # uint64 (R,), of the rows as stored; values that are zero as float32 count as zero
     active: np.ndarray  # int64 (R,)
-    square: np.ndarray  # float64 (R,): squared norm; not finite where a value is not
+    square: np.ndarray  # float64 (R,): squared norm; not finite if a value is not
     active_per_feature: np.ndarray  # int64 (D,)
     low: np.ndarray  # float32 (D,)
     high: np.ndarray  # float32 (D,)
-    rounded_keys: np.ndarray | None = None  # uint64 (R,), of the rows as float32, for one of ROUNDED
+    rounded_keys: np.ndarray | None = None  # uint64 (R,), of the rows as float32, for dtypes in ROUNDED
 
 
 def describe(rows: Piece, dtype: str, hashing: Hashing) -> Described:
-    """Stored rows, or pairs -> what is known of them: the same whichever they are."""
+    """Describes stored rows or pairs; the result is the same for both forms."""
     with np.errstate(all="ignore"):
         if isinstance(rows, CsrBlock):
             return describe_pairs(rows, dtype, hashing)
@@ -105,7 +105,7 @@ def describe_pairs(pairs: CsrBlock, dtype: str, hashing: Hashing) -> Described:
 
 
 def _keys_of_pairs(pairs: CsrBlock, values: np.ndarray, hashing: Hashing) -> np.ndarray:
-    """Sums modulo 2^64 are exact, so that of a row is the difference of two running ones."""
+    """Computes keys from running sums: modulo 2^64 they are exact, and a row's sum is the difference of two."""
     sums = []
     for products in hashing.products(pairs.indices, values):
         running = np.zeros(len(values) + 1, np.uint64)
@@ -137,7 +137,7 @@ def describe_dense(rows: np.ndarray, mask: np.ndarray, dtype: str, hashing: Hash
 
 
 class _Keys:
-    """Keys of `n_rows` rows, which come at most `step` at a time."""
+    """Collects the keys of `n_rows` rows, which come at most `step` at a time."""
 
     def __init__(self, hashing: Hashing, n_rows: int, step: int):
         self._hashing, self._sums = hashing, np.empty((2, n_rows), np.uint64)
@@ -150,12 +150,12 @@ class _Keys:
             np.einsum("ij,j->i", lanes, multipliers, out=total[part])
 
     def all(self) -> np.ndarray:
-        """uint64 (n_rows,)."""
+        """Returns the keys, uint64 (n_rows,)."""
         return self._hashing.key(self._sums)
 
 
 def _lanes(rows: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Stored rows (R, D) -> uint32 lanes, -0.0 made 0.0, rows padded with zeros to a multiple of 4 bytes."""
+    """Converts stored rows (R, D) to uint32 lanes: -0.0 becomes 0.0, rows are padded to a multiple of 4 bytes."""
     bits = rows.view(f"u{rows.itemsize}")
     if np.count_nonzero(bits) != np.count_nonzero(mask):
         bits = np.multiply(bits, mask, dtype=bits.dtype)
@@ -168,7 +168,7 @@ def _lanes(rows: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def _count_columns(mask: np.ndarray) -> np.ndarray:
-    """bool (R, D) -> int64 (D,). 255 rows at a time, whose sums fit bytes: the fastest sum there is."""
+    """Counts True by column, bool (R, D) to int64 (D,), in bytes over 255 rows at a time: the fastest sum there is."""
     counts = np.zeros(mask.shape[1], np.int64)
     for start in range(0, len(mask), 255):
         counts += mask[start : start + 255].view(np.uint8).sum(axis=0, dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""What `inspect` says of the rows."""
+"""The report of `inspect`."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from streamumap.source.scan.result import Scan, wild_features
 
 
 def inspect_report(source: RowSource, scan: Scan) -> dict:
-    """The scan as JSON: numbers, lists, and None where there is nothing to tell."""
+    """Returns the scan as JSON: numbers, lists, and None for what is undefined."""
     pair_bytes = index_dtype(scan.n_features).itemsize + stored_dtype(scan.dtype).itemsize
     norms = {"min": scan.norm_min, "mean": scan.norm_mean, "max": scan.norm_max}
     return {

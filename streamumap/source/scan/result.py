@@ -1,4 +1,4 @@
-"""What a scan finds, and what is refused or said because of it."""
+"""`Scan`: the result of a scan, and the checks that follow from it."""
 
 from dataclasses import dataclass
 
@@ -7,12 +7,12 @@ import numpy as np
 from streamumap.errors import InputError
 
 WILD = 1e6
-"""A column this many times the median column is wild."""
+"""Magnitude of a wild column, in multiples of the median column."""
 
 
 @dataclass(frozen=True, eq=False)
 class Scan:
-    """What `scan` found in N rows of D features. Low, high and norms leave out values and rows that are not finite."""
+    """The facts about N rows of D features. Low, high and norms leave out values and rows that are not finite."""
 
     n_rows: int
     n_features: int
@@ -22,13 +22,13 @@ class Scan:
     mean_active: float
     max_active: int
     is_zero: np.ndarray  # bool (N,)
-    duplicate_of: np.ndarray  # int64 (N,): first row with the same content as stored, -1 where there is none before
-    n_rounded_away: int  # rows that differ from an earlier one only in what float32 does not hold
-    nonfinite_rows: np.ndarray  # int64, ascending: rows with a value that is not
+    duplicate_of: np.ndarray  # int64 (N,): first row with equal stored content, -1 if no earlier row has
+    n_rounded_away: int  # rows equal to an earlier one as float32 but not as stored
+    nonfinite_rows: np.ndarray  # int64, ascending: rows with a value that is not finite
     active_per_feature: np.ndarray  # int64 (D,)
-    feature_low: np.ndarray  # float32 (D,): inf where no value is finite
-    feature_high: np.ndarray  # float32 (D,): -inf where no value is finite
-    norm_min: float  # NaN where no row is finite
+    feature_low: np.ndarray  # float32 (D,): inf if no value is finite
+    feature_high: np.ndarray  # float32 (D,): -inf if no value is finite
+    norm_min: float  # NaN if no row is finite
     norm_mean: float
     norm_max: float
 
@@ -38,7 +38,7 @@ class Scan:
 
     @property
     def first_nonfinite_row(self) -> int:
-        """-1 where there is none."""
+        """Returns -1 if there is none."""
         return int(self.nonfinite_rows[0]) if len(self.nonfinite_rows) else -1
 
     @property
@@ -55,12 +55,12 @@ class Scan:
 
     @property
     def n_dead_features(self) -> int:
-        """Features that are never non-zero."""
+        """Counts features that are zero in every row."""
         return int(np.count_nonzero(self.active_per_feature == 0))
 
     @property
     def n_constant_features(self) -> int:
-        """Features with the same value in every row, dead ones included."""
+        """Counts features with one value in all rows, dead ones included."""
         return int(np.count_nonzero(self.feature_low == self.feature_high))
 
     @property
@@ -69,7 +69,7 @@ class Scan:
 
 
 def check_finite(source_name: str, scan: Scan) -> None:
-    """Raises InputError where a value is NaN, infinite, or (float64) beyond the range of float32."""
+    """Raises InputError if a value is NaN, infinite, or (float64) beyond the range of float32."""
     if scan.n_nonfinite_rows:
         raise InputError(
             f"{source_name}: row {scan.first_nonfinite_row}: expected finite values, found NaN or infinite ones "
@@ -79,7 +79,7 @@ def check_finite(source_name: str, scan: Scan) -> None:
 
 
 def wild_features(scan: Scan) -> np.ndarray:
-    """Columns (int64, ascending) whose largest magnitude is over WILD times the lower median of columns not zero."""
+    """Returns the columns (int64, ascending) whose magnitude is over WILD times the lower median of non-zero columns."""
     magnitude = np.maximum(np.abs(scan.feature_low), np.abs(scan.feature_high)).astype(np.float64)
     magnitude[np.isinf(magnitude)] = 0.0  # no finite value
     live = np.sort(magnitude[magnitude > 0])

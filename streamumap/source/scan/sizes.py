@@ -5,28 +5,28 @@ from streamumap.source.pieces import DEVICE_VALUES, PAIR_BYTES, PIECE_PAIRS, PIE
 from streamumap.source.views.centered import sample_bytes
 
 DEVICE_VALUE_BYTES = 72
-"""What a GPU takes for a moment for each of the values that it looks at."""
+"""Bytes of temporaries on a GPU per value, or pair, that it processes at a time."""
 
 DEVICE_ROW_BYTES = 48
-"""The same for each of their rows."""
+"""Bytes of temporaries on a GPU per row of these."""
 
 DEVICE_JOINED_BYTES = 24
-"""Of a pair on the host: its piece, and the pieces joined."""
+"""Bytes on the host per pair: its piece, and the joined pieces."""
 
 DUPLICATE_BYTES = 64
-"""What a GPU takes for each row while it looks for equal ones."""
+"""Bytes on a GPU per row while it looks for equal rows."""
 
 
 def scan_footprint(n_rows: int, n_features: int, itemsize: int, block_rows: int) -> int:
-    """Bytes of memory at the peak of `scan`, its result included; `itemsize` in bytes, of the stored dtype."""
+    """Returns the bytes of memory at the peak of `scan`, its result included; `itemsize` in bytes, of the stored dtype."""
     block_bytes = min(block_rows, n_rows) * n_features * itemsize
     thread_bytes = 16 * PIECE_VALUES + 64 * n_features
     return _scan_bytes(n_rows, n_features, itemsize, block_bytes + n_threads() * thread_bytes)
 
 
 def pairs_scan_footprint(n_rows: int, n_features: int, itemsize: int) -> int:
-    """The same of a `SparseSource`, which is not read in blocks."""
-    waiting_bytes = 2 * (16 * n_features + 32 * PIECE_PAIRS)  # results, of which each thread may be two ahead
+    """Returns `scan_footprint` for a `SparseSource`, which is not read in blocks."""
+    waiting_bytes = 2 * (16 * n_features + 32 * PIECE_PAIRS)  # each thread may have two results ahead
     reading_bytes = n_threads() * (PIECE_PAIRS * PAIR_BYTES + 64 * n_features + waiting_bytes)
     return _scan_bytes(n_rows, n_features, itemsize, reading_bytes)
 
@@ -38,7 +38,7 @@ def _scan_bytes(n_rows, n_features, itemsize, reading_bytes):
 
 
 def device_scan_footprint(n_rows: int, n_features: int, dtype: str, block_rows: int) -> tuple[int, int]:
-    """(host bytes, device bytes) at the peak of `scan_cuda.scan`, without the packed rows."""
+    """Returns (host bytes, device bytes) at the peak of `cuda.scan`, without the CsrRows."""
     block_rows = min(block_rows, n_rows)
     n_values = block_rows * n_features
     blocks = n_values * (2 * stored_dtype(dtype).itemsize + 1 + (4 if dtype == "float64" else 0))
@@ -51,7 +51,7 @@ def device_scan_footprint(n_rows: int, n_features: int, dtype: str, block_rows: 
 
 
 def device_pairs_footprint(n_rows: int, n_features: int, n_nonzero: int, itemsize: int) -> tuple[int, int]:
-    """The same of a `SparseSource`."""
+    """Returns `device_scan_footprint` for a `SparseSource`."""
     n_pairs = min(n_nonzero, DEVICE_VALUES + PIECE_PAIRS)
     host_bytes = pairs_scan_footprint(n_rows, n_features, itemsize) + 8 * n_rows + n_pairs * DEVICE_JOINED_BYTES
     rows = int(n_rows * n_pairs / max(1, n_nonzero))

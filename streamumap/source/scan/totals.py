@@ -1,4 +1,4 @@
-"""What the pieces of a scan add up to."""
+"""`Totals`: adds up the pieces of a scan."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ from streamumap.store.checkpoint import Arrays
 
 
 class Totals:
-    """What the pieces so far, in order, add up to."""
+    """The sums and extremes of the pieces so far, which come in the order of the rows."""
 
     def __init__(self, n_rows: int, n_features: int, dtype: str):
         self.keys = np.empty(n_rows, np.uint64)
@@ -43,7 +43,7 @@ class Totals:
         self.row = rows.stop
 
     def state(self, n_rows: int | None = None) -> tuple[Arrays, Arrays]:
-        """What there is so far, as of `checkpoint.Checkpoint`, or room for all of it."""
+        """Returns the arrays so far for a `Checkpoint`: (whole, by row); with `n_rows`, arrays to restore into."""
         rows = slice(self.row if n_rows is None else n_rows)
         whole = dict(active=self.active_per_feature, low=self.low, high=self.high)
         if n_rows is None:
@@ -56,7 +56,7 @@ class Totals:
         return dict(row=self.row, n_nonzero=self.n_nonzero, min_active=self.min_active, max_active=self.max_active)
 
     def resume(self, facts: dict) -> None:
-        """Goes on where `state` and `counts` were taken; the arrays are filled already."""
+        """Continues where `state` and `counts` were saved; the arrays are restored already."""
         if facts:
             self.norm_min, self.norm_sum, self.norm_max = facts["norms"]
             self.nonfinite_rows = [facts["nonfinite"]]
@@ -64,7 +64,7 @@ class Totals:
                 setattr(self, name, facts[name])
 
     def finish(self, dtype: str, first_equal: Callable[[np.ndarray], np.ndarray] | None = None) -> Scan:
-        """`first_equal`: as the one below, where there is a faster one."""
+        """Returns the result. `first_equal`: a faster function in place of `_first_equal`."""
         nonfinite_rows = np.concatenate([np.empty(0, np.int64), *self.nonfinite_rows])
         duplicate_of, n_rounded_away = (first_equal or _first_equal)(self.keys), 0
         if len(self.rounded_keys):
@@ -92,19 +92,19 @@ class Totals:
 
 
 def _n_equal(keys: np.ndarray) -> int:
-    """How many keys (uint64 (N,)) are those of an earlier row; sorts them in place."""
+    """Counts the keys (uint64 (N,)) that an earlier row has; sorts them in place."""
     keys.sort()
     return int(np.count_nonzero(keys[1:] == keys[:-1]))
 
 
 def _first_equal(keys: np.ndarray) -> np.ndarray:
-    """Keys (uint64 (N,)) -> int64 (N,): the first row with the same key, -1 where none comes before.
+    """Finds for each key (uint64 (N,)) the first row with the same key: int64 (N,), -1 if no earlier row has it.
 
-    Keys are sorted, not rows: most keys are alone, and an order of all rows would take 8 more bytes for each.
+    Sorts keys, not row numbers: most keys are unique, and an order of all rows would take 8 more bytes a row.
     """
     ordered = np.sort(keys)
     second = ordered[1:] == ordered[:-1]
-    second[1:] &= ~second[:-1]  # of a run of equal keys the second one only
+    second[1:] &= ~second[:-1]  # only the second of a run of equal keys
     again = ordered[1:][second]
     del ordered
     duplicate_of = np.full(len(keys), -1, np.int64)

@@ -1,4 +1,4 @@
-"""Values of one dtype in memory or in a file of the run's own."""
+"""One-dimensional arrays in memory or in a file of the run, with the same methods."""
 
 import os
 from pathlib import Path
@@ -11,7 +11,7 @@ from streamumap.store.blockfile import BlockFile
 
 
 class MemoryArray:
-    """Values of one dtype in RAM, with FileArray's methods."""
+    """An array in memory, with the methods of FileArray."""
 
     def __init__(self, n_values: int, dtype: np.dtype):
         self._values = np.empty(n_values, dtype)
@@ -26,7 +26,7 @@ class MemoryArray:
         return self._values[start:stop]
 
     def cut(self, n_values: int) -> None:
-        """What is behind was never written, and so is no memory but only addresses."""
+        """Shortens the array. The rest was never written: it has addresses but no memory."""
         self._values = self._values[:n_values]
 
     def close(self) -> None:
@@ -36,7 +36,7 @@ class MemoryArray:
 
 
 class FileArray:
-    """Values of one dtype in a file that has its full size from the first moment. Raises OutputError."""
+    """An array in a file, which is allocated in full at first: a full disk is seen then. Raises OutputError."""
 
     def __init__(self, path: Path, n_values: int, dtype: np.dtype):
         self._path, self._dtype, self._n_values, n_bytes = path, dtype, n_values, n_values * dtype.itemsize

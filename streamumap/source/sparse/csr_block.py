@@ -1,4 +1,4 @@
-"""Pairs as users keep them -> `CsrBlock`: zeros dropped, features ascending, and what cannot be a row refused."""
+"""Makes `CsrBlock`s: drops zeros, sorts the features of a row, refuses invalid rows."""
 
 from collections.abc import Iterator
 
@@ -9,8 +9,8 @@ from streamumap.source.checks import wrong
 
 
 def nonzero_mask(rows: np.ndarray, dtype: str) -> np.ndarray:
-    """Stored rows or values -> bool of the same shape: what float32 does not call zero. NaN is not zero. 16-bit floats
-    are tested as integers, which is faster."""
+    """Returns bool of the same shape: the stored values that are not zero as float32. NaN is not zero. 16-bit floats are
+    compared as integers, which is faster."""
     if dtype in ("float16", "bfloat16"):
         bits = rows.view(np.uint16)
         mask = bits != 0
@@ -23,7 +23,7 @@ def nonzero_mask(rows: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def pairs_of(rows: np.ndarray, mask: np.ndarray) -> CsrBlock:
-    """Stored rows (R, D) and where they are not zero -> pairs."""
+    """Converts stored rows (R, D), non-zero where `mask` says, to pairs."""
     n_rows, n_features = rows.shape
     at = np.flatnonzero(mask)
     row = at // n_features
@@ -41,36 +41,37 @@ def ordered_pairs(
     n_features: int,
     dtype: str,
 ) -> CsrBlock:
-    """`rows`: the numbers (R,) that a message calls the rows by; `counts` (R,): how many of the pairs are whose.
+    """Sorts the pairs of R rows by feature and drops zeros.
 
-    `indices` (integers of any dtype, in any order) and `values` (as stored) lie row after row. A pair whose value is
-    zero is dropped, whatever its index: encoders with a ReLU before their TopK fill up with such. Raises InputError.
+    `rows` (R,): row numbers, for messages. `counts` (R,): pairs of each row. `indices` (integers of any dtype, in any order)
+    and `values` (as stored) lie row after row. A pair whose value is zero is dropped, whatever its index: encoders with a
+    ReLU before their TopK fill rows up with such pairs. Raises InputError.
     """
-    owner = np.repeat(np.arange(len(counts)), counts)
-    kept = nonzero_mask(values, dtype)
-    if not kept.all():
-        owner, indices, values = owner[kept], indices[kept], values[kept]
-        counts = np.bincount(owner, minlength=len(counts))
+    row_of_pair = np.repeat(np.arange(len(counts)), counts)
+    nonzero = nonzero_mask(values, dtype)
+    if not nonzero.all():
+        row_of_pair, indices, values = row_of_pair[nonzero], indices[nonzero], values[nonzero]
+        counts = np.bincount(row_of_pair, minlength=len(counts))
     indptr = np.zeros(len(counts) + 1, np.int64)
     np.cumsum(counts, out=indptr[1:])
     if len(indices) == 0:
         return CsrBlock(indptr, indices.astype(index_dtype(n_features)), values)
     if indices.max() >= n_features or indices.min() < 0:
         at = int(np.argmax((indices >= n_features) | (indices < 0)))
-        raise _beyond(name, rows[owner[at]], indices[at], n_features)
-    place = owner * n_features + indices.astype(np.int64)
-    step = np.diff(place)
+        raise _beyond(name, rows[row_of_pair[at]], indices[at], n_features)
+    position = row_of_pair * n_features + indices.astype(np.int64)
+    step = np.diff(position)
     if (step <= 0).any():
-        order = np.argsort(place, kind="stable")
-        indices, values, step = indices[order], values[order], np.diff(place[order])
+        order = np.argsort(position, kind="stable")
+        indices, values, step = indices[order], values[order], np.diff(position[order])
         if (step == 0).any():
             at = int(np.argmin(step))
-            raise _twice(name, rows[owner[at]], indices[at])
+            raise _twice(name, rows[row_of_pair[at]], indices[at])
     return CsrBlock(indptr, indices.astype(index_dtype(n_features)), values)
 
 
 def fill_in(pairs: CsrBlock, n_features: int, dtype: str, out: np.ndarray | None = None) -> np.ndarray:
-    """The rows with their zeros, as stored, (R, n_features); `out` as in `RowSource.read`."""
+    """Fills in the zeros: returns rows as stored, (R, n_features); `out` as in `RowSource.read`."""
     if out is None:
         out = np.empty((pairs.n_rows, n_features), stored_dtype(dtype))
     out = out[: pairs.n_rows]
@@ -80,7 +81,7 @@ def fill_in(pairs: CsrBlock, n_features: int, dtype: str, out: np.ndarray | None
 
 
 def even_spans(n_rows: int, row_pairs: int, n_pairs: int) -> Iterator[tuple[int, int]]:
-    """`SparseSource.spans` of rows that have `row_pairs` pairs each."""
+    """Yields `SparseSource.spans` for rows with `row_pairs` pairs each."""
     step = max(1, n_pairs // max(1, row_pairs))
     return ((start, min(start + step, n_rows)) for start in range(0, n_rows, step))
 

@@ -1,1 +1,1 @@
-"""Rows seen in another way: selected, centred, scaled, normalised, or on a device."""
+"""Views of rows: selected, centred, scaled, normalised, transposed, or on a device."""

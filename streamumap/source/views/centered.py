@@ -1,11 +1,11 @@
-"""The rows as all backends compare them: where float32 would lose what tells them apart, less what they have in common.
+"""`ComparedView`: the form in which all backends compare rows, centred where float32 would lose their differences.
 
 Squared distances come from |a|^2 + |b|^2 - 2ab in many places, and rows are rounded to float32 everywhere. Far from the
-origin, and for cosine near one direction, the norms then swallow the digits. A view takes a centre from the rows first,
-in float64.
+origin, or near one direction under cosine, the norms then swallow the digits of the difference. A view first subtracts a
+centre from the rows, in float64.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import frexp
 
@@ -16,84 +16,84 @@ from streamumap.source.sparse.csr_block import nonzero_mask, pairs_of
 from streamumap.source.views.scaled import LARGEST_EXPONENT, scale_distances, scale_rows
 
 FAR = 2.0**10
-"""A centre matters where its squared length is this many times the median of the rows' squared distances from it: 32 times their
-spread. Nearer ones cost a few of float32's 24 bits, and what a product cannot tell apart is measured from differences."""
+"""A centre is subtracted if its squared length is over this many times the median squared distance of the rows from it, which is
+32 times their spread. Nearer ones cost a few of float32's 24 bits, and near ties are measured from differences of rows."""
 
 AROUND, AROUND_SHARE = 0.25, 0.99
-"""So near the centre, in its lengths, must this share of the rows lie: a row near the origin has digits that a far centre would
-take from it."""
+"""Share of the rows that must lie within AROUND times the centre's length of it: a row near the origin has digits that
+subtracting a far centre would lose."""
 
 SMALLEST_EXPONENT = -24
-"""Centred rows whose largest norm is below 2 to this are brought to length 1: what tells them apart may be 2^30 times smaller still,
-and its squares must be float32 numbers."""
+"""Centred rows whose largest norm is below 2 to this power are scaled to norms below 1: their differences may be 2^30 times
+smaller still, and the squares of these must be float32 numbers."""
 
 SAMPLE_ROWS = 2048
 SAMPLE_VALUES = 1 << 18
 LEAST_SAMPLE_ROWS = 16
-"""Rows of which the centre is the median: that many, less where they have many features, but that many at least."""
+"""Rows sampled for the centre, their median: at most SAMPLE_ROWS, fewer if SAMPLE_VALUES are exceeded, but at least this many."""
 
 PIECE_VALUES = 1 << 16
-"""Values that are float64 at a time."""
+"""Values that are converted to float64 at a time."""
 
 READ_VALUES = 1 << 19
-"""Values of rows that are filled in at a time, where they come as pairs."""
+"""Values of rows from pairs that are filled in at a time."""
 
 ZERO_ROWS_AT = 4.0
-"""Where rows without a direction lie among rows of length 1, in lengths of their centre, which is nearly 1: at least 2.8 from all
-others, which are at most 2 apart."""
+"""Position of zero rows among centred rows of length 1, in lengths of the centre, which is nearly 1: at least 2.8 from all other
+rows, which are at most 2 apart."""
 
 BEYOND = 2.5
-"""Distance of rows of length 1 from which on one has a direction and the other has none."""
+"""Distance between rows of length 1 above which one of the two is a zero row."""
 
 
 @dataclass(frozen=True, eq=False)
 class ComparedView:
-    """Rows less `centre` float64 (D,), if there is one, times 2^-exponent; with `unit` (and a centre, and no exponent) each was divided
-    by its norm before, so that "euclidean" compares them as cosine does."""
+    """Rows minus `centre` float64 (D,), if there is one, times 2^-exponent. With `unit` (which has a centre and no exponent) each
+    row is divided by its norm first, so that squared Euclidean distances are those of rows of length 1."""
 
     exponent: int = 0
     centre: np.ndarray | None = None
     unit: bool = False
 
     def of(self, source: RowSource) -> RowSource:
-        """The rows as they are compared."""
+        """Returns the rows as they are compared."""
         if self.centre is not None:
             return SparseCentredRows(source, self) if isinstance(source, SparseSource) else CentredRows(source, self)
         return scale_rows(source, self.exponent) if self.exponent else source
 
     @property
     def key(self) -> tuple[int, bool, bool]:
-        """Which view of the same rows this is: the centre follows from them."""
+        """Identifies this view among those of the same rows, from which the centre follows."""
         return self.exponent, self.centre is not None, self.unit
 
-    def metric(self, asked: str) -> str:
-        """The one under which these rows are compared, where `asked` is the one of the user."""
-        return "euclidean" if self.unit else asked
-
     def to_asked_metric(
-        self, indices: np.ndarray, distances: np.ndarray, apart: np.ndarray | None = None
+        self,
+        indices: np.ndarray,
+        distances: np.ndarray,
+        from_squares: Callable[[np.ndarray], np.ndarray],
+        apart: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Neighbours int32 (Q, k) and distances float32 as they were found among these rows -> as cosine has them, in place, where rows
-        of length 1 were compared. `apart` bool (Q, k): of a zero row and one that is none, which cosine makes no neighbours; None:
-        those further than BEYOND."""
+        """Converts neighbors int32 (Q, k) and float32 distances, found among these rows, to the user's metric, in place: only rows
+        of length 1 need it. `from_squares`: the metric's distances from squared ones. `apart` bool (Q, k): one row of the two is zero
+        and the other is not, which are no neighbors; None: where the distance is over BEYOND."""
         if self.unit:
             apart = distances > BEYOND if apart is None else apart
             distances *= distances
-            distances /= 2
+            distances[:] = from_squares(distances)
             indices[apart], distances[apart] = -1, np.inf
         return indices, distances
 
-    def unscale(self, distances: np.ndarray, metric: str) -> np.ndarray:
-        """Distances as `found` gives them -> of the rows as they came."""
-        return scale_distances(distances, self.exponent, metric)
+    def unscale(self, distances: np.ndarray, *, unit: bool) -> np.ndarray:
+        """Converts distances, as `to_asked_metric` returns them, to distances of the original rows."""
+        return scale_distances(distances, self.exponent, unit=unit)
 
-    def scale(self, distances: np.ndarray, metric: str) -> np.ndarray:
-        """The way back."""
-        return scale_distances(distances, -self.exponent, metric)
+    def scale(self, distances: np.ndarray, *, unit: bool) -> np.ndarray:
+        """Converts distances of the original rows to distances of these rows: the inverse of `unscale`."""
+        return scale_distances(distances, -self.exponent, unit=unit)
 
 
 class CentredRows:
-    """The rows of a `RowSource` as a `ComparedView` with a centre has them, float32: subtracted in float64, then rounded."""
+    """Rows of a `RowSource` in a `ComparedView` with a centre, float32: subtracted in float64, then rounded."""
 
     dtype = "float32"
 
@@ -103,13 +103,13 @@ class CentredRows:
         self.row_bytes, self.fingerprint = source.row_bytes, source.fingerprint
 
     def read(self, start: int, stop: int, out: np.ndarray | None = None) -> np.ndarray:
-        """Rows start..stop, (stop - start, n_features); `out` as in `RowSource.read`."""
+        """Reads rows start..stop, (stop - start, n_features); `out` as in `RowSource.read`."""
         if out is None:
             out = np.empty((stop - start, self.n_features), np.float32)
         return self._centred(self.source.read(start, stop), out[: stop - start])
 
     def take(self, rows: np.ndarray) -> np.ndarray:
-        """The rows with these numbers (int64, ascending), (len(rows), n_features)."""
+        """Reads the rows with these numbers (int64, ascending), (len(rows), n_features)."""
         return self._centred(self.source.take(rows), np.empty((len(rows), self.n_features), np.float32))
 
     def check_unchanged(self) -> None:
@@ -134,7 +134,7 @@ class CentredRows:
 
 
 class SparseCentredRows(CentredRows):
-    """`CentredRows` of a `SparseSource`, as a `SparseSource`. Where rows are mostly zeros so is their centre, a median."""
+    """`CentredRows` as a `SparseSource`. The centre is a median: mostly zeros if the rows are."""
 
     def __init__(self, source: SparseSource, view: ComparedView):
         super().__init__(source, view)
@@ -143,7 +143,7 @@ class SparseCentredRows(CentredRows):
         self.max_nonzero = source.max_nonzero + source.n_rows * int(np.count_nonzero(view.centre))
 
     def pairs(self, start: int, stop: int) -> CsrBlock:
-        """Rows start..stop without their zeros."""
+        """Reads rows start..stop without their zeros."""
         step = max(1, READ_VALUES // self.n_features)
         parts = [self._pairs(first, min(first + step, stop)) for first in range(start, stop, step)]
         indptr = np.concatenate([[0], *(np.diff(part.indptr) for part in parts)]).cumsum().astype(np.int64)
@@ -162,39 +162,37 @@ class SparseCentredRows(CentredRows):
 
 
 def original_rows(rows: RowSource) -> RowSource:
-    """The rows that a view with a centre was made of."""
+    """Returns the rows before centring."""
     return rows.source if isinstance(rows, CentredRows) else rows
 
 
-def find_view(source: RowSource, metric: str, largest: np.ndarray) -> ComparedView | None:
-    """The view of rows (finite ones) that lie far from the origin or, for cosine, near one direction; None where they do not.
-    `largest` float64 (2, D): the lowest and the highest value of each feature."""
-    sample = _sample(source, metric)
+def find_view(source: RowSource, largest: np.ndarray, *, unit: bool) -> ComparedView | None:
+    """Returns the centred view of finite rows that lie far from the origin or, with `unit`, near one direction; None if they do
+    not. `largest` float64 (2, D): the lowest and the highest value of each feature."""
+    sample = _sample(source, unit)
     if len(sample) < 2:
         return None
-    centre = _median(sample, source.dtype, metric)
+    centre = _median(sample, source.dtype, unit)
     sample -= centre
     squares, length = np.einsum("ij,ij->i", sample, sample), float(centre @ centre)
     if length <= FAR * np.median(squares) or length * AROUND**2 <= np.quantile(squares, AROUND_SHARE):
         return None
-    if metric == "cosine":
+    if unit:
         return ComparedView(centre=centre, unit=True)
     norm = float(np.linalg.norm(np.abs(largest - centre).max(0)))
     exponent = frexp(norm)[1]
     return ComparedView(0 if SMALLEST_EXPONENT <= exponent <= LARGEST_EXPONENT or norm == 0 else exponent, centre)
 
 
-def rebuild_view(source: RowSource, exponent: int, is_centred: bool, metric: str) -> ComparedView:
-    """The view that a run had of these rows, from what it has kept of it: the centre is made anew from the same sample."""
-    return (
-        ComparedView(exponent, _median(_sample(source, metric), source.dtype, metric), metric == "cosine")
-        if is_centred
-        else ComparedView(exponent)
-    )
+def rebuild_view(source: RowSource, exponent: int, is_centred: bool, *, unit: bool) -> ComparedView:
+    """Returns the view that a finished run had of these rows: the centre is computed again from the same sample."""
+    if not is_centred:
+        return ComparedView(exponent)
+    return ComparedView(exponent, _median(_sample(source, unit), source.dtype, unit), unit)
 
 
 def sample_bytes(n_rows: int, n_features: int) -> int:
-    """Bytes of memory that `centred` and `like` take."""
+    """Returns the bytes of memory that `find_view` and `rebuild_view` take."""
     return 3 * 8 * _sample_size(n_rows, n_features) * n_features
 
 
@@ -202,34 +200,34 @@ def _sample_size(n_rows: int, n_features: int) -> int:
     return min(n_rows, SAMPLE_ROWS, max(LEAST_SAMPLE_ROWS, SAMPLE_VALUES // n_features))
 
 
-def _sample(source: RowSource, metric: str) -> np.ndarray:
-    """float64: of evenly spaced rows those that are not zero, for cosine at length 1."""
+def _sample(source: RowSource, unit: bool) -> np.ndarray:
+    """Reads evenly spaced rows as float64 without zero rows; with `unit` scaled to length 1."""
     size = _sample_size(source.n_rows, source.n_features)
     rows = _wide(source.take(np.unique(np.linspace(0, source.n_rows - 1, size).astype(np.int64))), source.dtype)
-    return rows[~_to_unit(rows)] if metric == "cosine" else rows[rows.any(1)]
+    return rows[~_to_unit(rows)] if unit else rows[rows.any(1)]
 
 
-def _median(sample: np.ndarray, dtype: str, metric: str) -> np.ndarray:
-    """The median of each feature. Where float32 holds the values it is a multiple of the last place of the largest: less it they are float32
-    numbers still, wherever they lie."""
+def _median(sample: np.ndarray, dtype: str, unit: bool) -> np.ndarray:
+    """Returns the median of each feature. If float32 holds the values, the median is a multiple of the largest value's last place:
+    the values minus it are then float32 numbers too."""
     parts = range(0, sample.shape[1], 256)
     centre = np.concatenate([np.median(sample[:, start : start + 256], axis=0) for start in parts])
-    if metric == "cosine" or stored_dtype(dtype).itemsize == 8:
+    if unit or stored_dtype(dtype).itemsize == 8:
         return centre
     last_place = np.frexp(np.abs(sample).max(0))[1] - 24
     return np.ldexp(np.rint(np.ldexp(centre, -last_place)), last_place)
 
 
 def _wide(stored: np.ndarray, dtype: str) -> np.ndarray:
-    """Rows as stored -> float64, a new array."""
+    """Converts stored rows to float64, a new array."""
     return (widen(stored, dtype) if dtype == "bfloat16" else stored).astype(np.float64)
 
 
 def _to_unit(rows: np.ndarray) -> np.ndarray:
-    """Divides float64 rows by their norms, in place; which have none, bool (n,)."""
+    """Divides float64 rows by their norms, in place; returns which rows are zero, bool (n,)."""
     largest = np.abs(rows).max(1, initial=0, keepdims=True)
     zero = largest[:, 0] == 0
-    rows /= np.where(largest > 0, largest, 1)  # squares of extreme values are no float64 numbers
+    rows /= np.where(largest > 0, largest, 1)  # squares of extreme values overflow float64
     norms = np.sqrt(np.einsum("ij,ij->i", rows, rows))
     rows /= np.where(zero, 1, norms)[:, None]
     return zero

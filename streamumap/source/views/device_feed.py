@@ -1,4 +1,4 @@
-"""Blocks of rows on the device, read one ahead into pinned memory."""
+"""`Feed`: sends blocks of rows to the device and reads one block ahead into pinned memory."""
 
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,11 +10,11 @@ from torch import Tensor
 from streamumap.source.base import DEVICE_DTYPES, RowSource, stored_dtype, widen
 
 AS_STORED = {name: getattr(torch, name) for name in DEVICE_DTYPES}
-"""Rows of other dtypes arrive as float32."""
+"""Torch dtypes on the device; rows of other dtypes arrive as float32."""
 
 
 class Feed:
-    """`block_rows`: the most rows of a block. Close it when done."""
+    """A reader of blocks of at most `block_rows` rows for a device. Close it when done."""
 
     def __init__(self, source: RowSource, block_rows: int, device: str):
         self.source, self.device = source, device
@@ -29,11 +29,11 @@ class Feed:
         self.reader.shutdown()
 
     def block(self, start: int, stop: int) -> Tensor:
-        """Rows start..stop, (n, D)."""
+        """Sends rows start..stop, (n, D)."""
         return self._sent(self._stage(self.turn, start, stop))
 
     def blocks(self, block_rows: int, first: int = 0) -> Iterator[tuple[int, Tensor]]:
-        """(start, rows) from row `first` to the last, in order; the next block is read while one is used."""
+        """Yields (start, rows) from row `first` to the last; the next block is read while one is used."""
         n = self.source.n_rows
         starts = range(first, n, block_rows)
         waiting = self._ahead(starts, 0, block_rows)
@@ -43,12 +43,12 @@ class Feed:
             yield start, rows
 
     def take(self, numbers: np.ndarray) -> Tensor:
-        """The rows with these numbers (int64, ascending)."""
+        """Sends the rows with these numbers (int64, ascending)."""
         stored = self.source.take(numbers)
         return self._sent(torch.from_numpy(stored if self.dtype is not None else widen(stored, self.source.dtype)))
 
     def _ahead(self, starts, number, block_rows):
-        """Begins to read a block into the buffer that is not in use."""
+        """Starts to read a block into the buffer that is not in use."""
         if number == len(starts):
             return Future()
         self.turn = 1 - self.turn

@@ -1,4 +1,4 @@
-"""Rows of extreme size, brought to where squares and sums of squares are float32 numbers. By a power of two: exactly."""
+"""Scales rows of extreme norms by a power of two, exactly, so that squares and their sums are float32 numbers."""
 
 from collections.abc import Iterator
 from math import frexp, isfinite
@@ -8,7 +8,7 @@ import numpy as np
 from streamumap.source.base import CsrBlock, RowSource, SparseSource, widen
 
 LARGEST_EXPONENT = 56
-"""Norms from 2^-56 to 2^56 are left alone: sums of their squares are far from float32's ends, 2^-126 and 2^128."""
+"""Norms from 2^-56 to 2^56 are not scaled: sums of their squares are far from the limits of float32, 2^-126 and 2^128."""
 
 
 class ScaledRows:
@@ -22,7 +22,7 @@ class ScaledRows:
         self.row_bytes, self.fingerprint = source.row_bytes, source.fingerprint
 
     def read(self, start: int, stop: int, out: np.ndarray | None = None) -> np.ndarray:
-        """Rows start..stop, (stop - start, n_features); `out` as in `RowSource.read`."""
+        """Reads rows start..stop, (stop - start, n_features); `out` as in `RowSource.read`."""
         rows = self._scaled(self.source.read(start, stop))
         if out is None:
             return rows
@@ -30,7 +30,7 @@ class ScaledRows:
         return out[: stop - start]
 
     def take(self, rows: np.ndarray) -> np.ndarray:
-        """The rows with these numbers (int64, ascending), (len(rows), n_features)."""
+        """Reads the rows with these numbers (int64, ascending), (len(rows), n_features)."""
         return self._scaled(self.source.take(rows))
 
     def check_unchanged(self) -> None:
@@ -44,39 +44,39 @@ class ScaledRows:
 
 
 class SparseScaledRows(ScaledRows):
-    """The same of a `SparseSource`, as a `SparseSource`."""
+    """`ScaledRows` as a `SparseSource`."""
 
     def __init__(self, source: SparseSource, exponent: int):
         super().__init__(source, exponent)
         self.sparse, self.max_nonzero = source, source.max_nonzero
 
     def pairs(self, start: int, stop: int) -> CsrBlock:
-        """Rows start..stop without their zeros."""
-        found = self.sparse.pairs(start, stop)
-        values = self._scaled(found.values)
-        kept = values != 0
-        indptr = np.concatenate([[0], np.cumsum(kept)])[found.indptr].astype(np.int64)
-        return CsrBlock(indptr, found.indices[kept], values[kept])
+        """Reads rows start..stop without their zeros."""
+        pairs = self.sparse.pairs(start, stop)
+        values = self._scaled(pairs.values)
+        nonzero = values != 0
+        indptr = np.concatenate([[0], np.cumsum(nonzero)])[pairs.indptr].astype(np.int64)
+        return CsrBlock(indptr, pairs.indices[nonzero], values[nonzero])
 
     def spans(self, n_pairs: int) -> Iterator[tuple[int, int]]:
         return self.sparse.spans(n_pairs)
 
 
 def extreme_exponent(largest_norm: float) -> int:
-    """By which power of two rows with this largest norm are to be divided: 0 where they are not extreme."""
+    """Returns the exponent of the power of two to divide rows of this largest norm by: 0 if it is not extreme."""
     exponent = frexp(largest_norm)[1] if isfinite(largest_norm) and largest_norm > 0 else 0
     return exponent if abs(exponent) > LARGEST_EXPONENT else 0
 
 
 def scale_rows(source: RowSource, exponent: int) -> RowSource:
-    """The rows times 2^-exponent."""
+    """Returns the rows times 2^-exponent, as a SparseSource if `source` is one."""
     return SparseScaledRows(source, exponent) if isinstance(source, SparseSource) else ScaledRows(source, exponent)
 
 
-def scale_distances(distances: np.ndarray, exponent: int, metric: str) -> np.ndarray:
-    """Distances of rows that were divided by 2^exponent -> of the rows as they came, as far as float32 reaches. With the
-    exponent negated, the way back."""
-    if not exponent or metric == "cosine":
+def scale_distances(distances: np.ndarray, exponent: int, *, unit: bool) -> np.ndarray:
+    """Converts distances of rows that were divided by 2^exponent to distances of the original rows, clipped to the range of
+    float32. The negated exponent converts back. Distances of rows of length 1 (`unit`) do not change."""
+    if not exponent or unit:
         return distances
     with np.errstate(over="ignore", under="ignore"):
         return np.clip(np.ldexp(distances, exponent), 0, np.finfo(np.float32).max)

@@ -1,5 +1,5 @@
-"""The transposed matrix: a row for each feature, with the rows in which it is active. Made from pairs, in several passes
-of bounded memory."""
+"""`TransposedRows`: the transposed matrix, with a row for each feature. It is made from pairs in several passes of bounded
+memory."""
 
 import os
 from collections.abc import Iterator
@@ -15,42 +15,42 @@ from streamumap.source.pieces import Piece, over_rows
 from streamumap.source.sparse.csr_block import nonzero_mask, pairs_of
 
 PASS_PAIRS = 1 << 23
-"""Pairs that are put in order at a time."""
+"""Pairs that are sorted at a time."""
 
 
 class TransposedRows(ToConvert):
-    """The features of `given` rows as rows. Those that are never active are rows of zeros."""
+    """The features of the rows `original` as rows, to be converted. A feature that is never active is a row of zeros."""
 
     drop_zero_rows = True
 
-    def __init__(self, given: RowSource | ToConvert):
-        self.given = given
-        self.name, self.dtype = given.name, given.dtype
-        self.n_rows, self.n_features = given.n_features, given.n_rows
-        self.max_nonzero = getattr(given, "max_nonzero", None) or given.n_rows * given.n_features
-        self.row_bytes = -(-given.n_rows * given.row_bytes // max(1, self.n_rows))
-        self.n_bytes = getattr(given, "n_bytes", 0)
-        self.warnings, self.notes = getattr(given, "warnings", ()), getattr(given, "notes", ())
-        self.fingerprint = {"format": "transposed", "rows": given.fingerprint}
+    def __init__(self, original: RowSource | ToConvert):
+        self.original = original
+        self.name, self.dtype = original.name, original.dtype
+        self.n_rows, self.n_features = original.n_features, original.n_rows
+        self.max_nonzero = getattr(original, "max_nonzero", None) or original.n_rows * original.n_features
+        self.row_bytes = -(-original.n_rows * original.row_bytes // max(1, self.n_rows))
+        self.n_bytes = getattr(original, "n_bytes", 0)
+        self.warnings, self.notes = getattr(original, "warnings", ()), getattr(original, "notes", ())
+        self.fingerprint = {"format": "transposed", "rows": original.fingerprint}
 
     def convert(self, folder: str | os.PathLike, advance: Advance = no_advance) -> RowSource:
-        """Writes the rows of features. Ticks features. Raises InputError, InputChanged, OutputError."""
-        given, folder = self.given, Path(folder)
-        if isinstance(given, ToConvert):
-            given.device = self.device
-        source = given.convert(folder, no_advance) if isinstance(given, ToConvert) else given
+        """Writes the rows of features into `folder`. Advances by features. Raises InputError, InputChanged, OutputError."""
+        original, folder = self.original, Path(folder)
+        if isinstance(original, ToConvert):
+            original.device = self.device
+        source = original.convert(folder, no_advance) if isinstance(original, ToConvert) else original
         rows = self._write(source, folder, advance)
         source.check_unchanged()
-        if source is not given:
+        if source is not original:
             source.close()
         rows.name, rows.fingerprint = self.name, self.fingerprint
         return rows
 
     def check_unchanged(self) -> None:
-        self.given.check_unchanged()
+        self.original.check_unchanged()
 
     def close(self) -> None:
-        self.given.close()
+        self.original.close()
 
     def _write(self, source: RowSource, folder: Path, advance: Advance) -> CsrSource:
         indptr = np.zeros(self.n_rows + 1, np.int64)
@@ -73,7 +73,7 @@ class TransposedRows(ToConvert):
 
 
 def _pieces(source: RowSource) -> Iterator[tuple[int, CsrBlock]]:
-    """(first row, pairs) over all rows in order."""
+    """Yields (first row, pairs) over all rows in order."""
 
     def work(rows: Piece) -> CsrBlock:
         return rows if isinstance(rows, CsrBlock) else pairs_of(rows, nonzero_mask(rows, source.dtype))
@@ -86,7 +86,7 @@ def _pieces(source: RowSource) -> Iterator[tuple[int, CsrBlock]]:
 
 
 def _spans(indptr: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Features first..last that have at most PASS_PAIRS pairs together, or one of them."""
+    """Cuts the features into spans (first, last) with at most PASS_PAIRS pairs each, or of one feature."""
     first, n_features = 0, len(indptr) - 1
     while first < n_features:
         last = int(np.searchsorted(indptr, indptr[first] + PASS_PAIRS, side="right")) - 1
@@ -96,18 +96,18 @@ def _spans(indptr: np.ndarray) -> Iterator[tuple[int, int]]:
 
 
 def _transposed(source, indptr, first, last, dtype):
-    """Of the features first..last: their rows, ascending in a feature, and values; feature after feature."""
+    """Returns the rows, ascending within a feature, and values of features first..last, feature after feature."""
     n_pairs = int(indptr[last] - indptr[first])
     rows, values = np.empty(n_pairs, np.uint32), np.empty(n_pairs, stored_dtype(dtype))
     ends = indptr[first:last] - indptr[first]
     for first_row, pairs in _pieces(source):
-        wanted = np.flatnonzero((pairs.indices >= first) & (pairs.indices < last))
-        feature = pairs.indices[wanted].astype(np.int64) - first
+        chosen = np.flatnonzero((pairs.indices >= first) & (pairs.indices < last))
+        feature = pairs.indices[chosen].astype(np.int64) - first
         order = np.argsort(feature, kind="stable")
-        feature, wanted = feature[order], wanted[order]
+        feature, chosen = feature[order], chosen[order]
         counts = np.bincount(feature, minlength=last - first)
-        place = np.arange(len(feature)) + np.repeat(ends - (np.cumsum(counts) - counts), counts)
-        owner = np.repeat(np.arange(pairs.n_rows), np.diff(pairs.indptr))
-        rows[place], values[place] = first_row + owner[wanted], pairs.values[wanted]
+        position = np.arange(len(feature)) + np.repeat(ends - (np.cumsum(counts) - counts), counts)
+        row_of_pair = np.repeat(np.arange(pairs.n_rows), np.diff(pairs.indptr))
+        rows[position], values[position] = first_row + row_of_pair[chosen], pairs.values[chosen]
         ends = ends + counts
     return rows, values

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from devices import FORMS, METRICS, on_device, part, torch
+from devices import FORMS, METRICS, compared, part, torch
 from neighbor_checks import check_counts, hard_rows, some_others
 
 from streamumap import quality
@@ -17,8 +17,7 @@ DTYPES = ("float16", "bfloat16", "float32", "float64", "int8")
 
 
 def count(rows, sample, others, metric, form, dtype="float32", other_rows=64, **more):
-    there = on_device(rows, metric, form, dtype, other_rows)
-    return cuda.count_closer(there, sample, others, other_rows=other_rows, **more)
+    return cuda.count_closer(compared(rows, metric, form, dtype), sample, others, other_rows, **more)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -116,7 +115,7 @@ def test_a_block_that_does_not_fit_is_done_in_halves(metric, form, monkeypatch):
     others = some_others(rows, sample, 5, metric)
     before = count(rows, sample, others, metric, form)
     owner, name, n_rows_of = {
-        "packed": (cuda.SparseOnDevice, "count_closer", lambda args: args[4] - args[3]),
+        "packed": (cuda.SparseOnDevice, "count_below", lambda args: args[4] - args[3]),
         "streamed": (part("count"), "count_sure", lambda args: args[0].shape[1]),
     }[form]
     inner = getattr(owner, name)

@@ -5,12 +5,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from devices import DEVICE, FORMS, GPU, METRICS, as_source, on_device, part
+from devices import DEVICE, FORMS, GPU, METRICS, as_source, compared, part
 from neighbor_checks import hard_rows
 
 from streamumap.events import no_advance
 from streamumap.machine.memory import Budget, Footprint, Machine
 from streamumap.neighbors import reference
+from streamumap.neighbors.protocol import NearestRequest
 from streamumap.params import Params
 from streamumap.planning.job import Job, Plan, StagePlan
 from streamumap.run.out_of_sample import Mapped, place
@@ -21,18 +22,10 @@ PLAN = Plan(Job(150, 3072, "float32"), Budget(10**9), Machine(2, 10**9), ())
 
 
 def by_torch(rows, others, k, metric, form, dtype="float32", other_dtype="float32", other_rows=64, query_rows=1000):
-    from streamumap.neighbors.cuda import search as cuda
-
-    there = on_device(others, metric, form, other_dtype)
-    asking = cuda.DenseOnDevice(as_source(rows, dtype), metric, query_rows, DEVICE)
-    found = []
-    for at in range(0, len(rows), query_rows):
-        queries = asking.chunk(at, min(at + query_rows, len(rows)))
-        found.append(
-            part("nearest").nearest(*queries, there, k, other_rows=other_rows, non_negative=(others >= 0).all())
-        )
-    asking.close()
-    there.close()
+    there = compared(others, metric, form, other_dtype)
+    request = NearestRequest(there, as_source(rows, dtype), k, query_rows, other_rows)
+    with part("nearest").open_search(request) as search:
+        found = [search(at, min(at + query_rows, len(rows))) for at in range(0, len(rows), query_rows)]
     return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
 
 

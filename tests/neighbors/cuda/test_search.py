@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from devices import FORMS, GPU, METRICS, on_device, part, placed, torch
-from neighbor_checks import check_neighbors, hard_rows
+from devices import FORMS, GPU, METRICS, compared, part, placed, torch
+from neighbor_checks import check_neighbors, hard_rows, search_request
 
 from streamumap import demo, quality
 from streamumap.errors import Stopped
@@ -24,11 +24,10 @@ def search(
     sample=None, reached=never, **more,
 ):  # fmt: skip
     """`chunk_rows` 0: all with all."""
-    there = on_device(rows, metric, form, dtype, other_rows)
-    return cuda.search(
-        there, k, query_rows=query_rows, other_rows=other_rows, chunk_rows=chunk_rows, non_negative=bool((rows >= 0).all()),
-        is_zero=~rows.any(1), seed=seed, sample=np.arange(len(rows)) if sample is None else sample, reached=reached, **more,
-    )  # fmt: skip
+    blocks = dict(query_rows=query_rows, other_rows=other_rows, chunk_rows=chunk_rows)
+    sample = np.arange(len(rows)) if sample is None else sample
+    options = dict(is_zero=~rows.any(1), seed=seed, sample=sample, reached=reached) | more
+    return cuda.search(search_request(compared(rows, metric, form, dtype), k, blocks, **options))
 
 
 def same_bytes(a, b):
@@ -151,7 +150,7 @@ def test_all_with_all_ticks_rows(query_rows):
 def test_what_is_found_has_recall_1(metric, form):
     rows = hard_rows(N) * np.float32(0.1)
     found = search(rows, K, metric, form)[0][:, 1:]
-    counts = cuda.count_closer(on_device(rows, metric, form), np.arange(N), found, other_rows=64)
+    counts = cuda.count_closer(compared(rows, metric, form), np.arange(N), found, 64)
     assert quality.recall(counts, found) == 1.0
 
 

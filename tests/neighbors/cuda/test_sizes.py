@@ -1,11 +1,18 @@
 """The device bytes that plans are made of are enough: measured on a GPU, where alone they can be."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from devices import DEVICE, GPU, torch
+from neighbor_checks import search_request
 
-from streamumap.neighbors import sizes
+from streamumap.events import no_advance
 from streamumap.neighbors.cuda import search as cuda
+from streamumap.neighbors.cuda import sizes
+from streamumap.neighbors.cuda.device_rows import on_device
+from streamumap.neighbors.metric import COSINE
+from streamumap.neighbors.protocol import ComparedRows
 from streamumap.source import open_source
 from streamumap.source.sparse.csr_rows import pack
 
@@ -51,40 +58,42 @@ def packed_rows(codes, dtype):
 
 
 def streamed(codes, dtype):
-    return cuda.DenseOnDevice(open_source(codes.astype(dtype)), "cosine", OTHER_ROWS, DEVICE)
+    return ComparedRows(open_source(codes.astype(dtype)), None, COSINE, True, DEVICE)
 
 
-def search(there, query_rows, chunk_rows, reached):
-    return cuda.search(
-        there, K, query_rows=query_rows, other_rows=OTHER_ROWS, chunk_rows=chunk_rows, non_negative=True,
-        is_zero=np.zeros(N, bool), seed=0, sample=SAMPLE, reached=reached,
-    )  # fmt: skip
+def packed(csr):
+    return ComparedRows(csr, csr, COSINE, True, DEVICE)  # no dense form is asked for
+
+
+def search(rows, query_rows, chunk_rows, reached):
+    blocks = dict(query_rows=query_rows, other_rows=OTHER_ROWS, chunk_rows=chunk_rows)
+    return cuda.search(replace(search_request(rows, K, blocks, sample=SAMPLE), reached=reached))
 
 
 def limit(dtype, csr, query_rows, chunk_rows):
     """As a plan has it, without packed rows themselves."""
-    exact = sizes.cuda_device(FEATURES, dtype, K, query_rows, OTHER_ROWS, resident=query_rows == N)
+    exact = sizes.exhaustive(FEATURES, dtype, K, query_rows, OTHER_ROWS, resident=query_rows == N)
     counting = sizes.count_closer(len(SAMPLE), K - 1, FEATURES, OTHER_ROWS)
     if chunk_rows == 0:
         return max(exact, counting)
-    way = sizes.cuda_approximate(N, FEATURES, K, dtype, csr, chunk_rows, query_rows, OTHER_ROWS)
+    way = sizes.approximate(N, FEATURES, K, dtype, csr, chunk_rows, query_rows, OTHER_ROWS)
     return max(exact, counting, way)
 
 
-def counted(there):
-    """`reached` as the engine has it: it counts, then says yes."""
+def counted(neighbors, count):
+    """`reached` as a run has it: it counts, then says yes."""
+    count(SAMPLE, neighbors)
+    return True
 
-    def reached(others):
-        cuda.count_closer(there, SAMPLE, others, other_rows=OTHER_ROWS)
-        return True
 
-    return reached
+def never(neighbors, count):
+    return False
 
 
 def test_packed_rows(codes, dtype, peak):
     rows = packed_rows(codes, dtype)
-    used, there = peak(cuda.SparseOnDevice, rows, "cosine", DEVICE)
-    allowed = sizes.cuda_packed_rows(N, FEATURES, rows.n_nonzero, dtype)
+    used, there = peak(cuda.SparseOnDevice, rows, COSINE, DEVICE)
+    allowed = sizes.csr_rows(N, FEATURES, rows.n_nonzero, dtype)
     assert allowed / 3 < used <= allowed
 
 
@@ -92,35 +101,27 @@ def test_packed_rows(codes, dtype, peak):
 @pytest.mark.parametrize("chunk_rows", [0, 4096])
 def test_a_search_of_packed_rows(codes, dtype, chunk_rows, query_rows, peak):
     rows = packed_rows(codes, dtype)
-
-    def whole():
-        there = cuda.SparseOnDevice(rows, "cosine", DEVICE)
-        search(there, query_rows, chunk_rows, counted(there))
-
-    allowed = sizes.cuda_packed_rows(N, FEATURES, rows.n_nonzero, dtype)
-    assert peak(whole)[0] <= allowed + limit(dtype, True, query_rows, chunk_rows)
+    allowed = sizes.csr_rows(N, FEATURES, rows.n_nonzero, dtype)
+    used, _ = peak(search, packed(rows), query_rows, chunk_rows, counted)
+    assert used <= allowed + limit(dtype, True, query_rows, chunk_rows)
 
 
 @pytest.mark.parametrize("query_rows", [N, 16_384, 2048])
 @pytest.mark.parametrize("chunk_rows", [0, 4096])
 def test_a_search_of_dense_rows(codes, dtype, chunk_rows, query_rows, peak):
-    there = streamed(codes, dtype)
-    used, _ = peak(search, there, query_rows, chunk_rows, counted(there))
-    there.close()
+    used, _ = peak(search, streamed(codes, dtype), query_rows, chunk_rows, counted)
     assert used <= limit(dtype, False, query_rows, chunk_rows)
 
 
 def test_all_rounds_and_all_with_all_in_the_end(codes, dtype, peak):
-    there = streamed(codes, dtype)
-    used, _ = peak(search, there, N, 4096, lambda lists: False)
-    there.close()
+    used, _ = peak(search, streamed(codes, dtype), N, 4096, never)
     assert used <= limit(dtype, False, N, 4096)
 
 
 @pytest.mark.parametrize("csr", [False, True])
 def test_ranks(codes, dtype, csr, peak):
-    there = cuda.SparseOnDevice(packed_rows(codes, dtype), "cosine", DEVICE) if csr else streamed(codes, dtype)
+    rows = packed(packed_rows(codes, dtype)) if csr else streamed(codes, dtype)
     others = np.random.default_rng(0).integers(0, N, (len(SAMPLE), K - 1))
-    used, _ = peak(cuda.count_closer, there, SAMPLE, others, other_rows=OTHER_ROWS)
-    there.close()
+    with on_device(rows, OTHER_ROWS) as brought:
+        used, _ = peak(brought.count_closer, SAMPLE, others, OTHER_ROWS, no_advance)
     assert used <= sizes.count_closer(len(SAMPLE), K - 1, FEATURES, OTHER_ROWS)

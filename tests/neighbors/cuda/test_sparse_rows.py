@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-from devices import DEVICE, GPU, METRICS, as_source, measured, numbers, on_device, part, placed, torch, unit
+from devices import DEVICE, FORMS, GPU, METRICS, as_source, measured, numbers, on_device, part, placed, torch, unit
 from neighbor_checks import hard_rows
 
 from streamumap.neighbors.cuda.search import SparseOnDevice
+from streamumap.neighbors.metric import named
 from streamumap.source.sparse.csr_rows import pack
 
 pytestmark = pytest.mark.usefixtures("few_programs")
@@ -54,10 +55,12 @@ def test_features_are_16_bits_wide_where_these_are_enough(n_features):
     assert np.allclose(all_pairs(there), measured(rows, "euclidean"), rtol=1e-6)
 
 
-@pytest.mark.parametrize("chunk_rows", [1, 7, 1000])
-def test_streams_all_rows_in_chunks(chunk_rows):
-    rows, at = hard_rows(N), 0
-    for first, block, scale in on_device(rows, "cosine", "packed").stream(chunk_rows):
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("start", [0, 5])
+@pytest.mark.parametrize("chunk_rows", [1, 7, 64])
+def test_streams_all_rows_from_one_on_in_chunks(chunk_rows, start, form):
+    rows, at = hard_rows(N), start
+    for first, block, scale in on_device(rows, "cosine", form, chunk_rows=64).stream(chunk_rows, start):
         assert first == at and len(block) == len(scale) == min(chunk_rows, N - at)
         assert np.allclose(
             (block * scale[:, None]).cpu().numpy(), unit(rows[at : at + len(block)], "cosine"), atol=1e-6
@@ -180,7 +183,7 @@ def test_zero_rows_and_duplicates(metric):
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_rows_that_are_all_zeros(metric):
-    rows = SparseOnDevice(pack(as_source(np.zeros((9, 5), np.float32)), 4, 0), metric, DEVICE)
+    rows = SparseOnDevice(pack(as_source(np.zeros((9, 5), np.float32)), 4, 0), named(metric), DEVICE)
     found = rows.measure(numbers(9), numbers(9)).cpu().numpy()
     assert np.array_equal(np.isinf(found), np.eye(9, dtype=bool)) and not found[~np.eye(9, dtype=bool)].any()
     block, scale = rows.chunk(0, 9)

@@ -1,15 +1,19 @@
 """Rows that products of rows cannot tell apart: far from the origin, near one direction, near by pairs in a wide country. Lists and
 ranks on a GPU are those of float64."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from devices import FORMS, GPU, on_device, part, placed, torch
+from devices import FORMS, GPU, as_source, compared, on_device, part, placed, torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from neighbor_checks import search_request
 
 from streamumap import quality
 from streamumap.neighbors import reference
 from streamumap.neighbors.cuda import search as cuda
+from streamumap.neighbors.protocol import NearestRequest
 
 N, D, K = (600, 24, 15) if GPU else (48, 6, 4)
 
@@ -72,11 +76,8 @@ def test_all_with_all(metric, make, dtype):
     rows = make().astype(np.float32)
     if dtype == "float16":
         rows = rows.clip(-6e4, 6e4).astype(np.float16).astype(np.float32)
-    there = on_device(rows, metric, "streamed", dtype, 32)
-    indices, distances = cuda.search(
-        there, K, query_rows=N, other_rows=32, chunk_rows=0, non_negative=False, is_zero=np.zeros(N, bool), seed=0,
-        sample=np.arange(4), reached=lambda lists: True,
-    )  # fmt: skip
+    given, blocks = compared(rows, metric, "streamed", dtype), dict(query_rows=N, other_rows=32, chunk_rows=0)
+    indices, distances = cuda.search(search_request(replace(given, non_negative=False), K, blocks))
     squares = true_squares(rows, rows, metric)
     np.fill_diagonal(squares, np.inf)
     check_lists(indices[:, 1:], distances[:, 1:], squares, metric)
@@ -86,8 +87,11 @@ def test_all_with_all(metric, make, dtype):
 def test_the_nearest_of_other_rows(metric, make):
     rows = make().astype(np.float32)
     new, others = rows[::3], np.delete(rows, np.s_[::3], axis=0)
-    there, asking = (on_device(x, metric, "streamed", "float32", 32) for x in (others, new))
-    found = part("nearest").nearest(*asking.chunk(0, len(new)), there, K, other_rows=32, non_negative=False)
+    request = NearestRequest(
+        replace(compared(others, metric, "streamed"), non_negative=False), as_source(new), K, N, 32
+    )
+    with part("nearest").open_search(request) as search:
+        found = search(0, len(new))
     check_lists(*found, true_squares(new, others, metric), metric)
 
 
@@ -110,8 +114,7 @@ def test_ranks_are_those_of_float64(metric, make, right):
         others = np.argsort(squares, axis=1)[sample, :K]
     else:
         others = (sample[:, None] + np.random.default_rng(0).integers(1, N, (len(sample), K))) % N
-    there = on_device(rows, metric, "streamed", "float32", 32)
-    counts = cuda.count_closer(there, sample, others, other_rows=32)
+    counts = cuda.count_closer(compared(rows, metric, "streamed"), sample, others, 32)
     assert np.array_equal(counts, true_counts(squares, sample, others))
     assert quality.recall(counts, others) == 1 if right else quality.recall(counts, others) < 0.6
 
@@ -124,9 +127,9 @@ def test_one_heavy_feature(metric, heavy, form):
     rows = (rng.random((N, 20)) * (rng.random((N, 20)) < 0.3)).astype(np.float32)
     rows[:, 0] = heavy + rng.normal(size=N) * (metric == "euclidean")
     squares = true_squares(rows, rows, metric)
-    there, sample = on_device(rows, metric, form, "float32", 32), np.arange(0, N, 4)
+    sample = np.arange(0, N, 4)
     wrong = (sample[:, None] + np.arange(5, 5 + K)) % N
-    counts = cuda.count_closer(there, sample, wrong, other_rows=32)
+    counts = cuda.count_closer(compared(rows, metric, form), sample, wrong, 32)
     assert np.array_equal(counts, true_counts(squares.copy(), sample, wrong))
 
 
@@ -166,7 +169,7 @@ def test_ranks_of_any_numbers(values, offset):
     """Ties, duplicates, and what float32 makes of an offset."""
     rows = (np.array(values).reshape(6, 2) + offset).astype(np.float32)
     sample, others = np.arange(6), (np.arange(6)[:, None] + np.arange(1, 4)) % 6
-    counts = cuda.count_closer(on_device(rows, "euclidean", "streamed"), sample, others, other_rows=4)
+    counts = cuda.count_closer(compared(rows, "euclidean", "streamed"), sample, others, 4)
     assert np.array_equal(counts, true_counts(true_squares(rows, rows, "euclidean"), sample, others))
 
 
@@ -184,7 +187,7 @@ def test_lists_of_any_numbers(values, offset):
 
 
 def test_whole_numbers_leave_no_doubt_and_others_do():
-    apart, closer = part("distances"), part("closer")
+    apart, closer = part("distances"), part("count_kernels")
     rows = np.array([[1, 2], [4, 6], [1, 2.5], [4096, 0]], np.float32)
     with torch.inference_mode():
         block, squares, scale, whole = apart.centred(placed(rows), placed(np.zeros(2, np.float32)), False)
@@ -198,7 +201,7 @@ def test_whole_numbers_leave_no_doubt_and_others_do():
 
 def test_a_product_of_nothing_but_zeros_is_sharp():
     """At a right angle, as most rows of few features are: not in doubt at the distance of no edge."""
-    apart, closer = part("distances"), part("closer")
+    apart, closer = part("distances"), part("count_kernels")
     with torch.inference_mode():
         block, *side = apart.centred(placed(np.eye(3, dtype=np.float32) / 3), placed(np.zeros(3, np.float32)), True)
         limits = placed(np.full((3, 1), 2 * (1 - 1e-6)))
@@ -212,7 +215,7 @@ def test_rows_without_a_direction_are_at_a_right_angle_whatever_the_centre():
     rows = (1 + 0.01 * noise()).astype(np.float32)
     rows[[3, 7]] = 0
     sample, others = np.array([3, 5]), np.array([[7, 9], [7, 9]])
-    counts = cuda.count_closer(on_device(rows, "cosine", "streamed"), sample, others, other_rows=32)
+    counts = cuda.count_closer(compared(rows, "cosine", "streamed"), sample, others, 32)
     near = reference.distance_matrix(rows[5:6], rows, "cosine")[0]
     closer = int((np.delete(near, 5) < near[9] * (1 - 1e-6)).sum())
     assert counts.tolist() == [[0, 1], [N - 3, closer]]

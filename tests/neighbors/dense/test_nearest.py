@@ -4,42 +4,36 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from neighbor_checks import hard_rows
+from neighbor_checks import as_csr, hard_rows
 
+from streamumap.events import no_advance
 from streamumap.neighbors import reference
-from streamumap.neighbors.dense import nearest
-from streamumap.neighbors.sparse.nearest import nearest as packed_nearest
+from streamumap.neighbors.dense import nearest as dense
+from streamumap.neighbors.metric import named
+from streamumap.neighbors.protocol import ComparedRows, NearestRequest
+from streamumap.neighbors.sparse import nearest as sparse
 from streamumap.source.formats.array import ArraySource
-from streamumap.source.sparse.csr_rows import pack
-from streamumap.source.views.normalized import DenseRows
 
 METRICS = ("euclidean", "cosine")
 BLOCKS = (7, 64, 1000)
 
 
-def one_by_one(function, items):
-    for item in items:
-        function(item)
+def parts_of(backend, rows, others, k, query_rows, other_rows, advance=no_advance):
+    """What a backend finds for float32 rows among `others`, ComparedRows, `query_rows` at a time."""
+    request = NearestRequest(others, ArraySource(rows), k, query_rows, other_rows, n_threads=2, advance=advance)
+    with backend.open_search(request) as search:
+        parts = [search(at, min(at + query_rows, len(rows))) for at in range(0, len(rows), query_rows)]
+    return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
 
 
 def by_products(rows, others, k, metric, non_negative, other_rows=64, query_rows=1000):
-    there = DenseRows(ArraySource(others), metric)
-    asking = DenseRows(ArraySource(rows), metric).block(0, len(rows))
-    options = dict(other_rows=other_rows, non_negative=non_negative, each=one_by_one)
-    parts = [
-        nearest.nearest(asking[at : at + query_rows], there, k, **options) for at in range(0, len(rows), query_rows)
-    ]
-    return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
+    there = ComparedRows(ArraySource(others), None, named(metric), non_negative)
+    return parts_of(dense, rows, there, k, query_rows, other_rows)
 
 
 def by_lists(rows, others, k, metric, non_negative, other_rows=64, query_rows=1000):
-    asking, there = (pack(ArraySource(x), 100, int(np.count_nonzero(x))) for x in (rows, others))
-    options = dict(other_rows=other_rows, non_negative=non_negative)
-    parts = [
-        packed_nearest(asking.block(at, min(at + query_rows, len(rows))), there, k, metric, **options)
-        for at in range(0, len(rows), query_rows)
-    ]
-    return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
+    there = ComparedRows(ArraySource(others), as_csr(others), named(metric), non_negative)
+    return parts_of(sparse, rows, there, k, query_rows, other_rows)
 
 
 WAYS = {"dense": by_products, "packed": by_lists}

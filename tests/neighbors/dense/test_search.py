@@ -9,37 +9,36 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from neighbor_checks import compared, search_request
 from numba import njit
 
-from streamumap.neighbors import reference, sizes, table
-from streamumap.neighbors.dense import cells, exhaustive
+from streamumap.neighbors import reference, table
+from streamumap.neighbors.dense import cells, exhaustive, sizes
 from streamumap.neighbors.dense import search as dense
+from streamumap.source.formats.array import ArraySource
 
 K = 8
 
 
-class Rows:
-    """What a DenseRows gives, from an array; remembers the most rows it was asked for at once."""
+class Rows(ArraySource):
+    """A source that remembers the most rows it was asked for at once."""
 
-    def __init__(self, values, metric):
-        self.values, self.metric = np.asarray(values, np.float32), metric
-        self.n_rows, self.n_features = self.values.shape
+    def __init__(self, values):
         self.most, self._lock = 0, threading.Lock()
+        super().__init__(np.asarray(values, np.float32))
+        self.most = 0  # opening reads a few
 
-    def block(self, start, stop):
-        return self._ready(self.values[start:stop])
+    def read(self, start, stop, out=None):
+        return self._seen(super().read(start, stop, out))
 
     def take(self, rows):
         assert (np.diff(rows) > 0).all()
-        return self._ready(self.values[rows])
+        return self._seen(super().take(rows))
 
-    def _ready(self, rows):
+    def _seen(self, rows):
         with self._lock:
             self.most = max(self.most, len(rows))
-        if self.metric == "euclidean":
-            return rows.copy()
-        norms = np.sqrt((rows.astype(np.float64) ** 2).sum(1, keepdims=True))
-        return (rows / np.where(norms > 0, norms, 1)).astype(np.float32)
+        return rows
 
 
 @pytest.fixture
@@ -54,18 +53,11 @@ def clustered(n, d, seed=0):
 
 
 def run(values, metric, k=K, cell_rows=120, n_threads=2, reached=lambda indices: True, exhaustive=False, seed=3):
-    rows = Rows(values, metric)
-    is_zero = ~rows.values.any(axis=1)
-    return dense.search(
-        rows,
-        k,
-        cell_rows=cell_rows,
-        seed=seed,
-        n_threads=n_threads,
-        reached=reached,
-        exhaustive=exhaustive,
-        is_zero=is_zero,
-    )
+    """`reached` is asked about the neighbours of all rows."""
+    values = np.asarray(values, np.float32)
+    options = dict(seed=seed, n_threads=n_threads, reached=reached, exhaustive=exhaustive, is_zero=~values.any(axis=1))
+    rows = compared(values, metric, source=Rows(values))
+    return dense.search(search_request(rows, k, {"cell_rows": cell_rows}, sample=np.arange(len(values)), **options))
 
 
 def recall(values, metric, indices, distances, k=K):
@@ -230,9 +222,9 @@ def test_count_closer_is_the_reference_and_no_row_is_closer_than_itself(metric):
     true = reference.distance_matrix(values, values, metric)
     others = np.argsort(true[sample] + 1e9 * (np.arange(900) == sample[:, None]), axis=1)[:, [0, 4, 30, 500]]
     others[0, 3] = -1
-    rows = Rows(values, metric)
-    counts = dense.count_closer(rows, sample, others, 128)
-    assert rows.most <= 128
+    source = Rows(values)
+    counts = dense.count_closer(compared(values, metric, source=source), sample, others, 128)
+    assert source.most <= 128
     assert counts[0, 3] == 899
     for i, s in enumerate(sample):
         for j, o in enumerate(others[i]):
@@ -253,13 +245,13 @@ def test_memory_is_what_footprint_says(approximate, exhaustive):
         used = tracemalloc.get_traced_memory()[1] - before
     finally:
         tracemalloc.stop()
-    promised = sizes.dense(6000, 300, 4, K, 1500, 2)
+    promised = sizes.search(6000, 300, 4, K, 1500, 2)
     assert promised / 3 < used < promised, (used, promised)
 
 
 def test_memory_of_counting_is_what_footprint_says():
     values = clustered(6000, 300)
-    rows, sample = Rows(values, "cosine"), np.arange(0, 6000, 10)
+    rows, sample = compared(values, "cosine"), np.arange(0, 6000, 10)
     others = np.random.default_rng(0).integers(0, 6000, (600, 5))
     dense.count_closer(rows, sample[:5], others[:5], 100)
     tracemalloc.start()
@@ -270,5 +262,5 @@ def test_memory_of_counting_is_what_footprint_says():
         used = tracemalloc.get_traced_memory()[1] - before
     finally:
         tracemalloc.stop()
-    promised = sizes.dense_count_closer(600, 5, 300, 4, 2000)
+    promised = sizes.count_closer(600, 5, 300, 4, 2000)
     assert promised / 3 < used < promised, (used, promised)

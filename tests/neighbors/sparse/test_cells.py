@@ -8,13 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from neighbor_checks import check_neighbors, hard_rows
+from neighbor_checks import as_csr, check_neighbors, compared, hard_rows, search_request
 
 from streamumap.neighbors import reference, table
 from streamumap.neighbors.sparse import approximate, cells, exhaustive, lists
 from streamumap.neighbors.sparse import search as backend
-from streamumap.source import open_source
-from streamumap.source.sparse.csr_rows import pack
 
 METRICS = ("euclidean", "cosine")
 
@@ -37,12 +35,11 @@ def clustered(n, n_features=400, active=12, seed=0, negative=False):
 
 
 def search(rows, k, metric, batch_rows=300, reached=lambda neighbors: True, sample=None, seed=3, folder=None):
-    csr = pack(open_source(rows), 100, int(np.count_nonzero(rows)), folder)
+    given, blocks = compared(rows, metric, as_csr(rows, folder)), dict(query_rows=100, batch_rows=batch_rows)
     sample = np.arange(0, len(rows), 3) if sample is None else sample
     return backend.search(
-        csr, k, metric, non_negative=bool((rows >= 0).all()), is_zero=~rows.any(1), query_rows=100,
-        batch_rows=batch_rows, seed=seed, sample=sample, reached=reached,
-    )  # fmt: skip
+        search_request(given, k, blocks, is_zero=~rows.any(1), seed=seed, sample=sample, reached=reached)
+    )
 
 
 def last_effort():
@@ -177,18 +174,18 @@ def test_cells_hold_every_row_once_and_none_is_large(csr, metric):
     rows = clustered(1500)
     rows[100:700] = rows[100]
     rows[900:950] = 0
-    made = cells.make_cells(csr(rows), metric, 0, lambda n: None)
-    assert np.array_equal(np.sort(made.names), np.arange(1500))
+    made = cells.make_cells(csr(rows), metric == "cosine", 0, lambda n: None)
+    assert np.array_equal(np.sort(made.row_ids), np.arange(1500))
     assert made.starts[0] == 0 and made.starts[-1] == 1500 and (np.diff(made.starts) > 0).all()
     assert np.diff(made.starts).max() <= 2 * 8 and len(made.centre_half) == len(made.starts) - 1
     indptr, features, values = made.rows
     for place in (0, 700, 1499):
         dense = np.zeros(rows.shape[1], np.float32)
         dense[features[indptr[place] : indptr[place + 1]]] = values[indptr[place] : indptr[place + 1]]
-        assert np.array_equal(dense, rows[made.names[place]])
+        assert np.array_equal(dense, rows[made.row_ids[place]])
     i, j = 3, 1200
-    product = (rows[made.names[i]] @ rows[made.names[j]]) * made.scale[i] * made.scale[j]
-    true = reference.distance_matrix(rows[made.names[[i]]], rows[made.names[[j]]], metric)[0, 0]
+    product = (rows[made.row_ids[i]] @ rows[made.row_ids[j]]) * made.scale[i] * made.scale[j]
+    true = reference.distance_matrix(rows[made.row_ids[[i]]], rows[made.row_ids[[j]]], metric)[0, 0]
     expected = true - 1 if metric == "cosine" else true**2 / 2
     assert np.isclose(made.half[i] + made.half[j] - product, expected, rtol=1e-4, atol=1e-6)
 
@@ -257,7 +254,10 @@ def test_memory_is_what_footprint_says(n_rows, active, query_rows, batch_rows, t
 import sys, numba, numpy as np
 sys.path.insert(0, "tests")
 from pathlib import Path
+from neighbor_checks import search_request
 from streamumap.machine.memory import Watch, trim
+from streamumap.neighbors.metric import COSINE
+from streamumap.neighbors.protocol import ComparedRows
 from streamumap.neighbors.sparse import exhaustive, search as sparse, sizes
 from streamumap.source.sparse.csr_rows import CsrRows
 from streamumap.source.sparse.arrays import FileArray
@@ -274,12 +274,12 @@ def rows(n, d=2000):
     return CsrRows(np.arange(n + 1) * active, *stores, d + active, "float16")
 
 def search(made, sample):
+    rows = ComparedRows(made, made, COSINE, True)
     def reached(neighbors):
-        sparse.count_closer(made, sample, neighbors, "cosine", index_rows)
+        sparse.count_closer(rows, sample, neighbors, index_rows)
         return True
-    n = made.n_rows
     blocks = dict(query_rows=query_rows, batch_rows=batch_rows)
-    found = sparse.search(made, 15, "cosine", non_negative=True, is_zero=np.zeros(n, bool), seed=0, sample=sample, reached=reached, **blocks)
+    found = sparse.search(search_request(rows, 15, blocks, sample=sample, reached=reached))
     if not batch_rows:
         reached(found[0][sample, 1:])
 

@@ -2,25 +2,20 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from neighbor_checks import check_counts, check_neighbors, hard_rows, some_others
+from neighbor_checks import as_csr, check_counts, check_neighbors, compared, hard_rows, search_request, some_others
 
 from streamumap import quality
 from streamumap.errors import Stopped
 from streamumap.neighbors import reference, zero
 from streamumap.neighbors.sparse import exhaustive, lists
 from streamumap.neighbors.sparse import search as backend
-from streamumap.source import open_source
-from streamumap.source.sparse.csr_rows import pack
 
 METRICS = ("euclidean", "cosine")
 
 
 def search(rows, k, metric, query_rows=100, **more):
-    csr = pack(open_source(rows), 100, int(np.count_nonzero(rows)))
-    return backend.search(
-        csr, k, metric, non_negative=bool((rows >= 0).all()), is_zero=~rows.any(1), query_rows=query_rows,
-        batch_rows=0, seed=0, sample=np.arange(0), reached=lambda neighbors: True, **more,
-    )  # fmt: skip
+    given, blocks = compared(rows, metric, as_csr(rows)), dict(query_rows=query_rows, batch_rows=0)
+    return backend.search(search_request(given, k, blocks, is_zero=~rows.any(1), **more))
 
 
 def as_bytes(found):
@@ -69,8 +64,8 @@ def test_nothing_is_read_that_was_not_written(poison, metric):
     others = some_others(rows, sample, 6, metric)
 
     def both():
-        csr = pack(open_source(rows), 100, int(np.count_nonzero(rows)))
-        return as_bytes((*search(rows, 12, metric, 40), backend.count_closer(csr, sample, others, metric, 40)))
+        given = compared(rows, metric, as_csr(rows))
+        return as_bytes((*search(rows, 12, metric, 40), backend.count_closer(given, sample, others, 40)))
 
     before = both()
     poison()
@@ -162,7 +157,7 @@ def test_any_rows(seed, n, k, n_features, negative, metric):
 
 
 def count(csr, rows, sample, others, metric, block_rows=60, **more):
-    return backend.count_closer(csr(rows), sample, others, metric, block_rows, **more)
+    return backend.count_closer(compared(rows, metric, csr(rows)), sample, others, block_rows, **more)
 
 
 @pytest.mark.parametrize("metric", METRICS)

@@ -7,7 +7,7 @@ from planning_checks import CPU, GB, GPU, LARGE, MACHINES, caps, smallest
 
 from streamumap.errors import DoesNotFit, InputError
 from streamumap.machine.memory import Budget
-from streamumap.neighbors import sizes as knn
+from streamumap.neighbors.cuda import sizes as cuda
 from streamumap.params import Params
 from streamumap.planning.job import Job
 from streamumap.planning.overheads import CONTEXT_BYTES
@@ -151,7 +151,7 @@ def test_an_approximate_search_leaves_room_for_an_exhaustive_one():
         plan = make_plan(LARGE, Params(), caps(GPU, n_bytes), GPU)
         blocks, k = plan["neighbors"].blocks, Params().n_neighbors
         query, other = blocks["query_rows"], blocks["other_rows"]
-        exact = knn.cuda_device(3072, "float16", k, query, other, resident=query == LARGE.n_rows)
+        exact = cuda.exhaustive(3072, "float16", k, query, other, resident=query == LARGE.n_rows)
         assert plan["neighbors"].predicted.device_bytes > CONTEXT_BYTES + exact
 
 

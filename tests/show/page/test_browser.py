@@ -69,7 +69,7 @@ def file(tmp_path_factory):
 
 @pytest.fixture
 def opened(browser, file):
-    """opened(**context): the page from disk. At the end nothing may have been asked of a network or gone wrong."""
+    """opened(**context): opens the page from disk. At the end there may be no request to a network and no error."""
     contexts, asked, wrong = [], [], []
 
     def open_page(address=None, width=1200, height=800, **options):
@@ -102,7 +102,7 @@ def place(page, row):
 
 
 def pixel(page, at):
-    """The colour (r, g, b) that is drawn at a place."""
+    """The colour (r, g, b) of a pixel."""
     return page.evaluate(
         """([px, py]) => {
             const { gl } = streamumap.renderer, out = new Uint8Array(4), ratio = streamumap.view.ratio;
@@ -114,7 +114,7 @@ def pixel(page, at):
 
 
 def screen_of(page, points):
-    """Where positions of the map lie on the screen."""
+    """Pixels on the screen of positions on the map."""
     return page.evaluate(
         """(points) => { const { box } = JSON.parse(document.getElementById('meta').textContent);
             return points.map(([x, y]) => streamumap.view.toScreen((x - box.left) / box.side, (y - box.bottom) / box.side)); }""",
@@ -174,7 +174,7 @@ def test_colours_match_the_legend(opened):
 
 def test_hidden_labels_are_neither_drawn_nor_found(opened):
     page = opened()
-    row = 101  # of section 1
+    row = 101  # it is in section 1
     page.locator("#legend .entry", has_text="section 1").click()
     settled(page)
     assert pixel(page, place(page, row)) == [255, 255, 255]

@@ -23,7 +23,7 @@ def test_a_page_of_a_run(real, tmp_path):
 
 
 def test_where_the_map_lies_is_shown_where_it_is_asked_for(run, tmp_path):
-    """A page shows it first only then; what the user knows of the rows comes before it."""
+    """The page shows distortion first only on request; the user's own columns come before it."""
     lost, parquet = np.linspace(0, 1, 50, dtype=np.float32), run / "embedding.parquet"
     write_parquet(parquet, cloud(50), np.zeros(50, bool), np.full(50, -1), distortion=lost)
     plain = page_of(run, ShowOptions(), False, ignore).meta

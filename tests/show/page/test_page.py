@@ -36,7 +36,7 @@ def made(n=5000, **options):
 
 
 def positions(found):
-    """(N, 2) in units of the map, as the page has them, and the rows that it does not draw."""
+    """The positions on the page, (N, 2) in units of the map, and the rows that it does not draw."""
     low, high = (np.frombuffer(found.blocks[name](), np.uint8).reshape(2, -1).astype(float) for name in ("low", "high"))
     box = found.meta["box"]
     missing = np.frombuffer(found.blocks["missing"](), "<u4")
@@ -44,7 +44,7 @@ def positions(found):
 
 
 def blocks_of(html):
-    """Name -> bytes, as a browser finds them."""
+    """The bytes of the blocks by name, as a browser finds them."""
     found = re.findall(rb'<script type="application/octet-stream" id="data-([\w-]+)">([\w+/=]*)</script>', html)
     return {name.decode(): zlib.decompress(base64.b64decode(data)) for name, data in found}
 

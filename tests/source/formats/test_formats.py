@@ -1,4 +1,4 @@
-"""Every format in which users have their rows: read exactly, scanned alike, and the same map as of the dense `.npy`."""
+"""Every format is read exactly, scanned alike, and gives the map of the dense `.npy`."""
 
 import json
 import os
@@ -288,7 +288,7 @@ def test_every_format_gives_the_same_map(tmp_path):
 
 
 def test_an_interrupted_conversion_is_made_again(tmp_path):
-    """A file of rows that are converted may be the rest of a run that was stopped."""
+    """A run that was stopped leaves a part of a converted file, which the next one must not take for the whole."""
     path, _ = made(npz_compressed, tmp_path / "x")
     (tmp_path / "converted_rows.bin").write_bytes(b"the rest of another run" * 10_000)
     with in_place(open_source(path)) as found:
@@ -487,7 +487,7 @@ def test_blocks_that_are_no_rows():
 
 
 def test_a_torch_file_of_the_other_byte_order_is_refused(tmp_path):
-    """torch swaps the bytes of its own copy; the rows would be read from the file as they are."""
+    """torch swaps the bytes of its own copy, but rows are read from the file."""
     path, swapped = tmp_path / "rows.pt", tmp_path / "swapped.pt"
     torch.save(torch.arange(12.0).reshape(4, 3), path)
     with zipfile.ZipFile(path) as given, zipfile.ZipFile(swapped, "w", zipfile.ZIP_STORED) as made:

@@ -1,4 +1,4 @@
-"""Rows kept as pairs: the same scan, the same packed rows and the same map as those of the dense matrix."""
+"""Rows stored as pairs have the scan, the CsrRows and the map of the dense matrix."""
 
 import json
 from dataclasses import fields
@@ -177,7 +177,7 @@ def test_sparse_matrices_that_are_no_rows():
 
 @pytest.fixture
 def save(tmp_path):
-    """save(folder, prefix): TopK pairs in two files, and the dense rows."""
+    """save(folder, prefix) writes TopK pairs to two files and returns the dense rows."""
 
     def make(folder="codes", prefix="topk_", names=("indices", "values"), n_rows=60):
         indices, values = topk(n_rows)
@@ -261,7 +261,7 @@ def test_the_estimator_takes_sparse_matrices_and_pairs():
 
 
 def test_the_plan_of_pairs_needs_no_dense_block():
-    """3 million rows of 12,288 features as pairs: the first pass reads them in memory that does not hold such a block."""
+    """3 million rows of 12,288 features as pairs: the first pass needs less memory than a dense block."""
     indices, values = np.zeros((3, 32), np.uint16), np.zeros((3, 32), np.float16)
     job = job_of(open_source((indices, values, 12_288)))
     assert (job.n_nonzero, job.sparse) == (96, True)

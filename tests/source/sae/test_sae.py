@@ -1,4 +1,4 @@
-"""Codes of an SAE: each project's checkpoint encodes as its own code does, and real rows give the codes that came with them."""
+"""SAE codes: the checkpoint of each project encodes as its own code does, and real rows give the codes published with them."""
 
 import json
 import os
@@ -59,7 +59,7 @@ def save(folder, tensors, config, file="sae.safetensors", config_name="cfg.json"
     return folder
 
 
-# Each gives the checkpoint and, by the project's own formula, its codes of x.
+# Each function returns a checkpoint and, by the project's own formula, its codes of x.
 
 
 def re_n_y_topk(folder, x):
@@ -228,7 +228,7 @@ def test_a_checkpoint_encodes_as_its_project_does(layout, tmp_path):
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.__name__)
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_torch_encodes_as_the_reference_does(layout, device, tmp_path):
-    """The GPU's code, which runs wherever torch does."""
+    """The code for GPUs also runs on the CPU device of torch."""
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("needs a GPU")
     x = rand(120, D, seed=5)
@@ -238,7 +238,7 @@ def test_torch_encodes_as_the_reference_does(layout, device, tmp_path):
     for counts, indices, values in cuda.codes(np.split(x.numpy(), 4), encoder, device):
         found[np.repeat(np.arange(row, row + len(counts)), counts), indices] = values
         row += len(counts)
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)  # sums in another order
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)  # sums are in another order
 
 
 @settings(max_examples=100)

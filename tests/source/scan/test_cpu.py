@@ -34,7 +34,7 @@ DTYPES = (
 
 
 def content(source):
-    """Rows as float64, -0.0 made 0.0."""
+    """Converts rows to float64, and -0.0 to 0.0."""
     with np.errstate(all="ignore"):
         return widen(source.array, source.dtype).astype(np.float64) + 0.0
 
@@ -88,7 +88,7 @@ def test_scan_of_many_narrow_rows():
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_scan_of_any_bits(data):
-    """Any 16-bit patterns: NaN, infinities, subnormals, both zeros; sparse and dense pieces of ragged sizes."""
+    """Rows have any 16-bit patterns: NaN, infinities, subnormals, both zeros; pieces are sparse or dense, of ragged sizes."""
     n_rows, n_features = data.draw(st.integers(3, 12)), data.draw(st.integers(1, 9))
     dtype = data.draw(st.sampled_from(["float16", "bfloat16"]))
     special = st.sampled_from([0, 0x8000, 0x7C00, 0xFC00, 0x7E01, 0x7F80, 0xFF80, 0x7FC1, 1, 0x8001, 0x03FF, 0x7BFF])
@@ -121,7 +121,7 @@ def test_every_float16_is_widened_exactly():
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int8", "int64", "bool"])
 @pytest.mark.parametrize("n_features", [1, 5, 8, 1001])
 def test_sparse_and_dense_ways_agree(dtype, n_features):
-    """Duplicates must be found whichever way the pieces that hold them were described."""
+    """Duplicates are found between pieces described in different ways."""
     rows = make(dtype, 60, n_features, 0.2).array
     hashing = describing.Hashing.of(n_features, dtype)
     mask = nonzero_mask(rows, dtype)
@@ -145,7 +145,7 @@ def test_result_does_not_depend_on_threads(monkeypatch):
 
 
 def test_keys_do_not_collide_where_rows_differ_little():
-    """One value moved to another column, swapped neighbours, one bit flipped, a permutation: all other rows."""
+    """A value in another column, two adjacent values swapped, one bit flipped, a permutation: each makes another row."""
     row = np.zeros(64, np.float16)
     row[[3, 40]] = [1.5, 2.5]
     rows = [np.roll(row, shift) for shift in range(64)]
@@ -159,7 +159,7 @@ def test_keys_do_not_collide_where_rows_differ_little():
 
 
 def test_keys_have_64_bits():
-    """300,000 rows that all differ: keys of 32 bits would make ten pairs of them equal."""
+    """300,000 different rows: keys of 32 bits would make ten pairs of them equal."""
     rows = np.random.default_rng(0).integers(0, 1 << 31, (300_000, 2), np.int32)
     rows[:, 0] = np.arange(len(rows))
     assert scan(Rows(rows), 100_000).n_duplicate_rows == 0
@@ -212,7 +212,7 @@ def test_float64_is_what_float32_makes_of_it():
 @pytest.mark.parametrize("dtype", ["float64", "int64", "uint64"])
 @pytest.mark.parametrize("share", [0.02, 1])
 def test_rows_that_float32_does_not_tell_apart_are_counted(dtype, share):
-    """They repeat no row: only those that are the same as stored do."""
+    """They are no duplicates: only rows that are equal as stored are."""
     rows = np.zeros((30, 100), dtype)
     rows[:, : int(100 * share)] = 2**30
     rows[:20, 1] += np.arange(20).astype(dtype)

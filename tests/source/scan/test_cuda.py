@@ -1,8 +1,8 @@
-"""The scan on a device, torch on the host standing in where there is no GPU; packing on the way; blocks on the device."""
+"""The scan on a device, its CsrRows, and blocks sent to the device. Without a GPU, torch on the CPU stands in."""
 
 import numpy as np
 import pytest
-from source_checks import Rows, make, to_dense, topk
+from source_checks import Rows, make, topk
 
 torch = pytest.importorskip("torch")
 
@@ -13,7 +13,6 @@ from streamumap.source.scan import cuda  # noqa: E402
 from streamumap.source.scan.cpu import scan  # noqa: E402
 from streamumap.source.scan.sizes import device_scan_footprint  # noqa: E402
 from streamumap.source.scan.totals import _first_equal  # noqa: E402
-from streamumap.source.sparse.csr_builder import CsrBuilder  # noqa: E402
 from streamumap.source.sparse.csr_rows import csr_footprint, pack  # noqa: E402
 from streamumap.source.views.device_feed import Feed  # noqa: E402
 
@@ -24,7 +23,7 @@ on_devices = pytest.mark.parametrize("device", DEVICES)
 
 
 def pairs_of(dtype, n_features, special=False):
-    """83 rows of 6 pairs each, some of them zero, some rows twice, one of zeros only."""
+    """Makes 83 rows of 6 pairs each: some pairs are zero, some rows duplicates, one row is all zeros."""
     indices, values = topk(83, n_features, 6, dtype, seed=3)
     if special:
         values[[7, 21, 59], [3, 0, 4]] = {"bfloat16": np.array([0x7FC0, 0x7F80, 0xFF80])}.get(
@@ -35,7 +34,7 @@ def pairs_of(dtype, n_features, special=False):
 
 
 def check_same(found, true):
-    """All fields; norms but for the last bits."""
+    """Compares all fields: norms but for the last bits, the others exactly."""
     for name, value in vars(true).items():
         compare = np.testing.assert_allclose if name.startswith("norm") else np.testing.assert_array_equal
         compare(getattr(found, name), value, err_msg=name, **({"rtol": 1e-12} if name.startswith("norm") else {}))
@@ -126,7 +125,7 @@ def test_not_packed_where_the_first_rows_promised_too_little(device):
 
 @on_devices
 def test_not_packed_where_it_does_not_pay(device):
-    """Whether the first rows let expect it or not."""
+    """The builder gives up at once, or later when the first rows were no guide."""
     source = make("float16", 800, 160, 0.02)
     source.array[:50] = 1
     assert cuda.scan(source, 50, device, ROOM)[1] is None
@@ -182,87 +181,10 @@ def test_reading_that_starts_again_after_every_block(device, density, room, rest
         check_same_packed(csr, true_packed)
 
 
-# CsrBuilder
-
-
-def pieces(rows, sizes):
-    """What `CsrBuilder.add` gets, for pieces of so many rows."""
-    start = 0
-    for size in sizes:
-        part = rows[start : start + size]
-        row, column = np.nonzero(part)
-        yield np.bincount(row, minlength=size), column.astype(np.uint16), part[row, column]
-        start += size
-    assert start == len(rows)
-
-
-def fill(rows, sizes, room_bytes):
-    filling = CsrBuilder(*rows.shape, str(rows.dtype), room_bytes)
-    for piece in pieces(rows, sizes):
-        filling.add(*piece)
-    return filling
-
-
-def even_rows(n_rows=100, per_row=3, n_features=200):
-    rows = np.zeros((n_rows, n_features), np.float16)
-    for i, row in enumerate(rows):
-        row[(np.arange(per_row) * 61 + i) % n_features] = i + 1
-    return rows
-
-
-def test_filled_rows_are_the_rows():
-    rows = even_rows()
-    rows[17:20] = 0
-    found = fill(rows, (1, 9, 50, 40), ROOM).finish()
-    assert np.array_equal(to_dense(found.block(0, 100), 200), rows)
-    assert (found.n_nonzero, found.dtype) == (np.count_nonzero(rows), "float16")
-    assert found.host_bytes == found.n_nonzero * 4 + 101 * 8
-
-
-def test_a_little_more_than_the_first_rows_promised_is_enough():
-    """A quarter more, and twice the first piece."""
-    rows = even_rows()
-    first = np.count_nonzero(rows[:10])
-    for more, kept in ((0.25 * 300 + 2 * first, True), (0.25 * 300 + 2 * first + 1, False)):
-        fuller = rows.copy()
-        for row in fuller[10:]:
-            n = min(int(more), 20)
-            row[np.flatnonzero(row == 0)[:n]] = 1
-            more -= n
-        assert more == 0
-        filling = fill(fuller, (10, 90), ROOM)
-        assert filling.open == kept and (filling.finish() is not None) == kept
-
-
-def test_room_is_for_what_is_expected():
-    rows = even_rows()
-    expected = int(300 * 1.25 + 2 * 30) * 4
-    assert fill(rows, (10, 90), expected).finish() is not None
-    assert fill(rows, (10, 90), expected - 1).finish() is None
-
-
-def test_first_rows_of_zeros_promise_nothing():
-    rows = even_rows()
-    rows[:10] = 0
-    assert fill(rows, (10, 90), ROOM).finish() is None
-    assert fill(rows * 0, (10, 90), ROOM).finish().n_nonzero == 0
-
-
-def test_what_was_given_up_takes_no_more():
-    filling = CsrBuilder(100, 200, "float16", 0)
-    for piece in pieces(even_rows(), (10, 90)):
-        filling.add(*piece)
-        assert not filling.open and not filling._stores
-    assert filling.finish() is None
-
-
-# Blocks on the device
-
-
 @pytest.mark.parametrize("dtype", [*DEVICE_DTYPES, "uint16", "int64"])
 @on_devices
 def test_blocks_are_the_rows_as_stored(device, dtype):
-    """Of dtypes that a device does not take: as float32."""
+    """Dtypes that a device does not take arrive as float32."""
     source = make(dtype, 23, 7, 0.5)
     feed = Feed(source, 8, device)
     for first, start in ((0, 0), (5, 5), (22, 22), (23, 23)):

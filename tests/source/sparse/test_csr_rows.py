@@ -4,6 +4,7 @@ import time
 
 import numpy as np
 import pytest
+import source_checks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from source_checks import to_dense
@@ -18,28 +19,8 @@ from streamumap.source.sparse.csr_rows import csr_footprint, pack, pays
 DTYPES = ("float16", "bfloat16", "float32", "float64", "bool", "int8", "uint16", "int64")
 
 
-class Rows:
-    """A RowSource over an array."""
-
-    def __init__(self, array, dtype=None):
-        self.array, self.name, self.dtype = array, "rows", dtype or str(array.dtype)
-        self.n_rows, self.n_features = array.shape
-        self.row_bytes, self.fingerprint = array.itemsize * self.n_features, {}
-
-    def read(self, start, stop, out=None):
-        if out is None:
-            return self.array[start:stop].copy()
-        out[: stop - start] = self.array[start:stop]
-        return out[: stop - start]
-
-    def take(self, rows):
-        return self.array[rows]
-
-    def check_unchanged(self):
-        pass
-
-    def close(self):
-        pass
+class Rows(source_checks.Rows):
+    """Rows that count their non-zeros."""
 
     @property
     def n_nonzero(self):

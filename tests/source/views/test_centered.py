@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from streamumap import engine, transform
 from streamumap.neighbors import reference
+from streamumap.neighbors.metric import COSINE, EUCLIDEAN, compared
 from streamumap.params import Params
 from streamumap.request import Request
 from streamumap.source import SparseSource, open_source
@@ -25,7 +26,7 @@ def unit_variance(offset, dtype="float64", n=N):
 def view_of(rows, metric="euclidean"):
     source = open_source(rows)
     found = scan(source, 100)
-    return find_view(source, metric, np.array([found.feature_low, found.feature_high], np.float64))
+    return find_view(source, np.array([found.feature_low, found.feature_high], np.float64), unit=metric == "cosine")
 
 
 @pytest.mark.parametrize(
@@ -70,8 +71,8 @@ def test_differences_too_small_for_squares_are_made_larger():
     wanted = reference.search(rows, 6, "euclidean")
     found = reference.search(seen, 6, "euclidean")
     np.testing.assert_array_equal(found[0], wanted[0])
-    np.testing.assert_allclose(view.unscale(found[1], "euclidean"), wanted[1], rtol=1e-5)
-    np.testing.assert_array_equal(view.scale(view.unscale(found[1], "euclidean"), "euclidean"), found[1])
+    np.testing.assert_allclose(view.unscale(found[1], unit=False), wanted[1], rtol=1e-5)
+    np.testing.assert_array_equal(view.scale(view.unscale(found[1], unit=False), unit=False), found[1])
 
 
 def parallel(n_zero=3, size=1e-2):
@@ -86,14 +87,16 @@ def parallel(n_zero=3, size=1e-2):
 def test_rows_near_one_direction_are_compared_by_differences(size):
     rows = parallel(size=size)
     view = view_of(rows, "cosine")
-    assert view.unit and view.metric("cosine") == "euclidean"
+    assert view.unit and compared(COSINE, view) is EUCLIDEAN
     unit = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)
     right = np.stack([((unit - row) ** 2).sum(1) / 2 for row in unit])
     zero = ~rows.any(1)
     right[np.not_equal.outer(zero, zero)] = np.inf
     others = np.tile(np.arange(N, dtype=np.int32), (N, 1))
     seen = view.of(open_source(rows)).read(0, N)
-    indices, distances = view.to_asked_metric(others.copy(), reference.distance_matrix(seen, seen, "euclidean"))
+    indices, distances = view.to_asked_metric(
+        others.copy(), reference.distance_matrix(seen, seen, "euclidean"), lambda squares: squares / 2
+    )
     np.testing.assert_allclose(distances, right, rtol=1e-4, atol=1e-6 * size**2)
     np.testing.assert_array_equal(indices, np.where(np.isinf(right), -1, others))
 
@@ -101,10 +104,10 @@ def test_rows_near_one_direction_are_compared_by_differences(size):
 def test_a_view_is_made_again_from_what_a_run_keeps_of_it():
     for rows, metric in ((unit_variance(1e5), "euclidean"), (parallel(), "cosine")):
         view = view_of(rows, metric)
-        again = rebuild_view(open_source(rows), view.exponent, True, metric)
+        again = rebuild_view(open_source(rows), view.exponent, True, unit=metric == "cosine")
         np.testing.assert_array_equal(again.centre, view.centre)
         assert (again.unit, again.exponent) == (view.unit, view.exponent)
-    assert rebuild_view(open_source(rows), 3, False, "cosine").centre is None
+    assert rebuild_view(open_source(rows), 3, False, unit=True).centre is None
     assert ComparedView(0).of(source := open_source(rows)) is source
 
 

@@ -1,9 +1,12 @@
-"""What is kept of a stage that is under way, and that every stage goes on from it to the same bytes."""
+"""Checkpoints of every stage: a stage that is resumed ends with the same bytes."""
 
 import os
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from neighbor_checks import as_csr, compared, search_request
 
 from streamumap.errors import Stopped
 from streamumap.graph import build
@@ -14,9 +17,8 @@ from streamumap.run.recorder import Meter
 from streamumap.source import open_source
 from streamumap.source.scan.cpu import scan
 from streamumap.source.sparse.csr_rows import pack
-from streamumap.source.views.normalized import DenseRows
-from streamumap.store import resumable
-from streamumap.store.resumable import SavedCheckpoint
+from streamumap.store import saved_checkpoint
+from streamumap.store.saved_checkpoint import SavedCheckpoint
 from streamumap.store.workdir import Workdir
 
 METRICS = ("euclidean", "cosine")
@@ -27,7 +29,7 @@ def as_bytes(found):
 
 
 def clustered(n, n_features=60, active=6):
-    """Rows that are mostly zeros; every 25 are alike."""
+    """Rows that are mostly zeros and repeat after 25."""
     random = np.random.default_rng(0)
     homes = random.random((n // 25, n_features)).argsort(1)[:, : 2 * active]
     values = np.zeros((n, n_features), np.float32)
@@ -43,39 +45,38 @@ def clustered(n, n_features=60, active=6):
 @pytest.mark.parametrize("metric", METRICS)
 def test_all_with_all_of_packed_rows(metric, restarted):
     rows = clustered(300)
-    wanted: dict = dict(is_zero=~rows.any(1), seed=0, sample=np.arange(9), reached=lambda near: True)
-    wanted |= dict(non_negative=True, query_rows=64, batch_rows=0)
-    given = pack(open_source(rows), 100, int(np.count_nonzero(rows)))
+    blocks = dict(query_rows=64, batch_rows=0)
+    request = search_request(compared(rows, metric, as_csr(rows)), 6, blocks, is_zero=~rows.any(1), sample=np.arange(9))
     found, n_times, _ = restarted(
-        lambda checkpoint, advance: sparse.search(given, 6, metric, checkpoint=checkpoint, advance=advance, **wanted)
+        lambda checkpoint, advance: sparse.search(replace(request, checkpoint=checkpoint, advance=advance))
     )
-    assert n_times == 5 and as_bytes(found) == as_bytes(sparse.search(given, 6, metric, **wanted))
+    assert n_times == 5 and as_bytes(found) == as_bytes(sparse.search(request))
 
 
 @pytest.mark.parametrize("reaches", [True, False], ids=["enough at once", "never enough"])
 def test_packed_rows_by_cells(reaches, restarted, monkeypatch):
     monkeypatch.setattr("streamumap.neighbors.sparse.cells.mean_cell_rows", lambda n_rows: 8)
     rows = clustered(500)
-    wanted: dict = dict(is_zero=~rows.any(1), seed=0, sample=np.arange(50), reached=lambda near: reaches)
-    wanted |= dict(non_negative=True, query_rows=64, batch_rows=10)
-    given = pack(open_source(rows), 100, int(np.count_nonzero(rows)))
+    blocks, given = dict(query_rows=64, batch_rows=10), compared(rows, "cosine", as_csr(rows))
+    options: dict = dict(is_zero=~rows.any(1), sample=np.arange(50), reached=lambda near: reaches)
+    request = search_request(given, 6, blocks, **options)
     found, n_times, _ = restarted(
-        lambda checkpoint, advance: sparse.search(given, 6, "cosine", checkpoint=checkpoint, advance=advance, **wanted)
+        lambda checkpoint, advance: sparse.search(replace(request, checkpoint=checkpoint, advance=advance))
     )
     assert n_times >= (4 if reaches else 15)
-    assert as_bytes(found) == as_bytes(sparse.search(given, 6, "cosine", **wanted))
+    assert as_bytes(found) == as_bytes(sparse.search(request))
 
 
 @pytest.mark.parametrize("how", ["exhaustive", "enough at once", "never enough"])
 def test_dense_rows(how, restarted, monkeypatch):
     monkeypatch.setattr(dense, "all_with_all_is_cheaper", lambda n_rows, n_features: False)
-    rows = DenseRows(open_source(np.random.default_rng(0).normal(size=(400, 20)).astype(np.float32)), "euclidean")
-    wanted: dict = dict(cell_rows=90, seed=0, n_threads=2, exhaustive=how == "exhaustive")
-    wanted["reached"] = lambda near: how == "enough at once"
+    rows = compared(np.random.default_rng(0).normal(size=(400, 20)).astype(np.float32), "euclidean")
+    options: dict = dict(n_threads=2, exhaustive=how == "exhaustive", reached=lambda near: how == "enough at once")
+    request = search_request(rows, 6, {"cell_rows": 90}, **options)
     found, n_times, _ = restarted(
-        lambda checkpoint, advance: dense.search(rows, 6, checkpoint=checkpoint, advance=advance, **wanted)
+        lambda checkpoint, advance: dense.search(replace(request, checkpoint=checkpoint, advance=advance))
     )
-    assert n_times >= 5 and as_bytes(found) == as_bytes(dense.search(rows, 6, **wanted))
+    assert n_times >= 5 and as_bytes(found) == as_bytes(dense.search(request))
 
 
 def test_the_graph(restarted, codes_knn, as_file, create, tmp_path):
@@ -133,7 +134,7 @@ def test_principal_components_once_they_are_found(codes):
 # What is kept
 
 
-class RowSelection:
+class Process:
     """A run's folder, and the units of a process that works in it."""
 
     def __init__(self, path):
@@ -142,10 +143,8 @@ class RowSelection:
 
     def checkpoint(self, key="k", stopping=False):
         self.meter = Meter("work", 10, "rows", lambda event: None, lambda: False, 0.0)
-        return SavedCheckpoint(
-            self.work, "work", key, "the work", self.meter, lambda: stopping, self.meter.stop, self.warned.append,
-            self.said.append,
-        )  # fmt: skip
+        run = SimpleNamespace(stopping=lambda: stopping, warn=self.warned.append, reuse=self.said.append)
+        return SavedCheckpoint(self.work, "work", key, "the work", self.meter, run)
 
     def do(self, n, checkpoint=None, **facts):
         checkpoint = checkpoint or self.checkpoint()
@@ -163,8 +162,8 @@ class RowSelection:
 
 @pytest.fixture
 def kept(tmp_path, monkeypatch):
-    monkeypatch.setattr(resumable, "SAVE_SECONDS", 0)
-    kept = RowSelection(tmp_path / "run")
+    monkeypatch.setattr(saved_checkpoint, "SAVE_SECONDS", 0)
+    kept = Process(tmp_path / "run")
     yield kept
     kept.work.close()
 
@@ -197,7 +196,7 @@ def test_a_process_that_died_between_two_files_leaves_the_older_state(kept, monk
             kept.do(5, checkpoint, row=5)
     facts, table, grown = kept.resume()
     assert facts == {"row": 2} and np.array_equal(table, kept.table + 2) and not grown[2:].any()
-    kept.do(4, kept.checkpoint(), row=4)  # of a process that did not look
+    kept.do(4, kept.checkpoint(), row=4)  # a process that did not resume
     assert kept.resume()[0] == {"row": 4} and kept.warned == []
 
 
@@ -223,7 +222,7 @@ def test_work_of_another_key_or_of_other_sizes_is_not_used(kept):
 
 
 def test_it_is_kept_every_few_seconds_and_when_the_run_is_to_stop(kept, monkeypatch):
-    monkeypatch.setattr(resumable, "SAVE_SECONDS", 5.0)
+    monkeypatch.setattr(saved_checkpoint, "SAVE_SECONDS", 5.0)
     checkpoint = kept.checkpoint()
     kept.do(1, checkpoint, row=1)
     assert not kept.path(".state").exists()

@@ -1,11 +1,14 @@
-"""`checkpoint.Checkpoint` of a run: what is done so far is kept in the run's scratch, every few seconds."""
+"""SavedCheckpoint: the `checkpoint.Checkpoint` of a run, saved to the run's scratch folder every few seconds.
+
+It is apart from the protocol because it knows the run's folder, which the algorithms must not import.
+"""
 
 import os
 import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 
@@ -17,28 +20,50 @@ from streamumap.store.statefile import Damaged, State, checksum, dtype_of, fill_
 from streamumap.store.workdir import Workdir
 
 SAVE_SECONDS = 5.0
-"""Between two savings; where one takes over half a second, ten times as long as that."""
+"""Seconds between two saves, or ten times as long as a save takes, whichever is longer."""
+
+
+class Progress(Protocol):
+    """The count of a stage's work, which is saved with its state: the Meter of the stage."""
+
+    done: int
+
+    @property
+    def where(self) -> str:
+        """The count for people."""
+
+    def stop(self) -> NoReturn:
+        """Raises Stopped."""
+
+
+class RunControl(Protocol):
+    """The run that a checkpoint belongs to."""
+
+    @property
+    def stopping(self) -> Callable[[], bool]:
+        """Says whether the run is to stop."""
+
+    def warn(self, text: str) -> None:
+        """Warns the user."""
+
+    def reuse(self, what: str) -> None:
+        """Tells the user that saved work is used again."""
 
 
 class SavedCheckpoint:
-    """One kind of unit, `name`, of a run, made from what `key` stands for; `what` is its name for people.
+    """The checkpoint of the units `name` of a run; `what` is their name for people.
 
-    `counted` is a Meter: where it is goes along. `stopping()` says whether the run is to stop, `stop()` raises Stopped,
-    `warn` and `reuse` tell the user.
+    A state is resumed only under the `key` it was saved with, the hash of all that it depends on.
     """
 
-    def __init__(
-        self, work: Workdir, name: str, key: str, what: str, counted: Any, stopping: Callable[[], bool],
-        stop: Callable[[], None], warn: Callable[[str], None], reuse: Callable[[str], None],
-    ):  # fmt: skip
-        self.work, self.name, self.key, self.what, self.counted = work, name, key, what, counted
-        self.stopping, self.stop, self.warn, self.reuse = stopping, stop, warn, reuse
+    def __init__(self, work: Workdir, name: str, key: str, what: str, counted: Progress, run: RunControl):
+        self.work, self.name, self.key, self.what, self.counted, self.run = work, name, key, what, counted, run
         self.path = work.scratch / f"{name}.state"
         self.saved_at, self.cost, self.failed = time.monotonic(), 0.0, False
         self._begin({})
 
     def resume(self, whole: Arrays, rows: Arrays | None = None) -> dict:
-        """As `Checkpoint.resume`."""
+        """Resumes as `Checkpoint.resume`; a state of another key, shape or dtype, or a damaged one, is removed."""
         self._begin({})
         try:
             state = read_state(self.path)
@@ -54,17 +79,19 @@ class SavedCheckpoint:
             return {}
         except Damaged:
             self.forget()
-            self.warn(f"{self.what}: what is kept of it in {self.path.name} is not what was written; it is done again.")
+            self.run.warn(
+                f"{self.what}: what is kept of it in {self.path.name} is not what was written; it is done again."
+            )
             return {}
         for name, out in whole.items():
             state.fill(name, out)
         self._begin(state.content)
         self.counted.done = state.content["counted"]
-        self.reuse(f"{self.what} up to {self.counted.where}")
-        return state.content["facts"] | {name: state.array(name) for name in state.places.keys() - whole.keys()}
+        self.run.reuse(f"{self.what} up to {self.counted.where}")
+        return state.content["facts"] | {name: state.array(name) for name in state.arrays.keys() - whole.keys()}
 
     def done(self, state: Callable[[], tuple[Arrays, Arrays]], **facts: Any) -> None:
-        stopping, started = self.stopping(), time.monotonic()
+        stopping, started = self.run.stopping(), time.monotonic()
         if not stopping and started - self.saved_at < SAVE_SECONDS * max(1.0, 2 * self.cost):
             return
         for file in self._files.values():
@@ -72,16 +99,16 @@ class SavedCheckpoint:
         try:
             n_bytes = self._keep(*state(), facts)
             self.work.log("unit", stage=self.name, **facts, bytes=n_bytes, seconds=round(time.monotonic() - started, 3))
-        except OutputError as e:  # what the run is to leave has its room already, and goes on without
+        except OutputError as e:  # the run's results have their space already: go on without a checkpoint
             if not self.failed:
-                self.warn(
+                self.run.warn(
                     f"{self.what}: how far it is cannot be kept ({e}); a run that continues this one does more of it again."
                 )
             self.failed = True
         self.saved_at = time.monotonic()
         self.cost = self.saved_at - started
         if stopping:
-            self.stop()
+            self.counted.stop()
 
     @property
     def begun(self) -> bool:
@@ -91,25 +118,23 @@ class SavedCheckpoint:
             return False
 
     def of(self, name: str) -> "SavedCheckpoint":
-        return SavedCheckpoint(
-            self.work, f"{self.name}-{name}", self.key, self.what, self.counted, self.stopping, self.stop, self.warn, self.reuse
-        )  # fmt: skip
+        return SavedCheckpoint(self.work, f"{self.name}-{name}", self.key, self.what, self.counted, self.run)
 
     def create(self, name: str, shape: tuple[int, ...], dtype) -> BlockFile:
-        there = self._files_there.get(name)
-        if there is None:
+        written = self._saved_files.get(name)
+        if written is None:
             self._files[name] = self.work.create(name, shape, dtype)
         else:
-            self._files[name] = self.work.go_on(name, shape, dtype, Checksum(*there))
+            self._files[name] = self.work.reopen(name, shape, dtype, Checksum(*written))
         return self._files[name]
 
     def forget(self) -> None:
-        """Nothing is to be continued any more."""
+        """Removes the saved state."""
         self.work.remove(self.path, *self.work.scratch.glob(f"{self.name}[-_]*"))
 
     def _begin(self, content: dict) -> None:
         self._rows: dict[str, list[int]] = content.get("rows", {})
-        self._files_there: dict[str, list[int]] = content.get("files", {})
+        self._saved_files: dict[str, list[int]] = content.get("files", {})
         self._files: dict[str, BlockFile] = {}
 
     def _part(self, name: str) -> Path:
@@ -123,11 +148,11 @@ class SavedCheckpoint:
         for name, (n, crc) in content["files"].items():
             try:
                 file = self.work.open(name)
-                found = file.checksum(n)
+                crc_on_disk = file.checksum(n)
                 file.close()
             except (OSError, ValueError) as e:
                 raise Damaged from e
-            if found != crc:
+            if crc_on_disk != crc:
                 raise Damaged
 
     def _keep(self, whole: Arrays, rows: Arrays, facts: dict) -> int:
@@ -139,7 +164,7 @@ class SavedCheckpoint:
         return n_bytes + state_bytes
 
     def _append(self, name: str, array: Any) -> int:
-        """Those of the rows that are not in the file yet; how many bytes."""
+        """Appends the rows that are not in the file yet, and returns their bytes."""
         n, crc, start = self._rows.get(name, [0, 0, 0])
         offset = start
         with self.work.writing(self._part(name)) as descriptor:
@@ -154,8 +179,8 @@ class SavedCheckpoint:
 
 
 def _fit(state: State, whole: Arrays) -> bool:
-    """Whether the arrays are those that were kept: other blocks may have other ones."""
-    return whole.keys() <= state.places.keys() and all(
+    """Whether the saved arrays have these shapes and dtypes: a plan with other blocks may need others."""
+    return whole.keys() <= state.arrays.keys() and all(
         (tuple(out.shape), dtype_of(out)) == (shape, np.dtype(dtype))
-        for out, (shape, dtype, _) in ((out, state.places[name]) for name, out in whole.items())
+        for out, (shape, dtype, _) in ((out, state.arrays[name]) for name, out in whole.items())
     )

@@ -1,4 +1,4 @@
-"""Which rows of a block are closer than what they are compared with: surely, or as they are measured."""
+"""Kernels of `count.py`: they count the rows of a block that are closer than a limit, for certain or as measured."""
 
 import torch
 import triton
@@ -9,20 +9,21 @@ COMPARED = 4096
 """Comparisons that a program makes together."""
 
 PARTS = 8
-"""Programs that share a row's block."""
+"""Programs that share the block of one sampled row."""
 
 Side = tuple[Tensor, Tensor, Tensor]
-"""Squared norms float32, scales float64 and whether the numbers are whole bool, as of `apart.centred`."""
+"""Squared norms float32, scales float64 and whether the numbers are whole bool, as `distances.centred` gives them."""
 
 
 def count_sure(
     products: Tensor, ours: Side, theirs: Side, itself: Tensor, limits: Tensor, slack: float, sharp: bool
 ) -> tuple[Tensor, Tensor]:
-    """int64 (S, m): pairs that are closer than limits float64 (S, m) beyond doubt; bool (S, n): pairs in doubt, which are not counted.
+    """Count pairs that are certainly closer than limits float64 (S, m): int64 (S, m); and mark pairs in doubt, which are not counted: bool
+    (S, n).
 
-    `products` float32 (S, n) of our rows and theirs; `itself` int64 (S,): the place of our row among theirs, if it is there. What
-    |a|^2 + |b|^2 - 2ab says is off by `slack` times |a|^2 + |b|^2 at most; where both rows are whole, by nothing. `sharp`: a product
-    of 0 is one: the rows share no feature. A scale of 0 is a zero row's under cosine: at 2 from a row that is none.
+    `products` float32 (S, n) of our rows and theirs; `itself` int64 (S,): the place of our row among theirs, if it is there. The error of
+    |a|^2 + |b|^2 - 2ab is at most `slack` times |a|^2 + |b|^2, and 0 where both rows hold small whole numbers. `sharp`: a product of 0 is
+    exact, since the rows share no feature. A scale of 0 is that of a zero row, which is at 2 from other rows.
     """
     (size, n), m = products.shape, limits.shape[1]
     width = triton.next_power_of_2(m)
@@ -37,8 +38,8 @@ def count_sure(
 
 
 def count_exact(measured: Tensor, rows: Tensor, limits: Tensor, start: int, stop: int) -> Tensor:
-    """int64 (stop - start, m): how many of the squared distances `measured` float64 (p,) from `rows` int64 (p,), ascending, are below the
-    limits float64 (S, m) of their row, for rows start..stop."""
+    """Count how many of the squared distances `measured` float64 (p,) from `rows` int64 (p,), ascending, are below the limits float64 (S, m)
+    of their row, for rows start..stop: int64 (stop - start, m)."""
     m = limits.shape[1]
     width = triton.next_power_of_2(m)
     edges = torch.searchsorted(rows, torch.arange(start, stop + 1, device=rows.device))
