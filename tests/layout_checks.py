@@ -1,4 +1,5 @@
-"""What an epoch of every layout backend must do. `epoch(old, first_row, indptr, targets, weights, first_edge, number, settings)` -> new."""
+"""Checks for the epoch of every layout backend, as `epoch(old, first_row, indptr, targets, weights, first_edge, number, settings)`,
+which returns the new positions."""
 
 import dataclasses
 
@@ -24,7 +25,7 @@ def make_settings(n_vertices, max_weight=65535, **changes):
 
 
 def make_graph(n, degrees=DEGREES, seed=0):
-    """CSR with rows of these degrees, in turn, and weights on both sides of uint16's middle; symmetric it is not."""
+    """Makes a CSR graph with rows of these degrees, in turn, and any uint16 weights. It is not symmetric."""
     rng = np.random.default_rng(seed)
     indptr = np.concatenate([[0], np.cumsum(np.resize(degrees, n))]).astype(np.int64)
     weights = rng.integers(1, 65536, indptr[-1]).astype(np.uint16)
@@ -37,8 +38,8 @@ def make_positions(n, n_components, seed=1):
 
 
 def check_epoch(epoch, n_components, n=40, numbers=(0, 50, 90, 150), **changes):
-    """The whole graph in one block, in epochs with 1, 2, 4 and 5 pushes for a pull. A move of up to 4 is right to a few
-    thousandths: float32, and the CPU's polynomial for pow."""
+    """Checks the whole graph in one block, in epochs with 1, 2, 4 and 5 pushes for a pull. A move of up to 4 is right to a few
+    thousandths, because of float32 and the polynomial for pow."""
     indptr, targets, weights = make_graph(n)
     old = make_positions(n, n_components)
     s = make_settings(n, **changes)
@@ -50,7 +51,7 @@ def check_epoch(epoch, n_components, n=40, numbers=(0, 50, 90, 150), **changes):
 
 
 def check_which_edges_fire(epoch, n, numbers, first_edge, **changes):
-    """One edge a vertex and no pushes: a vertex moves when its edge fires."""
+    """Checks with one edge a vertex and no pushes that a vertex moves when its edge fires."""
     s = dataclasses.replace(make_settings(n, **changes), negative_sample_rate=0)
     indptr, targets, weights = make_graph(n, (1,))
     weights = np.minimum(weights, changes.get("max_weight", 65535))
@@ -68,7 +69,7 @@ def check_which_edges_fire(epoch, n, numbers, first_edge, **changes):
 
 
 def check_many_vertices(epoch, n=40_001, n_rows=20):
-    """Random rows are drawn from all `n`, and rows and their edges may start anywhere."""
+    """Checks that random rows are drawn from all `n`, and that a block may start at any row."""
     indptr, targets, weights = make_graph(n_rows, (1, 4, 7))
     targets[:] = np.random.default_rng(2).integers(0, n, len(targets))
     old = make_positions(n, 2)
@@ -82,7 +83,7 @@ def check_many_vertices(epoch, n=40_001, n_rows=20):
 
 
 def check_blocks(epoch, n=30, n_components=2):
-    """Any cut of the rows into blocks gives the same bytes; rows of other blocks are left alone."""
+    """Checks that any blocks give the same bytes, and that rows of other blocks stay."""
     indptr, targets, weights = make_graph(n, (0, 1, 5, 40))
     old = make_positions(n, n_components)
     s = make_settings(n)
@@ -105,7 +106,7 @@ def check_step_limit(epoch, n_components, n=40):
 
 
 def check_equal_positions(epoch, n_components, n=20):
-    """All vertices at one point: no direction, so no move, and nothing that is not a number."""
+    """Checks that vertices at one point do not move: there is no direction, and no NaN."""
     indptr, targets, weights = make_graph(n)
     old = np.full((n, n_components), 1.5, np.float32)
     assert np.array_equal(epoch(old, 0, indptr, targets, weights, 0, 0, make_settings(n)), old)

@@ -1,4 +1,4 @@
-"""What the passes of every levels backend must do. `backend` is a layout.run.Backend."""
+"""Checks for the passes of every levels backend. `backend` is an `epochs.Backend`."""
 
 import numpy as np
 from layout_checks import as_blocks, make_graph, make_positions, make_settings, symmetric
@@ -11,7 +11,7 @@ CPU = epochs.cpu_backend()
 
 
 def graph_blocks(graph, cuts):
-    """(first_row, indptr, targets, weights) between the cuts."""
+    """Yields (first_row, indptr, targets, weights) of the blocks between the cuts."""
     indptr, targets, weights = graph
     for start, stop in zip(cuts[:-1], cuts[1:], strict=True):
         first, last = indptr[start], indptr[stop]
@@ -32,7 +32,7 @@ def some_cells(n, n_cells, share, seed=3):
 
 
 def light(graph, seed=4):
-    """The same graph with few different weights, so that some are alike."""
+    """Gives a graph few different weights, so that some are equal."""
     indptr, targets, weights = graph
     return (
         indptr,
@@ -62,7 +62,7 @@ def check_join_roots(backend, n=40):
 
 
 def check_scattered(backend):
-    """Vertices of one root stay together; others spread over all cells."""
+    """Checks that vertices of one root stay together and roots spread over all cells."""
     cells = np.full(3000, -1, np.int32)
     cells[:10] = 7
     roots = np.where(cells < 0, np.arange(3000) // 3 * 3, -1).astype(np.int32)
@@ -75,17 +75,16 @@ def check_scattered(backend):
 def check_coarse_graph(backend, n=60, n_cells=9, n_kept=3):
     for graph in (make_graph(n), light(make_graph(n, (0, 1, 33, 6)))):
         for cells in (some_cells(n, n_cells, 1.0), np.full(n, 4, np.int32)):
-            named = reference.heaviest(cells, *graph, n_kept)
-            placed = backend.to_device(cells)
-            pairs = backend.levels.no_pairs(placed, n, n_kept)
+            true_pairs = reference.heaviest(cells, *graph, n_kept)
+            pairs = backend.levels.no_pairs(backend.to_device(cells), n, n_kept)
             keys = passed(backend, backend.levels.heaviest, cells, graph, (0, 1, n // 2, n), into=pairs)
             keys = keys[keys >= 0]
-            assert sorted(zip(keys >> 39, keys >> 16 & (2**23 - 1), keys & 65535, strict=True)) == named
+            assert sorted(zip(keys >> 39, keys >> 16 & (2**23 - 1), keys & 65535, strict=True)) == true_pairs
             indptr, targets, weights = backend.levels.coarse_graph(pairs, n_cells)
             assert (indptr.dtype, targets.dtype, weights.dtype) == (np.int64, np.int32, np.uint16)
             dense = np.zeros((n_cells, n_cells), np.uint16)
             dense[np.repeat(np.arange(n_cells), np.diff(indptr)), targets] = weights
-            assert np.abs(dense.astype(int) - reference.coarse_graph(named, n_cells)).max() <= 1
+            assert np.abs(dense.astype(int) - reference.coarse_graph(true_pairs, n_cells)).max() <= 1
             assert np.array_equal(dense, dense.T) and len(targets) == np.count_nonzero(dense)
 
 
@@ -118,7 +117,7 @@ def started(graph, cuts=None, seed=42, top_positions=None, ticks=None, backend=C
 
 
 def many_pieces():
-    """A ring of 900, 60 triangles, 20 vertices alone, and a hub with 300 leaves."""
+    """Makes a ring of 900, 60 triangles, 20 isolated vertices, and a hub with 300 leaves."""
     pairs = [(i, (i + d) % 900, 65535 // d) for i in range(900) for d in (1, 2)]
     pairs += [(900 + 3 * t + i, 900 + 3 * t + (i + 1) % 3, 500) for t in range(60) for i in range(3)]
     pairs += [(1100, 1100 + leaf, 900) for leaf in range(1, 301)]

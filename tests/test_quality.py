@@ -9,12 +9,12 @@ from streamumap.neighbors import reference
 from streamumap.neighbors.points import Points
 
 
-def exact_ranks(rows, found, metric="euclidean"):
-    """How many rows are closer to row i than row found[i, j] is."""
+def exact_ranks(rows, neighbors, metric="euclidean"):
+    """Counts the rows that are closer to row i than row neighbors[i, j]."""
     d = reference.distance_matrix(rows, rows, metric)
     np.fill_diagonal(d, np.inf)
-    theirs = np.take_along_axis(d, np.maximum(found, 0), 1)
-    theirs[found < 0] = np.inf
+    theirs = np.take_along_axis(d, np.maximum(neighbors, 0), 1)
+    theirs[neighbors < 0] = np.inf
     return (d[:, None, :] < theirs[:, :, None]).sum(2)
 
 
@@ -30,68 +30,68 @@ def test_sampled_rows_are_ascending_and_repeat_with_the_seed():
 def test_recall_is_the_share_of_the_true_neighbours():
     rows = np.random.default_rng(0).normal(size=(60, 5))
     true = reference.search(rows, 7, "euclidean")[0][:, 1:]
-    found = true.copy()
-    assert quality.recall(exact_ranks(rows, found), found) == 1.0
-    found[:, 0] = [next(j for j in range(60) if j != i and j not in true[i]) for i in range(60)]
-    assert quality.recall(exact_ranks(rows, found), found) == pytest.approx(5 / 6)
-    found[:, 1] = -1
-    assert quality.recall(exact_ranks(rows, found), found) == pytest.approx(4 / 6)
+    neighbors = true.copy()
+    assert quality.recall(exact_ranks(rows, neighbors), neighbors) == 1.0
+    neighbors[:, 0] = [next(j for j in range(60) if j != i and j not in true[i]) for i in range(60)]
+    assert quality.recall(exact_ranks(rows, neighbors), neighbors) == pytest.approx(5 / 6)
+    neighbors[:, 1] = -1
+    assert quality.recall(exact_ranks(rows, neighbors), neighbors) == pytest.approx(4 / 6)
     assert quality.recall(exact_ranks(rows, np.full((60, 6), -1)), np.full((60, 6), -1)) == 0.0
 
 
 def test_a_slot_without_a_possible_neighbour_counts_as_right():
-    # three rows: two, none and five others are closer than an edge may be; k = 4
-    found = np.array([[5, 6, -1, -1], [-1, -1, -1, -1], [1, 2, 3, -1]])
+    # three rows with two, none and five possible neighbours; k = 4
+    neighbors = np.array([[5, 6, -1, -1], [-1, -1, -1, -1], [1, 2, 3, -1]])
     ranks = np.array([[0, 1, 2, 2], [0, 0, 0, 0], [0, 1, 2, 5]])
-    assert quality.recall(ranks[:1], found[:1]) == 1.0
-    assert quality.recall(ranks[1:2], found[1:2]) == 1.0
-    assert quality.recall(ranks[2:], found[2:]) == 0.75
-    assert quality.recall(ranks, found) == pytest.approx((1 + 1 + 0.75) / 3)
+    assert quality.recall(ranks[:1], neighbors[:1]) == 1.0
+    assert quality.recall(ranks[1:2], neighbors[1:2]) == 1.0
+    assert quality.recall(ranks[2:], neighbors[2:]) == 0.75
+    assert quality.recall(ranks, neighbors) == pytest.approx((1 + 1 + 0.75) / 3)
 
 
 def test_a_wrong_and_a_missing_neighbour_both_count():
-    found = np.array([[9, 8, -1, -1]])  # two others are allowed; one found is among them, 8 cannot be: it is fourth
-    assert quality.recall(np.array([[0, 5, 6, 6]]), found) == 0.25
-    assert quality.recall(np.array([[0, 1, 6, 6]]), found) == 0.5
+    neighbors = np.array([[9, 8, -1, -1]])  # two neighbours are possible; 9 is one, 8 is not: it is fourth
+    assert quality.recall(np.array([[0, 5, 6, 6]]), neighbors) == 0.25
+    assert quality.recall(np.array([[0, 1, 6, 6]]), neighbors) == 0.5
 
 
 def test_a_floor_is_reached_where_the_sample_leaves_no_doubt():
     ranks = np.zeros((400, 2), int)
-    found = np.ones((400, 2), int)
-    assert quality.reaches(ranks, found, 1.0)
+    neighbors = np.ones((400, 2), int)
+    assert quality.reaches(ranks, neighbors, 1.0)
     ranks[::20, 1] = 9  # a twentieth of the rows misses one of two: 0.975, with a standard error of 0.0054
-    assert quality.recall(ranks, found) == 0.975
-    assert not quality.reaches(ranks, found, 0.975) and not quality.reaches(ranks, found, 0.970)
-    assert quality.reaches(ranks, found, 0.969)
-    assert quality.reaches(ranks[:1] * 0, found[:1], 0.5)
+    assert quality.recall(ranks, neighbors) == 0.975
+    assert not quality.reaches(ranks, neighbors, 0.975) and not quality.reaches(ranks, neighbors, 0.970)
+    assert quality.reaches(ranks, neighbors, 0.969)
+    assert quality.reaches(ranks[:1] * 0, neighbors[:1], 0.5)
 
 
 def test_any_of_equally_near_rows_is_right():
-    found = np.array([[7, 8, 9]])
-    assert quality.recall(np.zeros((1, 3), int), found) == 1.0
+    neighbors = np.array([[7, 8, 9]])
+    assert quality.recall(np.zeros((1, 3), int), neighbors) == 1.0
 
 
 @pytest.mark.parametrize("k", [1, 5, 15])
 def test_trustworthiness_is_sklearns(codes, k):
     rows = codes[:200]
     embedding = np.random.default_rng(1).normal(size=(200, 2)) + rows[:, :200:100]
-    found = Points(embedding, 1).nearest(np.arange(200), k)
-    ours = quality.trusts(exact_ranks(rows, found), 200).mean()
+    neighbors = Points(embedding, 1).nearest(np.arange(200), k)
+    ours = quality.trusts(exact_ranks(rows, neighbors), 200).mean()
     assert ours == pytest.approx(sklearn_trustworthiness(rows, embedding, n_neighbors=k), abs=1e-12)
 
 
 def test_trustworthiness_of_the_same_map_is_one_and_of_the_smallest_is_finite():
     rows = np.random.default_rng(2).normal(size=(50, 2))
-    found = Points(rows, 1).nearest(np.arange(50), 10)
-    assert quality.trusts(exact_ranks(rows, found), 50).mean() == 1.0
+    neighbors = Points(rows, 1).nearest(np.arange(50), 10)
+    assert quality.trusts(exact_ranks(rows, neighbors), 50).mean() == 1.0
     assert np.isfinite(quality.trusts(np.array([[0, 1]]), 3).mean())
 
 
 def test_preservation_counts_ranks_below_k():
     assert quality.preservations(np.array([[0, 1, 2], [3, 9, 0]])).mean() == pytest.approx(4 / 6)
     rows = np.random.default_rng(3).normal(size=(80, 2))
-    found = Points(rows, 1).nearest(np.arange(80), 6)
-    assert quality.preservations(exact_ranks(rows, found)).mean() == 1.0
+    neighbors = Points(rows, 1).nearest(np.arange(80), 6)
+    assert quality.preservations(exact_ranks(rows, neighbors)).mean() == 1.0
 
 
 def test_far_share_counts_points_thrown_out():
@@ -101,9 +101,6 @@ def test_far_share_counts_points_thrown_out():
     embedding[3] = np.nan
     assert quality.far_share(embedding) == pytest.approx(3 / 199)
     assert quality.far_share(np.zeros((10, 2))) == 0.0
-
-
-# Continuity and torn neighbours
 
 
 def map_ranks(embedding, others):
@@ -151,14 +148,11 @@ def test_torn_neighbours_are_further_apart_than_a_quarter_of_the_radius():
     is_true[5] = False
     with np.errstate(invalid="ignore"):
         true = ((gaps > radius / 4) & is_true).sum(1) / is_true.sum(1)
-    found = quality.torn_shares(
+    shares = quality.torn_shares(
         quality.distances(embedding, np.arange(300), others), is_true, quality.radius(embedding)
     )
-    assert np.allclose(found, true, equal_nan=True) and np.isnan(found[5])
+    assert np.allclose(shares, true, equal_nan=True) and np.isnan(shares[5])
     assert quality.radius(np.zeros((5, 2))) == 0.0
-
-
-# Standard errors
 
 
 def test_a_sample_says_how_far_it_may_be_off():

@@ -1,6 +1,11 @@
-"""The fuzzy simplicial set: k-NN distances -> weights in (0, 1], symmetrised block by block into a CSR matrix.
+"""The fuzzy graph: k-NN distances become weights in (0, 1], symmetrised block by block into a CSR matrix on disk.
 
-`reference.py` is the definition in plain NumPy, `cpu.py` the fast version in numba, `build.py` the stage that streams
-blocks through it.
-Weights are umap-learn's (McInnes, Healy, Melville 2018, UMAP, arXiv:1802.03426, algorithm 3).
+The weights are umap-learn's (McInnes, Healy, Melville 2018, UMAP, arXiv:1802.03426, algorithm 3).
+
+    reference.py   the definition, in NumPy
+    build.py       the graph on a CPU, a block of rows at a time; cpu.py is its arithmetic, in numba
+    cuda.py        the graph on a GPU, in torch
+    files.py       the files of a graph, and blocks of its rows
+    components.py  connected components and degrees
+    sizes.py       the bytes that the graph takes
 """

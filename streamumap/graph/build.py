@@ -1,7 +1,7 @@
-"""The graph stage: k-NN files in, the symmetric weights as three files out, a block of rows at a time.
+"""The graph on a CPU: reads k-NN files and writes the symmetric weights to three files, a block of rows at a time.
 
-Bytes: three numbers a row stay in memory (rho, sigma, how many edges come in); an edge takes memory only while its
-block is made, 6 bytes on disk.
+Four numbers a row stay in memory (rho, sigma, the number of incoming edges, the component). An edge takes memory only while
+its block is made, and 6 bytes on disk.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from streamumap.store.checkpoint import NO_CHECKPOINT, Checkpoint
 
 @dataclass(frozen=True)
 class WeightedKnn:
-    """The k-NN files (N, k), and what turns a distance of a row into the weight of an edge."""
+    """The k-NN files (N, k), and the two numbers of each row that turn its distances into weights."""
 
     indices: BlockFile
     distances: BlockFile
@@ -45,10 +45,10 @@ def build(
     advance: Advance = no_advance,
     checkpoint: Checkpoint = NO_CHECKPOINT,
 ) -> tuple[Graph, np.ndarray]:
-    """Streams the k-NN files (N, k) into a Graph. Also gives the rows of each of its connected components, int64,
-    largest first. Ticks N rows three times.
+    """Streams the k-NN files (N, k) into a Graph. Also returns the sizes of its connected components, int64, largest first.
+    Advances by N three times.
 
-    The k-NN files are read once for each block of rows, to find the edges that come in.
+    It reads all k-NN files once for each block of rows, to find the incoming edges of the block.
     """
     n = len(knn_indices)
     knn = WeightedKnn(knn_indices, knn_distances, np.empty(n, np.float32), np.empty(n, np.float32))
@@ -80,14 +80,14 @@ def _smooth(knn: WeightedKnn, local_connectivity: float, block_rows: int, advanc
 
 
 def _count_incoming(knn_indices: BlockFile, counts: np.ndarray, block_rows: int, advance: Advance) -> None:
-    """Adds to `counts`, int64 (N,), the edges that each row receives."""
+    """Adds the edges that each row receives to `counts`, int64 (N,)."""
     for start, indices in knn_indices.blocks(block_rows):
         cpu.count_incoming(indices, start, counts)
         advance(len(indices))
 
 
 def _incoming(knn: WeightedKnn, start: int, counts: np.ndarray, block_rows: int) -> Incoming:
-    """Collects the edges that rows start.. receive, `counts` of them."""
+    """Collects the edges that rows start.. receive; `counts` int64 (rows,) says how many each receives."""
     bounds = np.zeros(len(counts) + 1, np.int64)
     np.cumsum(counts, out=bounds[1:])
     sources, weights = np.empty(bounds[-1], np.int32), np.empty(bounds[-1], np.float32)
@@ -99,7 +99,7 @@ def _incoming(knn: WeightedKnn, start: int, counts: np.ndarray, block_rows: int)
 
 
 def _merged(knn: WeightedKnn, start: int, stop: int, incoming: Incoming, mix: float) -> tuple:
-    """The edges of rows start..stop: targets int32, weights uint16, degree int64 (rows,)."""
+    """Merges the edges that rows start..stop send and receive: targets int32, weights uint16, degree int64 (rows,)."""
     indices, distances = knn.indices.read(start, stop), knn.distances.read(start, stop)
     degree = np.empty(stop - start, np.int64)
     most = len(incoming.sources) + indices.size

@@ -1,4 +1,4 @@
-"""The graph's arithmetic in numba, held to `reference.py` by tests. Compiled once a machine (cached)."""
+"""The arithmetic of the graph in numba, held to `reference.py` by tests. Compiled once on a machine, then cached."""
 
 import numpy as np
 from numba import get_num_threads, njit, prange
@@ -53,7 +53,7 @@ def _sigma(row, rho, target):
 
 @njit(parallel=True, cache=True)
 def smooth_knn(distances, mean_distance, local_connectivity, rho, sigma):
-    """float32 (n, k) distances of a block of rows -> fills rho, sigma, float32 (n,)."""
+    """Fills rho and sigma, float32 (n,), from the distances of a block of rows, float32 (n, k): `reference.smooth_knn`."""
     n, k = distances.shape
     target = np.log2(k)
     for i in prange(n):
@@ -76,7 +76,7 @@ def _weight(distance, rho, sigma):
 
 
 def strengths(distances: np.ndarray, local_connectivity: float) -> np.ndarray:
-    """As `reference.strengths`."""
+    """`reference.strengths`, fast."""
     weights = np.empty(distances.shape, np.float32)
     rho, sigma = np.empty(len(distances), np.float32), np.empty(len(distances), np.float32)
     smooth_knn(distances, 0.0, max(0.0, local_connectivity - 1.0), rho, sigma)
@@ -88,14 +88,14 @@ def strengths(distances: np.ndarray, local_connectivity: float) -> np.ndarray:
 def _strengths(distances, rho, sigma, weights):
     for i in prange(len(distances)):
         for j in range(distances.shape[1]):
-            there = distances[i, j] < np.inf
-            weights[i, j] = _weight(distances[i, j], rho[i], sigma[i]) if there else np.float32(0)
+            is_neighbor = distances[i, j] < np.inf
+            weights[i, j] = _weight(distances[i, j], rho[i], sigma[i]) if is_neighbor else np.float32(0)
 
 
 @njit(cache=True)
 def count_incoming(indices, first_row, counts):
-    """Adds to `counts` (int64 (N,)) the edges that rows first_row.. send: indices int32 (n, k), -1 and the row itself
-    left out."""
+    """Adds the edges that rows first_row.. send to `counts`, int64 (N,), at their targets. `indices` int32 (n, k); -1 and the row
+    itself do not count."""
     n, k = indices.shape
     for i in range(n):
         for j in range(k):
@@ -105,12 +105,10 @@ def count_incoming(indices, first_row, counts):
 
 
 def gather_incoming(indices, distances, first_row, rho, sigma, start, stop, cursor, sources, weights):
-    """Appends the edges of a block of rows whose targets lie in start..stop to the targets' lists.
+    """Appends the edges of rows first_row.. that go to rows start..stop to the lists of their targets.
 
-    `cursor` int64 (stop - start,) is where each target's list goes on; `sources` int32 and `weights` float32 hold the
-    lists.
-    Each thread has its own targets and looks at all edges in order, so each list is sorted by source, whatever the
-    number of threads.
+    `sources` int32 and `weights` float32 hold the lists; `cursor` int64 (stop - start,) is the end of each list.
+    Each thread has its own targets and reads all edges in order: each list is sorted by source, for any number of threads.
     """
     _gather_incoming(
         indices, distances, first_row, rho, sigma, start, stop, cursor, sources, weights, get_num_threads()
@@ -157,11 +155,11 @@ ROWS_A_TASK = 1024
 def merge_rows(
     indices, distances, start, rho, sigma, list_start, sources, source_weights, mix, degree, targets, weights
 ):
-    """Union of the edges that rows start.. send (indices, distances (n, k)) and receive (lists between list_start[i]
-    and list_start[i + 1]).
+    """Merges the edges that rows start.. send (indices, distances (n, k)) with those they receive (between list_start[i] and
+    list_start[i + 1] of sources and source_weights).
 
-    Row i's edges go to `targets` int32 and `weights` float32 from list_start[i] + i * k on, sorted by target, and their
-    number to `degree` int64 (n,). An edge whose mixed weight is 0 (mix 0 and one direction only) is left out.
+    The edges of row i go to `targets` int32 and `weights` float32 from list_start[i] + i * k on, sorted by target, and their
+    number goes to `degree` int64 (n,). An edge of mixed weight 0 (mix 0 and one direction only) is left out.
     """
     n, k = indices.shape
     for task in prange((n + ROWS_A_TASK - 1) // ROWS_A_TASK):
@@ -189,18 +187,19 @@ def merge_rows(
 
 
 @njit(parallel=True, cache=True)
-def compact(list_start, k, degree, first_edge, targets, weights, one, packed_targets, packed_weights):
-    """What `merge_rows` wrote, without the gaps: row i's edges from first_edge[i] on, weights as uint16, `one` for 1
-    and at least 1."""
+def compact(list_start, k, degree, first_edge, targets, weights, one, compact_targets, compact_weights):
+    """Copies the edges of `merge_rows` without the gaps, those of row i from first_edge[i] on. Weights become uint16: `one` for
+    1, and at least 1."""
     for i in prange(len(degree)):
         source, target = list_start[i] + i * k, first_edge[i]
         for e in range(degree[i]):
-            packed_targets[target + e] = targets[source + e]
-            packed_weights[target + e] = np.uint16(max(np.rint(np.float64(weights[source + e]) * one), 1.0))
+            compact_targets[target + e] = targets[source + e]
+            compact_weights[target + e] = np.uint16(max(np.rint(np.float64(weights[source + e]) * one), 1.0))
 
 
 @njit(cache=True)
 def root_of(parent, i):
+    """Finds the root of row i and shortens the way to it."""
     while parent[i] != i:
         parent[i] = parent[parent[i]]
         i = parent[i]
@@ -209,13 +208,13 @@ def root_of(parent, i):
 
 @njit(cache=True)
 def join_components(degree, targets, first_row, parent):
-    """Union-find (Tarjan 1975) over rows first_row.. of a symmetric graph: `degree` int64 (rows,), `parent` int32 (N,),
-    the root of a component is its smallest row."""
+    """Joins the components of rows first_row.. of a symmetric graph by union-find (Tarjan 1975). `degree` int64 (rows,),
+    `parent` int32 (N,). The root of a component is its smallest row."""
     e = 0
     for i in range(len(degree)):
         row = first_row + i
         for _ in range(degree[i]):
-            if targets[e] < row:  # every edge is there twice
+            if targets[e] < row:  # the graph has every edge twice
                 a, b = root_of(parent, row), root_of(parent, targets[e])
                 if a != b:
                     parent[max(a, b)] = min(a, b)
@@ -224,13 +223,13 @@ def join_components(degree, targets, first_row, parent):
 
 @njit(cache=True)
 def flatten(parent):
-    """Each row's root in place of the row that it was joined to, in place."""
+    """Replaces the parent of each row by its root."""
     for i in range(len(parent)):
         parent[i] = root_of(parent, i)
 
 
 def component_sizes(parent: np.ndarray) -> np.ndarray:
-    """Rows of each component, int64, largest first."""
+    """Counts the rows of each component: int64, largest first."""
     sizes = np.zeros(len(parent), np.int64)
     _count_rows(parent, sizes)
     return -np.sort(-sizes[sizes > 0])

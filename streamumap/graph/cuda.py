@@ -1,7 +1,8 @@
-"""The graph stage on a GPU, in torch: the k-NN graph lies there, and blocks of edges are merged by sorting them. Held to
-`reference.py` and to the CPU by tests.
+"""The graph on a GPU, in torch: it holds the k-NN graph and merges blocks of edges by sorting. Held to `reference.py` and to
+`cpu.py` by tests.
 
-No atomics but of integers, and float64 where the reference has it: the same bytes every time. Runs on any torch device.
+Only integers are added atomically, and float64 is used where the reference has it: it gives the same bytes every time. It runs
+on any torch device.
 """
 
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from streamumap.machine import gpu
 from streamumap.store.blockfile import BlockFile
 
 TARGET_BITS = 32
-"""Of a sorting key, below the row within its block."""
+"""Low bits of a sorting key, for the target; the row within its block is above."""
 
 
 def build(
@@ -32,7 +33,7 @@ def build(
     device: str,
     advance: Advance = no_advance,
 ) -> tuple[Graph, np.ndarray]:
-    """As `build.build`. A block is so many rows in a row that they have no more than `block_edges` edges, or one row."""
+    """`build.build` on a GPU. A block has as many rows as send and receive `block_edges` edges, and at least one."""
     with torch.inference_mode(), ThreadPoolExecutor(2) as beside:
         targets, weights = _on_device(knn_indices, knn_distances, block_edges, device, beside, advance)
         _weigh(targets, weights, local_connectivity, block_edges, advance)
@@ -59,28 +60,28 @@ def build(
 
 
 def _on_device(knn_indices, knn_distances, block_edges, device, beside, advance) -> tuple[Tensor, Tensor]:
-    """Indices int32 (N, k), -1 for a row itself, and distances float32 (N, k)."""
+    """Copies the k-NN graph to the device: indices int32 (N, k), -1 for a row itself, and distances float32 (N, k)."""
     n, k = knn_indices.shape
     targets = torch.empty((n, k), dtype=torch.int32, device=device)
     distances = torch.empty((n, k), dtype=torch.float32, device=device)
     for start, stop in _parts(n, k, block_edges):
-        far = beside.submit(knn_distances.read, start, stop)
-        near = torch.from_numpy(knn_indices.read(start, stop)).to(device)
+        reading = beside.submit(knn_distances.read, start, stop)
+        neighbors = torch.from_numpy(knn_indices.read(start, stop)).to(device)
         itself = torch.arange(start, stop, dtype=torch.int32, device=device)[:, None]
-        targets[start:stop] = near.masked_fill_(near == itself, -1)
-        distances[start:stop] = torch.from_numpy(far.result())
+        targets[start:stop] = neighbors.masked_fill_(neighbors == itself, -1)
+        distances[start:stop] = torch.from_numpy(reading.result())
         advance(stop - start)
     return targets, distances
 
 
 def _parts(n: int, k: int, block_edges: int) -> Iterator[tuple[int, int]]:
-    """All rows, (start, stop), as many at a time as send about half the edges of a block."""
+    """Yields (start, stop) over all rows; each part sends about half the edges of a block."""
     step = max(1, block_edges // (2 * k))
     return ((start, min(start + step, n)) for start in range(0, n, step))
 
 
 def _weigh(targets: Tensor, distances: Tensor, local_connectivity: float, block_edges: int, advance: Advance) -> None:
-    """Puts the strength of each edge where its distance was."""
+    """Replaces each distance by the weight of its edge, in place."""
     n, k = distances.shape
     total, count = 0.0, 0
     for start, stop in _parts(n, k, block_edges):
@@ -96,7 +97,7 @@ def _weigh(targets: Tensor, distances: Tensor, local_connectivity: float, block_
 
 
 def smooth_knn(distances: Tensor, mean_distance: float, local_connectivity: float) -> tuple[Tensor, Tensor]:
-    """As `reference.smooth_knn`, over tensors."""
+    """`reference.smooth_knn` over tensors."""
     rho = _rho(distances, local_connectivity)
     sigma = _sigma(distances[:, 1:], rho.double(), float(np.log2(distances.shape[1])))
     finite = distances.isfinite()
@@ -110,7 +111,7 @@ def _rho(distances: Tensor, local_connectivity: float) -> Tensor:
     n_positive = rank[:, -1]
 
     def at(number) -> Tensor:
-        """The positive distance with this number, from 1."""
+        """Returns the positive distance with this number, counted from 1."""
         return torch.where(positive & (rank == number), distances, 0.0).sum(1, dtype=torch.float64)
 
     whole = int(np.floor(local_connectivity))
@@ -126,21 +127,21 @@ def _rho(distances: Tensor, local_connectivity: float) -> Tensor:
 
 
 def _sigma(others: Tensor, rho: Tensor, target: float) -> Tensor:
-    """Bisection, float64, of all rows at once; a row that is there stays."""
+    """Bisects in float64, all rows at once; a row that has converged stays."""
     excess = (others.double() - rho[:, None]).clamp_(min=0.0)
     low, middle = torch.zeros_like(rho), torch.ones_like(rho)
-    high, there = torch.full_like(rho, torch.inf), torch.zeros_like(rho, dtype=torch.bool)
+    high, converged = torch.full_like(rho, torch.inf), torch.zeros_like(rho, dtype=torch.bool)
     for _ in range(N_BISECTIONS):
         total = (excess / -middle[:, None]).exp_().sum(1)
-        there |= (total - target).abs() < TOLERANCE
+        converged |= (total - target).abs() < TOLERANCE
         high = torch.where(total > target, middle, high)
         low = torch.where(total > target, low, middle)
-        middle = torch.where(there, middle, torch.where(high == torch.inf, middle * 2, (low + high) / 2))
+        middle = torch.where(converged, middle, torch.where(high == torch.inf, middle * 2, (low + high) / 2))
     return middle
 
 
 def _bounds(targets: Tensor, block_edges: int) -> list[tuple[int, int]]:
-    """(start, stop) of the blocks: what their rows send and receive, an edge in both directions twice."""
+    """Cuts the rows into blocks, (start, stop), by the number of edges that they send and receive."""
     degree = (targets >= 0).sum(1)
     n, k = targets.shape
     for first, last in _parts(n, k, block_edges):
@@ -156,7 +157,7 @@ def _bounds(targets: Tensor, block_edges: int) -> list[tuple[int, int]]:
 
 
 def _edges(targets: Tensor, weights: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
-    """What rows start..stop send and receive: (row from `start` on, the other row) in an int64 key, and float32 weights."""
+    """Collects the edges that rows start..stop send and receive: int64 keys of (row - start, other row), float32 weights."""
     k = targets.shape[1]
     sent = (targets[start:stop] >= 0).flatten().nonzero()[:, 0]
     sent_keys = (sent // k << TARGET_BITS) | targets[start:stop].flatten()[sent]
@@ -168,22 +169,22 @@ def _edges(targets: Tensor, weights: Tensor, start: int, stop: int) -> tuple[Ten
 
 
 def _merged(targets: Tensor, weights: Tensor, start: int, stop: int, mix: float) -> tuple[Tensor, Tensor, Tensor]:
-    """The edges of rows start..stop: degrees int64 (rows,), targets int32 and weights int16 (uint16 bits), the union of
-    both directions, sorted by row and target."""
+    """Merges the edges that rows start..stop send and receive: degrees int64 (rows,), targets int32 and weights int16 (uint16
+    bits), sorted by row and target."""
     keys, strengths = _edges(targets, weights, start, stop)
     keys, order = keys.sort()
     strengths = strengths[order]
     del order
     again = torch.zeros(len(keys) + 1, dtype=torch.bool, device=keys.device)
-    again[1:-1] = keys[1:] == keys[:-1]  # a key is there once or twice
+    again[1:-1] = keys[1:] == keys[:-1]  # a key comes once or twice
     first = (~again[:-1]).nonzero()[:, 0]
     forth, back = strengths[first], torch.where(again[1:], strengths.roll(-1), 0.0)[first]
     keys = keys[first]
     del strengths, again, first
     both = forth.double() * back
     weight = (mix * (forth.double() + back - both) + (1.0 - mix) * both).float()
-    there = weight > 0
-    keys, weight = keys[there], weight[there]
+    positive = weight > 0
+    keys, weight = keys[positive], weight[positive]
     rows = torch.arange(1, stop - start + 1, device=keys.device)
     degree = torch.searchsorted(keys, rows << TARGET_BITS).diff(prepend=rows.new_zeros(1))
     weight = (weight.double() * WEIGHT_ONE).round_().clamp_(min=1.0).int().short()
@@ -191,9 +192,9 @@ def _merged(targets: Tensor, weights: Tensor, start: int, stop: int, mix: float)
 
 
 def _join(parent: Tensor, one: Tensor, other: Tensor) -> None:
-    """Connects rows `one` and `other`, int64 and int32 (edges,): `parent` int64 (N,), the smallest row known to be in a
-    row's component. Larger roots are hooked to smaller ones, and all ways made short, until nothing is left to hook (Shiloach &
-    Vishkin 1982)."""
+    """Joins the components of rows `one` and `other`, int64 and int32 (edges,). `parent` int64 (N,) is the smallest row known to
+    be in the component of each row. Larger roots are hooked to smaller ones, and paths shortened, until no edge is left whose
+    ends differ (Shiloach & Vishkin 1982)."""
     below = other < one  # every edge is there twice
     one, other = one[below], other[below].long()
     while len(one):

@@ -1,4 +1,4 @@
-"""A graph on disk: its three files, how they grow block by block, and a block of its rows."""
+"""A graph on disk: its three files, the writer that makes them block by block, and a block of rows in memory."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,22 +8,21 @@ import numpy as np
 from streamumap.store.blockfile import BlockFile
 
 WEIGHT_ONE = 65535
-"""A weight of 1 on disk: uint16, weight x 65535, half a step (8e-6) off at most."""
+"""Weight of 1 on disk. Weights are uint16, weight x 65535, at most half a step (8e-6) off."""
 
 Create = Callable[..., BlockFile]
-"""create(name, shape, dtype) -> BlockFile."""
+"""Makes a file: create(name, shape, dtype) -> BlockFile."""
 
 
 @dataclass(frozen=True)
 class GraphBlock:
-    """Rows first_row.. of the graph. indptr int64 from 0, targets int32, weights uint16; the first edge is edge
-    `first_edge` of the whole."""
+    """Rows first_row.. of a graph. Their first edge is edge `first_edge` of the whole graph."""
 
     first_row: int
     first_edge: int
-    indptr: np.ndarray
-    targets: np.ndarray
-    weights: np.ndarray
+    indptr: np.ndarray  # int64 (rows + 1,), from 0
+    targets: np.ndarray  # int32 (edges,)
+    weights: np.ndarray  # uint16 (edges,)
 
 
 @dataclass(frozen=True)
@@ -43,13 +42,14 @@ class Graph:
         return len(self.targets)
 
     def block(self, start: int, stop: int) -> GraphBlock:
+        """Reads rows start..stop."""
         indptr = self.indptr.read(start, stop + 1)
         first, last = int(indptr[0]), int(indptr[-1])
         return GraphBlock(start, first, indptr - first, self.targets.read(first, last), self.weights.read(first, last))
 
     def heaviest(self) -> int:
-        """The largest weight; 1 where there is no edge. Nearly always WEIGHT_ONE, and found at once: a row's nearest
-        neighbours have it."""
+        """Returns the largest weight, 1 for a graph without edges. It is nearly always WEIGHT_ONE and found in the first block: a
+        row and its nearest neighbour have it."""
         heaviest = 1
         for _, weights in self.weights.blocks(1 << 18):
             heaviest = max(heaviest, int(weights.max()))
@@ -59,8 +59,8 @@ class Graph:
 
 
 class GraphWriter:
-    """A graph that gets its rows in order, a block at a time. Of one that was begun before, `begun_rows` and `begun_edges`
-    are there."""
+    """Writes a graph, a block of rows at a time, in order. A graph from a checkpoint already has `begun_rows` and
+    `begun_edges`."""
 
     def __init__(self, create: Create, n_rows: int, most_edges: int, begun_rows: int = 0, begun_edges: int = 0):
         self.graph = Graph(
@@ -73,7 +73,7 @@ class GraphWriter:
         self.n_rows, self.n_edges = begun_rows, begun_edges
 
     def add(self, degree: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> None:
-        """The next rows: how many edges each has, int (rows,), and these edges."""
+        """Appends rows: the number of edges of each, int (rows,), and these edges."""
         self.graph.targets.write(self.n_edges, targets)
         self.graph.weights.write(self.n_edges, weights)
         self.graph.indptr.write(self.n_rows + 1, self.n_edges + np.cumsum(degree, dtype=np.int64))
@@ -81,6 +81,7 @@ class GraphWriter:
         self.n_edges += len(targets)
 
     def finish(self) -> Graph:
+        """Shrinks the files to the edges that there are."""
         self.graph.targets.shrink(self.n_edges)
         self.graph.weights.shrink(self.n_edges)
         return self.graph

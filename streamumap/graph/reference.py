@@ -1,4 +1,4 @@
-"""What the graph is, in plain NumPy. Small inputs only."""
+"""The definition of the graph in plain NumPy, for small inputs."""
 
 import numpy as np
 
@@ -10,7 +10,8 @@ N_BISECTIONS = 64
 def smooth_knn(
     distances: np.ndarray, mean_distance: float, local_connectivity: float = 1.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(N, k) distances, nearest first, self in column 0, inf where there is no neighbour -> rho, sigma, float32 (N,).
+    """Returns rho and sigma, float32 (N,), from distances (N, k), nearest first, the row itself in column 0, inf for no
+    neighbour.
 
     rho is the distance to the `local_connectivity`-th neighbour that is not at distance 0 (interpolated); sigma solves
     sum_j exp(-max(0, d_j - rho) / sigma) = log2(k) over the columns after the first. `mean_distance` is the mean of all
@@ -55,7 +56,7 @@ def _sigma(others, rho, target):
 
 
 def memberships(indices: np.ndarray, distances: np.ndarray, rho: np.ndarray, sigma: np.ndarray) -> np.ndarray:
-    """float32 (N, k): the strength of row i's edge to indices[i, j]; 0 for itself and where there is no neighbour
+    """Returns the weight of the edge of row i to indices[i, j], float32 (N, k); 0 for the row itself and for no neighbour
     (index -1)."""
     excess = np.maximum(distances.astype(np.float64) - rho[:, None], 0.0)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -65,10 +66,11 @@ def memberships(indices: np.ndarray, distances: np.ndarray, rho: np.ndarray, sig
 
 
 def strengths(distances: np.ndarray, local_connectivity: float = 1.0) -> np.ndarray:
-    """float32 (M, k): of rows that are in no graph to their nearest rows of one, nearest first, inf where there is none.
+    """Returns the weights, float32 (M, k), of the edges of new rows to their nearest rows on a map: distances (M, k), nearest
+    first, inf for no neighbour.
 
-    The nearest is not connected fully, whatever its distance, but by as many neighbours as are asked for beyond one
-    (umap-learn's `transform`): how near it is says how much it weighs.
+    As in umap-learn's `transform`, `local_connectivity` is one less than in the graph: the weight of the nearest row depends on
+    its distance, instead of always being 1.
     """
     rho, sigma = smooth_knn(distances, 0.0, max(0.0, local_connectivity - 1.0))
     nowhere = np.where(np.isfinite(distances), len(distances), -1)
@@ -76,7 +78,7 @@ def strengths(distances: np.ndarray, local_connectivity: float = 1.0) -> np.ndar
 
 
 def fuzzy_graph(indices, distances, local_connectivity=1.0, set_op_mix_ratio=1.0) -> np.ndarray:
-    """The symmetric weights as a dense float64 (N, N) matrix: mix * (a + b - a*b) + (1 - mix) * a*b."""
+    """Returns the symmetric weights as a dense float64 (N, N) matrix: mix * (a + b - a*b) + (1 - mix) * a*b."""
     n = len(indices)
     finite = distances[np.isfinite(distances)]
     rho, sigma = smooth_knn(distances, float(finite.mean()), local_connectivity)

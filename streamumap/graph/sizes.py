@@ -1,10 +1,10 @@
-"""Bytes of the graph stage, importable without numba."""
+"""Bytes of the graph, importable without numba or torch."""
 
 
 def build(n_rows: int, k: int, block_rows: int) -> int:
-    """Host bytes of `build.build`: rho, sigma, counts and components of all rows; of a block, the edges that come in (8 bytes,
-    while k-NN rows pass by), those that go out, and both merged as they are found (8) and as they are kept (6); or what
-    counting the components takes."""
+    """Host bytes of `build.build`: rho, sigma, counts and components of all rows; for a block, its incoming edges (8 bytes each,
+    beside the k-NN rows that are read for them), its outgoing edges, and both merged, with gaps (8) and without (6); or the
+    bytes for counting the components."""
     outgoing = block_rows * k
     incoming = min(n_rows, block_rows * UNEVEN_IN) * (k - 1)
     passing = 16 * outgoing if block_rows < n_rows else 8 * outgoing
@@ -14,25 +14,25 @@ def build(n_rows: int, k: int, block_rows: int) -> int:
 
 
 def cuda(n_rows: int, k: int, block_edges: int) -> int:
-    """Device bytes of `cuda.build`: the k-NN graph, three numbers a row, and the edges of a block while they are sorted or
-    picked out. All rows may send to one."""
+    """Device bytes of `cuda.build`: the k-NN graph, three numbers a row, and the edges of a block while they are collected or
+    sorted. One row may receive an edge from every other."""
     block_edges = max(block_edges, n_rows + k)
     return n_rows * (k * 8 + 24) + max(block_edges * 72, block_edges * 40 + n_rows * k * 2)
 
 
 def cuda_host(n_rows: int, k: int, block_edges: int) -> int:
-    """Host bytes of `cuda.build`: where the rows' edges end, and two blocks on their way to the files."""
+    """Host bytes of `cuda.build`: the bounds of the edges of all rows, and two blocks on their way to the files."""
     block_edges = max(block_edges, n_rows + k)
     return n_rows * 24 + block_edges * 16
 
 
 def disk_bytes(n_rows: int, k: int) -> int:
-    """Of the graph's files while they are made: every edge in both directions, 6 bytes each."""
+    """Bytes of the files while they are made: every edge in both directions, 6 bytes each."""
     return n_rows * 8 + n_rows * 2 * (k - 1) * 6
 
 
 UNEVEN_IN = 2
-"""A block of rows may receive this many times the mean of edges."""
+"""Edges that a block of rows receives, at most, as a multiple of the mean."""
 
 MOST_EDGES = 1 << 23
-"""Of a block on a GPU: enough to keep it busy."""
+"""Largest block on a GPU, in edges: enough to keep it busy."""

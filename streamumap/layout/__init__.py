@@ -1,11 +1,15 @@
-"""The layout: stochastic gradient descent on the fuzzy graph, every vertex pulling along its own edges.
+"""The layout: stochastic gradient descent on the fuzzy graph, in which every vertex moves along its own edges.
 
-Each epoch reads the positions of the one before and writes new ones, so there are no atomics and the bytes are the same
-for any number of threads and any split of the graph into blocks. An edge of weight w fires in a share w / max(w) of the
-epochs; each time, its vertex moves towards the neighbour and away from `negative_sample_rate` random vertices (McInnes,
-Healy, Melville 2018, arXiv:1802.03426).
+An epoch reads the old positions and writes new ones, without atomics: any number of threads and any split of the graph
+into blocks give the same bytes. An edge of weight w fires in a share w / max(w) of the epochs. When it fires, its vertex
+moves towards the neighbour and away from up to `negative_sample_rate` random vertices (McInnes, Healy, Melville 2018,
+arXiv:1802.03426).
 
-`reference.py` says what one epoch is; `cpu.py` (numba) and `cuda.py` (Triton) do it fast; `run.py` holds the state and
-the loop. `levels.py` makes the first positions from the graph, level by level,
-`spectral.py` along its eigenvectors.
+    schedule.py       constants, the curve, step sizes, and which edge fires when
+    epochs.py         the state, the loop over epochs, and the `Backend` that runs one
+    reference.py      the definition of an epoch, in NumPy; cpu.py (numba) and cuda.py (Triton) are fast and held to it
+    out_of_sample.py  rows that join a finished map
+    cuml.py           cuML's own layout
+    sizes.py          the bytes that a layout takes
+    init/             first positions
 """

@@ -1,8 +1,8 @@
-"""The layout's epoch in numba, on all cores, held to `reference.py` by tests.
+"""The epoch of the layout in numba, on all cores, held to `reference.py` by tests.
 
-Two loops a vertex: pulls along the edges that fire, then pushes from random vertices, which the compiler turns into
-vector code (pow is a short polynomial for that reason). Re-associated sums are the same bytes for any number of
-threads: a vertex is always summed by one.
+Each vertex has two loops: pulls along the edges that fire, then pushes from random vertices. The compiler turns the second
+into vector code, for which pow is a short polynomial. Sums are re-associated, but one thread makes all sums of a vertex: any
+number of threads gives the same bytes.
 """
 
 import numpy as np
@@ -13,10 +13,11 @@ from streamumap.layout.schedule import ATTRACTION, CLIP, PUSH_SOFTENING, STEP_LI
 FAST = {"reassoc", "contract", "nsz", "nnan", "ninf"}
 GOLDEN = np.uint32(0x9E3779B9)
 FEW_ROWS = 2048
-"""Rows that one thread does, 800 in 0.1 ms. Two take half of that where they are alone, but an epoch waits for the slower one: on a
-busy machine the thousands of epochs of a start took half a minute."""
+"""Most rows of a block that one thread does alone; 800 take it 0.1 ms. Two threads would halve that on an idle machine, but on
+a busy one an epoch waits for the slower: the thousands of epochs of a start took half a minute."""
 
 ROWS_A_TASK = 256
+"""Rows for which a thread allocates its buffers once."""
 
 _ONE, _ATTRACTION, _CLIP, _LIMIT, _SOFT, _TINY = (
     np.float32(x) for x in (1.0, ATTRACTION, CLIP, STEP_LIMIT, PUSH_SOFTENING, 1e-12)
@@ -34,9 +35,10 @@ def epoch(
     number: int,
     s: LayoutSettings,
 ) -> None:
-    """Writes rows first_row.. of `new` (float32 (N, C)) from `old` along a block of the graph's rows.
+    """Writes rows first_row.. of `new` from `old`, both float32 (N, C), along a block of the graph.
 
-    indptr int64 (rows + 1,) counts from the block's first edge, which is edge number `first_edge` of the whole graph.
+    indptr int64 (rows + 1,) counts from the first edge of the block, which is edge `first_edge` of the whole graph; targets
+    int32, weights uint16.
     """
     step = s.step_size(number)
     kernel = _epoch_2d if old.shape[1] == 2 else _epoch_nd
@@ -68,7 +70,7 @@ def mix(x):
 
 @njit(inline="always")
 def power(x, b):
-    """x^b for x > 0, relative error under 1e-4 max(1, b): log2 and exp2 as minimax polynomials over one octave."""
+    """Returns x^b for x > 0 to a relative error under 1e-4 max(1, b): log2 and exp2 are minimax polynomials over one octave."""
     bits = np.float32(x).view(np.int32)
     t = np.int32((bits & 0x7FFFFF) | 0x3F800000).view(np.float32) - _ONE
     log = t * (
@@ -93,7 +95,7 @@ def power(x, b):
 
 @njit(inline="always")
 def fires(edge, weight, epoch, phase, scale):
-    """Whether an edge acts in an epoch: `reference.fires`."""
+    """Tells whether an edge fires in an epoch: `reference.fires`."""
     rate = np.uint32(weight * scale)
     before = np.uint32(np.uint32(edge * GOLDEN) + phase + np.uint32(epoch * rate))
     return np.uint32(before + rate) < before
@@ -101,13 +103,13 @@ def fires(edge, weight, epoch, phase, scale):
 
 @njit(inline="always")
 def random_vertex(key, number, n_vertices):
-    """One entry of `reference.pushers`."""
+    """Draws one vertex of `reference.pushers`."""
     return np.int64((np.uint64(mix(key + np.uint32(number) * GOLDEN)) * n_vertices) >> np.uint64(32))
 
 
 @njit(inline="always")
 def pull_factor(d2, a, b, pull):
-    """What a neighbor at squared distance `d2` multiplies the difference to it by; `pull` is -2ab."""
+    """Returns the factor on the difference to a neighbour at squared distance `d2`; `pull` is -2ab."""
     d2 = max(d2, _TINY)
     p = power(d2, b)
     return pull * p / (d2 * (_ONE + a * p))
@@ -115,26 +117,26 @@ def pull_factor(d2, a, b, pull):
 
 @njit(inline="always")
 def push_factor(d2, a, b, push):
-    """What a random vertex at squared distance `d2` multiplies the difference to it by; `push` is 2b times the strength of a push."""
+    """Returns the factor on the difference to a random vertex; `push` is 2b times the strength of a push."""
     d2 = max(d2, _TINY)
     return push / ((_SOFT + d2) * (_ONE + a * power(d2, b)))
 
 
 @njit(inline="always")
 def pull_along(factor, difference):
-    """The move along one axis."""
+    """Returns the move along one axis towards a neighbour."""
     return _ATTRACTION * max(-_CLIP, min(_CLIP, factor * difference))
 
 
 @njit(inline="always")
 def push_along(factor, difference):
-    """The move along one axis."""
+    """Returns the move along one axis away from a random vertex."""
     return max(-_CLIP, min(_CLIP, factor * difference))
 
 
 @njit(inline="always")
 def limited_step(step, squares):
-    """The step size, smaller for a move that would exceed STEP_LIMIT. `squares`: the squared length of the move before it."""
+    """Returns the step size, reduced where the step would exceed STEP_LIMIT. `squares`: the squared length of the move."""
     return step * min(_ONE, _LIMIT / max(step * np.sqrt(squares), _TINY))
 
 

@@ -1,8 +1,8 @@
-"""The layout's epoch in Triton: a program takes a few vertices, their edges and then their pushes 32 at a time, held to
-`reference.py` by tests.
+"""The epoch of the layout in Triton, held to `reference.py` by tests. A program takes ROWS vertices, their edges and then
+their pushes, LANES at a time.
 
-No atomics and fixed sums: the same bytes every time. Runs in Triton's interpreter (TRITON_INTERPRET=1) where there is
-no GPU.
+It uses no atomics and adds up in a fixed order: it gives the same bytes every time. Without a GPU it runs in Triton's
+interpreter (TRITON_INTERPRET=1).
 """
 
 import numpy as np
@@ -16,8 +16,8 @@ ROWS, LANES, WARPS = 4, 32, 1
 
 
 def epoch(old, new, first_row: int, indptr, targets, weights, first_edge: int, number: int, s: LayoutSettings) -> None:
-    """As `cpu.epoch`, over torch tensors on one device: positions float32 (N, C), indptr int64, targets int32, weights
-    int16 (uint16 bits)."""
+    """`cpu.epoch` over torch tensors on one device: positions float32 (N, C), indptr int64, targets int32, weights int16
+    (uint16 bits)."""
     n_rows, n_components = len(indptr) - 1, old.shape[1]
     _epoch[(triton.cdiv(n_rows, ROWS),)](
         old, new, indptr, targets, weights, n_rows, first_row, _signed(first_edge), number, _signed(s.epoch_key(number)),
@@ -28,12 +28,13 @@ def epoch(old, new, first_row: int, indptr, targets, weights, first_edge: int, n
 
 
 def _signed(x: int) -> int:
-    """The low 32 bits as an int32. Triton compiles a kernel anew where an argument needs more, which half of all seeds would."""
+    """Returns the low 32 bits as an int32. Triton would compile the kernel again for an argument that needs more bits, as half
+    of all seeds do."""
     return ((x + 0x80000000) & 0xFFFFFFFF) - 0x80000000
 
 
 def to_device(array: np.ndarray | torch.Tensor, device) -> torch.Tensor:
-    """A host array on the device; uint16 as int16, of which Triton takes the bits. What is there already stays."""
+    """Copies a host array to the device; uint16 becomes int16 of the same bits, which Triton takes. A tensor stays as it is."""
     if isinstance(array, torch.Tensor):
         return array
     return torch.from_numpy(array.view(np.int16) if array.dtype == np.uint16 else array).to(device)
@@ -50,7 +51,7 @@ def _mix(x):
 
 @triton.jit
 def _squares(old, i, j, live, C: tl.constexpr):
-    """Squared distances of vertices i, (ROWS,), to vertices j, (ROWS, LANES); 1 where none is there."""
+    """Squared distances of vertices i, (ROWS,), to vertices j, (ROWS, LANES); 1 in lanes that are not live."""
     d2 = tl.zeros(j.shape, tl.float32)
     for c in tl.static_range(C):
         apart = tl.load(old + i * C + c)[:, None] - tl.load(old + j * C + c, mask=live, other=0.0)
@@ -60,7 +61,7 @@ def _squares(old, i, j, live, C: tl.constexpr):
 
 @triton.jit
 def _moves(old, i, j, live, factor, component, C: tl.constexpr, CLIP: tl.constexpr):
-    """(ROWS, C_PADDED): for vertices i the sum of factor times the way to each of the vertices j, cut at CLIP."""
+    """Sums up, for each vertex i, factor times the difference to the vertices j, cut at CLIP: (ROWS, C_PADDED)."""
     moves = tl.zeros([i.shape[0], component.shape[0]], tl.float32)
     for c in tl.static_range(C):
         apart = tl.load(old + i * C + c)[:, None] - tl.load(old + j * C + c, mask=live, other=0.0)
@@ -77,7 +78,7 @@ def _epoch(
     repulsion, C: tl.constexpr, C_PADDED: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr, ATTRACTION: tl.constexpr,
     CLIP: tl.constexpr, SOFTENING: tl.constexpr, LIMIT: tl.constexpr,
 ):  # fmt: skip
-    row = tl.minimum(tl.program_id(0) * ROWS + tl.arange(0, ROWS), n_rows - 1)  # the last one may be done again
+    row = tl.minimum(tl.program_id(0) * ROWS + tl.arange(0, ROWS), n_rows - 1)  # may do the last row again
     i = (first_row + row).to(tl.int64)
     lanes = tl.arange(0, LANES)[None, :]
     component = tl.arange(0, C_PADDED)
@@ -87,13 +88,13 @@ def _epoch(
     degree = (tl.load(indptr + row + 1) - start).to(tl.int32)
     first = (start + first_edge).to(tl.uint32)
     for at in range(0, tl.max(degree, axis=0), LANES):
-        there = at + lanes < degree[:, None]
+        in_row = at + lanes < degree[:, None]
         e = start[:, None] + at + lanes
-        weight = tl.load(weights + e, mask=there, other=0).to(tl.int32) & 0xFFFF
+        weight = tl.load(weights + e, mask=in_row, other=0).to(tl.int32) & 0xFFFF
         rate = weight.to(tl.uint32) * scale.to(tl.uint32)
         edge = first[:, None] + (at + lanes).to(tl.uint32)
         before = edge * 0x9E3779B9 + phase.to(tl.uint32) + number.to(tl.uint32) * rate
-        fired = there & (weight >= least) & ((before + rate) < before)
+        fired = in_row & (weight >= least) & ((before + rate) < before)
         j = tl.load(targets + e, mask=fired, other=0).to(tl.int64)
         d2 = _squares(old, i, j, fired, C)
         p = tl.exp2(b * tl.log2(d2))
@@ -113,5 +114,5 @@ def _epoch(
     length = step * tl.sqrt(tl.sum(moves * moves, axis=1))
     scaled = step * tl.minimum(1.0, LIMIT / tl.maximum(length, 1e-12))
     at = i[:, None] * C + component[None, :]
-    here = tl.load(old + at, mask=(component < C)[None, :], other=0.0)
-    tl.store(new + at, here + scaled[:, None] * moves, mask=(component < C)[None, :])
+    position = tl.load(old + at, mask=(component < C)[None, :], other=0.0)
+    tl.store(new + at, position + scaled[:, None] * moves, mask=(component < C)[None, :])

@@ -1,5 +1,5 @@
-"""cuML's layout on our k-NN graph, for those who want its exact behaviour: cuML's UMAP makes its own fuzzy graph and
-epochs, as one unit of work."""
+"""cuML's layout on our k-NN graph, for users who want exactly its behaviour. cuML makes its own fuzzy graph and all epochs in
+one call."""
 
 import numpy as np
 
@@ -15,10 +15,10 @@ def layout(
     local_connectivity: float,
     set_op_mix_ratio: float,
 ) -> np.ndarray:
-    """float32 (N, n_components) from k-NN int32, float32 (N, k) and first positions. Raises InputError where cuML is
-    missing or cannot take the graph.
+    """Returns the map, float32 (N, n_components), from a k-NN graph, int32 and float32 (N, k) on the host, and first positions
+    `start`. Raises InputError when cuML is missing or cannot take the graph.
 
-    cuML takes k-NN arrays on the host; with a seed its result is reproducible and slower.
+    With a seed, as here, cuML's result is reproducible and slower.
     """
     try:
         from cuml.manifold import UMAP

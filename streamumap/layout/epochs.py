@@ -1,5 +1,4 @@
-"""The loop over epochs: a state, and `run(state, until)` that moves it on to the same bytes however often it was
-stopped."""
+"""The loop over epochs. A run that is stopped and continued any number of times ends in the same bytes."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -12,12 +11,12 @@ from streamumap.events import Advance, no_advance
 from streamumap.layout.schedule import LayoutSettings
 
 AHEAD = 8
-"""Epochs that may be asked for before the first of them is done."""
+"""Most epochs that are queued on a device before the loop waits for them."""
 
 
 @dataclass
 class LayoutState:
-    """float32 (N, n_components) positions after `epoch` epochs."""
+    """The positions, float32 (N, n_components), after `epoch` epochs."""
 
     positions: np.ndarray
     epoch: int = 0
@@ -25,8 +24,9 @@ class LayoutState:
 
 @dataclass(frozen=True)
 class Backend:
-    """Where an epoch runs: `to_device` brings an array there, `to_host` back, `wait` until it is done; `epoch` has
-    `cpu.epoch`'s signature, `product` that of `spectral_cpu.product`, and `levels` has the functions of `levels_cpu`."""
+    """The operations of one kind of device. `to_device` and `to_host` copy arrays, `wait` blocks until all epochs are done;
+    `epoch` has the signature of `cpu.epoch`, `product` that of `spectral_cpu.product`, and `levels` the functions of
+    `levels_cpu`."""
 
     to_device: Callable
     to_host: Callable
@@ -70,12 +70,12 @@ def run(
     advance: Advance = no_advance,
     after_epoch: Callable[[int, Callable[[], LayoutState]], None] | None = None,
 ) -> LayoutState:
-    """Epochs state.epoch..until. Each of `blocks` reads one GraphBlock, in order; a graph of one block is placed once,
-    others every epoch.
+    """Runs epochs state.epoch..until. Each of `blocks` reads one GraphBlock, in order; a graph of one block is copied to the
+    device once, a graph of several in every epoch.
 
-    After each epoch 1 is ticked, and `after_epoch(epochs done, get)` called, where `get()` fetches the state then.
+    Each epoch advances by 1 and calls `after_epoch(number of epochs done, get)`, where `get()` copies the state to the host.
     """
-    old = backend.to_device(np.array(state.positions))  # both sets are written to
+    old = backend.to_device(np.array(state.positions))  # a copy: epochs write to it
     new = backend.empty_like(old)
     read_blocks = block_reader(blocks, backend)
     for number in range(state.epoch, until):
@@ -100,8 +100,8 @@ def _on_device(block, backend: Backend) -> tuple:
 
 
 def block_reader(blocks: Sequence[Callable], backend: Backend) -> Callable[[], Iterable[tuple]]:
-    """A function that goes through the blocks: (first_row, first_edge, indptr, targets, weights), placed; one block is
-    placed once and for all."""
+    """Returns a function that yields (first_row, first_edge, indptr, targets, weights) of each block, on the device. It copies
+    a single block only once."""
 
     def on_device():
         for read in blocks:
@@ -109,5 +109,5 @@ def block_reader(blocks: Sequence[Callable], backend: Backend) -> Callable[[], I
 
     if len(blocks) > 1:
         return on_device
-    kept = list(on_device())
-    return lambda: kept
+    whole = list(on_device())
+    return lambda: whole

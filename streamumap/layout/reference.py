@@ -1,4 +1,4 @@
-"""What one epoch of the layout is, in plain NumPy. Small inputs only."""
+"""The definition of the layout in plain NumPy: an epoch, and the position of a new row. For small inputs."""
 
 import numpy as np
 
@@ -8,8 +8,8 @@ GOLDEN = 0x9E3779B9
 
 
 def fires(edge: int, weight: int, epoch: int, settings: LayoutSettings) -> bool:
-    """Whether the edge number `edge` of uint16 weight `weight` acts in this epoch: phase + epoch * rate passes a
-    multiple of 2^32."""
+    """Tells whether edge number `edge` of uint16 weight `weight` fires in this epoch: phase + epoch * rate passes a multiple
+    of 2^32."""
     if weight < settings.least_weight:
         return False
     rate = weight * settings.rate_scale
@@ -18,7 +18,7 @@ def fires(edge: int, weight: int, epoch: int, settings: LayoutSettings) -> bool:
 
 
 def pushers(vertex: int, n_pushes: int, epoch: int, settings: LayoutSettings) -> list[int]:
-    """The random vertices that push this one away."""
+    """Draws the random vertices that push this one away."""
     key = mix32(vertex ^ settings.epoch_key(epoch))
     return [(mix32(key + s * GOLDEN) * settings.n_vertices) >> 32 for s in range(n_pushes)]
 
@@ -31,8 +31,8 @@ def epoch(
     number: int,
     settings: LayoutSettings,
 ) -> np.ndarray:
-    """float32 (N, C) positions -> float32 (N, C) after epoch `number`. CSR graph: indptr int64, targets int32, weights
-    uint16."""
+    """Returns the positions after epoch `number`, float32 (N, C) like `positions`. CSR graph: indptr int64, targets int32,
+    weights uint16."""
     step = settings.step_size(number)
     new = positions.astype(np.float64)
     for i in range(len(positions)):
@@ -51,35 +51,37 @@ def epoch(
 def embed_rows(
     mapped: np.ndarray, indices: np.ndarray, distances: np.ndarray, weights: np.ndarray, s: LayoutSettings
 ) -> np.ndarray:
-    """float32 (M, C): places of rows on the map `mapped` float32 (N, C), by neighbours int32 (-1: none), distances and
-    strengths float32 (M, k), nearest first. The rows of the map do not move, nor does a row at distance 0 from one; a row
-    without neighbours is NaN."""
+    """Returns the positions, float32 (M, C), of new rows on the map `mapped`, float32 (N, C).
+
+    `indices` int32 (-1: none), `distances` and `weights` float32 (M, k): the nearest rows of the map, nearest first. A new row
+    at distance 0 from a row of the map gets its position; a row without neighbours gets NaN."""
     rates, out = rates_of(weights), np.full((len(indices), mapped.shape[1]), np.nan, np.float32)
     for i in np.flatnonzero(indices[:, 0] >= 0):
-        here = mapped[indices[i, 0] if distances[i, 0] == 0 else likeliest(mapped, indices[i], weights[i], s)]
-        name = 0
+        position = mapped[indices[i, 0] if distances[i, 0] == 0 else likeliest(mapped, indices[i], weights[i], s)]
+        key = 0
         for j in indices[i].tolist():
-            name = mix32(name ^ (j & 0xFFFFFFFF))
+            key = mix32(key ^ (j & 0xFFFFFFFF))
         for number in range(s.n_epochs if distances[i, 0] > 0 else 0):
-            here = here + _step(here.astype(np.float64), mapped, indices[i], rates[i], name, number, s)
-        out[i] = here
+            position = position + _step(position.astype(np.float64), mapped, indices[i], rates[i], key, number, s)
+        out[i] = position
     return out
 
 
 def likeliest(mapped: np.ndarray, indices: np.ndarray, weights: np.ndarray, s: LayoutSettings) -> int:
-    """The neighbour in whose place a row's edges are most like their strengths: their mean may lie where none of them is."""
-    near = indices[indices >= 0]
-    d2 = ((mapped[near][:, None].astype(np.float64) - mapped[near]) ** 2).sum(2)
-    return near[(weights[indices >= 0] / (1 + s.a * d2**s.b)).sum(1).argmax()]
+    """Returns the neighbour at whose position the edges of a row fit their weights best. The mean of the neighbours may lie far
+    from all of them."""
+    neighbors = indices[indices >= 0]
+    d2 = ((mapped[neighbors][:, None].astype(np.float64) - mapped[neighbors]) ** 2).sum(2)
+    return neighbors[(weights[indices >= 0] / (1 + s.a * d2**s.b)).sum(1).argmax()]
 
 
-def _step(here, mapped, near, rates, name, number, s):
-    edges = [j for j in range(len(near)) if near[j] >= 0 and fires(name + j, int(rates[j]), number, s)]
-    move = np.zeros(len(here))
+def _step(position, mapped, neighbors, rates, key, number, s):
+    edges = [j for j in range(len(neighbors)) if neighbors[j] >= 0 and fires(key + j, int(rates[j]), number, s)]
+    move = np.zeros(len(position))
     for j in edges:
-        move += _pull(here - mapped[near[j]], s)
-    for i in pushers(name, len(edges) * s.negative_sample_rate, number, s):
-        move += _push(here - mapped[i], s, s.repulsion_strength)
+        move += _pull(position - mapped[neighbors[j]], s)
+    for i in pushers(key, len(edges) * s.negative_sample_rate, number, s):
+        move += _push(position - mapped[i], s, s.repulsion_strength)
     move *= s.step_size(number)
     length = np.sqrt((move**2).sum())
     return move * min(1.0, STEP_LIMIT / length) if length > 0 else move

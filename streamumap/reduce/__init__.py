@@ -1,1 +1,1 @@
-"""Linear reductions of streamed rows: PCA and ICA."""
+"""Linear reductions of streamed rows: principal and independent components."""

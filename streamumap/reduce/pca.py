@@ -1,12 +1,11 @@
-"""Principal components of rows that stream past: IncrementalPCA's interface, exact results.
+"""Exact principal components of streamed rows, with the interface of scikit-learn's IncrementalPCA.
 
-scikit-learn's IncrementalPCA merges truncated decompositions and loses a little with every block. Here the blocks add
-up to the whole second moment, which costs n_features squared numbers and one pass, and is decomposed once at the end.
-A block is centred on its own mean and then merged with those before it (Chan, Golub, LeVeque, "Algorithms for
-computing the sample variance", 1983), so that neither an offset of the data nor a drift along them swallows their
-variance.
+IncrementalPCA merges truncated decompositions and loses a little with every block. Here the blocks add up to the full second
+moment, n_features squared numbers, in one pass; it is decomposed once at the end. Each block is centred on its own mean, then
+merged with those before it (Chan, Golub, LeVeque, "Algorithms for computing the sample variance", 1983): an offset of the data
+or a drift over the blocks costs no precision.
 
-numpy and scipy do the work, or torch where a device is named; both are held to scikit-learn's PCA(svd_solver="full").
+numpy and scipy do the work, or torch on a device; both are held to scikit-learn's PCA(svd_solver="full") by tests.
 """
 
 from collections.abc import Iterable, Iterator
@@ -19,23 +18,25 @@ import numpy as np
 from streamumap.errors import InputError
 from streamumap.machine import matmul
 
-PIECE_ROWS = 8192  # rows in one float32 product: bounds its rounding error and the memory of the widened rows
-BLAS_BYTES = 32 << 20  # what the BLAS libraries of numpy and scipy keep for themselves
-LEFT_BYTES = 24 << 20  # of that and of scipy.linalg, what stays for the rest of the run
-POOL = 1.6  # torch's pool keeps freed blocks of other sizes
+PIECE_ROWS = 8192  # rows in one float32 product: limits its rounding error and the memory of the widened rows
+BLAS_BYTES = 32 << 20  # the buffers of the BLAS libraries of numpy and scipy
+LEFT_BYTES = 24 << 20  # of BLAS_BYTES and scipy.linalg, stays for the rest of the run
+POOL = 1.6  # factor: torch's pool keeps freed blocks of other sizes
 CUBLAS_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
 class Components:
+    """Principal components and their variances."""
+
     components: np.ndarray  # (n_components, n_features) float32, orthonormal rows, largest variance first
     explained_variance: np.ndarray  # (n_components,) float64, of a sample: divided by rows - 1
     explained_variance_ratio: np.ndarray  # (n_components,) float64, of the variance of all features
 
 
 def footprint(n_features: int, n_components: int, block_rows: int, between_bytes: int = 0) -> int:
-    """Host bytes that a StreamedPCA without a device takes at its peak, the caller's own block of rows not counted.
-    `between_bytes`: of what the caller does once the components are found, to project the rows along other directions."""
+    """Host bytes of a StreamedPCA without a device at its peak, without the caller's block of rows. `between_bytes`: the bytes
+    of the caller between finding the components and projecting rows along other directions."""
     moment_bytes, vectors_bytes = 8 * n_features**2, 8 * n_features * n_components
     piece_bytes = 4 * n_features * min(block_rows, PIECE_ROWS)
     adding_bytes = max(moment_bytes, moment_bytes // 2 + piece_bytes)
@@ -47,8 +48,8 @@ def footprint(n_features: int, n_components: int, block_rows: int, between_bytes
 
 
 def device_footprint(n_features: int, n_components: int, block_rows: int, itemsize: int) -> int:
-    """Device bytes that a StreamedPCA with a device takes at its peak, rows of `itemsize` bytes a value; the context
-    of the device not counted. Its host bytes are those of `footprint`: the decomposition is done there."""
+    """Device bytes of a StreamedPCA with a device at its peak, for rows of `itemsize` bytes a value, without the context of the
+    device. Its host bytes are those of `footprint`: the decomposition is made on the host."""
     moment_bytes, piece_rows = 8 * n_features**2, min(block_rows, PIECE_ROWS)
     widened_bytes = itemsize + 4 + 4 + 8  # of a value: as it came, as float32, centred, and in float64 for the mean
     piece_bytes = int(piece_rows * n_features * widened_bytes * POOL)
@@ -58,9 +59,9 @@ def device_footprint(n_features: int, n_components: int, block_rows: int, itemsi
 
 
 def decompose(n_rows: int, moment: np.ndarray, n_components: int) -> Components:
-    """The components from the second moment about the mean of n_rows rows, (n_features, n_features) float64.
+    """Finds the components from the second moment of n_rows rows about their mean, (n_features, n_features) float64.
 
-    Raises InputError where there are fewer rows or features than components, or fewer than 2 rows.
+    Raises InputError for fewer rows or features than components, or fewer than 2 rows.
     """
     from scipy.linalg import eigh
     from threadpoolctl import threadpool_limits
@@ -75,10 +76,10 @@ def decompose(n_rows: int, moment: np.ndarray, n_components: int) -> Components:
         )
     covariance = moment / (n_rows - 1)
     total = np.trace(covariance)
-    wanted = (n_features - n_components, n_features - 1)
+    largest_ones = (n_features - n_components, n_features - 1)
     # A transposed symmetric matrix is the same matrix in Fortran order, which LAPACK overwrites instead of copying it.
-    with threadpool_limits(1, "blas"):  # so that the number of threads does not change the last bits
-        variance, vectors = eigh(covariance.T, subset_by_index=wanted, overwrite_a=True, check_finite=False)
+    with threadpool_limits(1, "blas"):  # several threads would change the last bits
+        variance, vectors = eigh(covariance.T, subset_by_index=largest_ones, overwrite_a=True, check_finite=False)
     variance = np.maximum(variance[::-1], 0.0)  # beyond the rank: zero but for rounding
     components = vectors.T[::-1].astype(np.float32)
     largest = np.abs(components).argmax(axis=1)
@@ -88,15 +89,15 @@ def decompose(n_rows: int, moment: np.ndarray, n_components: int) -> Components:
 
 @contextmanager
 def _library(device: str | None) -> Iterator[Any]:
-    """numpy, or torch for a device. What is used of them below has the same name and meaning in both."""
+    """Yields numpy, or torch for a device. The functions used below have the same names and meanings in both."""
     if device is None:
-        with np.errstate(over="ignore", invalid="ignore"):  # partial_fit refuses what is not finite
+        with np.errstate(over="ignore", invalid="ignore"):  # partial_fit refuses values that are not finite
             yield np
         return
     import torch
 
     chosen = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")  # not TensorFloat-32, whatever the process has chosen
+    torch.set_float32_matmul_precision("highest")  # not TensorFloat-32, even if the process has chosen it
     try:
         yield torch
     finally:
@@ -104,14 +105,14 @@ def _library(device: str | None) -> Iterator[Any]:
 
 
 def _to_device(library: Any, array: np.ndarray, dtype: str, device: str | None) -> Any:
-    """A copy of the array where the device is, widened there."""
+    """Copies the array to the device and widens it there."""
     if device is None:
         return np.array(array, dtype=dtype)
     return library.tensor(array, device=device).to(getattr(library, dtype))
 
 
 def subtract(library: Any, rows: Any, mean: Any) -> Any:
-    """float32 rows minus a float64 mean, in place: in two steps, of which neither rounds more than its result."""
+    """Subtracts a float64 mean from float32 rows, in place, in two steps: each rounds only its result."""
     high = library.asarray(mean, dtype=library.float32)
     rows -= high
     rows -= library.asarray(mean - high, dtype=library.float32)
@@ -136,11 +137,11 @@ class StreamedPCA:
     """Exact PCA of rows given block by block.
 
     n_components: how many to keep. device: None for numpy on the host, or a torch device such as "cuda:0" for sums,
-    products and projections; the decomposition is always the host's.
+    products and projections; the host always makes the decomposition.
 
     A block is (rows, n_features) of any real dtype; it is widened to float32 (float64 is rounded), PIECE_ROWS rows at a
-    time. The results are attributes with scikit-learn's names, found when first asked for. Raises InputError, there and
-    in the methods: for a block of another width or not 2-D, for values that are not finite, for more components than
+    time. The results are attributes with scikit-learn's names, computed when first read. Methods and attributes raise
+    InputError for a block that is not 2-D or has another width, for values that are not finite, and for more components than
     rows or features.
     """
 
@@ -153,12 +154,12 @@ class StreamedPCA:
 
     def _forget(self) -> None:
         self.n_samples_seen_ = 0
-        self._mean: Any = None  # (n_features,) float64, of the rows so far; a tensor where there is a device
+        self._mean: Any = None  # (n_features,) float64, of the rows so far; a tensor on a device
         self._moment: Any = None  # (n_features, n_features) float64, about that mean
         self._found: Components | None = None
 
     def partial_fit(self, X) -> "StreamedPCA":
-        """Adds the rows of a block. An empty one changes nothing."""
+        """Adds the rows of a block. An empty block changes nothing."""
         X = _checked(X, None if self._mean is None else len(self._mean))
         with _library(self.device) as library:
             for start in range(0, len(X), PIECE_ROWS):
@@ -185,7 +186,7 @@ class StreamedPCA:
         self._shift_mean(library, len(piece), mean)
 
     def _shift_mean(self, library: Any, n_rows: int, mean: Any) -> None:
-        """Adds what lies between the mean so far and that of n_rows more."""
+        """Moves the mean on by n_rows rows with this mean, and the second moment with it."""
         before, self.n_samples_seen_ = self.n_samples_seen_, self.n_samples_seen_ + n_rows
         between = mean - self._mean
         self._moment += library.outer(between * (before * n_rows / self.n_samples_seen_), between)
@@ -193,18 +194,18 @@ class StreamedPCA:
         self._found = None
 
     def fit(self, blocks: Iterable) -> "StreamedPCA":
-        """Starts anew and adds every block. One matrix is `[matrix]`."""
+        """Starts anew and adds every block. Pass one matrix as `[matrix]`."""
         self._forget()
         for block in blocks:
             self.partial_fit(block)
         return self
 
     def transform(self, X) -> np.ndarray:
-        """The rows' coordinates along the components, (rows, n_components) float32."""
+        """Returns the coordinates of the rows along the components, (rows, n_components) float32."""
         return self.project(X, self._decomposed().components)
 
     def project(self, X, directions: np.ndarray) -> np.ndarray:
-        """The same along other directions, float32 (any number, n_features): (rows, that number) float32."""
+        """Returns the coordinates of the rows along other directions, float32 (n, n_features): (rows, n) float32."""
         X = _checked(X, len(self._mean))
         out = np.empty((len(X), len(directions)), np.float32)
         with _library(self.device) as library:
@@ -219,8 +220,8 @@ class StreamedPCA:
         return matmul.product(rows, directions) if library is np else _on_host(rows @ directions)
 
     def state(self) -> dict[str, np.ndarray]:
-        """The sums so far on the host, for a checkpoint; without a device the next block changes them in place. Once the
-        components are found, these instead of the moment."""
+        """Returns the sums so far, for a checkpoint, on the host; without a device the next block changes them in place. Once
+        the components are found, they replace the moment."""
         if self._mean is None:
             return {"n_samples_seen": np.array(0)}
         out = {"n_samples_seen": np.array(self.n_samples_seen_), "mean": _on_host(self._mean)}
@@ -233,7 +234,7 @@ class StreamedPCA:
 
     @classmethod
     def from_state(cls, n_components: int, state: dict[str, np.ndarray], device: str | None = None) -> "StreamedPCA":
-        """One that goes on where `state` was taken."""
+        """Continues from a `state`."""
         pca = cls(n_components, device)
         pca.n_samples_seen_ = int(state["n_samples_seen"])
         if pca.n_samples_seen_:

@@ -9,8 +9,8 @@ from streamumap.source.views.normalized import DenseRows
 
 
 class ReducedRows:
-    """The rows of `source`, seen as a DenseRows of `unit` sees them, along components that others have: a RowSource of float32
-    rows. `mean` float64 (D,), `components` float32 (n, D)."""
+    """A RowSource of float32 rows: those of `source`, normalised as DenseRows does with `unit`, along the given components.
+    `mean` float64 (D,), `components` float32 (n, D)."""
 
     dtype = "float32"
 
@@ -21,7 +21,7 @@ class ReducedRows:
         self.row_bytes = self.n_features * 4
 
     def read(self, start: int, stop: int, out: np.ndarray | None = None) -> np.ndarray:
-        """Rows start..stop, (stop - start, n_features); `out` as in `RowSource.read`."""
+        """Reads rows start..stop, (stop - start, n_features); `out` as in `RowSource.read`."""
         if out is None:
             out = np.empty((stop - start, self.n_features), np.float32)
         for first in range(start, stop, PIECE_ROWS):
@@ -30,7 +30,7 @@ class ReducedRows:
         return out[: stop - start]
 
     def take(self, rows: np.ndarray) -> np.ndarray:
-        """The rows with these numbers (int64, ascending), (len(rows), n_features)."""
+        """Reads the rows with these numbers (int64, ascending), (len(rows), n_features)."""
         return self._reduced(self._rows.take(rows))
 
     def check_unchanged(self) -> None:

@@ -1,4 +1,4 @@
-"""The Triton epoch: on a GPU where there is one, else in Triton's interpreter, which must be switched on before Triton is imported."""
+"""The epoch in Triton, on a GPU or in Triton's interpreter, which `devices` switches on before Triton is imported."""
 
 import numpy as np
 import pytest
@@ -76,15 +76,15 @@ def test_equal_positions_stay(n_components):
 
 def test_weights_keep_their_bits():
     weights = np.array([0, 1, 32767, 32768, 65535], np.uint16)
-    placed = cuda.to_device(weights, DEVICE)
-    assert placed.dtype == torch.int16 and placed.cpu().numpy().view(np.uint16).tolist() == weights.tolist()
+    on_device = cuda.to_device(weights, DEVICE)
+    assert on_device.dtype == torch.int16 and on_device.cpu().numpy().view(np.uint16).tolist() == weights.tolist()
 
 
 @pytest.mark.parametrize("x", [0, 1, 2**31 - 1, 2**31, 2**32 - 1, 2**33 + 5])
 def test_keys_are_32_bits_with_a_sign(x):
-    """So that all of them have one type, and a kernel is compiled once."""
-    found = cuda._signed(x)
-    assert -(2**31) <= found < 2**31 and (found - x) % 2**32 == 0
+    """One type for all keys lets Triton compile the kernel once."""
+    signed = cuda._signed(x)
+    assert -(2**31) <= signed < 2**31 and (signed - x) % 2**32 == 0
 
 
 def test_a_run_in_pieces_and_blocks_is_the_run():

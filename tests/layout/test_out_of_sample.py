@@ -1,4 +1,4 @@
-"""Strengths and places of rows on a map that is there: the fast versions held to the plain ones."""
+"""Edge weights and positions of new rows on a map: the fast versions held to the reference."""
 
 import numpy as np
 import pytest
@@ -11,12 +11,13 @@ from streamumap.params import Params
 
 
 def settings(n_mapped, **changed):
-    given = {name: getattr(Params, name) for name in LAYOUT_PARAMS}
-    return out_of_sample_settings(n_mapped, **(given | changed))
+    values = {name: getattr(Params, name) for name in LAYOUT_PARAMS}
+    return out_of_sample_settings(n_mapped, **(values | changed))
 
 
 def some(n_rows=60, n_mapped=100, k=10, n_components=2, seed=0):
-    """(map, neighbours, distances, strengths): the first row has no neighbour, the second one few, the third is there."""
+    """Makes a map, and neighbours, distances and weights of new rows: the first has no neighbour, the second few, the third is on
+    the map."""
     random = np.random.default_rng(seed)
     mapped = random.normal(size=(n_mapped, n_components)).astype(np.float32) * 5
     indices = np.stack([random.choice(n_mapped, k, replace=False) for _ in range(n_rows)]).astype(np.int32)
@@ -29,7 +30,7 @@ def some(n_rows=60, n_mapped=100, k=10, n_components=2, seed=0):
 
 @pytest.mark.parametrize("local_connectivity", [0.5, 1.0, 2.5])
 @pytest.mark.parametrize("k", [2, 15])
-def test_strengths(k, local_connectivity):
+def test_weights_are_the_reference(k, local_connectivity):
     distances = some(k=k)[2]
     weights = graph.strengths(distances, local_connectivity)
     np.testing.assert_allclose(weights, plain_graph.strengths(distances, local_connectivity), rtol=1e-5, atol=1e-7)
@@ -37,7 +38,7 @@ def test_strengths(k, local_connectivity):
     assert (np.diff(weights, axis=1) <= 0).all()
 
 
-def test_strengths_are_those_of_umap_learn():
+def test_weights_are_those_of_umap_learn():
     umap_ = pytest.importorskip("umap.umap_")
     distances = some()[2][3:]
     sigmas, rhos = umap_.smooth_knn_dist(distances, 10.0, local_connectivity=0.0)
@@ -48,26 +49,26 @@ def test_strengths_are_those_of_umap_learn():
 
 @pytest.mark.parametrize("n_components", [1, 2, 5])
 @pytest.mark.parametrize("n_epochs", [1, 12])
-def test_places(n_components, n_epochs):
-    given = some(n_components=n_components)
+def test_positions_are_the_reference(n_components, n_epochs):
+    mapped, *knn = some(n_components=n_components)
     s = settings(100, n_epochs=n_epochs)
-    found, expected = out_of_sample.embed_rows(*given, s), reference.embed_rows(*given, s)
-    assert found.dtype == np.float32 and found.shape == (60, n_components)
-    np.testing.assert_allclose(found, expected, atol=2e-3)
-    assert np.isnan(found[0]).all() and np.isfinite(found[1:]).all()
-    assert np.array_equal(found[2], given[0][given[1][2, 0]]), "a row that is there lies where it lies"
+    positions, expected = out_of_sample.embed_rows(mapped, *knn, s), reference.embed_rows(mapped, *knn, s)
+    assert positions.dtype == np.float32 and positions.shape == (60, n_components)
+    np.testing.assert_allclose(positions, expected, atol=2e-3)
+    assert np.isnan(positions[0]).all() and np.isfinite(positions[1:]).all()
+    assert np.array_equal(positions[2], mapped[knn[0][2, 0]]), "a row of the map keeps its position"
 
 
-def test_a_place_depends_on_the_row_and_the_map_alone():
-    mapped, *given = some(n_rows=700)
+def test_a_position_depends_on_the_row_and_the_map_alone():
+    mapped, *knn = some(n_rows=700)
     s = settings(100)
-    found = out_of_sample.embed_rows(mapped, *given, s)
+    positions = out_of_sample.embed_rows(mapped, *knn, s)
     order = np.random.default_rng(1).permutation(700)
-    again = out_of_sample.embed_rows(mapped, *(part[order] for part in given), s)
-    assert again.tobytes() == found[order].tobytes()
-    part = out_of_sample.embed_rows(mapped, *(part[500:503] for part in given), s)
-    assert part.tobytes() == found[500:503].tobytes()
-    assert not np.array_equal(found, out_of_sample.embed_rows(mapped, *given, settings(100, seed=1)), equal_nan=True)
+    again = out_of_sample.embed_rows(mapped, *(part[order] for part in knn), s)
+    assert again.tobytes() == positions[order].tobytes()
+    part = out_of_sample.embed_rows(mapped, *(part[500:503] for part in knn), s)
+    assert part.tobytes() == positions[500:503].tobytes()
+    assert not np.array_equal(positions, out_of_sample.embed_rows(mapped, *knn, settings(100, seed=1)), equal_nan=True)
 
 
 def test_epochs_are_a_third_of_those_of_the_map():

@@ -1,4 +1,4 @@
-"""Independent components: held to scikit-learn's FastICA, and to what a turn must leave as it is."""
+"""Independent components, held to scikit-learn's FastICA; rotations keep distances; runs that stop and continue."""
 
 import tracemalloc
 from dataclasses import replace
@@ -21,14 +21,14 @@ SHORT = Params(n_epochs=5, reduce="ica", reduce_dims=6)
 
 
 def mixed(n_rows=3000, n_sources=8, n_features=12, seed=0):
-    """(sources of a long-tailed kind, rows that are mixtures of them beside an offset)."""
+    """Makes long-tailed sources, and rows that mix them and add an offset."""
     random = np.random.default_rng(seed)
     sources = random.laplace(size=(n_rows, n_sources))
     return sources, (sources @ random.normal(size=(n_sources, n_features)) + 3).astype(np.float32)
 
 
 def turned(white, seed=42, n_threads=2):
-    """(the last turn, how many iterations it took)."""
+    """Iterates to the end. Returns the last rotation and the number of iterations."""
     turn, last, n = ica.first_turn(white.shape[1], seed), False, 0
     while not last and n < ica.MAX_ITERATIONS:
         turn, last = ica.iteration(white, turn, n_threads)
@@ -113,9 +113,6 @@ def test_footprint_holds_what_is_allocated(n_rows, n_components):
         tracemalloc.stop()
     predicted = ica.footprint(n_rows, n_components, 2)
     assert 0.7 * predicted < peak <= predicted
-
-
-# Runs
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ DEVICES = [None, "cpu", *(["cuda"] if torch.cuda.is_available() else [])]  # Non
 
 
 def rows(n_rows, n_features, seed=0, rank=None):
-    """Correlated rows with an offset, float32; of the given rank about their mean."""
+    """Makes correlated float32 rows with an offset, of this rank about their mean."""
     rng = np.random.default_rng(seed)
     rank = rank or n_features
     scores = rng.normal(size=(n_rows, rank)) * np.geomspace(1, 0.05, rank)

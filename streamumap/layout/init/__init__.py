@@ -1,1 +1,1 @@
-"""First positions: PCA, eigenvectors of the graph, and the coarsened graphs of the multilevel start."""
+"""First positions: by PCA, along eigenvectors of the graph, and level by level from coarsened graphs."""

@@ -1,12 +1,13 @@
-"""First positions from the graph itself: coarsened tenfold, level by level, laid out from the coarsest down.
+"""First positions from the graph itself. The graph is coarsened about tenfold, level by level; then the levels are laid out,
+the coarsest first (Hu 2005, "Efficient, High-Quality Force-Directed Graph Drawing").
 
-A level's vertices gather in cells around seeds: each joins, pass after pass, the cell of its heaviest neighbour that
-has one. Cells are the next level's vertices. The coarsest level starts where the caller says, and every level is laid
-out by the epochs of `run.py`; a vertex then starts at its cell's place, drawn to its neighbours. So a point starts
-among its own, and the epochs of the whole graph have only near ways to go. After Hu 2005, "Efficient, High-Quality
-Force-Directed Graph Drawing". A bounded number of passes over the graph: it cannot hang.
+To coarsen, the vertices of a level gather in cells around seeds: in each pass, a vertex without a cell joins that of its
+heaviest neighbour that has one. The cells are the vertices of the next level. The caller gives the positions of the coarsest
+level. The epochs of `layout/epochs.py` lay out each level; its vertices then start at the positions of their cells, smoothed
+along their edges. So each row starts near its neighbours and has short ways to go. The number of passes is bounded: it
+cannot hang.
 
-`levels_reference.py` says what a pass is; `levels_cpu.py` (numba) and `levels_cuda.py` (Triton) do it fast.
+`levels_reference.py` defines each pass; `levels_cpu.py` (numba) and `levels_cuda.py` (Triton) are fast.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -21,44 +22,44 @@ from streamumap.layout.init.levels_sizes import FEW, KEPT, RATIO, TOP
 from streamumap.layout.schedule import LayoutSettings, on_graph
 
 MOST_CELLS = 1 << 23
-"""So that two cells and a weight fit in an int64."""
+"""Most cells of a level: two cells and a weight fit in an int64."""
 
 ROUNDS = 32
-"""Most passes in which vertices join cells; on real graphs all have joined after about ten."""
+"""Most passes in which vertices join cells. On real graphs all have joined after about ten."""
 
 TOP_EPOCHS, LEVEL_EPOCHS = 900, 300
-"""Epochs of levels with up to 2 TOP vertices, and of larger ones."""
+"""Epochs of levels with up to 2 TOP vertices, and of larger levels."""
 
 HEAT = 2.0
-"""Steps on a level are this many times those on the graph: positions there are to be found, not kept."""
+"""Step size on a level, as a multiple of that on the whole graph: its positions are still to be found."""
 
 FULL_REPULSION = 2 * TOP
-"""Vertices of a level from which on repulsion has its whole strength. Pushes come from random vertices, so the fewer there are
-the more often one comes from nearby, and thin graphs tear: with n / 10 vertices a ring of 6,000 rows and a trajectory of 8,000
-had 8 and 6 breaks at whole strength, 5 and 1 at a tenth (means of 5 seeds)."""
+"""Least vertices of a level with full repulsion; on a smaller one it is proportionally weaker. Pushes come from random vertices:
+the fewer there are, the more often one is near, and thin graphs tear. With n / 10 vertices, a ring of 6,000 rows and a
+trajectory of 8,000 had 8 and 6 breaks at full repulsion, 5 and 1 at a tenth (means of 5 seeds)."""
 
 RANDOM_TOP = 64
-"""Vertices of the coarsest level where positions are random: so few find their order whatever they begin from."""
+"""Vertices of the coarsest level when its positions are random: so few find their order from any start."""
 
 WIDENING = 0.3
-"""A level of r times as many vertices starts r^WIDENING times as wide as the coarser one ended. bench/LOG.md has the
-table: at 0 points crowd, far from their neighbours; at 0.5, the same room for each, long edges stay long."""
+"""Exponent of the growth of the map from level to level: a level with r times as many vertices starts r^WIDENING times as wide
+as the coarser one ended. At 0 points crowd, far from their neighbours; at 0.5, which keeps the density, long edges stay long.
+bench/LOG.md has the table."""
 
 SMOOTHINGS = 2
 """Passes in which each vertex moves to the weighted mean of its neighbours."""
 
 WEIGHT_ONE = 65535
-"""The heaviest edge of a coarser level."""
+"""Weight of the heaviest edge of a coarser level."""
 
 
 @dataclass(frozen=True)
 class Start:
-    """float32 (N, n_components) positions; how many vertices each level has, the graph's own first; how many vertices
-    of the graph no seed reached."""
+    """First positions, and how they were made."""
 
-    positions: np.ndarray
-    level_sizes: tuple[int, ...]
-    n_unreached: int
+    positions: np.ndarray  # float32 (N, n_components)
+    level_sizes: tuple[int, ...]  # vertices of each level, the whole graph first
+    n_unreached: int  # vertices of the whole graph that no seed reached
 
 
 @dataclass(frozen=True)
@@ -96,10 +97,10 @@ def start(
     advance: Advance = no_advance,
     top: int | None = None,
 ) -> Start:
-    """Makes first positions on the graph of `blocks` (as in `epochs.run`).
+    """Makes first positions on the graph of `blocks`, which `epochs.run` takes as well.
 
-    `top_positions` gives the positions of the coarsest level, float32 (M, n_components), for M vertices of the graph, one
-    in each of its cells (int64 (M,), ascending); `top` is the least M, and half the largest [TOP]. Advances by N in all, and
+    `top_positions` gives the positions of the coarsest level, float32 (M, n_components): it gets one vertex of the graph for
+    each of the M cells, int64 (M,) ascending. M is `top` [TOP] to 2 `top`, or less on a small graph. Advances by N in all, and
     often by 0.
     """
     n = n_rows = settings.n_vertices
@@ -125,7 +126,7 @@ def start(
 def _coarsened(
     blocks: Sequence[Callable], n: int, seeds: np.ndarray, backend: epochs.Backend, advance: Advance, half: int
 ) -> Coarsening:
-    """Gathers the n vertices in cells around the seeds. Advances by `half` twice."""
+    """Gathers the n vertices of a level in cells around the seeds. Advances by `half` twice."""
     read_blocks = epochs.block_reader(blocks, backend)
     cells, n_unreached = _cells(read_blocks, seeds, n, backend, advance)
     advance(half)
@@ -137,7 +138,7 @@ def _coarsened(
 def _refined(
     positions: np.ndarray, level: Coarsening, settings: LayoutSettings, backend: epochs.Backend, advance: Advance
 ) -> np.ndarray:
-    """Lays out the cells of a level from these positions; returns where its vertices start."""
+    """Lays out the cells of a level from these positions. Returns the positions at which its vertices start."""
     n_cells = len(positions)
     n_epochs = LEVEL_EPOCHS if n_cells > 2 * TOP else TOP_EPOCHS
     state, on_level = epochs.LayoutState(positions), _on_level(settings, n_cells, n_epochs)
@@ -147,14 +148,14 @@ def _refined(
 
 
 def _n_cells(n: int, is_whole: bool, top: int) -> int:
-    """Vertices of the next coarser level; 0 where there is none. `is_whole`: the level is the graph itself."""
+    """Returns the number of vertices of the next coarser level, 0 if there is none. `is_whole`: the level is the whole graph."""
     if n > 2 * top:
         return min(max(top, n // RATIO), MOST_CELLS)
     return n // RATIO if is_whole and n >= FEW else 0
 
 
 def _on_level(s: LayoutSettings, n_vertices: int, n_epochs: int) -> LayoutSettings:
-    """The layout's settings for a coarser level."""
+    """Adapts the settings of the layout to a coarser level."""
     share = min(1.0, n_vertices / FULL_REPULSION)
     return replace(
         on_graph(s, n_vertices, WEIGHT_ONE, n_epochs),
@@ -163,15 +164,15 @@ def _on_level(s: LayoutSettings, n_vertices: int, n_epochs: int) -> LayoutSettin
 
 
 def choose_seeds(n: int, n_cells: int, seed: int, level: int) -> np.ndarray:
-    """int64 (n_cells,) ascending: one vertex, at random, of each of n_cells equal runs of the n."""
+    """Draws one vertex from each of n_cells equal runs of the n vertices: int64 (n_cells,), ascending."""
     bounds = np.arange(n_cells + 1, dtype=np.int64) * n // n_cells
     at = np.random.Generator(np.random.Philox(key=[seed, 0x1E + (level << 8)])).random(n_cells)
     return bounds[:-1] + (at * np.diff(bounds)).astype(np.int64)
 
 
 def _cells(read_blocks, seeds: np.ndarray, n: int, backend: epochs.Backend, advance: Advance):
-    """Each vertex's cell, int32 (n,), placed, and how many no seed reached. Pieces of the graph without a seed go to a
-    cell at random, each as a whole: nothing ties them to any place."""
+    """Finds the cell of each vertex, int32 (n,) on the backend, and counts the vertices that no seed reached. A component of
+    the graph without a seed goes to a random cell, as a whole: no edge ties it to any position."""
     own = np.full(n, -1, np.int32)
     own[seeds] = np.arange(len(seeds), dtype=np.int32)
     cells = _until_still(backend.levels.join_cells, backend.to_device(own), read_blocks, backend, advance)
@@ -183,12 +184,12 @@ def _cells(read_blocks, seeds: np.ndarray, n: int, backend: epochs.Backend, adva
     return cells, n_lost
 
 
-def _until_still(passed: Callable, values, read_blocks, backend: epochs.Backend, advance: Advance):
-    """`passed` over the graph's blocks until nothing changes, ROUNDS times at most."""
+def _until_still(one_pass: Callable, values, read_blocks, backend: epochs.Backend, advance: Advance):
+    """Repeats a pass over the blocks of the graph until nothing changes, ROUNDS times at most."""
     old, new = values, backend.empty_like(values)
     for _ in range(ROUNDS):
         for first_row, _, *block in read_blocks():
-            passed(old, new, first_row, *block)
+            one_pass(old, new, first_row, *block)
         advance(0)
         if bool((old == new).all()):
             break
@@ -197,8 +198,8 @@ def _until_still(passed: Callable, values, read_blocks, backend: epochs.Backend,
 
 
 def _coarse(read_blocks, cells, n: int, n_cells: int, backend: epochs.Backend) -> CoarseGraph:
-    """The graph of the cells: edges between two are added up, set against the sizes of both, and the heaviest of a
-    cell, on either side, weigh 1."""
+    """Makes the graph of the cells. The edges between two cells are added up and divided by the geometric mean of both cells'
+    sums; then the heaviest edge of each cell weighs 1."""
     pairs = backend.levels.no_pairs(cells, n, KEPT)
     for first_row, _, *block in read_blocks():
         backend.levels.heaviest(cells, pairs, first_row, *block)
@@ -206,7 +207,7 @@ def _coarse(read_blocks, cells, n: int, n_cells: int, backend: epochs.Backend) -
 
 
 def _prolonged(positions: np.ndarray, read_blocks, cells, backend: epochs.Backend) -> np.ndarray:
-    """Positions of cells -> of their vertices, smoothed."""
+    """Gives each vertex the position of its cell, then smooths."""
     old = backend.to_device(positions)[cells]
     new = backend.empty_like(old)
     for _ in range(SMOOTHINGS):

@@ -1,20 +1,20 @@
 """The passes of `levels.py` in numba and NumPy, held to `levels_reference.py` by tests.
 
-Each pass over a block of the graph's rows reads values of all vertices and writes those of the block's rows, one thread
-a row: the same bytes for any number of threads and any blocks. Sums are of integers.
+A pass over a block of the graph reads values of all vertices and writes those of the rows of the block. One thread writes a
+row, and sums are of integers: any number of threads and any blocks give the same bytes.
 """
 
 import numpy as np
 from numba import njit, prange
 
 CELL_BITS, WEIGHT_BITS = 23, 16
-"""A pair of cells, the smaller first, and a weight in one int64."""
+"""Bits of a pair: two cells, the smaller first, and a weight, in one int64."""
 _CELL, _WEIGHT = (1 << CELL_BITS) - 1, (1 << WEIGHT_BITS) - 1
 
 
 @njit(parallel=True, cache=True)
 def join_cells(cells, new, first_row, indptr, targets, weights):
-    """int32 (N,) -> the block's rows of `new`; -1: no cell yet."""
+    """Writes the cells of the rows of a block to `new`, int32 (N,) like `cells`; -1: no cell yet."""
     for row in prange(len(indptr) - 1):
         i, best = first_row + row, np.int64(-1)
         if cells[i] < 0:
@@ -26,7 +26,7 @@ def join_cells(cells, new, first_row, indptr, targets, weights):
 
 @njit(parallel=True, cache=True)
 def join_roots(roots, new, first_row, indptr, targets, weights):
-    """int32 (N,) -> the block's rows of `new`; -1: not lost."""
+    """Writes the roots of the rows of a block to `new`, int32 (N,) like `roots`; -1: not lost."""
     for row in prange(len(indptr) - 1):
         i = first_row + row
         largest = roots[i]
@@ -37,24 +37,24 @@ def join_roots(roots, new, first_row, indptr, targets, weights):
 
 
 def own_numbers(lost: np.ndarray) -> np.ndarray:
-    """bool (N,) -> int32 (N,): the vertex's number, or -1."""
+    """Gives each lost vertex, bool (N,), its own number, and every other -1: int32 (N,)."""
     return np.where(lost, np.arange(len(lost), dtype=np.int32), np.int32(-1))
 
 
 def scattered(cells: np.ndarray, roots: np.ndarray, n_cells: int) -> np.ndarray:
-    """`cells`, and for the lost (-1) a cell that their root decides."""
+    """Fills in a cell for the lost vertices (-1), which their root decides."""
     drawn = ((roots.astype(np.int64) * 0x9E3779B9) & 0xFFFFFFFF) * n_cells >> 32
     return np.where(cells < 0, drawn.astype(np.int32), cells)
 
 
 def no_pairs(cells: np.ndarray, n: int, n_kept: int) -> np.ndarray:
-    """int64 (n, n_kept) for `heaviest` to fill."""
+    """Allocates the pairs that `heaviest` fills: int64 (n, n_kept)."""
     return np.empty((n, n_kept), np.int64)
 
 
 @njit(parallel=True, cache=True)
 def heaviest(cells, pairs, first_row, indptr, targets, weights):
-    """Fills the block's rows of `pairs`: the heaviest edges to another cell as (the smaller cell, the larger, weight),
+    """Fills the rows of a block in `pairs` with their heaviest edges to another cell, as (smaller cell, larger cell, weight);
     -1 where there are no more."""
     for row in prange(len(indptr) - 1):
         i = first_row + row
@@ -74,8 +74,8 @@ def heaviest(cells, pairs, first_row, indptr, targets, weights):
 
 
 def coarse_graph(pairs: np.ndarray, n_cells: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """indptr int64, targets int32, weights uint16 of the graph of cells from what `heaviest` filled, which is written
-    over."""
+    """Makes the graph of the cells from the pairs of `heaviest`, which it overwrites: indptr int64, targets int32, weights
+    uint16."""
     keys = pairs.reshape(-1)
     keys.sort()
     keys = keys[np.searchsorted(keys, 0) :]
@@ -88,8 +88,9 @@ def coarse_graph(pairs: np.ndarray, n_cells: int) -> tuple[np.ndarray, np.ndarra
 
 @njit(cache=True)
 def _add_up(keys, n_cells):
-    """Puts each pair of cells to the front once, with its weight, 1 to 65535, from the sums of all; how many there are.
-    `keys`: sorted. Sums are made anew each time that they are wanted: they would take as much as what is sorted."""
+    """Merges equal pairs of the sorted `keys` in place, with weights from 1 to 65535, and returns how many there are.
+
+    Each of the three loops adds up anew: kept sums would take as much memory as the keys."""
     size, most = np.zeros(n_cells), np.zeros(n_cells)
     start = 0
     while start < len(keys):
@@ -114,7 +115,7 @@ def _add_up(keys, n_cells):
 
 @njit(inline="always")
 def _sum(keys, start):
-    """Of the pair that begins at `start`: its cells, the sum of its weights, and where the next one begins."""
+    """Adds up the pair that begins at `start`. Returns its cells, the sum of its weights, and where the next pair begins."""
     pair, total, stop = keys[start] >> WEIGHT_BITS, np.int64(0), start
     while stop < len(keys) and keys[stop] >> WEIGHT_BITS == pair:
         total += keys[stop] & _WEIGHT
@@ -124,8 +125,8 @@ def _sum(keys, start):
 
 @njit(cache=True)
 def _both_ways(keys, indptr, targets, weights):
-    """Sorted pairs, the smaller cell first -> rows of both, sorted: a cell's smaller neighbours come before its larger
-    ones. indptr (M + 2,)."""
+    """Writes each of the sorted pairs to the rows of both its cells. Rows come out sorted: the smaller neighbours of a cell come
+    before the larger ones. indptr (M + 2,)."""
     indptr[:] = 0
     for key in keys:
         indptr[(key >> (CELL_BITS + WEIGHT_BITS)) + 2] += 1
@@ -142,7 +143,7 @@ def _both_ways(keys, indptr, targets, weights):
 
 @njit(parallel=True, cache=True)
 def smooth(positions, new, first_row, indptr, targets, weights):
-    """float32 (N, C) -> the block's rows of `new`."""
+    """Writes the rows of a block to `new`, float32 (N, C) like `positions`: the weighted means of their neighbours."""
     for row in prange(len(indptr) - 1):
         i, total = first_row + row, np.float64(0)
         for e in range(indptr[row], indptr[row + 1]):

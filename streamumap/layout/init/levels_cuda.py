@@ -1,6 +1,7 @@
-"""The passes of `levels.py` in Triton, one program a vertex, and torch; held to `levels_reference.py` by tests.
+"""The passes of `levels.py` in Triton, one program a vertex, and in torch; held to `levels_reference.py` by tests.
 
-No atomics but of integers: the same bytes every time. Runs in Triton's interpreter where there is no GPU.
+Only integers are added atomically: it gives the same bytes every time. Without a GPU it runs in Triton's interpreter. The
+functions have the signatures of `levels_cpu.py`, over torch tensors on one device; weights are int16 (uint16 bits).
 """
 
 import numpy as np
@@ -13,7 +14,6 @@ _CELL, _WEIGHT = (1 << CELL_BITS) - 1, (1 << WEIGHT_BITS) - 1
 
 
 def join_cells(cells, new, first_row: int, indptr, targets, weights) -> None:
-    """As `levels_cpu.join_cells`, over torch tensors on one device; weights int16 (uint16 bits)."""
     _join_cells[(len(indptr) - 1,)](cells, new, indptr, targets, weights, first_row, LANES, num_warps=1)
 
 
@@ -41,7 +41,7 @@ def heaviest(cells, pairs, first_row: int, indptr, targets, weights) -> None:
 
 
 def coarse_graph(pairs: torch.Tensor, n_cells: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """As `levels_cpu.coarse_graph`: arrays on the host."""
+    """`levels_cpu.coarse_graph`; returns arrays on the host."""
     keys = pairs.reshape(-1)
     keys = keys[keys >= 0].sort().values
     pair = keys >> WEIGHT_BITS
@@ -62,7 +62,8 @@ def coarse_graph(pairs: torch.Tensor, n_cells: int) -> tuple[np.ndarray, np.ndar
 
 
 def _weights(total, one, other, n_cells):
-    """As `levels_cpu._weights`. Sums of integers and maxima: any order gives the same."""
+    """Returns the weights of pairs of cells from their sums, int64 from 1 to 65535. It adds up integers and takes maxima, so any
+    order gives the same."""
     zeros = torch.zeros(n_cells, dtype=torch.int64, device=total.device)
     size = zeros.index_add(0, one, total).index_add_(0, other, total).double()
     share = total / torch.sqrt(size[one] * size[other])
@@ -88,12 +89,12 @@ def _join_cells(cells, new, indptr, targets, weights, first_row, LANES: tl.const
     stop = tl.load(indptr + row + 1)
     stop = tl.where(own < 0, stop, start)
     for at in range(start, stop, LANES):
-        there = at + lanes < stop
-        weight = tl.load(weights + at + lanes, mask=there, other=0).to(tl.int64) & 0xFFFF
-        cell = tl.load(cells + tl.load(targets + at + lanes, mask=there, other=0), mask=there, other=-1).to(tl.int64)
+        in_row = at + lanes < stop
+        weight = tl.load(weights + at + lanes, mask=in_row, other=0).to(tl.int64) & 0xFFFF
+        cell = tl.load(cells + tl.load(targets + at + lanes, mask=in_row, other=0), mask=in_row, other=-1).to(tl.int64)
         best = tl.maximum(best, tl.where(cell >= 0, (weight << 32) | cell, -1))
-    found = tl.max(best, axis=0)
-    tl.store(new + first_row + row, tl.where(found < 0, own, (found & 0x7FFFFFFF).to(tl.int32)))
+    best_key = tl.max(best, axis=0)
+    tl.store(new + first_row + row, tl.where(best_key < 0, own, (best_key & 0x7FFFFFFF).to(tl.int32)))
 
 
 @triton.jit(do_not_specialize=["first_row"])
@@ -106,8 +107,8 @@ def _join_roots(roots, new, indptr, targets, first_row, LANES: tl.constexpr):
     stop = tl.load(indptr + row + 1)
     stop = tl.where(own < 0, start, stop)
     for at in range(start, stop, LANES):
-        there = at + lanes < stop
-        root = tl.load(roots + tl.load(targets + at + lanes, mask=there, other=0), mask=there, other=-1)
+        in_row = at + lanes < stop
+        root = tl.load(roots + tl.load(targets + at + lanes, mask=in_row, other=0), mask=in_row, other=-1)
         best = tl.maximum(best, root)
     tl.store(new + first_row + row, tl.maximum(own, tl.max(best, axis=0)))
 
@@ -127,17 +128,17 @@ def _heaviest(
     for kept in tl.static_range(KEPT):
         best = tl.full([LANES], -1, tl.int64)
         for at in range(start, stop, LANES):
-            there = at + lanes < stop
-            weight = tl.load(weights + at + lanes, mask=there, other=0).to(tl.int64) & 0xFFFF
-            target = tl.load(targets + at + lanes, mask=there, other=0)
-            cell = tl.load(cells + target, mask=there, other=0).to(tl.int64)
+            in_row = at + lanes < stop
+            weight = tl.load(weights + at + lanes, mask=in_row, other=0).to(tl.int64) & 0xFFFF
+            target = tl.load(targets + at + lanes, mask=in_row, other=0)
+            cell = tl.load(cells + target, mask=in_row, other=0).to(tl.int64)
             key = (weight << 32) | cell
-            best = tl.maximum(best, tl.where(there & (cell != own) & (key < before), key, -1))
-        found = tl.max(best, axis=0)
-        other = found & ((1 << CELL_BITS) - 1)
+            best = tl.maximum(best, tl.where(in_row & (cell != own) & (key < before), key, -1))
+        best_key = tl.max(best, axis=0)
+        other = best_key & ((1 << CELL_BITS) - 1)
         pair = (tl.minimum(own, other) << CELL_BITS) | tl.maximum(own, other)
-        tl.store(pairs + i * KEPT + kept, tl.where(found < 0, -1, (pair << WEIGHT_BITS) | (found >> 32)))
-        before = found
+        tl.store(pairs + i * KEPT + kept, tl.where(best_key < 0, -1, (pair << WEIGHT_BITS) | (best_key >> 32)))
+        before = best_key
 
 
 @triton.jit(do_not_specialize=["first_row"])
@@ -153,13 +154,15 @@ def _smooth(
     start = tl.load(indptr + row)
     stop = tl.load(indptr + row + 1)
     for at in range(start, stop, LANES):
-        there = at + lanes < stop
-        weight = (tl.load(weights + at + lanes, mask=there, other=0).to(tl.int32) & 0xFFFF).to(tl.float32)
-        j = tl.load(targets + at + lanes, mask=there, other=0).to(tl.int64)
-        place = tl.load(
-            positions + j[:, None] * C + component[None, :], mask=there[:, None] & (component < C)[None, :], other=0.0
+        in_row = at + lanes < stop
+        weight = (tl.load(weights + at + lanes, mask=in_row, other=0).to(tl.int32) & 0xFFFF).to(tl.float32)
+        j = tl.load(targets + at + lanes, mask=in_row, other=0).to(tl.int64)
+        neighbor = tl.load(
+            positions + j[:, None] * C + component[None, :], mask=in_row[:, None] & (component < C)[None, :], other=0.0
         )
-        along += tl.sum(weight[:, None] * place, axis=0)
+        along += tl.sum(weight[:, None] * neighbor, axis=0)
         total += tl.sum(weight, axis=0)
-    here = tl.load(positions + i * C + component, mask=component < C, other=0.0)
-    tl.store(new + i * C + component, tl.where(total > 0, along / tl.maximum(total, 1e-30), here), mask=component < C)
+    position = tl.load(positions + i * C + component, mask=component < C, other=0.0)
+    tl.store(
+        new + i * C + component, tl.where(total > 0, along / tl.maximum(total, 1e-30), position), mask=component < C
+    )

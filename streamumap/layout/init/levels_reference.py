@@ -1,20 +1,20 @@
-"""What the passes of `levels.py` are, in plain NumPy. Small graphs only: indptr int64, targets int32, weights uint16."""
+"""The definition of the passes of `levels.py` in plain NumPy, for small graphs: indptr int64, targets int32, weights uint16."""
 
 import numpy as np
 
 
 def join_cells(cells: np.ndarray, indptr: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """int32 (N,), -1: none yet. A vertex without a cell takes that of its heaviest neighbour that has one; of equally
-    heavy ones the largest number."""
+    """Gives each vertex without a cell (-1) the cell of its heaviest neighbour that has one, the largest cell among equally
+    heavy ones. Cells are int32 (N,)."""
     new = cells.copy()
     for i in np.flatnonzero(cells < 0):
-        found = [(int(weights[e]), int(cells[targets[e]])) for e in range(indptr[i], indptr[i + 1])]
-        new[i] = max([f for f in found if f[1] >= 0], default=(0, -1))[1]
+        options = [(int(weights[e]), int(cells[targets[e]])) for e in range(indptr[i], indptr[i + 1])]
+        new[i] = max([option for option in options if option[1] >= 0], default=(0, -1))[1]
     return new
 
 
 def join_roots(roots: np.ndarray, indptr: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """int32 (N,), -1: not of the lost. A lost vertex takes the largest root among its neighbours and itself."""
+    """Gives each lost vertex the largest root among its neighbours and itself. Roots are int32 (N,), -1 for others."""
     new = roots.copy()
     for i in np.flatnonzero(roots >= 0):
         new[i] = max([roots[i], *roots[targets[indptr[i] : indptr[i + 1]]]])
@@ -22,22 +22,22 @@ def join_roots(roots: np.ndarray, indptr: np.ndarray, targets: np.ndarray, weigh
 
 
 def heaviest(cells, indptr, targets, weights, n_kept: int) -> list[tuple[int, int, int]]:
-    """(the smaller cell, the larger, weight) for each vertex's n_kept heaviest edges to another cell, sorted; of edges
-    alike in weight and cell one counts."""
+    """Lists (smaller cell, larger cell, weight) of each vertex's n_kept heaviest edges to another cell, sorted. Edges of a vertex
+    with the same weight and cell count once."""
     out = []
     for i in range(len(cells)):
-        there = range(indptr[i], indptr[i + 1])
-        found = {(int(weights[e]), int(cells[targets[e]])) for e in there if cells[targets[e]] != cells[i]}
-        for weight, cell in sorted(found, reverse=True)[:n_kept]:
+        edges = range(indptr[i], indptr[i + 1])
+        options = {(int(weights[e]), int(cells[targets[e]])) for e in edges if cells[targets[e]] != cells[i]}
+        for weight, cell in sorted(options, reverse=True)[:n_kept]:
             out.append((min(int(cells[i]), cell), max(int(cells[i]), cell), weight))
     return sorted(out)
 
 
-def coarse_graph(named: list[tuple[int, int, int]], n_cells: int) -> np.ndarray:
-    """uint16 (M, M), symmetric: what `heaviest` named, both ways, divided by the geometric mean of both cells' sums;
-    1 (65535) is the heaviest edge of a cell, on either side."""
+def coarse_graph(pairs: list[tuple[int, int, int]], n_cells: int) -> np.ndarray:
+    """Adds up the pairs of `heaviest`, in both directions, and divides by the geometric mean of both cells' sums. Weights are
+    scaled so that the heaviest edge of each cell weighs 1 (65535). Returns uint16 (M, M), symmetric."""
     total = np.zeros((n_cells, n_cells))
-    for cell, other, weight in named:
+    for cell, other, weight in pairs:
         total[cell, other] += weight
         total[other, cell] += weight
     size = np.maximum(total.sum(1), 1.0)
@@ -48,7 +48,7 @@ def coarse_graph(named: list[tuple[int, int, int]], n_cells: int) -> np.ndarray:
 
 
 def smooth(positions: np.ndarray, indptr, targets, weights) -> np.ndarray:
-    """float32 (N, C): each vertex at the weighted mean of its neighbours; where it has none, where it was."""
+    """Moves each vertex to the weighted mean of its neighbours, float32 (N, C); one without neighbours stays."""
     new = positions.copy()
     for i in range(len(positions)):
         edges = slice(indptr[i], indptr[i + 1])

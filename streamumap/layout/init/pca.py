@@ -1,4 +1,5 @@
-"""First positions that need no graph. PCA takes a fixed number of matrix products, so it cannot hang."""
+"""First positions that need no graph: by PCA, at random, or from the user. PCA takes a fixed number of matrix products, so it
+cannot hang."""
 
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -8,19 +9,19 @@ import numpy as np
 T = TypeVar("T")
 
 WIDTH = 10.0
-"""Largest coordinate of the start (umap-learn)."""
+"""Largest coordinate of first positions (umap-learn)."""
 
 NOISE = 1e-4
-"""Standard deviation that parts rows which would start at the same point (umap-learn)."""
+"""Standard deviation of the jitter that separates rows which would start at the same point (umap-learn)."""
 
 OVERSAMPLING = 8
 PRODUCTS = 6
 
 
 def pca(row_blocks, sample, n_features: int, n_components: int, seed: int) -> np.ndarray:
-    """float32 (N, n_components): rows along their first principal components.
+    """Returns all rows along their first principal components, float32 (N, n_components).
 
-    `row_blocks` yields (start, matrix) over all rows; `sample` is as for `directions`.
+    `row_blocks` yields (start, matrix) over all rows; `directions` takes the `sample`.
     """
     along, offset = directions(sample, n_features, n_components, seed)
     return center_and_jitter(
@@ -29,10 +30,10 @@ def pca(row_blocks, sample, n_features: int, n_components: int, seed: int) -> np
 
 
 def directions(sample, n_features: int, n_components: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The first principal components of a sample of rows, float32 (n_features, C), C <= n_components, and its mean
+    """Finds the first principal components of a sample of rows, float32 (n_features, C), C <= n_components, and its mean
     along them, float64 (C,).
 
-    `sample`: a matrix, dense or scipy.sparse. Subspace iteration with PRODUCTS steps (Halko, Martinsson, Tropp 2011).
+    `sample` is a matrix, dense or scipy.sparse. Subspace iteration with PRODUCTS steps (Halko, Martinsson, Tropp 2011).
     """
     random = np.random.Generator(np.random.Philox(key=[seed, 0x1A]))
     mean = np.asarray(sample.mean(axis=0), np.float64).reshape(-1)
@@ -53,14 +54,14 @@ def directions(sample, n_features: int, n_components: int, seed: int) -> tuple[n
 
 
 def random(n_rows: int, n_components: int, seed: int) -> np.ndarray:
-    """float32 (N, n_components): uniform in [-WIDTH, WIDTH]."""
+    """Draws positions uniformly from [-WIDTH, WIDTH], float32 (N, n_components)."""
     generator = np.random.Generator(np.random.Philox(key=[seed, 0x1C]))
     return generator.uniform(-WIDTH, WIDTH, (n_rows, n_components)).astype(np.float32)
 
 
 def center_and_jitter(positions, n_components, seed):
-    """Centred, scaled to WIDTH, and shaken a little; where there are fewer axes than asked for, the others only
-    shaken."""
+    """Centres positions (N, C), C <= n_components, scales them to WIDTH and adds jitter; axes that are missing have jitter
+    alone. Returns float32 (N, n_components)."""
     positions = np.pad(positions - positions.mean(0), ((0, 0), (0, n_components - positions.shape[1])))
     largest = np.abs(positions).max()
     noise = np.random.Generator(np.random.Philox(key=[seed, 0x1D])).standard_normal(positions.shape)
@@ -68,9 +69,10 @@ def center_and_jitter(positions, n_components, seed):
 
 
 def given(positions: np.ndarray, seed: int) -> np.ndarray:
-    """float32 (N, n_components): positions float64 that a user gives, each axis from 0 to WIDTH, as umap-learn scales them.
-    Where two rows coincide all are shaken, by NOISE; umap-learn takes a thousandth of the mean distance to the nearest, which
-    is less. An axis on which all are alike is shaken only; umap-learn divides by 0."""
+    """Scales positions from the user, float64 (N, n_components), to 0 to WIDTH on each axis, like umap-learn. Returns float32.
+
+    When two rows coincide, all get jitter of NOISE; umap-learn takes a thousandth of the mean distance to the nearest row,
+    which is less. An axis on which all rows are equal has jitter alone; umap-learn divides by 0."""
     out = positions / np.maximum(np.abs(positions).max(0), np.finfo(np.float64).tiny)  # so that no difference overflows
     out -= out.min(0)
     extent = out.max(0)
@@ -86,11 +88,11 @@ def _coincide(positions: np.ndarray) -> bool:
 
 
 def sample_numbers(n_rows: int, size: int) -> np.ndarray:
-    """Row numbers (int64, ascending, evenly spread) from which `pca` finds its components."""
+    """Chooses the rows in which `pca` finds its components: int64, ascending, evenly spread."""
     return np.unique(np.linspace(0, n_rows - 1, min(n_rows, size)).astype(np.int64))
 
 
 def blocks(read: Callable[[int, int], T], n_rows: int, block_rows: int, first: int = 0) -> Iterator[tuple[int, T]]:
-    """(start, read(start, stop)) from row `first` to the last."""
+    """Yields (start, read(start, stop)) from row `first` to the last."""
     for start in range(first, n_rows, block_rows):
         yield start, read(start, min(start + block_rows, n_rows))

@@ -1,16 +1,17 @@
-"""A start along eigenvectors, where it goes through all vertices, in numba: products with the graph, sums over the vertices of a
-component, and turning its vectors. Sums are made in an order that does not depend on the number of threads."""
+"""The loops of `spectral.py` over all vertices, in numba: products with the graph, sums over the vertices of a component, and
+rotations of its vectors. The order of all sums is the same for any number of threads."""
 
 import numpy as np
 from numba import njit, prange
 
 ROWS_A_TASK = 256
+"""Rows for which a thread allocates its buffers once."""
 
 
 @njit(parallel=True, cache=True)
 def product(old, new, part, factors, first_row, indptr, targets, weights):
-    """float64 (N, M) -> the block's rows of `new`: with the three factors of a vertex's component, float64 (P, 3), the
-    sum of the weighted mean of its neighbours, itself, and what `new` held. Vertices of no component (part -1) stay."""
+    """Writes the rows of a block to `new`, float64 (N, M) like `old`: the weighted mean of a vertex's neighbours, the vertex
+    itself and what `new` held, times the three factors of its component (float64 (P, 3)). Vertices of part -1 stay."""
     n_rows, width = len(indptr) - 1, old.shape[1]
     for task in prange((n_rows + ROWS_A_TASK - 1) // ROWS_A_TASK):
         along = np.empty(width)
@@ -32,8 +33,8 @@ def product(old, new, part, factors, first_row, indptr, targets, weights):
 
 @njit(parallel=True, cache=True)
 def moments(vectors, images, degrees, order, tasks):
-    """float64 (T, M, 2 M + 1): over the vertices order[start:stop] of each task, with their degrees for weights, the sums
-    of the products of any two vectors, of a vector and an image, and of the vectors themselves."""
+    """Sums up, over the vertices order[start:stop] of each task, weighted by degree: the products of any two vectors, of any
+    vector and any image, and the vectors themselves. Returns float64 (T, M, 2 M + 1)."""
     n_tasks, width = len(tasks), vectors.shape[1]
     sums = np.zeros((n_tasks, width, 2 * width + 1))
     for task in prange(n_tasks):
@@ -50,22 +51,24 @@ def moments(vectors, images, degrees, order, tasks):
 
 @njit(parallel=True, cache=True)
 def turn(vectors, images, degrees, order, tasks, rotations, shifts, values):
-    """Vectors times their component's rotation (M, M), less a shift (M,), in place. float64 (T, M): over the vertices of
-    each task, the squares of how far the turned image is from the vector times its value."""
+    """Multiplies vectors by the rotation (M, M) of their component and subtracts its shift (M,), in place.
+
+    Returns float64 (T, M): the squared distance between rotated images and vectors times their values, over the vertices of
+    each task."""
     n_tasks, width = len(tasks), vectors.shape[1]
     squares = np.zeros((n_tasks, width))
     for task in prange(n_tasks):
         turned, image = np.empty(width), np.empty(width)
-        mine = tasks[task, 2]
+        component = tasks[task, 2]
         for at in range(tasks[task, 0], tasks[task, 1]):
             i = order[at]
             for b in range(width):
-                turned[b], image[b] = -shifts[mine, b], 0.0
+                turned[b], image[b] = -shifts[component, b], 0.0
             for a in range(width):
                 for b in range(width):
-                    turned[b] += vectors[i, a] * rotations[mine, a, b]
-                    image[b] += images[i, a] * rotations[mine, a, b]
+                    turned[b] += vectors[i, a] * rotations[component, a, b]
+                    image[b] += images[i, a] * rotations[component, a, b]
             for b in range(width):
                 vectors[i, b] = turned[b]
-                squares[task, b] += degrees[i] * (image[b] - values[mine, b] * turned[b]) ** 2
+                squares[task, b] += degrees[i] * (image[b] - values[component, b] * turned[b]) ** 2
     return squares

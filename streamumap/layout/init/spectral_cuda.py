@@ -1,4 +1,4 @@
-"""The product of `spectral_cpu.py` in Triton, one program a vertex. Runs in Triton's interpreter where there is no GPU."""
+"""The product of `spectral_cpu.py` in Triton, one program a vertex. Without a GPU it runs in Triton's interpreter."""
 
 import triton
 import triton.language as tl
@@ -7,7 +7,7 @@ LANES = 32
 
 
 def product(old, new, part, factors, first_row: int, indptr, targets, weights) -> None:
-    """As `spectral_cpu.product`, over torch tensors on one device; weights int16 (uint16 bits)."""
+    """`spectral_cpu.product` over torch tensors on one device; weights int16 (uint16 bits)."""
     width = old.shape[1]
     _product[(len(indptr) - 1,)](
         old, new, part, factors, indptr, targets, weights, first_row, width, triton.next_power_of_2(width), LANES, num_warps=1
@@ -29,10 +29,10 @@ def _product(
     stop = tl.load(indptr + row + 1)
     stop = tl.where(mine < 0, start, stop)
     for at in range(start, stop, LANES):
-        there = at + lanes < stop
-        weight = (tl.load(weights + at + lanes, mask=there, other=0).to(tl.int32) & 0xFFFF).to(tl.float64)
-        j = tl.load(targets + at + lanes, mask=there, other=0).to(tl.int64)
-        mask = there[:, None] & (column < M)[None, :]
+        in_row = at + lanes < stop
+        weight = (tl.load(weights + at + lanes, mask=in_row, other=0).to(tl.int32) & 0xFFFF).to(tl.float64)
+        j = tl.load(targets + at + lanes, mask=in_row, other=0).to(tl.int64)
+        mask = in_row[:, None] & (column < M)[None, :]
         value = tl.load(old + j[:, None] * M + column[None, :], mask=mask, other=0.0)
         along += tl.sum(weight[:, None] * value, axis=0)
         total += tl.sum(weight, axis=0)

@@ -81,9 +81,6 @@ def test_a_level_is_laid_out_warmer_and_small_ones_less_repelled():
     assert (small.a, small.b, small.seed) == (s.a, s.b, s.seed)
 
 
-# --- the start, with a coarsest level of 16
-
-
 @pytest.fixture
 def small_top(monkeypatch):
     monkeypatch.setattr(levels, "TOP", 16)
@@ -164,8 +161,8 @@ def test_three_dimensions(small_top):
 
 
 def peak_and_planned(targets, n_blocks, n_components=2):
-    """Bytes of a start on a graph with these neighbours, (N, degree), at its peak, as planned, and those of its edges, which
-    are there before."""
+    """Runs a start on a graph with these neighbours, (N, degree). Returns its bytes at the peak, those planned, and those of its
+    edges, which exist before."""
     n, degree = targets.shape
     weights = np.random.default_rng(0).integers(1, 65536, targets.size).astype(np.uint16)
     graph = np.arange(n + 1, dtype=np.int64) * degree, targets.astype(np.int32).ravel(), weights
@@ -186,14 +183,14 @@ def peak_and_planned(targets, n_blocks, n_components=2):
 @pytest.mark.parametrize("n_components", [2, 5])
 @pytest.mark.parametrize("n_blocks", [1, 8])
 def test_bytes_are_as_planned(n_blocks, n_components):
-    """Of a graph in which hardly any two vertices name the same pair of cells."""
+    """Checks a graph in which hardly any two vertices have the same pair of cells."""
     targets = np.random.default_rng(1).integers(0, 100_000, (100_000, 20))
     peak, planned, edges = peak_and_planned(targets, n_blocks, n_components)
     assert 0.88 * (planned - edges) < peak - edges < planned - edges, (peak, planned, edges)
 
 
 def test_bytes_are_not_far_from_planned_where_neighbours_share_their_cells():
-    """As in real graphs, which name each pair of cells many times."""
+    """Checks a graph like real ones, in which many vertices have the same pair of cells."""
     targets = np.add.outer(np.arange(100_000), [*range(-10, 0), *range(1, 11)]) % 100_000
     peak, planned, _ = peak_and_planned(targets, 1)
     assert 0.75 * planned < peak < planned, (peak, planned)

@@ -1,4 +1,4 @@
-"""The Triton passes of the start: on a GPU where there is one, else in Triton's interpreter, as in test_layout_cuda."""
+"""The passes of the levels in Triton, on a GPU or in Triton's interpreter."""
 
 import numpy as np
 import pytest
@@ -40,17 +40,17 @@ def test_smoothing_is_the_reference(n_components):
 
 
 def test_the_levels_are_those_of_the_cpu(monkeypatch):
-    """The same cells and coarser graph, to the bit; positions come after epochs in other arithmetic."""
+    """Checks that cells and coarser graphs have the same bits; positions come after epochs in other arithmetic."""
     monkeypatch.setattr(levels, "TOP", 8)
     for name in ("TOP_EPOCHS", "LEVEL_EPOCHS"):
         monkeypatch.setattr(levels, name, 300 if GPU else 2)
     graph = many_pieces() if GPU else ring(60, 2)
-    found = []
+    graphs = []
     coarse = levels._coarse
-    monkeypatch.setattr(levels, "_coarse", lambda *args: found.append(coarse(*args)) or found[-1])
+    monkeypatch.setattr(levels, "_coarse", lambda *args: graphs.append(coarse(*args)) or graphs[-1])
     starts = [started(graph, backend=backend) for backend in (epochs.cpu_backend(), DEVICE)]
-    half = len(found) // 2
-    for ours, theirs in zip(found[:half], found[half:], strict=True):
+    half = len(graphs) // 2
+    for ours, theirs in zip(graphs[:half], graphs[half:], strict=True):
         assert all(np.array_equal(getattr(ours, name), getattr(theirs, name)) for name in ("indptr", "targets"))
         assert np.abs(ours.weights.astype(int) - theirs.weights).max() <= 1
     assert starts[0].level_sizes == starts[1].level_sizes and starts[0].n_unreached == starts[1].n_unreached

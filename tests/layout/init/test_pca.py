@@ -17,7 +17,7 @@ def exact_pca(rows, n_components):
 
 
 def unplaced(positions):
-    """Without the start's own scale."""
+    """Removes the scale of first positions."""
     positions = positions - positions.mean(0)
     return positions / np.abs(positions).max()
 
@@ -66,11 +66,8 @@ def test_pca_of_equal_rows_parts_them_a_little(rows):
         assert np.isfinite(start).all() and len(np.unique(start, axis=0)) == 20
 
 
-# Positions that are given
-
-
 def scaled_by_umap_learn(umap_, positions):
-    """Asks umap-learn where its layout starts: none of its epochs, on a graph of one edge a row."""
+    """Asks umap-learn where its layout starts: it makes no epochs, on a graph of one edge a row."""
     n = len(positions)
     graph = sparse.coo_matrix((np.ones(n, np.float32), (np.arange(n), (np.arange(n) + 1) % n)), shape=(n, n))
     return umap_.simplicial_set_embedding(
@@ -107,9 +104,6 @@ def test_given_positions_of_any_size_span_the_width(scale, offset, seed):
     positions = (np.random.default_rng(seed).uniform(-1, 1, (20, 3)) + offset) * scale
     start = pca.given(positions, 0)
     np.testing.assert_allclose(np.ptp(start, axis=0), pca.WIDTH, rtol=1e-5)
-
-
-# Random ones
 
 
 def test_random_fills_the_square_and_repeats():

@@ -1,4 +1,4 @@
-"""A start along eigenvectors: held to NumPy's and scipy's."""
+"""The spectral start, held to eigenvectors of NumPy and scipy."""
 
 import re
 import tracemalloc
@@ -36,56 +36,58 @@ def test_the_product_is_the_dense_one():
     ids=["path", "chain", "ring", "blob", "small"],
 )
 def test_they_are_the_eigenvectors(dense, n_components):
-    found, _ = solved(csr(dense), n_components)
+    solution, _ = solved(csr(dense), n_components)
     true, values = true_eigenvectors(dense, n_components + 2)
-    assert found.converged and found.n_products < 5000
+    assert solution.converged and solution.n_products < 5000
     tied = values[n_components + 1] - values[n_components] < 1e-6 * values[n_components]  # a ring's come in pairs
-    wanted = true[:, : n_components + tied]
-    assert share(found.vectors, wanted) > n_components - 0.02
-    ours = np.linalg.qr(found.vectors)[0]
+    expected = true[:, : n_components + tied]
+    assert share(solution.vectors, expected) > n_components - 0.02
+    ours = np.linalg.qr(solution.vectors)[0]
     degrees = dense.sum(1, dtype=np.float64)
     energy = n_components - np.trace(ours.T @ (dense / np.sqrt(degrees[:, None] * degrees)) @ ours)
     assert energy <= values[1 : n_components + 1].sum() * 1.05
-    np.testing.assert_allclose(np.linalg.norm(found.vectors, axis=0), 1, rtol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(solution.vectors, axis=0), 1, rtol=1e-6)
 
 
 def test_each_component_has_its_own():
     sizes = (60, 5, 1, 90, 3, 4, 33)
     dense = blobs([s for s in sizes if s > 1])
     dense = np.pad(dense, ((0, 1), (0, 1)))  # and a vertex without an edge
-    found, parts = solved(csr(dense))
-    assert found.converged and sorted(np.diff(parts.bounds)) == [4, 5, 33, 60, 90]
+    solution, parts = solved(csr(dense))
+    assert solution.converged and sorted(np.diff(parts.bounds)) == [4, 5, 33, 60, 90]
     assert (parts.part >= 0).sum() == len(parts.order) == 192 and parts.part[-1] == -1
     for number in range(parts.n_parts):
         rows = parts.order[parts.bounds[number] : parts.bounds[number + 1]]
-        assert (parts.part[rows] == number).all() and np.isfinite(found.vectors[rows]).all()
+        assert (parts.part[rows] == number).all() and np.isfinite(solution.vectors[rows]).all()
         own = dense[np.ix_(rows, rows)]
-        assert share(found.vectors[rows], true_eigenvectors(own, 2)[0]) > 1.98
+        assert share(solution.vectors[rows], true_eigenvectors(own, 2)[0]) > 1.98
 
 
 def test_components_lie_where_the_others_have_them():
     dense = blobs([80, 3, 50])
-    found, parts = solved(csr(dense))
+    solution, parts = solved(csr(dense))
     others = np.random.default_rng(0).normal(size=(133, 2)).astype(np.float32)
     others[:80] = others[:80] * 3 + [40, 0]
-    out = spectral.apart(found, parts, others)
+    out = spectral.apart(solution, parts, others)
     assert np.array_equal(out[80:83], others[80:83])
     for rows in (slice(0, 80), slice(83, 133)):
         np.testing.assert_allclose(out[rows].mean(0), others[rows].mean(0), atol=1e-5)
         np.testing.assert_allclose(out[rows].var(0).sum(), others[rows].astype(float).var(0).sum(), rtol=1e-5)
         assert (
-            share(out[rows] - out[rows].mean(0), np.linalg.qr(found.vectors[rows] - found.vectors[rows].mean(0))[0])
+            share(
+                out[rows] - out[rows].mean(0), np.linalg.qr(solution.vectors[rows] - solution.vectors[rows].mean(0))[0]
+            )
             > 1.99
         )
 
 
 def test_blocks_change_nothing_and_a_seed_little():
     graph = csr(blobs([150, 40]))
-    found = solved(graph)[0].vectors
+    solution = solved(graph)[0].vectors
     for cuts in ((0, 190), (0, 1, 60, 190)):
-        assert solved(graph, cuts=cuts, block_rows=17)[0].vectors.tobytes() == found.tobytes()
+        assert solved(graph, cuts=cuts, block_rows=17)[0].vectors.tobytes() == solution.tobytes()
     other = solved(graph, seed=1)[0].vectors
-    assert other.tobytes() != found.tobytes() and share(other[:150], np.linalg.qr(found[:150])[0]) > 1.98
+    assert other.tobytes() != solution.tobytes() and share(other[:150], np.linalg.qr(solution[:150])[0]) > 1.98
 
 
 def test_the_number_of_threads_changes_nothing(with_threads, monkeypatch):
@@ -98,15 +100,15 @@ def test_the_number_of_threads_changes_nothing(with_threads, monkeypatch):
 def test_it_gives_up_after_a_bounded_number_of_products(monkeypatch):
     monkeypatch.setattr(spectral, "LEAST_PRODUCTS", 100)
     monkeypatch.setattr(spectral, "EDGE_VISITS", 0)
-    found, _ = solved(csr(path(600)))
-    assert not found.converged and 0 < found.n_products <= 100
+    solution, _ = solved(csr(path(600)))
+    assert not solution.converged and 0 < solution.n_products <= 100
 
 
 @pytest.mark.parametrize("n_components", [1, 2, 10])
 @pytest.mark.parametrize("n", [3, 4, 12, 25])
 def test_tiny_graphs(n, n_components):
-    found, parts = solved(csr((1 - np.eye(n)) * 65535), n_components)
-    assert found.converged and np.isfinite(found.vectors[parts.order]).all()
+    solution, parts = solved(csr((1 - np.eye(n)) * 65535), n_components)
+    assert solution.converged and np.isfinite(solution.vectors[parts.order]).all()
     assert len(parts.order) == (n if n >= max(2 * n_components, n_components + 2) else 0)
 
 
@@ -117,10 +119,10 @@ def test_thousands_of_components(monkeypatch):
     targets = rows // 6 * 6 + np.resize(np.array([[j for j in range(6) if j != i] for i in range(6)]), n * 5)
     weights = np.random.default_rng(0).integers(1, 65536, len(rows))
     matrix = sparse.csr_matrix((weights, (rows, targets)), shape=(n, n))
-    found, parts = solved(csr(matrix.maximum(matrix.T)))
-    assert found.converged and parts.n_parts == 1000
+    solution, parts = solved(csr(matrix.maximum(matrix.T)))
+    assert solution.converged and parts.n_parts == 1000
     own = matrix.maximum(matrix.T)[600:606, 600:606].toarray()
-    assert share(found.vectors[600:606], true_eigenvectors(own, 2)[0]) > 1.98
+    assert share(solution.vectors[600:606], true_eigenvectors(own, 2)[0]) > 1.98
 
 
 @pytest.mark.sizes
@@ -158,11 +160,8 @@ def test_the_plan_of_a_spectral_start_has_its_bytes_and_the_default_ones(n_rows,
     assert not gpu or ours.device_bytes >= max(auto.device_bytes, spectral_sizes.device(*sizes))
 
 
-# The start of a run
-
-
 def started(x, tmp_path, monkeypatch, **params):
-    """Runs a start and returns its graph, where all rows lie along its eigenvectors, where the layout starts, and what was said."""
+    """Runs one epoch. Returns the graph, the positions of all rows along its eigenvectors, the first positions, and the messages."""
     seen = {}
     begin, along = initialize.first_positions, initialize._spectral
 
@@ -217,7 +216,7 @@ def test_pieces_of_a_graph_lie_apart(tmp_path, monkeypatch):
 
 
 def test_a_stop_is_noticed_while_eigenvectors_are_sought(tmp_path):
-    """They may take half a minute: the run listens after every product."""
+    """Solving may take half a minute, so the run listens after every product."""
     n_asked, events = 0, []
 
     def stopping():

@@ -1,94 +1,28 @@
+"""The graph by every backend, held to the reference, umap-learn and scipy."""
+
 import numpy as np
 import pytest
 import torch
+from graph_checks import (
+    BACKENDS,
+    DEVICE,
+    HALF_A_STEP,
+    as_expected,
+    content,
+    random_knn,
+    table,
+    to_dense,
+)
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
 from streamumap.errors import Stopped
-from streamumap.graph import build, cpu, cuda, reference
-from streamumap.graph import sizes as footprint
+from streamumap.graph import cpu, cuda, reference
 from streamumap.graph.files import WEIGHT_ONE
 from streamumap.neighbors import reference as neighbors
 from streamumap.store.blockfile import BlockFile
-
-HALF_A_STEP = 0.5 / WEIGHT_ONE + 1e-6
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-BACKENDS = {
-    "cpu": lambda *knn, create, block_rows, **more: build.build(*knn, create, block_rows=block_rows, **more),
-    "cuda": lambda *knn, create, block_rows, **more: cuda.build(
-        *knn, create, block_edges=block_rows * knn[0].shape[1], device=DEVICE, **more
-    ),
-}
-
-
-@pytest.fixture(params=BACKENDS)
-def backend(request):
-    return request.param
-
-
-@pytest.fixture
-def built_by(as_file, create):
-    """built_by(backend, (indices, distances), ...): the graph, and the sizes of its components."""
-
-    def make(backend, knn, block_rows=100, local_connectivity=1.0, set_op_mix_ratio=1.0, **more):
-        return BACKENDS[backend](
-            *map(as_file, knn),
-            create=create,
-            local_connectivity=local_connectivity,
-            set_op_mix_ratio=set_op_mix_ratio,
-            block_rows=block_rows,
-            **more,
-        )
-
-    return make
-
-
-@pytest.fixture
-def built(built_by, backend):
-    """built(...): the graph alone, by each backend."""
-    return lambda *args, **kwargs: built_by(backend, *args, **kwargs)[0]
-
-
-def to_dense(graph):
-    """float64 (N, N), and that each row's targets are ascending and its weights positive."""
-    block = graph.block(0, graph.n_rows)
-    assert (block.first_row, block.first_edge, block.indptr[0], block.indptr[-1]) == (0, 0, 0, graph.n_edges)
-    out = np.zeros((graph.n_rows, graph.n_rows))
-    for i in range(graph.n_rows):
-        row = slice(block.indptr[i], block.indptr[i + 1])
-        assert (np.diff(block.targets[row]) > 0).all() and (block.weights[row] > 0).all()
-        out[i, block.targets[row]] = block.weights[row] / WEIGHT_ONE
-    return out
-
-
-def content(graph):
-    return tuple(file.read(0, len(file)).tobytes() for file in (graph.indptr, graph.targets, graph.weights))
-
-
-def as_expected(dense):
-    """What a graph keeps of these weights: at least one step, where there is any."""
-    return np.where(dense > 0, np.maximum(dense, 1 / WEIGHT_ONE), 0)
-
-
-def table(indices, distances):
-    return np.array(indices, np.int32), np.array(distances, np.float32)
-
-
-def random_knn(seed, n, k, shared=0.3, missing=0.2):
-    """A k-NN table with ties, zeros, hubs (low numbers are preferred) and short rows."""
-    rng = np.random.default_rng(seed)
-    indices, distances = np.full((n, k), -1, np.int32), np.full((n, k), np.inf, np.float32)
-    for i in range(n):
-        others = np.setdiff1d(np.unique((rng.random(3 * k) ** 2 * n).astype(int)), [i])[: k - 1]
-        others = rng.permutation(others)[: len(others) if rng.random() > missing else rng.integers(0, len(others) + 1)]
-        d = np.sort(rng.exponential(size=len(others)))
-        if rng.random() < shared:
-            d = np.floor(2 * d) / 2
-        indices[i, 0], distances[i, 0] = i, 0
-        indices[i, 1 : len(others) + 1], distances[i, 1 : len(others) + 1] = others, d * 10.0 ** rng.integers(-3, 4)
-    return indices, distances
 
 
 @pytest.mark.parametrize("local_connectivity", [0.0, 0.5, 1.0, 1.5, 3.0, 100.0])
@@ -261,11 +195,11 @@ def test_any_table_gives_a_symmetric_graph_of_weights_up_to_1(
     true = as_expected(reference.fuzzy_graph(indices, distances, local_connectivity, mix))
     sizes = []
     for backend in BACKENDS.values():
-        graph, found = backend(*knn, create=create, **how)
+        graph, component_sizes = backend(*knn, create=create, **how)
         ours = to_dense(graph)
         assert np.array_equal(ours, ours.T) and ours.max(initial=0) <= 1 and (np.diag(ours) == 0).all()
         assert np.abs(ours - true).max() < HALF_A_STEP + 1e-5
-        sizes.append(found.tolist())
+        sizes.append(component_sizes.tolist())
     assert sizes[0] == sizes[1]
     for file in made:
         file.close()
@@ -298,38 +232,3 @@ def test_components_of_a_chain_and_of_nothing(built_by, backend):
     assert built_by(backend, table(indices, distances), 77)[1].tolist() == [n]
     indices[:, 1], distances[:, 1] = -1, np.inf
     assert built_by(backend, table(indices, distances), 77)[1].tolist() == [1] * n
-
-
-@pytest.mark.parametrize("local_connectivity", [0.5, 1.0, 2.5])
-@pytest.mark.parametrize("set_op_mix_ratio", [0.0, 0.7, 1.0])
-def test_a_gpu_makes_the_graph_of_the_cpu(built_by, codes_knn, local_connectivity, set_op_mix_ratio):
-    """Weights may differ by a step, where one exponential is rounded up and the other down."""
-    for knn in (codes_knn, random_knn(11, 300, 9)):
-        (cpus, its_sizes), (gpus, sizes) = (
-            built_by(backend, knn, 70, local_connectivity, set_op_mix_ratio) for backend in BACKENDS
-        )
-        assert content(cpus)[:2] == content(gpus)[:2] and np.array_equal(its_sizes, sizes)
-        weights = [graph.weights.read(0, graph.n_edges).astype(int) for graph in (cpus, gpus)]
-        assert np.abs(weights[0] - weights[1]).max() <= 1
-        assert content(built_by("cuda", knn, 70, local_connectivity, set_op_mix_ratio)[0]) == content(gpus)
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU: its memory is measured")
-@pytest.mark.parametrize("block_edges", [1 << 20, footprint.MOST_EDGES])
-def test_the_device_bytes_are_those_of_the_plan(as_file, create, block_edges):
-    n, k = 400_000, 15
-    rng = np.random.default_rng(12)
-    indices = (np.arange(n)[:, None] + np.cumsum(rng.integers(1, 30_000, (n, k)), 1) - 1) % n
-    indices[:, 0] = np.arange(n)
-    distances = np.sort(rng.random((n, k)), 1)
-    distances[:, 0] = 0
-    knn = [as_file(array) for array in table(indices, distances)]
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    cuda.build(
-        *knn, create, local_connectivity=1.0, set_op_mix_ratio=1.0, block_edges=block_edges, device=DEVICE
-    )  # fmt: skip
-    used = torch.cuda.max_memory_allocated() - before
-    assert 0.6 <= used / footprint.cuda(n, k, block_edges) <= 1.0
