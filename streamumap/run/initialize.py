@@ -40,21 +40,21 @@ class GraphBlocks:
         """Functions that read the blocks, in the order of the rows."""
         n = self.graph.n_rows
         if block_rows >= n:
-            return [self._placed]
+            return [self._on_device]
         self.forget()
         return [partial(self.graph.block, start, min(start + block_rows, n)) for start in range(0, n, block_rows)]
 
     def forget(self) -> None:
         self._whole = None
 
-    def _placed(self) -> GraphBlock:
+    def _on_device(self) -> GraphBlock:
         if self._whole is None:
             block, to_device = self.graph.block(0, self.graph.n_rows), self.backend.to_device
             self._whole = GraphBlock(0, 0, to_device(block.indptr), to_device(block.targets), to_device(block.weights))
         return self._whole
 
 
-PlaceTop = Callable[[np.ndarray], np.ndarray]
+TopPositions = Callable[[np.ndarray], np.ndarray]
 """A function of row numbers int64 (M,), ascending, that returns their positions float32 (M, n_components)."""
 
 
@@ -75,13 +75,13 @@ def first_positions(
             f"--init: {p.init}: all rows have the same position, which says nothing; the default start is used instead."
         )
     with threadpool_limits(1):  # the same sums for any number of threads
-        place_top, how = _first_of_all(rows, plan, p, blocks, settings, lambda _: advance(0), warn)
-        return _multilevel(place_top, how, plan, p, blocks, settings, advance)
+        top_positions, how = _first_of_all(rows, plan, p, blocks, settings, lambda _: advance(0), warn)
+        return _multilevel(top_positions, how, plan, p, blocks, settings, advance)
 
 
 def _first_of_all(
     rows: Rows, plan: Plan, p: Params, blocks: GraphBlocks, settings, advance: Advance, warn: Callable[[str], None]
-) -> tuple[PlaceTop, str]:
+) -> tuple[TopPositions, str]:
     """The positions of the coarsest level, and how they are found. Advances by 0: no row has its position yet."""
     if p.init == "random":
         return (lambda numbers: pca.random(len(numbers), p.n_components, p.seed)), "at random"
@@ -92,17 +92,17 @@ def _first_of_all(
 
 
 def _multilevel(
-    place_top: PlaceTop, how: str, plan: Plan, p: Params, blocks: GraphBlocks, settings, advance: Advance
+    top_positions: TopPositions, how: str, plan: Plan, p: Params, blocks: GraphBlocks, settings, advance: Advance
 ) -> tuple[np.ndarray, str]:
     n = settings.n_vertices
     if n < FEW:
         advance(n)
-        return place_top(np.arange(n)), how
+        return top_positions(np.arange(n)), how
     from streamumap.layout.init import levels
 
     in_blocks = blocks.of(plan["start"].blocks["block_rows"])
     top = levels.RANDOM_TOP if p.init == "random" else levels.TOP
-    begun = levels.start(in_blocks, settings, blocks.backend, place_top, advance, top)
+    begun = levels.start(in_blocks, settings, blocks.backend, top_positions, advance, top)
     said = f"multilevel, {' -> '.join(f'{size:,}' for size in begun.level_sizes)} vertices, the last {how}"
     if begun.n_unreached:
         said += f"; {begun.n_unreached:,} rows in small pieces of the graph start at random places"
@@ -110,7 +110,7 @@ def _multilevel(
 
 
 def _pca(rows: Rows, plan: Plan, p: Params, numbers: np.ndarray) -> np.ndarray:
-    """Positions along the first principal components of these rows: a `PlaceTop`."""
+    """Positions along the first principal components of these rows: a `TopPositions`."""
     size, read = plan["start"].blocks["sample_rows"], _reader(rows)
     sample = read(numbers[pca.sample_numbers(len(numbers), size)])
     parts = pca.blocks(lambda a, b: read(numbers[a:b]), len(numbers), size)
@@ -118,14 +118,14 @@ def _pca(rows: Rows, plan: Plan, p: Params, numbers: np.ndarray) -> np.ndarray:
 
 
 def _spectral(
-    by_pca: PlaceTop,
+    by_pca: TopPositions,
     plan: Plan,
     p: Params,
     blocks: GraphBlocks,
     settings,
     advance: Advance,
     warn: Callable[[str], None],
-) -> tuple[PlaceTop, str]:
+) -> tuple[TopPositions, str]:
     """Positions along the graph's eigenvectors. Where the graph has several components, each is laid out along its own eigenvectors,
     around the position that the default start gives it."""
     from streamumap.graph.components import roots_and_degrees

@@ -1,4 +1,4 @@
-"""Everything that a request names, opened and checked before a row is read."""
+"""Inputs: everything that a request names, opened and checked before a row is read."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,7 +29,7 @@ class Inputs:
     origin: dict = field(default_factory=dict)
 
     def job(self, place_rest: bool) -> Job:
-        """What is to be planned, as far as it is known before the rows are read."""
+        """The job of the plan, as far as it is known before the rows are read."""
         job = replace(job_of(self.source), knn_columns=self.knn.n_columns if self.knn else 0)
         job = sampled_job(job, None if self.sample is None else len(self.sample))
         return placing_job(job) if place_rest else job

@@ -37,8 +37,10 @@ FILES = {
 }
 """The output files of the stages, without .npy."""
 
-OF_THE_MAP = ("run.json", "embedding.parquet", "labels.parquet", "map.png", "map.gif", "map.html")
-OF_THE_MAP += ("map.csv", "map.geojson", "map.h5ad")
+OF_THE_MAP = (
+    *("run.json", "embedding.parquet", "labels.parquet"),
+    *(f"map.{ending}" for ending in ("png", "gif", "html", "csv", "geojson", "h5ad")),
+)
 """Files that describe a map and are removed with it: tables, and pictures, page and exports under their default names. A file of
 the user's beside them stays."""
 

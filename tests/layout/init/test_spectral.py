@@ -172,9 +172,9 @@ def started(x, tmp_path, monkeypatch, **params):
         return seen["start"], seen["said"]
 
     def spectral_positions(*args):
-        place_top, how = along(*args)
-        seen["all"] = place_top(np.arange(len(x)))
-        return place_top, how
+        top_positions, how = along(*args)
+        seen["all"] = top_positions(np.arange(len(x)))
+        return top_positions, how
 
     monkeypatch.setattr("streamumap.run.stages.layout.first_positions", first_positions)
     monkeypatch.setattr(initialize, "_spectral", spectral_positions)
