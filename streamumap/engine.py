@@ -23,7 +23,7 @@ from streamumap.run.stages.out_of_sample import place_rest
 from streamumap.run.stages.quality import quality
 from streamumap.run.stages.read import read
 from streamumap.run.stages.reduce import reduce
-from streamumap.run.stages.write import get_ready, write
+from streamumap.run.stages.write import preload_drawing, write
 from streamumap.store.workdir import Workdir, check_space, used_bytes
 
 
@@ -51,30 +51,30 @@ def embed(
         work = opened.enter_context(closing(Workdir(out, source.fingerprint, request.path, request.fresh)))
         run = opened.enter_context(closing(Run(request, inputs, plan, work, listener, stopping)))
         with run.logged():
-            return stages(run)
+            return run_stages(run)
 
 
-def stages(run: Run) -> dict:
+def run_stages(run: Run) -> dict:
     """Does all stages in order and returns the content of run.json."""
     found = read(run)
     keys = keys_of(run)
     rows = Rows(run.source, reduce(run, keys.reduced), run.csr, found, run.view, run.params.metric)
     neighbors(run, rows, keys.knn)
     if run.plan.device:
-        get_ready()
-    if run.work.has("embedding", keys.placed):
+        preload_drawing()
+    if run.work.has("embedding", keys.final_map):
         run.reuse("the map")
         embedding = run.of_kept("embedding")
     else:
-        embedding = mapped(run, rows, keys)
-        place_rest(run, rows, embedding, keys.placed)
+        embedding = make_map(run, rows, keys)
+        place_rest(run, rows, embedding, keys.final_map)
     run.source.check_unchanged()
     distortion = quality(run, rows, embedding)
     return write(run, found, embedding, distortion)
 
 
-def mapped(run: Run, rows: Rows, keys: Keys) -> np.ndarray:
-    """Positions of the mapped rows, float32 (N, n_components)."""
+def make_map(run: Run, rows: Rows, keys: Keys) -> np.ndarray:
+    """Makes the map, or takes that of an earlier run: positions of the mapped rows, float32 (N, n_components)."""
     if run.new is not None and run.work.has("embedding", keys.map):
         run.reuse("the map of the sample")
         return run.of_kept("embedding")

@@ -1,6 +1,6 @@
 """Bytes of the layout, importable without numba or torch."""
 
-UNEVEN = 2
+UNEVEN_EDGES = 2
 """Edges of a block of rows, at most, as a multiple of the mean."""
 
 
@@ -8,7 +8,7 @@ def block_bytes(n_rows: int, block_rows: int, n_edges: int) -> int:
     """Bytes of the graph on its device: all of it in one block, or two smaller blocks, as one is read while the other is used."""
     if block_rows >= n_rows:
         return n_edges * 6 + n_rows * 8
-    edges = min(n_edges, int(block_rows / n_rows * n_edges * UNEVEN))
+    edges = min(n_edges, int(block_rows / n_rows * n_edges * UNEVEN_EDGES))
     return 2 * (edges * 6 + block_rows * 8)
 
 

@@ -54,7 +54,7 @@ def format_bytes(n_bytes: int) -> str:
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes that a stage needs at its peak, beyond what the process always takes."""
+    """Bytes of a stage at its peak: of its arrays alone, or of the whole process beyond `import streamumap`, as the user says of it."""
 
     host_bytes: int = 0
     device_bytes: int = 0

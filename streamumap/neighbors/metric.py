@@ -27,21 +27,21 @@ class Metric:
     `from_squares(squares, xp)`: squared distances of the rows as they are compared -> distances, which ascend with the squares and
     are 0 where these are; `xp` is numpy or torch, whichever the squares belong to.
     `reference(rows, others)`: the same from its definition, float64 (n, D) and (m, D) -> (n, m), in plain NumPy.
-    `backends`: the searches that have it.
+    `backends`: the searches that have it, by the names of --neighbors. A plan with another one is refused.
     """
 
     name: str
     unit: bool
     from_squares: Callable[[Any, Any], Any]
     reference: Callable[[np.ndarray, np.ndarray], np.ndarray]
-    backends: tuple[str, ...] = ("dense", "sparse", "cuda", "cuvs")
+    backends: tuple[str, ...] = ("dense", "packed", "cuda", "cuvs")
 
     def check(self, backend: str) -> None:
         """Raise InputError where a backend does not have this metric."""
         if backend not in self.backends:
             names = ", ".join(metric.name for metric in METRICS.values() if backend in metric.backends)
             raise InputError(
-                f"metric: expected one that the {backend} search has ({names}), found {self.name!r}; choose one of these."
+                f"metric: expected one that --neighbors {backend} has ({names}), found {self.name!r}; choose one of these."
             )
 
 

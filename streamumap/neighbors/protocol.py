@@ -33,7 +33,7 @@ class ComparedRows:
     """Rows, the metric under which they are compared, and where: `device` is "cuda:N", or None for a CPU."""
 
     source: RowSource
-    csr: CsrRows | None  # the same rows without their zeros, where these are many
+    csr: CsrRows | None  # the same rows in CSR form; None where they have few zeros
     metric: Metric
     non_negative: bool  # no value is below 0
     device: str | None = None
@@ -43,16 +43,16 @@ class Reached(Protocol):
     """Says whether a graph is good enough."""
 
     def __call__(self, neighbors: np.ndarray, count: Count | None = None) -> bool:
-        """`neighbors` int32 (S, k - 1): those of the sampled rows, without the rows themselves. `count`: counts ranks among the rows
-        that were searched, by a backend that has them at hand."""
+        """`neighbors` int32 (S, k - 1): those of the sampled rows, without the rows themselves. `count`: the
+        backend's own counter, if it holds the rows already; without it ranks are counted by reading the rows again."""
 
 
 @dataclass(frozen=True, eq=False)
 class SearchRequest:
     """A search for the `k` nearest rows of each row, itself included.
 
-    `blocks`: the sizes that the plan gives the backend, by name. An approximate search goes on until `reached` says yes of the rows
-    `sample` int64 (S,), ascending; where that never happens all rows are compared with all, as they are at once with `exhaustive`.
+    `blocks`: the sizes that the plan gives the backend, by name. An approximate search stops once `reached` accepts the neighbors of the
+    rows `sample` int64 (S,), ascending. If that never happens, or with `exhaustive`, all rows are compared with all.
     """
 
     rows: ComparedRows
@@ -79,8 +79,8 @@ class Backend(Protocol):
     ) -> np.ndarray:
         """Count how many rows are closer to row sample[i] than row others[i, j] is, itself apart: int64 (S, m), exact.
 
-        `sample` int64 (S,) ascending; `others` (S, m), -1 for the distance from which on there is no edge. Reads `block_rows` rows at
-        a time. Advances by N rows."""
+        `sample` int64 (S,) ascending. `others` (S, m): row numbers; -1 for none: counted are then all rows that are near enough for an
+        edge. Reads `block_rows` rows at a time. Advances by N rows."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +93,7 @@ class NearestRequest:
     k: int
     query_rows: int
     other_rows: int
-    rounding: float = 0.0  # rows that differ by no more than this part of their length are the same row
+    rounding: float = 0.0  # rows whose difference is at most this share of their length count as equal
     n_threads: int = 1
     advance: Advance = no_advance
 

@@ -114,8 +114,8 @@ def held_at_start(facts: Facts) -> Held:
 def hold_kernels(facts: Facts, held: Held, modules: tuple[str, ...], n_bytes: int = COMPILING_BYTES) -> Held:
     """Add the bytes that numba keeps of compiling the kernels of these modules.
 
-    What fits is decided as if all had to be compiled, so that the first run makes the same map as later ones; predictions
-    leave out what an earlier run compiled. Maps of other than two dimensions and very wide rows have kernels of their own.
+    Whether a plan fits is decided as if nothing were compiled yet, so that the first run makes the same map as later ones;
+    predictions subtract what an earlier run compiled. Maps of other than two dimensions and very wide rows have kernels of their own.
     """
     usual = facts.params.n_components == 2 and facts.job.n_features <= 1 << 16
     spared_bytes = n_bytes if usual and facts.machine.compiled.issuperset(modules) else 0

@@ -35,8 +35,8 @@ def make_plan(job: Job, params: Params, budget: Budget, machine: Machine) -> Pla
 
 
 def with_edges(plan: Plan, params: Params, n_edges: int) -> Plan:
-    """Return the plan for the number of edges that the finished graph has: the first plan assumes an upper bound, mostly a
-    third more."""
+    """Return the plan for the number of edges that the finished graph has: the first plan assumes an upper bound, usually
+    a third too high."""
     exact = make_plan(replace(plan.job, n_edges=n_edges), params, plan.budget, plan.machine)
     stages = tuple(exact[s.name] if s.name in ("start", "layout") else s for s in plan.stages)
     return replace(plan, job=exact.job, stages=stages)
@@ -52,9 +52,8 @@ def smallest_budget(job: Job, params: Params, machine: Machine) -> Budget:
 def list_candidates(job: Job, params: Params, budget: Budget, machine: Machine) -> list[Candidate]:
     """List the ways through the job, the fastest first, whether they fit or not.
 
-    Rows that are mostly zeros become CSR rows: in memory where that makes no block of any stage smaller, else on disk.
-    Where even that does not fit they are searched as dense rows, and at last as CSR rows by an exhaustive search, which
-    leaves no compiled kernels for later stages to hold.
+    The order: CSR rows in memory, if no block shrinks by it; CSR rows on disk; dense rows; CSR rows with an exhaustive
+    search, which compiles fewer kernels. Rows that are not mostly zeros are dense.
     """
     params = replace(params, n_neighbors=min(params.n_neighbors, job.n_rows))
 

@@ -1,5 +1,5 @@
-"""The backends of a run: each stage is given to the backend that the plan names, with its rows and block sizes. Backends are imported when
-they are used."""
+"""The backends of a run. Reading, search, ranks, graph and points on the map go to the backend that the plan names, with its rows and block
+sizes. Backends are imported when they are used."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -11,10 +11,10 @@ import numpy as np
 
 from streamumap.errors import InputError
 from streamumap.events import Advance
-from streamumap.neighbors.cuda.points_sizes import values
+from streamumap.neighbors.cuda import points_sizes
 from streamumap.neighbors.metric import Metric, compared, named
 from streamumap.neighbors.protocol import Backend, ComparedRows, Count, KnnGraph, NearestBackend, SearchRequest
-from streamumap.neighbors.sparse import sizes
+from streamumap.neighbors.sparse.sizes import CORPUS_ROWS
 from streamumap.neighbors.zero import close_gaps, join_zero_rows
 from streamumap.params import Params
 from streamumap.planning.job import Plan
@@ -26,14 +26,14 @@ from streamumap.source.views.centered import ComparedView
 from streamumap.store.blockfile import BlockFile
 from streamumap.store.checkpoint import NO_CHECKPOINT, Checkpoint
 
-FINISHED_ROWS = 1 << 12
-"""Rows of a graph whose distances are turned into those of the user's metric together."""
+FINISHED_VALUES = 1 << 16
+"""Distances of a graph that are turned into those of the user's metric together."""
 
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of a run in the forms that stages take, as `view` has them. `searched` is `original` or its reduced form; `csr`: without their
-    zeros, None where these are few; `asked`: the name of the user's metric."""
+    """The rows of a run in the forms that stages take, as `view` has them. `searched`: `original` or its reduced form. `csr`: the rows in CSR
+    form, or None where they have few zeros. `asked`: the name of the user's metric."""
 
     original: RowSource
     searched: RowSource
@@ -125,17 +125,17 @@ def search(
     plan: Plan,
     p: Params,
     sample: np.ndarray,
-    enough: Callable[[np.ndarray, np.ndarray], bool],
+    is_good_enough: Callable[[np.ndarray, np.ndarray], bool],
     advance: Advance,
     checkpoint: Checkpoint = NO_CHECKPOINT,
 ) -> KnnGraph:
-    """Find the k-NN graph by the planned backend. An approximate search goes on until `enough(neighbors (S, k - 1), their ranks)` says yes of
-    the rows `sample` int64 (S,)."""
+    """Find the k-NN graph by the planned backend. An approximate search stops once `is_good_enough(neighbors (S, k - 1), their ranks)` accepts
+    the neighbors of the rows `sample` int64 (S,)."""
 
     def reached(neighbors: np.ndarray, count: Count | None = None) -> bool:
         if count is None or rows.reduced:
             count = partial(count_closer, rows, plan)
-        return enough(neighbors, count(sample, neighbors))
+        return is_good_enough(neighbors, count(sample, neighbors))
 
     planned = plan["neighbors"]
     request = SearchRequest(
@@ -151,8 +151,9 @@ def search(
 def _finish_unit(rows: Rows, graph: KnnGraph) -> None:
     """Turn the distances of rows that the view has brought to length 1 into those of the user's metric, in place."""
     metric, is_zero = named(rows.asked), rows.found.is_zero
-    for start in range(0, len(graph.indices), FINISHED_ROWS):
-        indices, distances = (array[start : start + FINISHED_ROWS] for array in graph)
+    step = max(1, FINISHED_VALUES // graph.indices.shape[1])
+    for start in range(0, len(graph.indices), step):
+        indices, distances = (array[start : start + step] for array in graph)
         rows.view.to_asked_metric(
             indices, distances, lambda squares: metric.from_squares(squares, np), is_zero[indices]
         )
@@ -165,7 +166,7 @@ def search_steps(plan: Plan) -> int:
     """Count the rows by which `search` advances: all rows for each pass. An approximate search makes at least one pass."""
     n, planned = plan.job.n_rows, plan["neighbors"]
     if planned.backend == "packed" and not planned.blocks["batch_rows"]:
-        return n * (1 + -(-n // sizes.CORPUS_ROWS))
+        return n * (1 + -(-n // CORPUS_ROWS))
     return n
 
 
@@ -181,7 +182,7 @@ def points(plan: Plan, embedding: np.ndarray) -> Any:
     if plan.device:
         from streamumap.neighbors.cuda import points as cuda_points
 
-        return cuda_points.Points(embedding, plan.device, values(plan["quality"].blocks["query_rows"]))
+        return cuda_points.Points(embedding, plan.device, points_sizes.values(plan["quality"].blocks["query_rows"]))
     from streamumap.neighbors import points as cpu_points
 
     return cpu_points.Points(embedding, plan.machine.n_cores)

@@ -9,7 +9,7 @@ from streamumap import __version__
 from streamumap.run.run import Run
 from streamumap.store.workdir import key_of
 
-LAYOUT_PARAMS = (
+KEYED_LAYOUT_PARAMS = (
     "n_epochs", "min_dist", "spread", "learning_rate", "repulsion_strength", "negative_sample_rate", "n_components", "init", "seed",
 )  # fmt: skip
 
@@ -22,7 +22,7 @@ class Keys:
     knn: str
     graph: str
     map: str
-    placed: str  # the map with the rows beside the sample
+    final_map: str  # the map with the rows beside the sample, where these get a position
 
 
 def keys_of(run: Run) -> Keys:
@@ -34,14 +34,16 @@ def keys_of(run: Run) -> Keys:
     by = run.plan["reduce"].backend if reduced else ""
     knn = key_of(__version__, p.n_neighbors, p.metric, reduced, p.recall, p.seed, how, rows)
     graph = key_of(knn, p.local_connectivity, p.set_op_mix_ratio)
-    settings = [getattr(p, name) for name in LAYOUT_PARAMS]
-    drawn = key_of(graph, run.plan["layout"].backend, settings, run.given_start)
+    settings = [getattr(p, name) for name in KEYED_LAYOUT_PARAMS]
+    map_key = key_of(graph, run.plan["layout"].backend, settings, run.given_start)
     return Keys(
         reduced=key_of(__version__, reduced, p.metric, by, rows),
         knn=knn,
         graph=graph,
-        map=drawn,
-        placed=drawn if run.new is None else key_of(drawn, run.plan["place"].backend, hash_of(run.new.kept.rows)),
+        map=map_key,
+        final_map=map_key
+        if run.new is None
+        else key_of(map_key, run.plan["place"].backend, hash_of(run.new.kept.rows)),
     )
 
 

@@ -39,13 +39,13 @@ class New:
 class Run(Recorder):
     """Everything that the stages of one run share.
 
-    `input`: the rows as they were opened. `opened`: the same once they can be read in place. `source`: those of them that are mapped,
+    `input`: the rows of the request, as opened. `readable`: the same in a form that is read in place. `source`: those of them that are mapped,
     seen as `view` compares them; `kept` says which rows these are; `csr`: the same without their zeros, where that pays.
     `new`: with `place_rest`, the rows beside the sample. `params` and `plan` follow what is found in the rows.
     """
 
     source: RowSource
-    opened: RowSource
+    readable: RowSource
 
     def __init__(
         self,

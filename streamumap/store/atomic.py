@@ -1,4 +1,4 @@
-"""Writing files: a file under its final name is whole, and an OSError becomes an OutputError.
+"""Writing files: a file that is published is whole, and an OSError becomes an OutputError.
 
 This is the one place that words errors of writing. Every byte goes through `os`, so that no library hides an error.
 """

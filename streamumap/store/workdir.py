@@ -1,6 +1,7 @@
-"""Workdir: the folder of a run, and the only place that knows the names of its files.
+"""Workdir: the folder of a run, and the names of its files.
 
-A file under its final name is whole, see `atomic`. The manifest records each stage's output with checksums and a key, a
+A file in the folder that has its final name is whole, see `atomic`. A file in scratch may be unfinished: it counts only by the checksums
+in the manifest or in a checkpoint. The manifest records each stage's output with checksums and a key, a
 hash of all that the output depends on: the same command finds the output again, another command makes it anew.
 """
 

@@ -26,7 +26,8 @@ def join_cells(cells, new, first_row, indptr, targets, weights):
 
 @njit(parallel=True, cache=True)
 def join_roots(roots, new, first_row, indptr, targets, weights):
-    """Writes the roots of the rows of a block to `new`, int32 (N,) like `roots`; -1: not lost."""
+    """Writes the roots of the rows of a block to `new`, int32 (N,) like `roots`. A vertex is lost if no cell reached it; its root is the
+    largest number of a vertex in its piece, -1 where it is not lost."""
     for row in prange(len(indptr) - 1):
         i = first_row + row
         largest = roots[i]

@@ -1,8 +1,8 @@
 """The nearest rows of one chunk for each of some queries: exact, whatever the rows.
 
-A matrix product proposes and differences of two rows decide. The error of a product is bounded relative to the two squared norms, which
-tells for which queries it may have missed a neighbor. For these, float32 products of rows less their mean propose again; where even they
-cannot tell who is nearer, all differences are computed.
+A matrix product proposes candidates and differences of two rows decide. The error of a product is bounded relative to the two squared
+norms, which tells for which queries it may have missed a neighbor. There are three tries, each for the queries that the one before left
+in doubt: products of the rows as stored, float32 products of rows minus their mean, all differences.
 """
 
 from collections.abc import Callable, Iterator

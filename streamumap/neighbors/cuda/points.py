@@ -128,8 +128,8 @@ class Points:
     def _near_tiles(
         self, low: torch.Tensor, high: torch.Tensor, reach: torch.Tensor, pair_values: int
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield pairs of numbers: boxes (low, high), and tiles that may have points closer to them than `reach`, squared; as many at a time as
-        have `values` distances, `pair_values` each."""
+        """Yield numbers of boxes (low, high) and of tiles that may have points closer to them than `reach`, squared: as many pairs at a time as
+        make at most `values` distances, `pair_values` for each pair."""
         step, pairs = max(1, self.values // len(self.low)), max(1, self.values // pair_values)
         for first in range(0, len(low), step):
             part = slice(first, first + step)

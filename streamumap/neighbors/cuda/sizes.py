@@ -1,6 +1,6 @@
 """Bytes of the search on a GPU as formulas, importable without torch, and the sizes by which it works."""
 
-from streamumap.neighbors.sparse.sizes import UNEVEN
+from streamumap.neighbors.sparse.sizes import UNEVEN_NONZEROS
 from streamumap.source.base import pinned_bytes
 
 TILE_ROWS = 2048
@@ -55,7 +55,7 @@ def csr_rows(n_rows: int, n_features: int, n_nonzero: int, dtype: str) -> int:
     """Predict the device bytes of a SparseOnDevice: pairs, bounds and squared norms, strips; and the squares of a block being uploaded."""
     itemsize = kept_itemsize(dtype)
     pairs = n_nonzero * ((2 if n_features <= 1 << 16 else 4) + itemsize) + n_rows * 16
-    block = int(min(1.0, UPLOAD_ROWS / n_rows * UNEVEN) * n_nonzero) * 24
+    block = int(min(1.0, UPLOAD_ROWS / n_rows * UNEVEN_NONZEROS) * n_nonzero) * 24
     return pairs + min(PROGRAMS, n_rows) * n_features * itemsize + block
 
 

@@ -21,7 +21,7 @@ def count_closer(
     rows: ComparedRows, sample: np.ndarray, others: np.ndarray, block_rows: int, advance: Advance = no_advance
 ) -> np.ndarray:
     """Count exact ranks. Distances come from float64 sums of products; where these do not decide, from the two rows themselves."""
-    rows.metric.check("sparse")
+    rows.metric.check("packed")
     csr, unit = rows.csr, rows.metric.unit
     assert csr is not None
     ours = csr.take(sample)

@@ -9,16 +9,17 @@ NEAR = 1e-6
 """Below this, half squared distances of rows at length 1 come from differences: 1 - cos has lost too many digits."""
 
 
-PIECE_ROWS = 1 << 10
-"""Rows whose distances are converted together: a few hundred kilobytes, which no formula counts."""
+PIECE_VALUES = 1 << 14
+"""Distances that are converted together: a few hundred kilobytes, which no formula counts."""
 
 
 def to_distances(measured: np.ndarray, metric: Metric) -> None:
     """Turn what `pair` gives, float32 (n, k), into distances of the metric, in place: in float64, in which the root of the square of a float32
     number is that number again."""
-    for start in range(0, len(measured), PIECE_ROWS):
-        wide = measured[start : start + PIECE_ROWS].astype(np.float64)
-        measured[start : start + PIECE_ROWS] = metric.from_squares(2 * wide if metric.unit else wide**2, np)
+    step = max(1, PIECE_VALUES // measured.shape[1])
+    for start in range(0, len(measured), step):
+        wide = measured[start : start + step].astype(np.float64)
+        measured[start : start + step] = metric.from_squares(2 * wide if metric.unit else wide**2, np)
 
 
 @njit(cache=True)

@@ -28,7 +28,7 @@ READ_BYTES = 8 << 20
 @contextmanager
 def open_search(request: NearestRequest) -> Iterator[Nearest]:
     """Open a search, which reads new rows when they are asked for and holds nothing."""
-    request.rows.metric.check("sparse")
+    request.rows.metric.check("packed")
     yield lambda start, stop: _nearest(_without_zeros(request.new, start, stop), request)
 
 

@@ -22,7 +22,7 @@ def search(request: SearchRequest) -> KnnGraph:
     """Find the graph. With `batch_rows` 0 all rows are compared with all, `query_rows` at a time: exact. Else cells find candidates, for
     `batch_rows` rows together; where the graph is never good enough, all rows are compared with all."""
     rows, unit = request.rows, request.rows.metric.unit
-    rows.metric.check("sparse")
+    rows.metric.check("packed")
     zero_rows = np.flatnonzero(request.is_zero).astype(np.int32)
 
     def reached(neighbors: np.ndarray, count: Count | None = None) -> bool:

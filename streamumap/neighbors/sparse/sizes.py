@@ -4,7 +4,7 @@ from math import isqrt
 
 from streamumap.source.sparse.csr_rows import SPAN_VALUES
 
-UNEVEN = 1.5
+UNEVEN_NONZEROS = 1.5
 """Factor by which a block of rows may have more non-zeros than the mean."""
 
 CORPUS_ROWS = 65_536
@@ -82,9 +82,9 @@ def nearest(
     """Predict the host bytes of a search for the neighbors of new rows: `query_pairs` and `row_pairs` are the mean non-zeros of a new row
     and of a row of the map. Counted are a block and its lists, for each of its rows the squared norm, the bias twice and the scale, and
     the sums of each thread."""
-    pairs = int(other_rows * row_pairs * UNEVEN)
+    pairs = int(other_rows * row_pairs * UNEVEN_NONZEROS)
     lists = pairs * (pair_bytes(n_features) + LISTED_BYTES) + n_features * 8 + other_rows * 24
-    asking = int(query_rows * query_pairs * UNEVEN) * 40
+    asking = int(query_rows * query_pairs * UNEVEN_NONZEROS) * 40
     return asking + lists + n_threads * other_rows * 4
 
 
@@ -124,7 +124,7 @@ def _exhaustive(n_rows, n_features, n_nonzero, k, query_rows, n_sample, n_thread
 
 
 def _pairs_of(some_rows, n_rows, n_nonzero):
-    return int(min(1.0, some_rows / n_rows * UNEVEN) * n_nonzero)
+    return int(min(1.0, some_rows / n_rows * UNEVEN_NONZEROS) * n_nonzero)
 
 
 def _taking(n_pairs):
@@ -136,7 +136,7 @@ def _approximate(n_rows, n_features, n_nonzero, k, batch_rows, n_sample, n_threa
     """Count the rows in the order of their cells and the centres of these, which are held throughout, and the step that needs most beyond.
     The buffers with which a thread probes stay: glibc does not give back the end of a thread's heap."""
     n, width, index_bytes = n_rows, list_width(k), 2 if n_features <= 1 << 16 else 4
-    share = n_nonzero / n * UNEVEN
+    share = n_nonzero / n * UNEVEN_NONZEROS
     block_rows, cell_rows = min(n, BLOCK_ROWS), mean_cell_rows(n)
     n_cells = 2 * max(1, n // cell_rows)
     centres = n_cells * STRONGEST * (index_bytes + 4)

@@ -4,7 +4,7 @@ from streamumap.errors import InputError
 from streamumap.graph import sizes as graph_sizes
 from streamumap.layout import sizes as layout_sizes
 from streamumap.layout.init import levels_sizes, spectral_sizes
-from streamumap.neighbors.sparse.sizes import UNEVEN
+from streamumap.neighbors.sparse.sizes import UNEVEN_NONZEROS
 from streamumap.planning.fit import Blocks, Facts, Held, Shape, block_sizes, fit, hold_kernels, one_block
 from streamumap.planning.job import StagePlan
 from streamumap.planning.overheads import GRAPH_AND_LAYOUT_KERNELS, SPECTRAL_KERNELS
@@ -32,7 +32,9 @@ def start(facts: Facts, held: Held) -> tuple[StagePlan, Held]:
     if facts.params.init == "spectral":
         held = hold_kernels(facts, held, SPECTRAL_KERNELS)
     rows, c, on_device = held.rows, facts.params.n_components, _lays_out_on_device(facts)
-    per_row = rows.n_features * 4 if rows.n_nonzero is None else int(rows.n_nonzero / rows.n_rows * 8 * UNEVEN) + 8
+    per_row = (
+        rows.n_features * 4 if rows.n_nonzero is None else int(rows.n_nonzero / rows.n_rows * 8 * UNEVEN_NONZEROS) + 8
+    )
 
     def host(shape: Shape) -> int:
         top = levels_sizes.TOP

@@ -7,6 +7,7 @@ from streamumap.neighbors import cuvs_sizes as cuvs
 from streamumap.neighbors import given
 from streamumap.neighbors.cuda import sizes as cuda
 from streamumap.neighbors.dense import sizes as dense
+from streamumap.neighbors.metric import named
 from streamumap.neighbors.sparse import sizes as sparse
 from streamumap.planning.fit import Blocks, Facts, Held, Shape, block_sizes, fit, hold_kernels, one_block, spare
 from streamumap.planning.job import SEARCH_ROWS, StagePlan
@@ -31,9 +32,12 @@ OTHER_ROWS = (65_536, 16_384, 4_096, 1_024)
 
 
 def search(facts: Facts, held: Held) -> tuple[StagePlan, Held]:
-    """Plan the search by the backend that the options and the machine decide. Raises InputError where they contradict."""
+    """Plan the search by the backend that the options and the machine decide. Raises InputError where they contradict, or where
+    the backend does not have the metric."""
     backends = {"given": _given, "packed": _sparse, "dense": _dense, "cuda": _cuda, "cuvs": _cuvs}
     backend = _backend(facts)
+    if backend != "given":
+        named(facts.params.metric).check(backend)
     if not facts.on_gpu:
         held = hold_kernels(facts, held, SPARSE_KERNELS if facts.as_csr else DENSE_KERNELS)
     return backends[backend](facts, held)

@@ -56,14 +56,14 @@ def _plan(run: Run, found: Scan, n_nonzero: int) -> None:
 def _centre(run: Run, found: Scan, csr: CsrRows | None, advance: Meter) -> tuple[Scan, CsrRows | None]:
     """Subtracts the centre of rows that lie far from the origin: sets view, source and plan again. A second pass counts zeros and
     duplicates of the rows as they are compared then."""
-    given: RowSource = run.kept.source(run.opened)
+    given: RowSource = run.kept.source(run.readable)
     largest = np.ldexp([found.feature_low, found.feature_high], run.view.exponent, dtype=np.float64)
     view = find_view(given, largest, unit=named(run.params.metric).unit)
     if view is None:
         return found, csr
     run.view, run.source = view, view.of(given)
     if run.new is not None:
-        run.new = replace(run.new, source=view.of(run.new.kept.source(run.opened)))
+        run.new = replace(run.new, source=view.of(run.new.kept.source(run.readable)))
     _plan(run, found, found.n_nonzero)
     if csr is not None:
         csr.close()  # before it is made again
@@ -87,7 +87,7 @@ def _scan(run: Run, advance: Meter) -> tuple[Scan, CsrRows | None]:
     if isinstance(given, ToConvert):
         given.device = run.plan.device
         given = given.convert(run.work.scratch, advance)
-    run.opened = given
+    run.readable = given
     run.source = source = run.kept.source(given)
     checkpoint = run.checkpoint("scan", input_key(run), "reading", advance)
     found, csr = run.retry_on_oom("read", lambda: dispatch.read(source, run.plan, advance, checkpoint))

@@ -11,7 +11,7 @@ from streamumap.run.stages.out_of_sample import say_who_has_no_place
 from streamumap.source.scan.result import Scan
 
 
-def get_ready() -> None:
+def preload_drawing() -> None:
     """Imports the drawing library in a thread, half a second, while the main thread waits for a device."""
     from streamumap.show.sheet import load
 
