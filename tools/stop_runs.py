@@ -57,9 +57,9 @@ from streamumap import cli, engine
 from streamumap.graph import build
 from streamumap.layout import cpu
 from streamumap.layout.init import levels, levels_cpu
-from streamumap.neighbors.dense import search
-from streamumap.neighbors.sparse import search
-from streamumap.show import output, png
+from streamumap.neighbors.dense import search as dense
+from streamumap.neighbors.sparse import search as sparse
+from streamumap.show import png, table
 for line in sys.stdin:
     number, arguments = line.split(" ", 1)
     child = os.fork()
