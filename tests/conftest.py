@@ -3,6 +3,7 @@ import os
 import sys
 import warnings
 from contextlib import suppress
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,6 +15,7 @@ from streamumap.errors import Stopped
 from streamumap.machine import memory
 from streamumap.neighbors import reference
 from streamumap.planning.fit import FORCE_TINY, is_tiny_forced
+from streamumap.request import Request
 from streamumap.run.recorder import Meter
 from streamumap.source import open_source
 from streamumap.source.sparse.csr_rows import pack
@@ -44,10 +46,10 @@ def restart_after_every_unit():
 
     def until_it_ends(work):
         def again_and_again(*args, **kwargs):
-            for _ in range(10_000):
+            for _ in range(2_000):
                 with suppress(Ended):
                     return work(*args, **kwargs)
-                kwargs.pop("fresh", None)
+                args = [replace(a, fresh=False) if isinstance(a, Request) else a for a in args]
             raise AssertionError("it does not come to an end")
 
         return again_and_again
@@ -214,7 +216,7 @@ def restarted(tmp_path):
         raise AssertionError(text)
 
     def call(do):
-        for n_times in range(10_000):
+        for n_times in range(2_000):
             meter = Meter("work", 10**6, "rows", lambda event: None, lambda: False, 0.0)
             run = SimpleNamespace(stopping=lambda: True, warn=refused, reuse=said.append)
             checkpoint = SavedCheckpoint(work, "work", "key", "it", meter, run)
