@@ -11,21 +11,11 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "streamumap"
 
-# A folder, or a file at the root, imports from the lines above its own only: those on one line do not know each other.
-ORDER = """
-    errors events quality
-    params
-    machine
-    store
-    source
-    neighbors graph layout reduce
-    planning show writer request
-    run demo
-    engine transform
-    estimator
-    streamumap
-    cli
-"""
+# A folder, or a file at the root, imports from the left of its own place only: those in one place do not know each other.
+ORDER = (
+    "errors events quality < params < machine < store < source < neighbors graph layout reduce"
+    " < planning show writer request < run demo < engine transform < estimator < streamumap < cli"
+)
 COMPUTE = {"torch", "triton", "numba", "pynndescent", "cuml", "cuvs"}  # in BACKENDS, and where IN_FUNCTIONS use them
 BACKENDS = r"machine.gpu|neighbors\.(dense|sparse|table)\b.*|.*(\b|_)(cuda|cuvs|cuml)\b.*|(graph|layout)\..*(cpu|out_of_sample)|.*device_feed"
 IN_FUNCTIONS = r"layout\.epochs|reduce\.pca|source\.formats\.torch_file"
@@ -38,7 +28,7 @@ ONLY_IN = {
 ONLY_IN |= {"PIL": r"show\.gif", "anndata": r"show\.export", "bench": "", "tools": "", "tests": ""}
 COMPUTING, NOT_BY_COMPUTE = {"neighbors", "graph", "layout", "reduce"}, "store.workdir"
 
-LAYER_OF = {room: number for number, line in enumerate(ORDER.split("\n")) for room in line.split()}
+LAYER_OF = {room: number for number, line in enumerate(ORDER.split("<")) for room in line.split()}
 HEAVY = COMPUTE | {"sklearn", "matplotlib", "pyarrow", "scipy", "pandas", "pynvml"}
 
 
