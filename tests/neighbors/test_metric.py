@@ -21,12 +21,12 @@ from streamumap.source.views.centered import ComparedView
 
 BACKENDS = {
     "dense": (dense, dense_nearest, {"cell_rows": 200}),
-    "sparse": (sparse, sparse_nearest, {"query_rows": 50, "batch_rows": 0}),
+    "packed": (sparse, sparse_nearest, {"query_rows": 50, "batch_rows": 0}),
 }
 
 
 def given(rows, metric, backend):
-    return compared(rows, metric, as_csr(rows) if backend == "sparse" else None)
+    return compared(rows, metric, as_csr(rows) if backend == "packed" else None)
 
 
 def test_the_names_are_those_a_user_may_give():
@@ -51,7 +51,7 @@ def test_a_metric_that_a_backend_does_not_have_is_refused(backend):
         lambda: others_of(nearest, rows, hard_rows(30), 5),
     ):
         with pytest.raises(
-            InputError, match=f"the {backend} search has \\(euclidean, cosine\\), found 'unknown'; choose"
+            InputError, match=f"--neighbors {backend} has \\(euclidean, cosine\\), found 'unknown'; choose"
         ):
             entry()
 

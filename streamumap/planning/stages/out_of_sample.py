@@ -34,6 +34,7 @@ def place(facts: Facts, held: Held) -> tuple[StagePlan, Held]:
     if not facts.on_gpu:
         held = hold_kernels(facts, held, OUT_OF_SAMPLE_KERNELS)
     backend = "cuda" if facts.on_gpu else "packed" if facts.as_csr else "dense"
+    named(facts.params.metric).check(backend)
     searching = {"cuda": _cuda_host_bytes, "packed": _sparse_bytes, "dense": _dense_bytes}[backend]
     positions = (2 * rows.n_rows + 3 * new.n_rows) * facts.params.n_components * 4 + _projecting_bytes(facts, new)
     if named(facts.params.metric).unit:  # two rows of one direction, as stored and as float64, and their difference

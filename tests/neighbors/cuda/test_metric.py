@@ -45,5 +45,7 @@ def test_a_metric_that_a_gpu_does_not_have_is_refused(form):
         ("cuda", lambda: others_of(part("nearest"), rows, hard_rows(N), K)),
         ("cuvs", lambda: searched(cuvs, rows, K, BLOCKS)),
     ):
-        with pytest.raises(InputError, match=f"the {name} search has \\(euclidean, cosine\\), found 'unknown'; choose"):
+        with pytest.raises(
+            InputError, match=f"--neighbors {name} has \\(euclidean, cosine\\), found 'unknown'; choose"
+        ):
             entry()
