@@ -11,13 +11,18 @@ from streamumap.errors import InputError
 from streamumap.source.base import widen
 from streamumap.source.checks import short, wrong
 from streamumap.source.file import OpenFile
+from streamumap.source.formats.archive import is_zip
 from streamumap.source.formats.npy import FileRows
 from streamumap.source.formats.safetensors import DTYPES, read_tensors
-from streamumap.source.formats.torch_file import load_content
+from streamumap.source.formats.torch_file import is_torch, load_content
 
 WEIGHT_FILES = ("sae_weights.safetensors", "sae.safetensors", "model.safetensors", "ae.pt")
 CONFIG_FILES = ("cfg.json", "config.json")
 MAX_JSON_BYTES = 1 << 20
+FROM_NPZ = (
+    "save its arrays with safetensors.numpy.save_file and put a cfg.json beside them, for Gemma Scope "
+    '{"architecture": "jumprelu", "apply_b_dec_to_input": false}'
+)
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,11 @@ def read_checkpoint(path: str | os.PathLike) -> SaeCheckpoint:
     config = _config(file)
     with OpenFile(file, "an SAE checkpoint (.safetensors or .pt)") as opened:
         fingerprint = {"blake2b": opened.sampled_hash(0, 0, opened.n_bytes), "config": config} | opened.identity
-        arrays, values = _pt_arrays(opened) if opened.head(2) == b"PK" else _safetensors_arrays(opened)
+        if is_zip(opened) and not is_torch(opened):
+            raise wrong(
+                file, "content", "safetensors or a file of torch.save", "another zip file, such as .npz", FROM_NPZ
+            )
+        arrays, values = _pt_arrays(opened) if is_zip(opened) else _safetensors_arrays(opened)
     return SaeCheckpoint(file, arrays, values, config, fingerprint)
 
 

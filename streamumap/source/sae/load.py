@@ -64,9 +64,7 @@ def decoder_of(checkpoint: SaeCheckpoint, encoder: Encoder) -> tuple[np.ndarray,
     skips = checkpoint.config.get("transcode") or "W_skip" in arrays
     if skips or layout.decoder not in arrays:
         return None
-    directions = decoder_rows(checkpoint)
-    if directions.shape != (encoder.n_latents, encoder.n_features):
-        return None
+    directions = _directions(checkpoint, encoder.n_features, encoder.n_latents)
     return directions, _vector(checkpoint, layout.offset, encoder.n_features)
 
 
@@ -195,10 +193,14 @@ def _flag(checkpoint: SaeCheckpoint, field: str, default: bool) -> bool:
 
 def _lengths(checkpoint: SaeCheckpoint, n_features: int, n_latents: int) -> np.ndarray:
     """Returns the lengths of the decoder's directions, (n_latents,)."""
+    return np.linalg.norm(_directions(checkpoint, n_features, n_latents), axis=1)
+
+
+def _directions(checkpoint: SaeCheckpoint, n_features: int, n_latents: int) -> np.ndarray:
     rows = decoder_rows(checkpoint)
     if rows.shape != (n_latents, n_features):
         raise wrong(checkpoint.name, "decoder", f"{n_latents} x {n_features}", rows.shape, "give another checkpoint")
-    return np.linalg.norm(rows, axis=1)
+    return rows
 
 
 def _scale(checkpoint: SaeCheckpoint) -> float:

@@ -1,17 +1,23 @@
 """Checkpoints of SAEs that are not understood whole are refused, by the names of what is not understood."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import safetensors.torch
 import torch
 from sae_checks import LATENTS, LAYOUTS, D, K, linear, matrices, openai, openai_topk, rand, re_n_y_topk, save
 
 from streamumap.errors import InputError
-from streamumap.source.sae.checkpoint import read_checkpoint
-from streamumap.source.sae.layouts import SUPPORTED, recognised
+from streamumap.source import open_source
+from streamumap.source.sae.checkpoint import FROM_NPZ, read_checkpoint
+from streamumap.source.sae.encoder import encode
+from streamumap.source.sae.layouts import DICTIONARY_LEARNING, OPENAI, SUPPORTED, recognised
+from streamumap.source.sae.layouts import SAE_LENS as OF_SAE_LENS
 from streamumap.source.sae.load import make_encoder
+from streamumap.source.sae.rows import EncodedRows
 
 SAE_LENS = {"architecture": "standard", "apply_b_dec_to_input": True}
 SPARSIFY = {"k": K, "activation": "topk", "transcode": False}
@@ -105,12 +111,13 @@ def test_layouts_that_look_like_others(tmp_path):
         (linear(), {"trainer": {"dict_class": "GatedAutoEncoder"}}, "dict_class: expected one of AutoEncoder, .*'GatedAutoEncoder'"),
         (with_b_dec(), {"trainer": {"dict_class": "topk"}}, "dict_class: expected .*found 'topk'"),
         (linear() | {"r_mag": rand(LATENTS)}, {"pages": LATENTS}, "found r_mag, which may change"),
+        (matrices() | {"W_dec": rand(LATENTS, D + 1)}, SAE_LENS, "decoder: expected 40 x 12, found .40, 13.; give"),
         (matrices() | {"W_more": rand(2, 3, 4)}, SAE_LENS, "found W_more, which may change"),
     ],
 )  # fmt: skip
 def test_what_is_not_understood_is_named(tensors, config, says, tmp_path):
     with pytest.raises(InputError, match=says) as caught:
-        make_encoder(read_checkpoint(save(tmp_path / "sae", tensors, config)), D)
+        EncodedRows(open_source(np.ones((9, D))), read_checkpoint(save(tmp_path / "sae", tensors, config)))
     assert "\n" not in str(caught.value)
 
 
@@ -147,6 +154,13 @@ def test_a_config_one_folder_up_is_taken_only_from_dictionary_learning(tmp_path)
     refused(tmp_path / "sae", "no JSON file beside it")
 
 
+def test_the_document_names_each_layout():
+    text = (Path(__file__).parents[3] / "docs" / "inputs.md").read_text(encoding="utf-8")
+    assert [
+        name for table in (OF_SAE_LENS, DICTIONARY_LEARNING, OPENAI) for name in table if f"`{name}`" not in text
+    ] == []
+
+
 def test_checkpoints_that_cannot_be_used(tmp_path):
     folder, file = tmp_path / "sae", "model.safetensors"
     path, _ = re_n_y_topk(folder, rand(3, D))
@@ -163,6 +177,18 @@ def test_checkpoints_that_cannot_be_used(tmp_path):
     (folder / file).unlink()
     save(folder, matrices(), {}, "more.safetensors", "config.json")
     refused(path, "expected one checkpoint", "more.safetensors, other.safetensors")
+
+
+def test_gemma_scope_is_read_once_it_is_saved_as_the_message_says(tmp_path):
+    t = {name: value.numpy() for name, value in (matrices() | {"threshold": rand(LATENTS).abs()}).items()}
+    np.savez(tmp_path / "params.npz", **t)
+    refused(tmp_path / "params.npz", "another zip file, such as .npz", "safetensors.numpy.save_file", FROM_NPZ)
+    safetensors.numpy.save_file(t, tmp_path / "sae.safetensors")
+    (tmp_path / "cfg.json").write_text(FROM_NPZ[FROM_NPZ.index("{") :])
+    x = rand(90, D).numpy()
+    pre = x @ t["W_enc"] + t["b_enc"]
+    codes = encode(x, make_encoder(read_checkpoint(tmp_path / "sae.safetensors"), D))
+    np.testing.assert_allclose(codes, np.maximum(pre, 0) * (pre > t["threshold"]), rtol=1e-5, atol=1e-6)
 
 
 def test_a_square_encoder_is_refused_or_settled_by_the_config(tmp_path):
