@@ -500,7 +500,7 @@ CASES = [
         "safetensors whose header disagrees", written(safetensors({"a": TENSOR | {"shape": [20, 7]}}, BODY), "x.safetensors"), 2,
         "data_offsets: expected 560 bytes .*, found 480",
     ),
-    Case("SAE checkpoint that is read right", sae(STANDARD), 0, "6 latents are active on average in the first 20 rows, and its decoder gives back 100%"),
+    Case("SAE checkpoint that is read right", sae(STANDARD), 0, "6.0 latents are active on average in the first 20 rows, and its decoder gives back 100.0%"),
     Case("SAE that does not belong to the rows", sae(STANDARD, decoder=-1.0), 0, "warning: .*gives back -.*, less than their mean would; check that"),
     Case("SAE checkpoint without its config", sae(), 2, "layout: expected a checkpoint of SAELens .*, found the tensors W_dec, .* no JSON file"),
     Case("SAE checkpoint without a bias", sae(STANDARD, b_enc=None), 2, "tensors: expected those of SAELens standard.*, found no b_enc among W_dec"),

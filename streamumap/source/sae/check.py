@@ -38,9 +38,9 @@ def check(name: str, rows: np.ndarray, codes: Codes, encoder: Encoder, decoder: 
 
 def _said(name: str, n_rows: int, active: int, share: float | None) -> Note:
     of_rows = f"in the first {n_rows:,} rows" if n_rows else "in no row: the first ones have NaN or infinite values"
-    text = f"{name}: {active / max(1, n_rows):,.3g} latents are active on average {of_rows}"
+    text = f"{name}: {active / max(1, n_rows):,.1f} latents are active on average {of_rows}"
     if share is not None:
-        text += f", and its decoder gives back {100 * share:,.3g}% of their variance"
+        text += f", and its decoder gives back {100 * share:,.1f}% of their variance"
     if n_rows and (not active or (share is not None and not share >= 0)):
         why = "no latent is active" if not active else "less than their mean would"
         return Note("warning", f"{text}, {why}; check that it belongs to these rows: their model, layer and scale.")

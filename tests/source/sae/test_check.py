@@ -33,7 +33,10 @@ def told(x, path, of="rows"):
 def test_a_good_decoder_gives_the_rows_back(tmp_path):
     path = save(tmp_path / "sae", both_signs(), CONFIG)
     notes, codes = told(rand(500, D).numpy(), path)
-    text = f"{path}/sae.safetensors: 12 latents are active on average in the first 256 rows, and its decoder gives back 100% of their variance"
+    said = (
+        "12.0 latents are active on average in the first 256 rows, and its decoder gives back 100.0% of their variance"
+    )
+    text = f"{path}/sae.safetensors: {said}"
     assert notes == [Note("info", text)]
     with in_place(open_source(rand(500, D).numpy(), Reading(sae=path))) as unheard:
         np.testing.assert_array_equal(unheard.read(0, 500), codes)
@@ -54,7 +57,7 @@ def test_a_decoder_worse_than_the_mean_is_a_warning(tmp_path):
 def test_no_active_latent_is_a_warning(tmp_path):
     path = save(tmp_path / "sae", both_signs() | {"b_enc": torch.full((2 * D,), -99.0)}, CONFIG)
     (note,), _ = told(rand(90, D).numpy(), path)
-    assert note.level == "warning" and "0 latents are active on average in the first 90 rows" in note.text
+    assert note.level == "warning" and "0.0 latents are active on average in the first 90 rows" in note.text
 
 
 def test_rows_that_are_not_finite_are_left_out(tmp_path):
@@ -62,7 +65,7 @@ def test_rows_that_are_not_finite_are_left_out(tmp_path):
     x[3, 4], x[5, 6] = np.nan, np.inf
     path = save(tmp_path / "sae", both_signs(), CONFIG)
     (note,), _ = told(x, path)
-    assert note.level == "info" and "12 latents are active on average in the first 88 rows" in note.text
+    assert note.level == "info" and "12.0 latents are active on average in the first 88 rows" in note.text
     (note,), _ = told(np.full_like(x, np.nan), path)
     assert note.level == "info" and "in no row: the first ones have NaN" in note.text
 
@@ -76,7 +79,7 @@ def test_each_layout_says_how_it_was_understood(layout, tmp_path):
     assert "12 -> 40 features" in note and ("ReLU" in note or "TopK, k 5" in note)
     (note,), _ = told(x.numpy(), path)
     active = np.count_nonzero(expected[:256]) / 256
-    assert f": {active:.3g} latents are active on average in the first 256 rows" in note.text
+    assert f": {active:,.1f} latents are active on average in the first 256 rows" in note.text
     has_decoder = layout.__name__ not in ("sparsify_transcoder", "with_mean_and_scale")
     assert ("of their variance" in note.text) == has_decoder
 
