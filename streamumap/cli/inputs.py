@@ -76,12 +76,11 @@ def _rows_of(name: str, input: str, reading: Reading, quiet: bool) -> Iterator[t
 
     source = open_source(input, reading)
     n_passes = 2 if isinstance(source, ToConvert) else 1
-    with (
-        progress_of(quiet) as listener,
-        _stage(listener, name, n_passes * source.n_rows) as advance,
-        in_place(source, advance) as rows,
-    ):
-        yield rows, advance
+    with progress_of(quiet) as listener:
+        if isinstance(source, ToConvert):
+            source.listener = listener
+        with _stage(listener, name, n_passes * source.n_rows) as advance, in_place(source, advance) as rows:
+            yield rows, advance
 
 
 @contextmanager

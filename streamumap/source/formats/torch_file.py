@@ -28,15 +28,19 @@ def is_torch(file: OpenFile) -> bool:
 def load_tensors(file: OpenFile) -> dict[str, Any]:
     """Maps the tensors in a file of `torch.save` on the CPU. Names of nested dictionaries are joined by dots; a bare tensor
     is called "tensor". Raises InputError if there is anything else."""
+    return dict(_tensors(load_content(file), ""))
+
+
+def load_content(file: OpenFile) -> Any:
+    """Loads a file of `torch.save` with `weights_only`: tensors, mapped on the CPU, in dictionaries. Raises InputError."""
     import torch
 
     Archive(file).check_stored(LARGEST_PICKLE)
     try:
-        content = torch.load(file.name, map_location="cpu", weights_only=True, mmap=True)
+        return torch.load(file.name, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # what torch's unpickler, zip reader and C++ raise has no common class
         found = short(str(error).strip().split("\n")[0])
         raise wrong(file.name, "content", "tensors and nothing else", found, REMEDY) from error
-    return dict(_tensors(content, ""))
 
 
 def torch_rows(file: OpenFile, reading: Reading) -> RowSource | ToConvert:
