@@ -4,6 +4,7 @@ import glob
 import os
 import shlex
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 from streamumap.errors import InputError
@@ -16,7 +17,9 @@ from streamumap.source.formats.convert import ToConvert
 from streamumap.source.formats.csr import csr_of
 from streamumap.source.formats.iterable import iterable_rows
 from streamumap.source.formats.npy import open_npy
+from streamumap.source.formats.options import check_used, check_width_used
 from streamumap.source.formats.raw import raw_rows
+from streamumap.source.formats.safetensors import read_tensors, safetensors_rows
 from streamumap.source.formats.shard_files import in_folder, listed, make_room, matching
 from streamumap.source.formats.shard_names import read_names
 from streamumap.source.formats.shards import join
@@ -72,6 +75,7 @@ def _open_as(x: Any, reading: Reading) -> RowSource | ToConvert:
     if reading.of not in ("rows", "features", "decoder"):
         raise wrong("--of", "value", "rows, features or decoder", short(reading.of), "choose one of these")
     if reading.of == "decoder":
+        check_used("--of decoder", "directions of an SAE", reading, ())
         return _decoder(reading.sae if reading.sae is not None else x)
     source = _open(x, reading)
     try:
@@ -97,9 +101,12 @@ def _open(x: Any, reading: Reading) -> RowSource | ToConvert:
     if isinstance(x, (str, bytes, os.PathLike)):
         return _open_path(os.fsdecode(x), reading)
     if isinstance(x, tuple) and len(x) == 3:
+        check_used("the pairs", "pairs that come with their width", reading, ("dtype",))
         return _pairs("the pairs", x[0], x[1], x[2], reading.dtype)
     if isinstance(x, (RowSource, ToConvert)):
+        check_used(x.name, "rows that are open already", reading, ())
         return x
+    check_used(f"the {type(x).__name__}", "rows in memory", reading, ("dtype",))
     if hasattr(x, "tocsr"):
         return csr_of(x, reading.dtype)
     if isinstance(x, Iterable) and not isinstance(x, (list, tuple, dict, set)) and not hasattr(x, "__array__"):
@@ -124,11 +131,29 @@ def open_file(path: str, reading: Reading) -> RowSource | ToConvert:
     """Opens the rows of one file: without a header if its shape is given, else by its content. Raises InputError."""
     file = OpenFile(path, KINDS if reading.shape is None else "a file of rows")
     try:
-        reader = raw_rows if reading.shape is not None else _format_of(file).reader
-        return reader(file, reading)
+        format = _format_of(file) if reading.shape is None else _with_header(file)
+        if format is None:
+            check_used(path, "a file without a header", reading, ("dtype", "shape"))
+            return raw_rows(file, reading)
+        check_used(path, f"{format.name} files", reading, format.uses)
+        rows = format.reader(file, reading)
+        check_width_used(rows, reading)
+        return rows
     except BaseException:
         file.close()
         raise
+
+
+def _with_header(file: OpenFile) -> Format[OpenFile] | None:
+    """Returns the format of a file that says itself what its shape is. Numbers may begin like a format, so its header must be
+    readable as well."""
+    for format in FILES:
+        with suppress(InputError):
+            if format.recognizes(file):
+                if format.reader is safetensors_rows:
+                    read_tensors(file)
+                return format
+    return None
 
 
 def _format_of(file: OpenFile) -> Format[OpenFile]:
@@ -149,7 +174,10 @@ def _format_of(file: OpenFile) -> Format[OpenFile]:
 def _open_folder(path: str, reading: Reading) -> RowSource | ToConvert:
     for format in FOLDERS:
         if format.recognizes(path):
-            return format.reader(path, reading)
+            check_used(path, f"{format.name} folders", reading, format.uses)
+            rows = format.reader(path, reading)
+            check_width_used(rows, reading)
+            return rows
     files = in_folder(path, EXTENSIONS)
     pairs = group_pairs(files)
     if pairs:
@@ -218,6 +246,7 @@ def _pair_files(
 ) -> RowSource:
     """Opens TopK pairs in files, with their width from `reading` or a JSON file beside them. `warnings` and `notes` are
     those on their names."""
+    check_used(name, "files of TopK pairs", reading, ("dtype", "n_features"))
     width = reading.n_features
     if width is None:
         width, file = sidecar_width(pairs[0][0])
