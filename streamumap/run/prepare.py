@@ -15,7 +15,7 @@ from streamumap.planning.suggestions import ACTIVE, Outlook, outlook
 from streamumap.request import Request
 from streamumap.run import dispatch
 from streamumap.run.inputs import open_knn
-from streamumap.source import RowSource, ToConvert, check_shape, open_source
+from streamumap.source import Reading, RowSource, ToConvert, check_no_input, check_shape, open_source
 from streamumap.source.checks import check_dtype
 from streamumap.source.sparse.csr_block import nonzero_mask
 
@@ -71,8 +71,9 @@ def matrix_of(input: Any, rows: int | None, features: int | None) -> tuple[int, 
 def _asked_job(request: Request, matrix: tuple[int, int] | None, active: int | None) -> Job:
     if matrix is not None:
         check_shape("plan", *matrix)
-        dtype = request.reading.dtype if request.reading else None
-        job = Job(*matrix, check_dtype(dtype or "float16"))
+        reading = request.reading or Reading()
+        check_no_input(reading)
+        job = Job(*matrix, check_dtype(reading.dtype or "float16"))
     else:
         source = open_source(request.input, request.reading)
         job = job_of(source)

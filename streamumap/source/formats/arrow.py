@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from streamumap.source.base import stored_dtype
+from streamumap.source.base import as_stored
 from streamumap.source.checks import resolve_dtype, short, wrong
 from streamumap.source.file import OpenFile
 from streamumap.source.formats.convert import Part, ToConvert
@@ -25,31 +25,31 @@ def is_arrow(file: OpenFile) -> bool:
 
 def parquet_rows(file: OpenFile, reading: Reading) -> ToConvert:
     """Opens a column of lists of one length; `reading.key` names it if there are several. Raises InputError."""
-    return _rows(file, "parquet", reading.key)
+    return _rows(file, "parquet", reading)
 
 
 def arrow_rows(file: OpenFile, reading: Reading) -> ToConvert:
     """Opens a column of lists of one length; `reading.key` names it if there are several. Raises InputError."""
-    return _rows(file, "arrow", reading.key)
+    return _rows(file, "arrow", reading)
 
 
-def _rows(file: OpenFile, kind: str, key: str | None) -> ToConvert:
+def _rows(file: OpenFile, kind: str, reading: Reading) -> ToConvert:
     import pyarrow as pa
 
     path = file.name
     schema, n_rows = _guarded(path, lambda: _schema(path, kind))
-    column = _choose(path, schema, key)
+    column = _choose(path, schema, reading.key)
     values = schema.field(column).type.value_type
     called = f"{path}[{column}]"
     if not (pa.types.is_floating(values) or pa.types.is_integer(values)):
         raise wrong(called, "dtype", "lists of numbers", str(values), "choose another column with --key")
-    dtype = resolve_dtype(called, np.dtype(values.to_pandas_dtype()), None)
+    dtype = resolve_dtype(called, np.dtype(values.to_pandas_dtype()), reading.dtype)
     first = next(_matrices(path, kind, column, called, None, 1), None)
     width = 0 if first is None else first.shape[1]
 
     def blocks(block_rows: int) -> Iterator[np.ndarray]:
         for block in _matrices(path, kind, column, called, width, block_rows):
-            yield np.ascontiguousarray(block, stored_dtype(dtype))
+            yield np.ascontiguousarray(as_stored(block, dtype))
 
     fingerprint = {
         "format": kind,

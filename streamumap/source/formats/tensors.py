@@ -5,6 +5,9 @@ from streamumap.source.checks import short, wrong
 PAIR_NAMES = (("top_indices", "top_acts"), ("indices", "values"))
 """Names of the two parts of TopK pairs, alone or after a prefix and "_"."""
 
+VALUES = ("rows", "values", "data")
+"""Parts of the rows whose dtype is that of the rows."""
+
 CSR_NAMES = ("indptr", "indices", "data")
 
 
