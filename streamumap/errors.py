@@ -16,6 +16,14 @@ class InputError(StreamUMAPError, ValueError):
     exit_code = 2
 
 
+class UnusedOption(InputError):
+    """An option that this input does not use, or that it contradicts. `field`: its name in `source.Reading`."""
+
+    def __init__(self, message: str, field: str):
+        super().__init__(message)
+        self.field = field
+
+
 class DoesNotFit(StreamUMAPError, MemoryError):
     """The budget is too small for the job; a budget of `smallest_bytes` is enough."""
 

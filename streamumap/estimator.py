@@ -33,7 +33,7 @@ class StreamUMAP(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
     device : "auto", "cpu", "cuda" or "cuda:N".
     out : folder of the run, kept and continued; None: a temporary one, removed.
     init : a name or a path, see `params.Params`; or float (N, n_components), a position for each row, scaled and shaken as umap-learn does.
-    dtype : "bfloat16" where the input keeps it as V2 or uint16.
+    dtype : "bfloat16" where the input keeps it as V2, uint16 or int16.
     precomputed_knn : a k-NN graph to use instead of searching for one: (indices, distances), each the path of a .npy
         file, an array or a memory map with a row for each row of X.
 
@@ -117,7 +117,8 @@ class StreamUMAP(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimato
         with tempfile.TemporaryDirectory(prefix="streamumap-") as folder, closing(self._finished()) as finished:
             out = Path(folder) / "placed"
             with _as_warnings() as listener:
-                transform(finished, self._request(X, finished.params), out, listener=listener)
+                request = replace(self._request(X, finished.params), reading=None)  # as X was in fit
+                transform(finished, request, out, listener=listener)
             return np.load(out / "embedding.npy")
 
     def __getstate__(self):

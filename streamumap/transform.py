@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from streamumap import __version__
-from streamumap.errors import InputError
+from streamumap.errors import InputError, UnusedOption
 from streamumap.events import Listener, ignore
 from streamumap.machine import memory
 from streamumap.planning.job import job_of
@@ -53,8 +53,8 @@ def transform(
         finished = on if isinstance(on, Finished) else opened.enter_context(closing(open_finished(Path(on), map_input)))
         _check_out(out, request, finished)
         params = replace(finished.params, neighbors="auto", layout="auto", init="auto")
-        request = replace(request, params=params, reading=_like(finished.reading, request.reading))
-        source = open_source(request.input, request.reading, least_rows=1)
+        source, reading = _open_new(request, finished.reading)
+        request = replace(request, params=params, reading=reading)
         inputs = opened.enter_context(closing(Inputs(source)))
         if source.n_features != finished.input.n_features:
             raise InputError(
@@ -155,6 +155,19 @@ def _write_table(positions: np.ndarray, is_zero: np.ndarray, file: BinaryIO) -> 
     from streamumap.show import table
 
     table.write_parquet(file, positions, is_zero, None)
+
+
+def _open_new(request: Request, the_map: Reading) -> tuple[RowSource | ToConvert, Reading]:
+    """Opens the new rows, and says how they are read. An option of the map's rows that they do not use is left out; one that
+    the user gives for them is an error. Raises InputError."""
+    reading = _like(the_map, request.reading)
+    while True:
+        try:
+            return open_source(request.input, reading, least_rows=1), reading
+        except UnusedOption as error:
+            if request.reading is not None and getattr(request.reading, error.field) is not None:
+                raise
+            reading = replace(reading, **dict[str, Any]({error.field: None}))
 
 
 def _like(the_map: Reading, given: Reading | None) -> Reading:

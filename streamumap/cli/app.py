@@ -1,5 +1,6 @@
 """The typer application, and what its commands share: default folder, progress, signals, exit codes."""
 
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -46,6 +47,9 @@ def main() -> None:
 def default_out(input: str) -> Path:
     """The default folder of a run: INPUT's name + .umap, beside the input."""
     path = Path(input) if Path(input).name not in ("", "..") else Path(input).resolve()
+    globs = [folder for folder in path.parents if re.search(r"[*?\[]", str(folder))]
+    if globs and not os.path.lexists(path):
+        path = globs[-1].parent / path.name
     stem = path.name.removesuffix(".npy").removesuffix("_indices").removesuffix("_values")
     stem = re.sub(r"[*?\[\]]", "", stem).rstrip("-_. ") or "rows"
     return path.parent / f"{stem}.umap"

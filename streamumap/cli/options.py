@@ -27,8 +27,8 @@ def knob(name: str, *flags: str):
 Input = Annotated[
     str,
     typer.Argument(
-        help="Activations, rows x features: a .npy, .npz, .safetensors, Parquet, Arrow, .pt, HDF5 or Zarr file, a folder, glob or .txt "
-        "list of shards; or TopK pairs: X_indices.npy with X_values.npy beside it.",
+        help="Activations, rows x features: a .npy, .npz, .safetensors, Parquet, Arrow, .pt, HDF5 or Zarr file, a folder, glob (** too) or "
+        ".txt list of shards; or TopK pairs: X_indices.npy with X_values.npy beside it.",
         metavar="INPUT",
     ),
 ]
@@ -51,7 +51,7 @@ DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Dtype = Annotated[
     str | None,
     typer.Option(
-        help="bfloat16, where the file keeps it as V2 or uint16; or the dtype of a file without a header. (default: as the file says)"
+        help="bfloat16, where the file keeps it as V2, uint16 or int16; or the dtype of a file without a header. (default: as the file says)"
     ),
 ]
 Features = Annotated[

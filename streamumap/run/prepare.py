@@ -15,7 +15,7 @@ from streamumap.planning.suggestions import ACTIVE, Outlook, outlook
 from streamumap.request import Request
 from streamumap.run import dispatch
 from streamumap.run.inputs import open_knn
-from streamumap.source import RowSource, ToConvert, check_shape, open_source
+from streamumap.source import Reading, RowSource, ToConvert, check_no_input, check_shape, open_source
 from streamumap.source.checks import check_dtype
 from streamumap.source.sparse.csr_block import nonzero_mask
 
@@ -74,8 +74,9 @@ def _asked_job(request: Request, matrix: tuple[int, int] | None, active: int | N
     chosen = None
     if matrix is not None:
         check_shape("plan", *matrix)
-        dtype = request.reading.dtype if request.reading else None
-        job = Job(*matrix, check_dtype(dtype or "float16"))
+        reading = request.reading or Reading()
+        check_no_input(reading)
+        job = Job(*matrix, check_dtype(reading.dtype or "float16"))
     else:
         source = open_source(request.input, request.reading)
         job, chosen = job_of(source), getattr(source, "chosen", None)

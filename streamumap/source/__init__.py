@@ -2,6 +2,7 @@
 
 from streamumap.source.base import CsrBlock, RowSource, SparseSource, blocks, check_shape, stored_dtype, widen
 from streamumap.source.formats.convert import ToConvert, in_place
+from streamumap.source.formats.options import check_no_input
 from streamumap.source.opening import open_rows, open_source
 from streamumap.source.reading import Reading
 
@@ -12,6 +13,7 @@ __all__ = [
     "SparseSource",
     "ToConvert",
     "blocks",
+    "check_no_input",
     "check_shape",
     "in_place",
     "open_rows",

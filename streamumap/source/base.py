@@ -81,6 +81,13 @@ def stored_dtype(dtype: str) -> np.dtype:
     return np.dtype(np.uint16 if dtype == "bfloat16" else dtype)
 
 
+def as_stored(rows: np.ndarray, dtype: str) -> np.ndarray:
+    """Converts an array as NumPy has it to what blocks of rows of `dtype` are: bits of bfloat16 become uint16."""
+    if dtype == "bfloat16":
+        rows = rows.view(np.dtype(np.uint16).newbyteorder(rows.dtype.byteorder))
+    return rows.astype(stored_dtype(dtype), copy=False)
+
+
 def pinned_bytes(block_rows: int, n_features: int, dtype: str) -> int:
     """Returns the bytes of host memory that a `Feed` pins: two buffers of rows, as stored or, where the dtype is not in
     DEVICE_DTYPES, as float32. torch rounds each up to a power of two."""

@@ -7,11 +7,14 @@ import shlex
 
 import numpy as np
 
-from streamumap.errors import InputError
+from streamumap.errors import InputError, UnusedOption
 
 NUMBERS = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8")
 DTYPES = (*(np.dtype(number).name for number in NUMBERS), "bfloat16")
 SUPPORTED = "bool, int8 to int64, uint8 to uint64, float16, float32 or float64"
+WORDS = (np.dtype("V2"), np.dtype(np.uint16), np.dtype(np.int16))
+"""Stored dtypes, in the machine's byte order, whose bits may be bfloat16."""
+
 KINDS = {"O": "Python objects", "M": "dates", "m": "time spans", "S": "text", "U": "text", "c": "complex numbers"}
 
 
@@ -47,9 +50,9 @@ def check_dtype(dtype: str) -> str:
 def resolve_dtype(name: str, stored: np.dtype, dtype: str | None) -> str:
     """Returns the `RowSource.dtype` of rows stored as `stored`. The option `dtype` may only declare two-byte words bfloat16.
 
-    Raises InputError if the stored dtype is not numeric or contradicts `dtype`.
+    Raises InputError if the stored dtype is not numeric, UnusedOption if it contradicts `dtype`.
     """
-    if dtype == "bfloat16" and stored.newbyteorder("=") in (np.dtype("V2"), np.dtype(np.uint16)):
+    if dtype == "bfloat16" and stored.newbyteorder("=") in WORDS:
         return dtype
     if stored == np.dtype("V2"):
         remedy = "say dtype='bfloat16' (--dtype bfloat16) if they are that"
@@ -57,9 +60,16 @@ def resolve_dtype(name: str, stored: np.dtype, dtype: str | None) -> str:
     if f"{stored.kind}{stored.itemsize}" not in NUMBERS:
         raise refused_dtype(name, stored.kind, stored.itemsize, short(str(stored)))
     plain = stored.newbyteorder("=").name
-    if dtype not in (None, plain):
-        raise wrong(name, "dtype", f"{dtype} as the option says", plain, "leave the option out")
-    return plain
+    return declared_dtype(name, plain, dtype) or plain
+
+
+def declared_dtype(name: str, known: str | None, said: str | None) -> str | None:
+    """Returns the dtype that the input itself names, `known`, or else the one that the option says. Raises UnusedOption if
+    they differ."""
+    if known is not None and said not in (None, known):
+        message = wrong(name, "dtype", f"{said} as the option says", known, "leave the option out")
+        raise UnusedOption(str(message), "dtype")
+    return known or said
 
 
 def check_2d(name: str, shape: tuple[int, ...], path: str = "", load: str = "") -> tuple[int, int]:

@@ -1,9 +1,13 @@
 """Opens any input as a source of rows. A file is recognized by its content, not by its name."""
 
+import glob
 import os
+import shlex
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
+from streamumap.errors import InputError
 from streamumap.source.base import RowSource, check_shape
 from streamumap.source.checks import short, wrong
 from streamumap.source.file import OpenFile
@@ -14,8 +18,11 @@ from streamumap.source.formats.convert import ToConvert
 from streamumap.source.formats.csr import csr_of
 from streamumap.source.formats.iterable import iterable_rows
 from streamumap.source.formats.npy import open_npy
+from streamumap.source.formats.options import check_used, check_width_used
 from streamumap.source.formats.raw import raw_rows
-from streamumap.source.formats.shard_files import check_sequence, in_folder, listed, make_room, matching
+from streamumap.source.formats.safetensors import read_tensors, safetensors_rows
+from streamumap.source.formats.shard_files import in_folder, listed, make_room, matching
+from streamumap.source.formats.shard_names import read_names
 from streamumap.source.formats.shards import join
 from streamumap.source.formats.sidecar import find_pair, group_pairs, sidecar_width
 from streamumap.source.formats.topk import TopKSource
@@ -69,6 +76,7 @@ def _open_as(x: Any, reading: Reading) -> RowSource | ToConvert:
     if reading.of not in ("rows", "features", "decoder"):
         raise wrong("--of", "value", "rows, features or decoder", short(reading.of), "choose one of these")
     if reading.of == "decoder":
+        check_used("--of decoder", "directions of an SAE", reading, ())
         return _decoder(reading.sae if reading.sae is not None else x)
     source = _open(x, reading)
     chosen = getattr(source, "chosen", None)
@@ -97,11 +105,14 @@ def _open(x: Any, reading: Reading) -> Any:
     if isinstance(x, (str, bytes, os.PathLike)):
         return name_choice(_open_path(os.fsdecode(x), reading))
     if isinstance(x, tuple) and len(x) == 3:
+        check_used("the pairs", "pairs that come with their width", reading, ("dtype",))
         return _pairs("the pairs", x[0], x[1], x[2], reading.dtype)
-    if hasattr(x, "tocsr"):
-        return csr_of(x)
     if isinstance(x, (RowSource, ToConvert)):
+        check_used(x.name, "rows that are open already", reading, ())
         return x
+    check_used(f"the {type(x).__name__}", "rows in memory", reading, ("dtype",))
+    if hasattr(x, "tocsr"):
+        return csr_of(x, reading.dtype)
     if isinstance(x, Iterable) and not isinstance(x, (list, tuple, dict, set)) and not hasattr(x, "__array__"):
         return iterable_rows(x, reading.dtype)
     return ArraySource(x, reading.dtype)
@@ -116,7 +127,7 @@ def _open_path(path: str, reading: Reading) -> RowSource | ToConvert:
     if pair is not None:
         return _pair_files(path, [pair], reading)
     if path.endswith(".txt") and os.path.isfile(path):
-        return _shards(path, listed(path), reading)
+        return _shards(path, listed(path), reading, in_order=True)
     return open_file(path, reading)
 
 
@@ -124,11 +135,29 @@ def open_file(path: str, reading: Reading) -> RowSource | ToConvert:
     """Opens the rows of one file: without a header if its shape is given, else by its content. Raises InputError."""
     file = OpenFile(path, KINDS if reading.shape is None else "a file of rows")
     try:
-        reader = raw_rows if reading.shape is not None else _format_of(file).reader
-        return reader(file, reading)
+        format = _format_of(file) if reading.shape is None else _with_header(file)
+        if format is None:
+            check_used(path, "a file without a header", reading, ("dtype", "shape"))
+            return raw_rows(file, reading)
+        check_used(path, f"{format.name} files", reading, format.uses)
+        rows = format.reader(file, reading)
+        check_width_used(rows, reading)
+        return rows
     except BaseException:
         file.close()
         raise
+
+
+def _with_header(file: OpenFile) -> Format[OpenFile] | None:
+    """Returns the format of a file that says itself what its shape is. Numbers may begin like a format, so its header must be
+    readable as well."""
+    for format in FILES:
+        with suppress(InputError):
+            if format.recognizes(file):
+                if format.reader is safetensors_rows:
+                    read_tensors(file)
+                return format
+    return None
 
 
 def _format_of(file: OpenFile) -> Format[OpenFile]:
@@ -149,11 +178,14 @@ def _format_of(file: OpenFile) -> Format[OpenFile]:
 def _open_folder(path: str, reading: Reading) -> RowSource | ToConvert:
     for format in FOLDERS:
         if format.recognizes(path):
-            return format.reader(path, reading)
+            check_used(path, f"{format.name} folders", reading, format.uses)
+            rows = format.reader(path, reading)
+            check_width_used(rows, reading)
+            return rows
     files = in_folder(path, EXTENSIONS)
     pairs = group_pairs(files)
     if pairs:
-        return _pair_files(path, pairs, reading)
+        return _pair_files(path, pairs, reading, *read_names(path, [indices for indices, _ in pairs]))
     kinds = {os.path.splitext(file)[1] for file in files}
     if len(kinds) > 1:
         remedy = f"name one kind with a glob: '{os.path.join(path, '*' + min(kinds))}'"
@@ -161,16 +193,39 @@ def _open_folder(path: str, reading: Reading) -> RowSource | ToConvert:
     return _shards(path, files, reading)
 
 
-def _shards(name: str, paths: list[str], reading: Reading) -> RowSource | ToConvert:
+def _shards(name: str, paths: list[str], reading: Reading, in_order: bool = False) -> RowSource | ToConvert:
+    """Opens the rows of several files. `in_order`: the user has listed them himself, and their names mean nothing."""
     if not paths:
+        raise _no_shards(name)
+    warnings, notes = ((), ()) if in_order else read_names(name, paths)
+    pairs = [find_pair(path) for path in paths]
+    if all(pairs):
+        return _pair_files(name, list(dict.fromkeys(pair for pair in pairs if pair)), reading, warnings, notes)
+    if any(pairs):
+        of_pairs = paths[pairs.index(next(filter(None, pairs)))]
         raise wrong(
-            name, "shards", f"files in the folder that end in {', '.join(EXTENSIONS)}", "none", "check the path"
+            name, "shards", "TopK pairs or other rows", f"both, {of_pairs} of pairs", "leave out the one or the other"
         )
     if reading.shape is not None and len(paths) > 1:
         raise wrong(name, "--shape", "one file", f"{len(paths)}", "name one file without a header at a time")
-    check_sequence(name, paths)
     make_room(len(paths))
-    return _joined(name, (open_file(path, reading) for path in paths))
+    source = _joined(name, (open_file(path, reading) for path in paths))
+    source.warnings = (*warnings, *getattr(source, "warnings", ()))
+    source.notes = (*notes, *getattr(source, "notes", ()))
+    return source
+
+
+def _no_shards(name: str) -> InputError:
+    """Returns the error for a folder or glob without a shard."""
+    if not os.path.isdir(name):
+        return wrong(name, "shards", "files that this glob matches", "none", "check it; ** stands for any folders")
+    deeper = next((kind for kind in EXTENSIONS if matching(os.path.join(glob.escape(name), "*", f"*{kind}"))), None)
+    remedy = "check the path"
+    if deeper:
+        remedy = (
+            f"name those in its folders with a glob: {shlex.quote(os.path.join(glob.escape(name), '**', '*' + deeper))}"
+        )
+    return wrong(name, "shards", f"files in the folder that end in {', '.join(EXTENSIONS)}", "none", remedy)
 
 
 def _joined(name: str, opening: Iterable[RowSource | ToConvert]) -> Any:
@@ -186,16 +241,23 @@ def _joined(name: str, opening: Iterable[RowSource | ToConvert]) -> Any:
         raise
 
 
-def _pair_files(name: str, pairs: list[tuple[str, str]], reading: Reading) -> RowSource:
-    """Opens TopK pairs in files, with their width from `reading` or a JSON file beside them."""
-    width, notes = reading.n_features, tuple[str, ...]()
+def _pair_files(
+    name: str,
+    pairs: list[tuple[str, str]],
+    reading: Reading,
+    warnings: tuple[str, ...] = (),
+    notes: tuple[str, ...] = (),
+) -> RowSource:
+    """Opens TopK pairs in files, with their width from `reading` or a JSON file beside them. `warnings` and `notes` are
+    those on their names."""
+    check_used(name, "files of TopK pairs", reading, ("dtype", "n_features"))
+    width = reading.n_features
     if width is None:
         width, file = sidecar_width(pairs[0][0])
-        notes = (f"{name}: {width:,} features, as {file} says",)
-    check_sequence(name, [indices for indices, _ in pairs])
+        notes = (*notes, f"{name}: {width:,} features, as {file} says")
     make_room(2 * len(pairs))
     source = _joined(name, (_pair(name if len(pairs) == 1 else pair[0], *pair, width, reading.dtype) for pair in pairs))
-    source.notes = notes
+    source.warnings, source.notes = (*warnings, *source.warnings), notes
     return source
 
 

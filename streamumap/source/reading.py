@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 class Reading:
     """The user's options for reading an input.
 
-    dtype: "bfloat16" for bfloat16 stored as V2 or uint16; the dtype of a file without a header. n_features: the width of
-    rows stored as pairs. key: the name of the array, tensor, column or data set that holds the rows. shape: the shape of
+    dtype: "bfloat16" for bfloat16 stored as V2, uint16 or int16; the dtype of a file without a header. n_features: the width
+    of rows stored as pairs. key: the name of the array, tensor, column or data set that holds the rows. shape: the shape of
     a file without a header. sae: a checkpoint that encodes the rows. of: "rows"; "features", the rows of the transposed
     matrix; "decoder", the directions of the latents of `sae`.
     """

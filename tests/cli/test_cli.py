@@ -663,6 +663,8 @@ def test_where_a_run_goes_by_default():
         ("a/folder/", "a/folder.umap"),
         ("a/data-*.npy", "a/data.umap"),
         ("a/*.npy", "a/rows.umap"),
+        ("a/**/x.npy", "a/x.umap"),
+        ("rank*/b/*.npy", "rows.umap"),
         ("/x/c d.npy", "/x/c d.umap"),
     ]:
         assert cli.default_out(given) == Path(out)

@@ -31,17 +31,21 @@ class Format(Generic[Input]):
     extensions: tuple[str, ...]  # files of a folder with one of these are its shards
     recognizes: Callable[[Input], bool]  # by content, and true of no other format
     reader: Callable[[Input, Reading], RowSource | ToConvert]
+    uses: tuple[str, ...]  # fields of Reading that the reader looks at; others may not be given
     name_suffices: bool = False  # a file with such an extension is read even if not recognized: the reader says why not
 
 
+ALL = ("dtype", "n_features", "key")
+"""The options of containers, which have several arrays, and pairs among them."""
+
 FILES: tuple[Format[OpenFile], ...] = (
-    Format(".npy", (".npy",), is_npy, npy_rows, name_suffices=True),
-    Format(".npz", (".npz",), is_npz, npz_rows),
-    Format(".safetensors", (".safetensors",), is_safetensors, safetensors_rows, name_suffices=True),
-    Format("Parquet", (".parquet",), is_parquet, parquet_rows),
-    Format("Arrow", (".arrow", ".feather"), is_arrow, arrow_rows),
-    Format(".pt", (".pt", ".pth"), is_torch, torch_rows),
-    Format("HDF5", (".h5", ".hdf5", ".h5ad"), is_hdf5, hdf5_rows),
+    Format(".npy", (".npy",), is_npy, npy_rows, ("dtype",), name_suffices=True),
+    Format(".npz", (".npz",), is_npz, npz_rows, ALL),
+    Format(".safetensors", (".safetensors",), is_safetensors, safetensors_rows, ALL, name_suffices=True),
+    Format("Parquet", (".parquet",), is_parquet, parquet_rows, ("dtype", "key")),
+    Format("Arrow", (".arrow", ".feather"), is_arrow, arrow_rows, ("dtype", "key")),
+    Format(".pt", (".pt", ".pth"), is_torch, torch_rows, ALL),
+    Format("HDF5", (".h5", ".hdf5", ".h5ad"), is_hdf5, hdf5_rows, ALL),
 )
 
-FOLDERS: tuple[Format[str], ...] = (Format("Zarr", (), is_zarr, zarr_rows),)
+FOLDERS: tuple[Format[str], ...] = (Format("Zarr", (), is_zarr, zarr_rows, ALL),)

@@ -10,7 +10,7 @@ import numpy as np
 
 from streamumap.errors import InputChanged
 from streamumap.source.base import stored_dtype
-from streamumap.source.checks import check_2d, resolve_dtype, wrong
+from streamumap.source.checks import check_2d, declared_dtype, resolve_dtype, wrong
 
 SAMPLE_BYTES = 64 << 10
 N_SAMPLES = 16
@@ -19,7 +19,7 @@ N_SAMPLES = 16
 class ArraySource:
     """The rows of a 2-D array, memmap, CPU tensor or list of rows, as a `RowSource`. Nothing is ever written to it.
 
-    `dtype="bfloat16"` reads V2 or uint16 words as bfloat16. Raises InputError on opening, InputChanged from
+    `dtype="bfloat16"` reads V2, uint16 or int16 words as bfloat16. Raises InputError on opening, InputChanged from
     `check_unchanged`.
     """
 
@@ -29,10 +29,12 @@ class ArraySource:
     def __init__(self, array: Any, dtype: str | None = None):
         rows = as_array(self.name, array)
         if rows.dtype.name == "bfloat16":  # ml_dtypes says what the bits are
-            rows, dtype = rows.view(np.uint16), dtype or "bfloat16"
+            rows, dtype = rows.view(np.uint16), declared_dtype(self.name, "bfloat16", dtype)
         self.dtype = resolve_dtype(self.name, rows.dtype, dtype)
         check_2d(self.name, rows.shape)
-        self._rows = rows.view(np.uint16) if rows.dtype.kind == "V" else rows
+        if self.dtype == "bfloat16":
+            rows = rows.view(np.dtype(np.uint16).newbyteorder(rows.dtype.byteorder))
+        self._rows = rows
         self.n_rows, self.n_features = rows.shape
         self.row_bytes = self.n_features * rows.dtype.itemsize
         self.fingerprint: dict = {"format": "array", "shape": [self.n_rows, self.n_features], "dtype": self.dtype}

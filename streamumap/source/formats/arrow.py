@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from streamumap.source.base import stored_dtype
+from streamumap.source.base import as_stored
 from streamumap.source.checks import resolve_dtype, short, wrong
 from streamumap.source.file import OpenFile
 from streamumap.source.formats.choice import with_choice
@@ -27,27 +27,27 @@ def is_arrow(file: OpenFile) -> bool:
 
 def parquet_rows(file: OpenFile, reading: Reading) -> ToConvert:
     """Opens a column of lists of one length; `reading.key` names it if there are several. Raises InputError."""
-    return _rows(file, "parquet", reading.key)
+    return _rows(file, "parquet", reading)
 
 
 def arrow_rows(file: OpenFile, reading: Reading) -> ToConvert:
     """Opens a column of lists of one length; `reading.key` names it if there are several. Raises InputError."""
-    return _rows(file, "arrow", reading.key)
+    return _rows(file, "arrow", reading)
 
 
-def _rows(file: OpenFile, kind: str, key: str | None) -> ToConvert:
+def _rows(file: OpenFile, kind: str, reading: Reading) -> ToConvert:
     path = file.name
     schema, n_rows = _guarded(path, lambda: _schema(path, kind))
-    column = choose_column(path, schema, kind, key)
+    column = choose_column(path, schema, kind, reading.key)
     values = schema.field(column).type.value_type
     called = f"{path}[{column}]"
-    dtype = resolve_dtype(called, np.dtype(values.to_pandas_dtype()), None)
+    dtype = resolve_dtype(called, np.dtype(values.to_pandas_dtype()), reading.dtype)
     first = next(_matrices(path, kind, column, called, None, 1), None)
     width = 0 if first is None else first.shape[1]
 
     def blocks(block_rows: int) -> Iterator[np.ndarray]:
         for block in _matrices(path, kind, column, called, width, block_rows):
-            yield np.ascontiguousarray(block, stored_dtype(dtype))
+            yield np.ascontiguousarray(as_stored(block, dtype))
 
     fingerprint = {
         "format": kind,

@@ -118,12 +118,14 @@ class CsrSource:
         return rows.reshape(-1).astype(np.int64)
 
 
-def csr_of(matrix: Any) -> CsrSource:
-    """Opens the rows of a `scipy.sparse` matrix or array in CSR form without copying it. Raises InputError."""
+def csr_of(matrix: Any, dtype: str | None = None) -> CsrSource:
+    """Opens the rows of a `scipy.sparse` matrix or array in CSR form without copying it. `dtype`: as in `ArraySource`.
+    Raises InputError."""
     name = f"the {type(matrix).__name__}"
     if getattr(matrix, "format", "") != "csr":
         raise wrong(name, "format", "csr", getattr(matrix, "format", "none"), "call .tocsr() first")
     indptr, indices, data = (
-        ArraySource(np.asarray(part).reshape(-1, 1)) for part in (matrix.indptr, matrix.indices, matrix.data)
+        ArraySource(np.asarray(part).reshape(-1, 1), said)
+        for part, said in ((matrix.indptr, None), (matrix.indices, None), (matrix.data, dtype))
     )
     return CsrSource(name, indptr, indices, data, matrix.shape)

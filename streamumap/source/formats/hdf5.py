@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from streamumap.errors import InputError
-from streamumap.source.base import RowSource, stored_dtype
+from streamumap.source.base import RowSource, as_stored
 from streamumap.source.checks import check_2d, quoted, resolve_dtype, short, wrong
 from streamumap.source.file import OpenFile
 from streamumap.source.formats.choice import with_choice
 from streamumap.source.formats.convert import Part, Parts, ToConvert, assemble
 from streamumap.source.formats.npy import FileRows
-from streamumap.source.formats.tensors import CSR_NAMES, MOST_LISTED, Named, choose_parts, listed, spelled
+from streamumap.source.formats.tensors import CSR_NAMES, MOST_LISTED, VALUES, Named, choose_parts, listed, spelled
 from streamumap.source.reading import Reading
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
@@ -45,7 +45,7 @@ def hdf5_rows(file: OpenFile, reading: Reading) -> RowSource | ToConvert:
         is_set = isinstance(target, h5py.Dataset)
         sets: dict[str, Any] = {key or "": target} if is_set else _data_sets(path, target)
         chosen = _choose(path, sets, key if is_set else None)
-        parts: Parts = {part: _part(file, sets[name], part) for part, name in chosen.items()}
+        parts: Parts = {part: _part(file, sets[name], part, reading.dtype) for part, name in chosen.items()}
         width = reading.n_features if reading.n_features is not None else _width(path, target, chosen)
         fingerprint = {"format": "hdf5", "sets": sorted(sets[name].name for name in chosen.values())}
         fingerprint |= {"blake2b": file.sampled_hash(0, 0, file.n_bytes)} | file.identity
@@ -121,16 +121,17 @@ def _named(path: str, data_set: Any) -> Named:
     return Named(tuple(data_set.shape or ()), data_set.dtype.name, load)
 
 
-def _part(file: OpenFile, data_set: Any, part: str) -> Part | RowSource:
+def _part(file: OpenFile, data_set: Any, part: str, said: str | None) -> Part | RowSource:
     called = f"{file.name}[{data_set.name.lstrip('/')}]"
     if data_set.external or data_set.is_virtual:
         raise wrong(called, "storage", "data in the file itself", "another file's", "copy the data into the file")
-    dtype = resolve_dtype(called, data_set.dtype, None)
+    said = said if part in VALUES else None
+    dtype = resolve_dtype(called, data_set.dtype, said)
     is_vector = part in CSR_NAMES and len(data_set.shape) == 1
     shape = (data_set.shape[0], 1) if is_vector else check_2d(called, data_set.shape)
     offset = data_set.id.get_offset() if data_set.chunks is None and not data_set.file.userblock_size else None
     if offset is not None and offset + shape[0] * shape[1] * data_set.dtype.itemsize <= file.n_bytes:
-        return FileRows(file, called, offset, shape, data_set.dtype)
+        return FileRows(file, called, offset, shape, data_set.dtype, said)
 
     def blocks(block_rows: int) -> Iterator[np.ndarray]:
         for start in range(0, shape[0], block_rows):
@@ -140,7 +141,7 @@ def _part(file: OpenFile, data_set: Any, part: str) -> Part | RowSource:
                 raise wrong(
                     called, f"rows from {start}", "a whole file", short(str(error)), "write it again"
                 ) from error
-            yield rows.reshape(-1, shape[1]).astype(stored_dtype(dtype), copy=False)
+            yield as_stored(rows.reshape(-1, shape[1]), dtype)
 
     return Part(called, shape[0], shape[1], dtype, blocks)
 

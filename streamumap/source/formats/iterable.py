@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from streamumap.source.base import stored_dtype
-from streamumap.source.checks import check_2d, resolve_dtype, wrong
+from streamumap.errors import InputError, UnusedOption
+from streamumap.source.base import as_stored
+from streamumap.source.checks import check_2d, declared_dtype, resolve_dtype, wrong
 from streamumap.source.formats.array import as_array
 from streamumap.source.formats.convert import AppendFile
 from streamumap.source.formats.npy import FileRows
@@ -66,12 +67,15 @@ def _written(blocks: Iterable[Any], declared: str | None, folder: Path) -> _Temp
 
 
 def _block(name: str, block: Any, declared: str | None) -> tuple[np.ndarray, str]:
-    if hasattr(block, "detach"):
-        block = block.detach().cpu()
-        if str(block.dtype) == "torch.bfloat16":
-            block, declared = block.contiguous().view(sys.modules["torch"].int16).numpy().view(np.uint16), "bfloat16"
-    rows = as_array(name, block)
-    dtype = resolve_dtype(name, rows.dtype, declared)
+    try:
+        if hasattr(block, "detach"):
+            block = block.detach().cpu()
+            if str(block.dtype) == "torch.bfloat16":
+                block = block.contiguous().view(sys.modules["torch"].int16).numpy()
+                declared = declared_dtype(name, "bfloat16", declared)
+        rows = as_array(name, block)
+        dtype = resolve_dtype(name, rows.dtype, declared)
+    except UnusedOption as error:  # no UnusedOption: blocks come only once, so they cannot be opened again without it
+        raise InputError(str(error)) from error
     check_2d(name, rows.shape)
-    rows = rows.view(np.uint16) if rows.dtype.kind == "V" else rows
-    return rows.astype(stored_dtype(dtype), copy=False), dtype
+    return as_stored(rows, dtype), dtype

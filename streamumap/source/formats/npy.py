@@ -18,7 +18,7 @@ PIECE_BYTES = 4 << 20
 class FileRows:
     """A `RowSource` of values of dtype `stored`, row after row from byte `offset` of a file.
 
-    `dtype="bfloat16"` reads V2 or uint16 words as bfloat16. Raises InputError for a dtype that is not numeric,
+    `dtype="bfloat16"` reads V2, uint16 or int16 words as bfloat16. Raises InputError for a dtype that is not numeric,
     InputChanged from `read`, `take` and `check_unchanged`. `warnings` and `notes` are sentences for the user.
     """
 
@@ -103,7 +103,7 @@ def npy_rows(file: OpenFile, reading: Reading) -> FileRows:
 def open_npy(path: str | bytes | os.PathLike, dtype: str | None = None) -> FileRows:
     """Opens the rows of a 2-D `.npy` file in C order. Raises InputError.
 
-    `dtype="bfloat16"` reads V2 or uint16 words as bfloat16. `warnings` holds sentences for the user.
+    `dtype="bfloat16"` reads V2, uint16 or int16 words as bfloat16. `warnings` holds sentences for the user.
     """
     file = OpenFile(path, "a .npy file")
     try:

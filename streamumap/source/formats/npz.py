@@ -10,7 +10,7 @@ from functools import partial
 
 import numpy as np
 
-from streamumap.source.base import RowSource, stored_dtype
+from streamumap.source.base import RowSource, as_stored
 from streamumap.source.checks import quoted, resolve_dtype, short, wrong
 from streamumap.source.file import OpenFile
 from streamumap.source.formats.archive import RESAVE, Archive, is_zip
@@ -18,7 +18,7 @@ from streamumap.source.formats.choice import with_choice
 from streamumap.source.formats.convert import Part, Parts, ToConvert, assemble
 from streamumap.source.formats.npy import FileRows, matrix_shape, tail_warning
 from streamumap.source.formats.npy_header import LONGEST_HEAD, NpyHeader, header_at, parse_header
-from streamumap.source.formats.tensors import Named, choose_parts
+from streamumap.source.formats.tensors import VALUES, Named, choose_parts
 from streamumap.source.reading import Reading
 
 LARGEST_RATIO = 500
@@ -59,7 +59,7 @@ def _named(archive: Archive, name: str, member: str, reading: Reading) -> Named:
 def _part(archive: Archive, member: str, part: str, dtype: str | None) -> Part | RowSource:
     """Opens a matrix, or a vector as a matrix of one column. Raises InputError."""
     called, header = archive.called(member), _header(archive, member)
-    declared = dtype if part in ("rows", "values", "data") else None
+    declared = dtype if part in VALUES else None
     shape = matrix_shape(called, header, declared, column=part in ("indptr", "indices", "data"))
     if archive.is_stored(member):
         rows = FileRows(archive.file, called, header.data_offset, shape, header.dtype, declared)
@@ -80,9 +80,7 @@ def _part(archive: Archive, member: str, part: str, dtype: str | None) -> Part |
                 n_bytes = n_rows * shape[1] * header.dtype.itemsize
                 data = archive.guarded(member, partial(_exactly, stream, n_bytes))
                 rows = np.frombuffer(data, header.dtype).reshape(n_rows, shape[1])
-                yield (
-                    rows.view(np.uint16) if rows.dtype.kind == "V" else rows.astype(stored_dtype(resolved), copy=False)
-                )
+                yield as_stored(rows, resolved)
 
     return Part(called, *shape, resolved, blocks)
 

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from streamumap.source.base import RowSource
-from streamumap.source.checks import check_2d, quoted, short, wrong
+from streamumap.source.checks import check_2d, declared_dtype, quoted, short, wrong
 from streamumap.source.file import OpenFile
 from streamumap.source.formats.choice import with_choice
 from streamumap.source.formats.convert import Parts, ToConvert, assemble
 from streamumap.source.formats.npy import FileRows
 from streamumap.source.formats.npy_header import checked_shape
-from streamumap.source.formats.tensors import Named, choose_parts
+from streamumap.source.formats.tensors import VALUES, Named, choose_parts
 from streamumap.source.reading import Reading
 
 MAX_HEADER_BYTES = 2 << 20
@@ -67,7 +67,7 @@ def safetensors_rows(file: OpenFile, reading: Reading) -> RowSource | ToConvert:
     """Opens a 2-D tensor (`reading.key` names it if there are several), TopK pairs or CSR. Raises InputError."""
     tensors = read_tensors(file)
     chosen = choose_parts(file.name, {name: _named(file, name, it) for name, it in tensors.items()}, reading.key)
-    parts: Parts = {part: tensor_rows(file, name, tensors[name], part) for part, name in chosen.items()}
+    parts: Parts = {part: tensor_rows(file, name, tensors[name], part, reading.dtype) for part, name in chosen.items()}
     return with_choice(assemble(file.name, parts, reading.n_features), file.name, chosen)
 
 
@@ -79,15 +79,17 @@ def _named(file: OpenFile, name: str, tensor: Tensor) -> Named:
     return Named(tensor.shape, dtype, f"from safetensors.torch import load_file; {load}")
 
 
-def tensor_rows(file: OpenFile, key: str, tensor: Tensor, part: str = "rows") -> FileRows:
-    """Opens a matrix, or a vector of compressed sparse rows as a matrix of one column. Raises InputError."""
+def tensor_rows(file: OpenFile, key: str, tensor: Tensor, part: str = "rows", dtype: str | None = None) -> FileRows:
+    """Opens a matrix, or a vector of compressed sparse rows as a matrix of one column. `dtype`: as the option says. Raises
+    InputError."""
     name = f"{file.name}[{key}]"
     if tensor.dtype not in DTYPES:
         raise wrong(name, "dtype", f"one of {', '.join(DTYPES)}", tensor.dtype, "convert it to F16 or F32 first")
     is_vector = part in ("indptr", "indices", "data") and len(tensor.shape) == 1
     shape = (tensor.shape[0], 1) if is_vector else check_2d(name, tensor.shape)
-    stored, dtype = np.dtype(DTYPES[tensor.dtype]), "bfloat16" if tensor.dtype == "BF16" else None
-    rows = FileRows(file, name, tensor.start, shape, stored, dtype)
+    known = "bfloat16" if tensor.dtype == "BF16" else None
+    declared = declared_dtype(name, known, dtype if part in VALUES else None)
+    rows = FileRows(file, name, tensor.start, shape, np.dtype(DTYPES[tensor.dtype]), declared)
     rows.fingerprint |= {"format": "safetensors", "key": key}
     return rows
 

@@ -7,6 +7,9 @@ from streamumap.source.checks import check_2d, short, wrong
 PAIR_NAMES = (("top_indices", "top_acts"), ("indices", "values"))
 """Names of the two parts of TopK pairs, alone or after a prefix and "_"."""
 
+VALUES = ("rows", "values", "data")
+"""Parts of the rows whose dtype is that of the rows."""
+
 CSR_NAMES = ("indptr", "indices", "data")
 
 NO_NUMBERS = ("str", "bytes", "object", "datetime", "timedelta")

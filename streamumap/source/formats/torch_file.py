@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 
 from streamumap.source.base import RowSource
-from streamumap.source.checks import check_2d, quoted, resolve_dtype, short, wrong
+from streamumap.source.checks import check_2d, declared_dtype, quoted, resolve_dtype, short, wrong
 from streamumap.source.file import OpenFile
 from streamumap.source.formats.archive import Archive, is_zip
 from streamumap.source.formats.choice import with_choice
 from streamumap.source.formats.convert import Parts, ToConvert, assemble
 from streamumap.source.formats.npy import FileRows
-from streamumap.source.formats.tensors import Named, choose_parts
+from streamumap.source.formats.tensors import VALUES, Named, choose_parts
 from streamumap.source.reading import Reading
 
 LARGEST_PICKLE = 16 << 20
@@ -50,7 +50,8 @@ def torch_rows(file: OpenFile, reading: Reading) -> RowSource | ToConvert:
     tensors = _placed_tensors(file)
     _check_byte_order(file)
     chosen = choose_parts(file.name, {name: _named(file, *it) for name, it in tensors.items()}, reading.key)
-    parts: Parts = {part: _rows(file, name, tensors[name][0]) for part, name in chosen.items()}
+    said = {part: reading.dtype if part in VALUES else None for part in chosen}
+    parts: Parts = {part: _rows(file, name, tensors[name][0], said[part]) for part, name in chosen.items()}
     rows = assemble(file.name, parts, reading.n_features)
     is_bare = not any(keys for _, keys in tensors.values())
     return rows if is_bare else with_choice(rows, file.name, chosen)
@@ -73,7 +74,7 @@ def _check_byte_order(file: OpenFile) -> None:
             raise wrong(file.name, "byteorder", sys.byteorder, short(order), remedy)
 
 
-def _rows(file: OpenFile, key: str, tensor: Any) -> FileRows:
+def _rows(file: OpenFile, key: str, tensor: Any, said: str | None) -> FileRows:
     name, dtype = f"{file.name}[{key}]", str(tensor.dtype).removeprefix("torch.")
     if str(tensor.layout) != "torch.strided" or not tensor.is_contiguous():
         raise wrong(name, "layout", "rows one after the other", "others", "save tensor.to_dense().contiguous()")
@@ -81,7 +82,7 @@ def _rows(file: OpenFile, key: str, tensor: Any) -> FileRows:
         stored = np.dtype(np.uint16 if dtype == "bfloat16" else dtype)
     except TypeError as error:
         raise wrong(name, "dtype", "numbers of 8 to 64 bits", dtype, "save tensor.half()") from error
-    declared = "bfloat16" if dtype == "bfloat16" else None
+    declared = declared_dtype(name, "bfloat16" if dtype == "bfloat16" else None, said)
     resolve_dtype(name, stored, declared)
     shape = check_2d(name, tuple(tensor.shape))
     offset = _file_offset(tensor.data_ptr()) if tensor.numel() else 0

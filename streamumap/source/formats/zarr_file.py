@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from streamumap.errors import InputChanged, InputError
-from streamumap.source.base import stored_dtype
+from streamumap.source.base import as_stored
 from streamumap.source.checks import check_2d, quoted, resolve_dtype, short, wrong
 from streamumap.source.formats.choice import with_choice
 from streamumap.source.formats.convert import Part, Parts, ToConvert, assemble
-from streamumap.source.formats.tensors import CSR_NAMES, Named, choose_parts
+from streamumap.source.formats.tensors import CSR_NAMES, VALUES, Named, choose_parts
 from streamumap.source.reading import Reading
 
 METADATA = ("zarr.json", ".zarray", ".zgroup")
@@ -49,7 +49,7 @@ def zarr_rows(folder: str, reading: Reading) -> ToConvert:
             opened = opened["X"]  # as anndata writes it
         arrays = {"": opened} if isinstance(opened, zarr.Array) else dict(_arrays(opened, ""))
         chosen = choose_parts(folder, {name: _named(folder, array) for name, array in arrays.items()}, None)
-        parts: Parts = {part: _part(folder, arrays[name], part) for part, name in chosen.items()}
+        parts: Parts = {part: _part(folder, arrays[name], part, reading.dtype) for part, name in chosen.items()}
         width = reading.n_features if reading.n_features is not None else _width(opened, chosen)
         rows = assemble(folder, parts, width, {"format": "zarr", "key": key, "files": store.known}, [store])
     except InputError:
@@ -143,9 +143,9 @@ def _codecs(value: Any) -> Iterator[object]:
             yield from _codecs(inner)
 
 
-def _part(folder: str, array: Any, part: str) -> Part:
+def _part(folder: str, array: Any, part: str, said: str | None) -> Part:
     called = f"{folder}[{array.path}]" if array.path else folder
-    dtype = resolve_dtype(called, np.dtype(array.dtype), None)
+    dtype = resolve_dtype(called, np.dtype(array.dtype), said if part in VALUES else None)
     is_vector = part in CSR_NAMES and len(array.shape) == 1
     shape = (array.shape[0], 1) if is_vector else check_2d(called, tuple(array.shape))
     if array.nchunks > MAX_CHUNKS:
@@ -161,7 +161,7 @@ def _part(folder: str, array: Any, part: str) -> Part:
                 rows = np.asarray(array[start : start + block_rows])
             except Exception as error:  # zarr and its codecs have no common class of their own
                 raise wrong(called, f"rows from {start}", "whole chunks", short(str(error)), REMEDY) from error
-            yield np.ascontiguousarray(rows.reshape(-1, shape[1]), stored_dtype(dtype))
+            yield np.ascontiguousarray(as_stored(rows.reshape(-1, shape[1]), dtype))
 
     return Part(called, shape[0], shape[1], dtype, blocks)
 

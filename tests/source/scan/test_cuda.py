@@ -29,7 +29,7 @@ def pairs_of(dtype, n_features, special=False):
         values[[7, 21, 59], [3, 0, 4]] = {"bfloat16": np.array([0x7FC0, 0x7F80, 0xFF80])}.get(
             dtype, [np.nan, np.inf, -np.inf]
         )
-    reading = Reading(dtype="bfloat16", n_features=n_features) if dtype == "bfloat16" else Reading()
+    reading = Reading("bfloat16" if dtype == "bfloat16" else None)
     return open_source((indices, values, n_features), reading)
 
 
