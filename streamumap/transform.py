@@ -124,6 +124,7 @@ def _in_place(run: Run, given: RowSource | ToConvert, name: str, advance: Callab
     """The rows in a form that is read in place."""
     if not isinstance(given, ToConvert):
         return given
+    given.listener = run.hear if given is run.input else None
     folder = run.work.scratch / name
     with writing(folder, OUT_REMEDY):
         folder.mkdir(exist_ok=True)

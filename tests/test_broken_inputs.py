@@ -438,6 +438,42 @@ def safetensors(header, body=b""):
     return struct.pack("<Q", len(text)) + text + body
 
 
+def sae(config=None, decoder=1.0, **tensors):
+    """Saves rows and an SAE, in which a tensor that is None is left out."""
+    eye = np.eye(6, dtype=np.float32)
+    encoder = np.concatenate([eye, -eye], axis=1)
+    whole = {
+        "W_enc": encoder,
+        "b_enc": np.zeros(12, np.float32),
+        "W_dec": decoder * encoder.T,
+        "b_dec": np.zeros(6, np.float32),
+    }
+    saved = {name: value for name, value in (whole | tensors).items() if value is not None}
+
+    def make(folder):
+        np.save(folder / "x.npy", good())
+        (folder / "sae").mkdir()
+        save_file(
+            {name: np.ascontiguousarray(value, np.float32) for name, value in saved.items()},
+            folder / "sae" / "sae.safetensors",
+        )
+        if config is not None:
+            (folder / "sae" / "cfg.json").write_text(json.dumps(config))
+        return [folder / "x.npy", "--sae", folder / "sae"]
+
+    return make
+
+
+STANDARD = {"architecture": "standard", "apply_b_dec_to_input": True}
+OPENAI = {
+    "W_enc": None,
+    "b_enc": None,
+    "W_dec": None,
+    "b_dec": None,
+    "encoder.weight": np.ones((12, 6)),
+    "pre_bias": np.ones(6),
+    "latent_bias": np.ones(12),
+}
 TENSOR = {"dtype": "F32", "shape": [20, 6], "data_offsets": [0, 480]}
 ODD_LITERAL = "{'descr': '<f4', 'fortran_order': False, 'shape': __import__('os').system('true')}"
 FLOAT_LIST = [1.0] * 120
@@ -577,6 +613,15 @@ CASES = [
     Case("Parquet: bytes beside lists of integers", several(parquet, "x.parquet", bbox=TOKENS, emb=np.array([b"12"] * 20)), 2, r"found emb \(binary\), bbox \(list<"),
     Case("Parquet: lists of floats in two columns", several(parquet, "x.parquet", text=good(), image=good()), 2, r"found text \(list<.*\), image \(list<.*\); name one with --key"),
     Case("Parquet: lists of floats beside lists of integers", several(parquet, "x.parquet", input_ids=TOKENS, emb=good()), 0, "reading emb of .*x.parquet, float32, 20 x 6"),
+    Case("SAE checkpoint that is read right", sae(STANDARD), 0, "6.0 latents are active on average in the first 20 rows, and its decoder gives back 100.0%"),
+    Case("SAE that does not belong to the rows", sae(STANDARD, decoder=-1.0), 0, "warning: .*gives back -.*, less than their mean would; check that"),
+    Case("SAE checkpoint without its config", sae(), 2, "layout: expected a checkpoint of SAELens .*, found the tensors W_dec, .* no JSON file"),
+    Case("SAE checkpoint without a bias", sae(STANDARD, b_enc=None), 2, "tensors: expected those of SAELens standard.*, found no b_enc among W_dec"),
+    Case("SAE checkpoint with an unknown tensor", sae(STANDARD, pre_bias=np.ones(6)), 2, "found pre_bias, which may change the codes; encode the rows"),
+    Case("SAE with an activation that is not supported", sae({"architecture": "abstopk", "k": 2}), 2, "architecture: expected one of standard, topk, jumprelu, found 'abstopk'"),
+    Case("SAE with a normalisation that is not supported", sae(STANDARD | {"normalize_activations": "expected_average_only_in"}), 2, "normalize_activations: expected one of none"),
+    Case("SAE with a field that may change codes", sae(STANDARD | {"input_scaling": 2.5}), 2, "config: expected only fields that are understood .*, found input_scaling 2.5"),
+    Case("OpenAI's SAE without its activation", sae(**OPENAI), 2, "activation: expected one of TopK, ReLU, found none; say it in the JSON file"),
     Case("safetensors header of 2^60 bytes", written(struct.pack("<Q", 2**60) + b"{}", "x.safetensors"), 2, "header length: expected at most"),
 ]  # fmt: skip
 

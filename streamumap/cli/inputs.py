@@ -81,6 +81,8 @@ def _rows_of(
     n_passes = 2 if isinstance(source, ToConvert) else 1
     with progress_of(quiet) as listener:
         _say_what_is_special(source, listener)
+        if isinstance(source, ToConvert):
+            source.listener = listener
         with _stage(listener, name, n_passes * source.n_rows) as advance, in_place(source, advance) as rows:
             yield rows, getattr(source, "chosen", None), advance
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from typing import NoReturn, TypeVar
 
 from streamumap.errors import DoesNotFit, Stopped
-from streamumap.events import Listener, Note, StageAdvanced, StageDone, StageStarted
+from streamumap.events import Event, Listener, Note, StageAdvanced, StageDone, StageStarted
 from streamumap.machine import gpu, memory
 from streamumap.planning.job import Plan
 
@@ -57,6 +57,13 @@ class Recorder:
     def warn(self, text: str) -> None:
         self.measured["warnings"].append(text)
         self.listener(Note("warning", text))
+
+    def hear(self, event: Event) -> None:
+        """Listens to what a stage calls: a warning is kept as well."""
+        if isinstance(event, Note) and event.level == "warning":
+            self.warn(event.text)
+        else:
+            self.listener(event)
 
     def reuse(self, what: str) -> None:
         self.measured["reused"].append(what)

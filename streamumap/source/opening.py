@@ -27,7 +27,8 @@ from streamumap.source.formats.shards import join
 from streamumap.source.formats.sidecar import find_pair, group_pairs, sidecar_width
 from streamumap.source.formats.topk import TopKSource
 from streamumap.source.reading import Reading
-from streamumap.source.sae.load import decoder_rows, read_checkpoint
+from streamumap.source.sae.checkpoint import read_checkpoint
+from streamumap.source.sae.load import decoder_rows
 from streamumap.source.sae.rows import EncodedRows
 from streamumap.source.views.transposed import TransposedRows
 

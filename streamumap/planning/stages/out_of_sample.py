@@ -97,6 +97,7 @@ def read(facts: Facts, held: Held) -> tuple[StagePlan, Held]:
     rows, new, csr = facts.job, new_rows(facts), csr_rows_footprint(facts)
     positions = rows.n_rows * (facts.params.n_components * 4 + 16)
     encoding = max((sae.cpu(j.n_rows, j.raw_features, j.n_features) for j in (rows, new) if j.raw_features), default=0)
+    encoding += sum(sae.decoder(j.raw_features, j.n_features) for j in (rows, new))  # beside the weights of both
     row_bytes = max(rows.itemsize * rows.n_features, new.itemsize * new.n_features)
 
     def host(block_rows: int) -> int:

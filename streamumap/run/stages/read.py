@@ -85,7 +85,7 @@ def _scan(run: Run, advance: Meter) -> tuple[Scan, CsrRows | None]:
     """Sets the source and scans it. A GPU makes the CSR rows in the same pass."""
     given = run.input
     if isinstance(given, ToConvert):
-        given.device = run.plan.device
+        given.device, given.listener = run.plan.device, run.hear
         given = given.convert(run.work.scratch, advance)
     run.readable = given
     run.source = source = run.kept.source(given)

@@ -11,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 
 from streamumap.errors import InputChanged
-from streamumap.events import Advance, no_advance
+from streamumap.events import Advance, Listener, no_advance
 from streamumap.source.base import RowSource, blocks, stored_dtype
 from streamumap.source.file import OpenFile
 from streamumap.source.formats.csr import CsrSource
@@ -48,10 +48,11 @@ class ToConvert:
     """Rows that must be converted before they can be read. `convert` returns their RowSource.
 
     `max_nonzero` is as in SparseSource, None for dense rows. `device`: a GPU that may be used, "cuda:N". `n_bytes`: size of
-    the converted files.
+    the converted files. `listener`: is told what is found on the way.
     """
 
     device: str | None = None
+    listener: Listener | None = None
     drop_zero_rows = False
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()

@@ -34,15 +34,19 @@ def load_tensors(file: OpenFile) -> dict[str, Any]:
 
 def _placed_tensors(file: OpenFile) -> dict[str, tuple[Any, tuple]]:
     """Maps the tensors as `load_tensors` does; with each come the keys of the dictionaries that lead to it."""
+    return {name: (tensor, keys) for name, keys, tensor in _tensors(load_content(file), "", ())}
+
+
+def load_content(file: OpenFile) -> Any:
+    """Loads a file of `torch.save` with `weights_only`: tensors, mapped on the CPU, in dictionaries. Raises InputError."""
     import torch
 
     Archive(file).check_stored(LARGEST_PICKLE)
     try:
-        content = torch.load(file.name, map_location="cpu", weights_only=True, mmap=True)
+        return torch.load(file.name, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # what torch's unpickler, zip reader and C++ raise has no common class
         found = short(str(error).strip().split("\n")[0])
         raise wrong(file.name, "content", "tensors and nothing else", found, REMEDY) from error
-    return {name: (tensor, keys) for name, keys, tensor in _tensors(content, "", ())}
 
 
 def torch_rows(file: OpenFile, reading: Reading) -> RowSource | ToConvert:

@@ -39,8 +39,7 @@ def _pairs(activations: np.ndarray, encoder: Encoder) -> tuple[np.ndarray, np.nd
         at = np.flatnonzero(activations)
         counts = np.bincount(at // n_latents, minlength=n_rows)
         indices, values = at % n_latents, activations.reshape(-1)[at]
-    values = values.reshape(-1)
-    return counts, indices, values if encoder.out_scale is None else values * encoder.out_scale[indices]
+    return counts, indices, values.reshape(-1)
 
 
 def fast_top_k(activations: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -25,9 +25,9 @@ def codes(
         if threshold is not None:
             activations *= activations > threshold
         activations.relu_()
-        if out_scale is not None and encoder.kind != "topk":
+        if out_scale is not None:
             activations *= out_scale
-        yield _pairs(activations, encoder, out_scale)
+        yield _pairs(activations, encoder)
 
 
 def _normalised(x: torch.Tensor, encoder: Encoder) -> torch.Tensor:
@@ -39,13 +39,11 @@ def _normalised(x: torch.Tensor, encoder: Encoder) -> torch.Tensor:
     return x
 
 
-def _pairs(activations: torch.Tensor, encoder: Encoder, out_scale: torch.Tensor | None):
+def _pairs(activations: torch.Tensor, encoder: Encoder):
     if encoder.kind == "topk":
         values, indices = activations.topk(encoder.k)
         indices, order = indices.sort()
         values = values.gather(1, order)
-        if out_scale is not None:
-            values *= out_scale[indices]
         counts = np.full(len(activations), encoder.k)
     else:
         nonzero_mask = activations != 0

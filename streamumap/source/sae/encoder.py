@@ -14,8 +14,10 @@ LAYER_NORM_EPSILON = 1e-5
 
 @dataclass(frozen=True, eq=False)
 class Encoder:
-    """Encodes a row x as activation((normalised((x - mean) / scale) - centre) @ weights + bias) * out_scale."""
+    """Encodes a row x as TopK(activation((normalised((x - mean) / scale) - centre) @ weights + bias) * out_scale). `layout` names
+    what its checkpoint is."""
 
+    layout: str
     weights: np.ndarray  # float32 (n_features, n_latents), of any strides
     bias: np.ndarray  # float32 (n_latents,)
     centre: np.ndarray  # float32 (n_features,)
@@ -36,23 +38,31 @@ class Encoder:
         return self.weights.shape[1]
 
 
-def centred(rows: np.ndarray, encoder: Encoder) -> np.ndarray:
-    """Normalises float32 rows (R, n_features) and subtracts the centre: returns a new array for the weights to multiply."""
+def normalised(rows: np.ndarray, encoder: Encoder) -> np.ndarray:
+    """Normalises float32 rows (R, n_features): returns a new array, which the decoder gives back."""
     x = (rows - encoder.mean) / np.float32(encoder.scale)
     if encoder.normalisation == "layer_norm":
         x -= x.mean(axis=1, keepdims=True)
         x /= x.std(axis=1, ddof=1, keepdims=True) + np.float32(LAYER_NORM_EPSILON)
     elif encoder.normalisation == "constant_norm_rescale":
         x *= np.float32(encoder.n_features**0.5) / np.linalg.norm(x, axis=1, keepdims=True)
+    return x
+
+
+def centred(rows: np.ndarray, encoder: Encoder) -> np.ndarray:
+    """Normalises float32 rows (R, n_features) and subtracts the centre: returns a new array for the weights to multiply."""
+    x = normalised(rows, encoder)
     x -= encoder.centre
     return x
 
 
 def activate(pre: np.ndarray, encoder: Encoder) -> np.ndarray:
-    """Applies the threshold and ReLU to products plus bias, float32 (R, n_latents), in place; TopK comes after."""
+    """Applies the threshold, ReLU and scale to products plus bias, float32 (R, n_latents), in place; TopK comes after."""
     if encoder.threshold is not None:
         pre *= pre > encoder.threshold
     np.maximum(pre, 0, out=pre)
+    if encoder.out_scale is not None:
+        pre *= encoder.out_scale
     return pre
 
 
@@ -63,7 +73,7 @@ def encode(rows: np.ndarray, encoder: Encoder) -> np.ndarray:
         indices, values = top_k(codes, encoder.k)
         codes = np.zeros_like(codes)
         np.put_along_axis(codes, indices, values, axis=1)
-    return codes if encoder.out_scale is None else codes * encoder.out_scale
+    return codes
 
 
 def top_k(codes: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,83 +1,42 @@
-"""Loads an SAE checkpoint and makes an `Encoder` of it.
+"""Makes an `Encoder` of an SAE checkpoint, as its layout and its config say."""
 
-Layouts, each as its project writes it:
-
-- RE-N-Y/sae (CLIP and FLUX): `config.json` {features, pages, k} and `model.safetensors` {encoder.weight (pages, features),
-  encoder.bias, decoder.weight (features, pages), bias; logthres}; its plain SAE scales codes by the norms of the decoder.
-- SAELens: `cfg.json` {architecture, k or activation_fn_kwargs, apply_b_dec_to_input, normalize_activations} and
-  `sae_weights.safetensors` {W_enc (features, latents), b_enc, W_dec (latents, features), b_dec, threshold}.
-- sparsify (EleutherAI): `cfg.json` {k, transcode} and `sae.safetensors` {encoder.weight, encoder.bias, W_dec, b_dec}.
-- dictionary_learning: `config.json` {trainer: {dict_class, k}} and `ae.pt` {encoder.weight, encoder.bias, decoder.weight,
-  b_dec or bias or decoder.bias, k, threshold}; its JumpReLU scales codes by the norms of the decoder.
-- any of these with `mean` and `scale` of the rows, by which rows are normalised first.
-"""
-
-import json
-import os
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from streamumap.source.base import widen
 from streamumap.source.checks import short, wrong
-from streamumap.source.file import OpenFile
-from streamumap.source.formats.npy import FileRows
-from streamumap.source.formats.safetensors import DTYPES, read_tensors
-from streamumap.source.formats.torch_file import load_tensors
+from streamumap.source.sae.checkpoint import SaeCheckpoint
 from streamumap.source.sae.encoder import Encoder
+from streamumap.source.sae.layouts import LENS_MARKS, OPENAI, OTHERWISE, SCALES, SPARSIFY, Layout, recognised
 
-WEIGHT_FILES = ("sae_weights.safetensors", "sae.safetensors", "model.safetensors", "ae.pt")
-CONFIG_FILES = ("cfg.json", "config.json")
-MAX_JSON_BYTES = 1 << 20
 NORMALISATIONS = ("none", "layer_norm", "constant_norm_rescale")
-
-
-@dataclass(frozen=True)
-class SaeCheckpoint:
-    """The float32 arrays of a checkpoint by name, and its configuration, flattened."""
-
-    name: str
-    arrays: dict[str, np.ndarray]
-    config: dict[str, Any]
-    fingerprint: dict
-
-
-def read_checkpoint(path: str | os.PathLike) -> SaeCheckpoint:
-    """Reads a file of weights, or the one in a folder, and the JSON beside it. Raises InputError."""
-    path = os.fspath(path)
-    file = _weight_file(path) if os.path.isdir(path) else path
-    config = _config(file)
-    with OpenFile(file, "an SAE checkpoint (.safetensors or .pt)") as opened:
-        fingerprint = {"blake2b": opened.sampled_hash(0, 0, opened.n_bytes), "config": config} | opened.identity
-        arrays = _pt_arrays(opened) if opened.head(2) == b"PK" else _safetensors_arrays(opened)
-    return SaeCheckpoint(file, arrays, config, fingerprint)
+THESE_ROWS = "give the checkpoint that belongs to these rows"
 
 
 def make_encoder(checkpoint: SaeCheckpoint, n_features: int) -> Encoder:
-    """Makes the encoder for rows of `n_features` features. Raises InputError if the checkpoint is incomplete or is for rows of
-    another width."""
-    arrays, config = checkpoint.arrays, checkpoint.config
-    weights = _encoder_weights(checkpoint, n_features)
+    """Makes the encoder for rows of `n_features` features. Raises InputError if the checkpoint is not understood whole, is
+    incomplete or is for rows of another width."""
+    layout = recognised(checkpoint)
+    weights = _encoder_weights(checkpoint, layout, n_features)
     n_latents = weights.shape[1]
-    kind, k, threshold = _activation(checkpoint, n_latents)
-    bias = _vector(checkpoint, ("b_enc", "encoder.bias"), n_latents)
-    normalisation = config.get("normalize_activations") or "none"
-    if normalisation not in NORMALISATIONS or config.get("rescale_acts_by_decoder_norm"):
-        found = normalisation if normalisation not in NORMALISATIONS else "rescale_acts_by_decoder_norm"
-        remedy = "fold it into the weights before saving"
-        raise wrong(checkpoint.name, "normalize_activations", f"one of {', '.join(NORMALISATIONS)}", found, remedy)
-    centre = (
-        _vector(checkpoint, ("b_dec", "bias"), n_features)
-        if _takes_centre_off(config)
-        else np.zeros(n_features, np.float32)
-    )
-    scales = _decoder(checkpoint, n_features, n_latents)
+    _check_activation(checkpoint, layout)
+    normalisation = _normalisation(checkpoint, layout)
+    centred = _is_centred(checkpoint, layout)
+    zeros = np.zeros(n_features, np.float32)
     return Encoder(
-        weights=weights, bias=bias, centre=centre, kind=kind, k=k, threshold=threshold,
-        mean=_vector(checkpoint, ("mean",), n_features), scale=float(arrays.get("scale", np.ones(1)).reshape(-1)[0]),
-        normalisation=normalisation, out_scale=np.linalg.norm(scales, axis=1) if _scales_codes(checkpoint) else None,
-    )  # fmt: skip
+        layout=layout.name,
+        weights=weights,
+        bias=_vector(checkpoint, layout.bias, n_latents),
+        centre=_vector(checkpoint, layout.offset, n_features) if centred else zeros,
+        kind=layout.kind,
+        k=_k(checkpoint, n_latents) if layout.kind == "topk" else 0,
+        threshold=_thresholds(checkpoint, layout, n_latents),
+        mean=_vector(checkpoint, "mean", n_features) if "mean" in checkpoint.arrays else zeros,
+        scale=_scale(checkpoint),
+        normalisation=normalisation,
+        out_scale=_lengths(checkpoint, n_features, n_latents) if _is_scaled(checkpoint, layout) else None,
+    )
 
 
 def decoder_rows(checkpoint: SaeCheckpoint) -> np.ndarray:
@@ -85,8 +44,10 @@ def decoder_rows(checkpoint: SaeCheckpoint) -> np.ndarray:
     for name in ("W_dec", "decoder.weight"):
         if name in checkpoint.arrays:
             weights = checkpoint.arrays[name]
-            bias = next((checkpoint.arrays[b] for b in ("b_enc", "encoder.bias") if b in checkpoint.arrays), None)
-            n_latents = None if bias is None else bias.size
+            if weights.ndim != 2:
+                raise wrong(checkpoint.name, name, "2 dimensions", weights.ndim, "give another checkpoint")
+            biases = (bias for bias in ("b_enc", "encoder.bias", "latent_bias") if bias in checkpoint.arrays)
+            n_latents = next((checkpoint.arrays[bias].size for bias in biases), None)
             is_square = weights.shape[0] == weights.shape[1]
             if n_latents in weights.shape and not is_square:
                 return weights if weights.shape[0] == n_latents else weights.T
@@ -96,143 +57,163 @@ def decoder_rows(checkpoint: SaeCheckpoint) -> np.ndarray:
     )
 
 
-def _encoder_weights(checkpoint: SaeCheckpoint, n_features: int) -> np.ndarray:
-    """Returns the weights (n_features, n_latents); their shape tells whether they were saved transposed."""
-    arrays, name = checkpoint.arrays, checkpoint.name
-    if "r_mag" in arrays:
-        raise wrong(name, "architecture", "TopK, ReLU or JumpReLU", "a gated one", "give another checkpoint")
-    if "encoder.weight" in arrays:
-        weights = arrays["encoder.weight"].T
-    elif "W_enc" in arrays:
-        weights = arrays["W_enc"]
-        if weights.ndim == 2 and weights.shape[0] == weights.shape[1] and not _is_sae_lens(checkpoint.config):
+def decoder_of(checkpoint: SaeCheckpoint, encoder: Encoder) -> tuple[np.ndarray, np.ndarray] | None:
+    """Returns the directions of the latents and what is added to their sum; None if the checkpoint has no decoder of its own
+    rows."""
+    layout, arrays = recognised(checkpoint), checkpoint.arrays
+    skips = checkpoint.config.get("transcode") or "W_skip" in arrays
+    if skips or layout.decoder not in arrays:
+        return None
+    directions = _directions(checkpoint, encoder.n_features, encoder.n_latents)
+    return directions, _vector(checkpoint, layout.offset, encoder.n_features)
+
+
+def _encoder_weights(checkpoint: SaeCheckpoint, layout: Layout, n_features: int) -> np.ndarray:
+    """Returns the weights (n_features, n_latents); their shape tells whether W_enc was saved transposed."""
+    weights, name = checkpoint.arrays[layout.weights], checkpoint.name
+    if layout.weights == "encoder.weight":
+        weights = weights.T
+    elif weights.ndim == 2 and weights.shape[0] == weights.shape[1]:
+        if not any(field in checkpoint.config for field in (*LENS_MARKS, "dict_class")):
             remedy = "put the config of SAELens or dictionary_learning beside it, which say (features, latents)"
             raise wrong(name, "W_enc", "sides of different length, or a config", f"a square of {len(weights)}", remedy)
-        if weights.ndim == 2 and weights.shape[0] != n_features and weights.shape[1] == n_features:
-            weights = weights.T
-    else:
-        found = ", ".join(list(arrays)[:8]) or "none"
-        raise wrong(name, "arrays", "W_enc or encoder.weight", found, "give the checkpoint of a sparse autoencoder")
+    elif weights.ndim == 2 and weights.shape[0] != n_features and weights.shape[1] == n_features:
+        weights = weights.T
     if weights.ndim != 2 or weights.shape[0] != n_features:
-        expected = f"one for rows of {n_features} features"
-        raise wrong(
-            name, "encoder", expected, f"weights {weights.shape}", "give the checkpoint that belongs to these rows"
-        )
+        raise wrong(name, "encoder", f"one for rows of {n_features} features", f"weights {weights.shape}", THESE_ROWS)
     return weights
 
 
-def _activation(checkpoint: SaeCheckpoint, n_latents: int) -> tuple[str, int, np.ndarray | None]:
-    """Returns ("topk", k, None), ("relu", 0, None) or ("jumprelu", 0, thresholds)."""
-    arrays, config = checkpoint.arrays, checkpoint.config
-    named = str(config.get("dict_class") or config.get("architecture") or config.get("activation_fn_str") or "").lower()
-    if "gated" in named or config.get("activation") == "groupmax":
-        found = named or "groupmax"
-        raise wrong(checkpoint.name, "architecture", "TopK, ReLU or JumpReLU", found, "give another checkpoint")
-    thresholds = next((arrays[name] for name in ("threshold",) if name in arrays), None)
-    for name in ("logthres", "log_threshold"):
-        if name in arrays:
-            thresholds = np.exp(arrays[name])
-    is_batch = "batchtopk" in named.replace("_", "")
-    if thresholds is not None and (thresholds.size == n_latents > 1 or (is_batch and float(thresholds.max()) >= 0)):
-        return "jumprelu", 0, np.broadcast_to(thresholds.reshape(-1), n_latents).astype(np.float32)
-    k = config.get("k", (config.get("activation_fn_kwargs") or {}).get("k"))
-    k = int(arrays["k"].reshape(-1)[0]) if k is None and "k" in arrays else k
-    if "topk" in named or str(config.get("activation_fn_str")) == "topk" or k is not None:
-        if type(k) is not int or not 1 <= k <= n_latents:
-            raise wrong(
-                checkpoint.name,
-                "k",
-                f"1 to {n_latents} active latents",
-                k,
-                "put it into the JSON beside the checkpoint",
-            )
-        return "topk", k, None
-    return "relu", 0, None
-
-
-def _takes_centre_off(config: dict[str, Any]) -> bool:
-    if config.get("transcode") or config.get("dict_class") == "JumpReluAutoEncoder":
-        return False
-    return bool(config.get("apply_b_dec_to_input", True))
-
-
-def _scales_codes(checkpoint: SaeCheckpoint) -> bool:
-    """Tells whether codes are multiplied by the norms of the decoder's directions."""
+def _check_activation(checkpoint: SaeCheckpoint, layout: Layout) -> None:
+    """Raises InputError if the config names another activation than that of the layout."""
     config = checkpoint.config
-    plain = "pages" in config and "k" not in config and "logthres" not in checkpoint.arrays
-    return plain or config.get("dict_class") == "JumpReluAutoEncoder"
+    allowed = {"relu": ("relu",), "jumprelu": ("relu", "jumprelu"), "topk": ("topk",)}[layout.kind]
+    if layout is SPARSIFY:
+        _check(checkpoint, "activation", config.get("activation", "topk"), allowed)
+    elif layout is OPENAI["TopK"]:
+        name = "activation_state_dict.postact_fn"
+        _check(checkpoint, name, checkpoint.values.get(name, "ReLU"), ("ReLU",))
+    else:
+        for name in ("activation_fn", "activation_fn_str"):
+            _check(checkpoint, name, config.get(name) or allowed[0], allowed)
+    expected = ("k",) if layout.kind == "topk" else ()
+    others = [name for name in _arguments(checkpoint) if name not in expected]
+    if others:
+        expected_text = " or ".join((*expected, "nothing"))
+        raise wrong(checkpoint.name, "activation_fn_kwargs", expected_text, ", ".join(others), OTHERWISE)
+    for name in SCALES:
+        if name in checkpoint.arrays and not np.all(checkpoint.arrays[name] == 1):
+            raise wrong(checkpoint.name, name, "ones", "other numbers", "fold it into the weights before saving")
 
 
-def _is_sae_lens(config: dict[str, Any]) -> bool:
-    known = ("apply_b_dec_to_input", "sae_lens_version", "normalize_activations", "activation_fn_str", "dict_class")
-    return any(name in config for name in known)
+def _check(checkpoint: SaeCheckpoint, field: str, found: Any, allowed: Iterable[Any]) -> None:
+    """Raises InputError unless the value is one of those allowed, whole and of the same type."""
+    if not any(type(found) is type(value) and found == value for value in allowed):
+        raise wrong(checkpoint.name, field, " or ".join(map(str, allowed)), short(found), OTHERWISE)
 
 
-def _decoder(checkpoint: SaeCheckpoint, n_features: int, n_latents: int) -> np.ndarray:
-    if not _scales_codes(checkpoint):
-        return np.zeros((0, 1), np.float32)
+def _arguments(checkpoint: SaeCheckpoint) -> dict[str, Any]:
+    """Returns the arguments of the activation, as SAELens saved them before its version 6."""
+    found = checkpoint.config.get("activation_fn_kwargs") or {}
+    if not isinstance(found, dict):
+        raise wrong(checkpoint.name, "activation_fn_kwargs", "names and values", short(found), OTHERWISE)
+    return found
+
+
+def _k(checkpoint: SaeCheckpoint, n_latents: int) -> int:
+    """Returns the number of active latents. All places that say it must agree."""
+    arrays, name = checkpoint.arrays, "activation_state_dict.k"
+    said = {
+        "k": checkpoint.config.get("k"),
+        "activation_fn_kwargs.k": _arguments(checkpoint).get("k"),
+        "the tensor k": arrays["k"].reshape(-1)[0].item() if "k" in arrays and arrays["k"].size else None,
+        name: checkpoint.values.get(name),
+    }
+    said = {place: value for place, value in said.items() if value is not None}
+    if len({*map(repr, map(_whole, said.values()))}) > 1:
+        found = ", ".join(f"{value} in {place}" for place, value in said.items())
+        raise wrong(checkpoint.name, "k", "one number of active latents", found, "mend the JSON beside the checkpoint")
+    k = _whole(next(iter(said.values()), None))
+    if type(k) is not int or not 1 <= k <= n_latents:
+        remedy = "put it into the JSON beside the checkpoint"
+        raise wrong(checkpoint.name, "k", f"1 to {n_latents} active latents", short(k), remedy)
+    return k
+
+
+def _whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _thresholds(checkpoint: SaeCheckpoint, layout: Layout, n_latents: int) -> np.ndarray | None:
+    """Returns the thresholds of JumpReLU, (n_latents,), or None."""
+    name = next((name for name in layout.threshold if name in checkpoint.arrays), None)
+    if name is None:
+        return None
+    found = checkpoint.arrays[name]
+    if layout.one_threshold:
+        if found.size != 1 or not float(found.reshape(-1)[0]) >= 0:
+            remedy = "train on past threshold_start_step: until then it has none, and its codes depend on the batch"
+            raise wrong(checkpoint.name, name, "one number from 0", short(found.reshape(-1)[:3].tolist()), remedy)
+        return np.full(n_latents, found.reshape(-1)[0], np.float32)
+    found = _vector(checkpoint, name, n_latents)
+    return found if name == "threshold" else np.exp(found)
+
+
+def _normalisation(checkpoint: SaeCheckpoint, layout: Layout) -> str:
+    if "normalize" in layout.fields:
+        said = checkpoint.config.get("normalize")
+        _check(checkpoint, "normalize", said, (None, True, False))
+        return layout.normalisation if said is None else "layer_norm" if said else "none"
+    found = checkpoint.config.get("normalize_activations") or "none"
+    if found not in NORMALISATIONS:
+        remedy = "fold it into the weights before saving"
+        expected = f"one of {', '.join(NORMALISATIONS)}"
+        raise wrong(checkpoint.name, "normalize_activations", expected, short(found), remedy)
+    return found
+
+
+def _is_centred(checkpoint: SaeCheckpoint, layout: Layout) -> bool:
+    """Tells whether the decoder's offset is subtracted from the rows."""
+    if layout is SPARSIFY:
+        return not _flag(checkpoint, "transcode", False)
+    if "apply_b_dec_to_input" in layout.fields:
+        return _flag(checkpoint, "apply_b_dec_to_input", True)
+    return layout.centred
+
+
+def _is_scaled(checkpoint: SaeCheckpoint, layout: Layout) -> bool:
+    return layout.scaled or (layout.kind == "topk" and _flag(checkpoint, "rescale_acts_by_decoder_norm", False))
+
+
+def _flag(checkpoint: SaeCheckpoint, field: str, default: bool) -> bool:
+    found = checkpoint.config.get(field)
+    _check(checkpoint, field, found, (None, True, False))
+    return default if found is None else found
+
+
+def _lengths(checkpoint: SaeCheckpoint, n_features: int, n_latents: int) -> np.ndarray:
+    """Returns the lengths of the decoder's directions, (n_latents,)."""
+    return np.linalg.norm(_directions(checkpoint, n_features, n_latents), axis=1)
+
+
+def _directions(checkpoint: SaeCheckpoint, n_features: int, n_latents: int) -> np.ndarray:
     rows = decoder_rows(checkpoint)
     if rows.shape != (n_latents, n_features):
         raise wrong(checkpoint.name, "decoder", f"{n_latents} x {n_features}", rows.shape, "give another checkpoint")
     return rows
 
 
-def _vector(checkpoint: SaeCheckpoint, names: tuple[str, ...], size: int) -> np.ndarray:
-    """Returns the first array among `names`, flattened; zeros if there is none. Raises InputError for another size."""
-    for name in names:
-        if name in checkpoint.arrays:
-            vector = checkpoint.arrays[name].reshape(-1)
-            if len(vector) != size:
-                raise wrong(checkpoint.name, name, f"{size} numbers", len(vector), "give the checkpoint of these rows")
-            return vector
-    return np.zeros(size, np.float32)
+def _scale(checkpoint: SaeCheckpoint) -> float:
+    found = checkpoint.arrays.get("scale", np.ones(1))
+    if found.size != 1 or not np.isfinite(found).all() or not found.all():
+        raise wrong(checkpoint.name, "scale", "one number, not 0", short(found.reshape(-1)[:3].tolist()), THESE_ROWS)
+    return float(found.reshape(-1)[0])
 
 
-def _weight_file(folder: str) -> str:
-    names = sorted(os.listdir(folder))
-    found = [name for name in WEIGHT_FILES if name in names]
-    found = found or [name for name in names if name.endswith((".safetensors", ".pt", ".pth"))]
-    if len(found) != 1:
-        expected = f"one checkpoint, such as {WEIGHT_FILES[0]}"
-        raise wrong(folder, "--sae", expected, ", ".join(found) or "none", "name the file")
-    return os.path.join(folder, found[0])
-
-
-def _config(file: str) -> dict[str, Any]:
-    """Reads the JSON beside the weights, with the fields of its trainer or SAE moved to the top level."""
-    folder, stem = os.path.dirname(file), os.path.splitext(os.path.basename(file))[0]
-    for name in (f"{stem}.json", *CONFIG_FILES):
-        path = os.path.join(folder, name)
-        if os.path.isfile(path):
-            try:
-                if os.path.getsize(path) > MAX_JSON_BYTES:
-                    raise ValueError("too large")
-                with open(path, encoding="utf-8") as opened:
-                    config = json.load(opened)
-            except (OSError, ValueError, RecursionError) as error:
-                raise wrong(path, "config", "JSON", short(str(error)), "mend it or take it away") from error
-            if not isinstance(config, dict):
-                raise wrong(path, "config", "names and values", short(config), "mend it or take it away")
-            inner = config.get("trainer", config.get("sae"))
-            return config | (inner if isinstance(inner, dict) else {})
-    return {}
-
-
-def _safetensors_arrays(file: OpenFile) -> dict[str, np.ndarray]:
-    arrays = {}
-    for name, tensor in read_tensors(file).items():
-        if tensor.dtype in DTYPES and len(tensor.shape) <= 2:
-            shape = (int(np.prod(tensor.shape[:-1], dtype=np.int64)), tensor.shape[-1]) if tensor.shape else (1, 1)
-            dtype = "bfloat16" if tensor.dtype == "BF16" else None
-            rows = FileRows(file, name, tensor.start, shape, np.dtype(DTYPES[tensor.dtype]), dtype)
-            arrays[name] = widen(rows.read(0, rows.n_rows), rows.dtype).reshape(tensor.shape)
-    return arrays
-
-
-def _pt_arrays(file: OpenFile) -> dict[str, np.ndarray]:
-    try:
-        return {name: tensor.float().numpy().copy() for name, tensor in load_tensors(file).items() if tensor.ndim <= 2}
-    except (TypeError, RuntimeError) as error:
-        raise wrong(
-            file.name, "tensors", "dense ones", short(str(error)), "save the state_dict of the autoencoder"
-        ) from error
+def _vector(checkpoint: SaeCheckpoint, name: str, size: int) -> np.ndarray:
+    """Returns the array of this name, flattened. Raises InputError for another size."""
+    vector = checkpoint.arrays[name].reshape(-1) if name in checkpoint.arrays else None
+    if vector is None or len(vector) != size:
+        found = "none" if vector is None else len(vector)
+        raise wrong(checkpoint.name, name, f"{size} numbers", found, THESE_ROWS)
+    return vector

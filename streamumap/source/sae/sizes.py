@@ -14,7 +14,7 @@ def block_rows(block_bytes: int, n_latents: int) -> int:
 
 
 def cpu(n_rows: int, n_features: int, n_latents: int) -> int:
-    """Counts host bytes on the CPU: the weights as stored and widened, the bounds of the rows, and the blocks of each thread."""
+    """Counts host bytes on the CPU: the weights and the decoder, the bounds of the rows, and the blocks of each thread."""
     rows = block_rows(CPU_BLOCK_BYTES, n_latents)
     block_bytes = rows * (n_latents * (4 + 4 + 1) + n_features * 16)
     return (
@@ -23,6 +23,11 @@ def cpu(n_rows: int, n_features: int, n_latents: int) -> int:
         + (2 * n_threads() + 1) * rows * n_features * 8
         + n_threads() * block_bytes
     )
+
+
+def decoder(n_features: int, n_latents: int) -> int:
+    """Counts host bytes of the directions of the latents, by which an SAE is checked."""
+    return 4 * n_features * n_latents
 
 
 def cuda_host(n_rows: int, n_features: int, n_latents: int) -> int:

@@ -37,7 +37,7 @@ class TransposedRows(ToConvert):
         """Writes the rows of features into `folder`. Advances by features. Raises InputError, InputChanged, OutputError."""
         original, folder = self.original, Path(folder)
         if isinstance(original, ToConvert):
-            original.device = self.device
+            original.device, original.listener = self.device, self.listener
         source = original.convert(folder, no_advance) if isinstance(original, ToConvert) else original
         rows = self._write(source, folder, advance)
         source.check_unchanged()

@@ -1,16 +1,15 @@
 """SAE codes: the checkpoint of each project encodes as its own code does, and real rows give the codes published with them."""
 
-import json
 import os
 import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
-import safetensors.torch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sae_checks import LATENTS, LAYOUTS, D, matrices, rand, re_n_y_plain, re_n_y_topk, sae_lens_topk, save
 
 from streamumap import engine
 from streamumap.errors import InputError
@@ -19,192 +18,13 @@ from streamumap.planning.job import job_of
 from streamumap.request import Request
 from streamumap.source import Reading, SparseSource, in_place, open_source
 from streamumap.source.sae import cuda, sizes
+from streamumap.source.sae.checkpoint import read_checkpoint
 from streamumap.source.sae.cpu import codes, fast_top_k
 from streamumap.source.sae.encoder import encode, top_k
-from streamumap.source.sae.load import decoder_rows, make_encoder, read_checkpoint
+from streamumap.source.sae.load import decoder_rows, make_encoder
 from streamumap.source.scan.cpu import scan
 
 DEBIAN = Path(os.environ.get("STREAMUMAP_DATA", "")) / "debian"
-D, LATENTS, K = 12, 40, 5
-
-
-def rand(*shape, seed=0):
-    return torch.from_numpy(np.random.default_rng([seed, *shape]).normal(size=shape).astype(np.float32))
-
-
-def linear():
-    return {
-        "encoder.weight": rand(LATENTS, D), "encoder.bias": rand(LATENTS) / 3,
-        "decoder.weight": rand(D, LATENTS), "bias": rand(D),
-    }  # fmt: skip
-
-
-def matrices():
-    return {"W_enc": rand(D, LATENTS), "b_enc": rand(LATENTS) / 3, "W_dec": rand(LATENTS, D), "b_dec": rand(D)}
-
-
-def chosen(codes_, k=K):
-    values, indices = codes_.topk(k, dim=-1)
-    return torch.zeros_like(codes_).scatter_(-1, indices, values)
-
-
-def save(folder, tensors, config, file="sae.safetensors", config_name="cfg.json"):
-    folder.mkdir(exist_ok=True)
-    if file.endswith(".pt"):
-        torch.save(tensors, folder / file)
-    else:
-        safetensors.torch.save_file(tensors, folder / file)
-    if config is not None:
-        (folder / config_name).write_text(json.dumps(config))
-    return folder
-
-
-# Each function returns a checkpoint and, by the project's own formula, its codes of x.
-
-
-def re_n_y_topk(folder, x):
-    t = linear()
-    save(folder, t, {"features": D, "pages": LATENTS, "k": K}, "model.safetensors", "config.json")
-    return folder, chosen(torch.relu((x - t["bias"]) @ t["encoder.weight"].T + t["encoder.bias"]))
-
-
-def re_n_y_plain(folder, x):
-    t = linear()
-    save(folder, t, {"features": D, "pages": LATENTS}, "model.safetensors", "config.json")
-    return folder, torch.relu((x - t["bias"]) @ t["encoder.weight"].T + t["encoder.bias"]) * t["decoder.weight"].norm(
-        dim=0
-    )
-
-
-def re_n_y_jumprelu(folder, x):
-    t = linear() | {"logthres": rand(LATENTS)}
-    save(folder, t, {"features": D, "pages": LATENTS}, "model.safetensors", "config.json")
-    pre = torch.relu((x - t["bias"]) @ t["encoder.weight"].T + t["encoder.bias"])
-    return folder, pre * (pre > t["logthres"].exp())
-
-
-def sae_lens_topk(folder, x):
-    t = matrices()
-    save(folder, t, {"architecture": "topk", "k": K, "d_in": D, "d_sae": LATENTS}, "sae_weights.safetensors")
-    pre = (x - t["b_dec"]) @ t["W_enc"] + t["b_enc"]
-    return folder / "sae_weights.safetensors", torch.relu(chosen(pre))
-
-
-def sae_lens_old_topk(folder, x):
-    t = matrices()
-    config = {
-        "architecture": "standard",
-        "activation_fn_str": "topk",
-        "activation_fn_kwargs": {"k": K},
-        "apply_b_dec_to_input": False,
-    }
-    save(folder, t, config, "sae_weights.safetensors")
-    return folder, torch.relu(chosen(x @ t["W_enc"] + t["b_enc"]))
-
-
-def sae_lens_jumprelu(folder, x):
-    t = matrices() | {"threshold": rand(LATENTS).abs()}
-    save(folder, t, {"architecture": "jumprelu", "apply_b_dec_to_input": False}, "sae_weights.safetensors")
-    pre = x @ t["W_enc"] + t["b_enc"]
-    return folder, torch.relu(pre) * (pre > t["threshold"])
-
-
-def sae_lens_layer_norm(folder, x):
-    t = matrices()
-    save(folder, t, {"architecture": "standard", "normalize_activations": "layer_norm"}, "sae_weights.safetensors")
-    y = x - x.mean(-1, keepdim=True)
-    y = y / (y.std(-1, keepdim=True) + 1e-5)
-    return folder, torch.relu((y - t["b_dec"]) @ t["W_enc"] + t["b_enc"])
-
-
-def sae_lens_constant_norm(folder, x):
-    t = matrices()
-    save(
-        folder,
-        t,
-        {"architecture": "standard", "normalize_activations": "constant_norm_rescale"},
-        "sae_weights.safetensors",
-    )
-    y = x * (D**0.5 / x.norm(dim=-1, keepdim=True))
-    return folder, torch.relu((y - t["b_dec"]) @ t["W_enc"] + t["b_enc"])
-
-
-def sparsify(folder, x):
-    t = {
-        "encoder.weight": rand(LATENTS, D),
-        "encoder.bias": rand(LATENTS) / 3,
-        "W_dec": rand(LATENTS, D),
-        "b_dec": rand(D),
-    }
-    save(folder, t, {"k": K, "d_in": D, "num_latents": LATENTS, "activation": "topk", "transcode": False})
-    return folder, chosen(torch.relu((x - t["b_dec"]) @ t["encoder.weight"].T + t["encoder.bias"]))
-
-
-def sparsify_transcoder(folder, x):
-    t = {
-        "encoder.weight": rand(LATENTS, D),
-        "encoder.bias": rand(LATENTS) / 3,
-        "W_dec": rand(LATENTS, D),
-        "b_dec": rand(D),
-    }
-    save(folder, t, {"k": K, "d_in": D, "transcode": True})
-    return folder, chosen(torch.relu(x @ t["encoder.weight"].T + t["encoder.bias"]))
-
-
-def dictionary_learning_topk(folder, x):
-    t = linear() | {"b_dec": rand(D), "k": torch.tensor(K), "threshold": torch.tensor(0.7)}
-    del t["bias"]
-    save(folder, t, {"trainer": {"dict_class": "AutoEncoderTopK"}}, "ae.pt", "config.json")
-    return folder, chosen(torch.relu((x - t["b_dec"]) @ t["encoder.weight"].T + t["encoder.bias"]))
-
-
-def dictionary_learning_batch_topk(folder, x):
-    t = linear() | {"b_dec": rand(D), "k": torch.tensor(K), "threshold": torch.tensor(0.7)}
-    del t["bias"]
-    save(folder, t, {"trainer": {"dict_class": "BatchTopKSAE", "k": K}}, "ae.pt", "config.json")
-    pre = torch.relu((x - t["b_dec"]) @ t["encoder.weight"].T + t["encoder.bias"])
-    return folder, pre * (pre > 0.7)
-
-
-def dictionary_learning_relu(folder, x):
-    t = linear()
-    save(folder, t, {"trainer": {"dict_class": "AutoEncoder"}}, "ae.pt", "config.json")
-    return folder / "ae.pt", torch.relu((x - t["bias"]) @ t["encoder.weight"].T + t["encoder.bias"])
-
-
-def dictionary_learning_new(folder, x):
-    t = linear() | {"decoder.bias": rand(D)}
-    del t["bias"]
-    save(folder, t, {"trainer": {"dict_class": "AutoEncoderNew"}}, "ae.pt", "config.json")
-    return folder, torch.relu(x @ t["encoder.weight"].T + t["encoder.bias"])
-
-
-def dictionary_learning_jumprelu(folder, x):
-    t = matrices() | {"threshold": rand(LATENTS).abs()}
-    save(folder, t, {"trainer": {"dict_class": "JumpReluAutoEncoder"}}, "ae.pt", "config.json")
-    pre = x @ t["W_enc"] + t["b_enc"]
-    return folder, torch.relu(pre * (pre > t["threshold"])) * t["W_dec"].norm(dim=1)
-
-
-def with_mean_and_scale(folder, x):
-    t = {
-        "W_enc": rand(LATENTS, D),
-        "b_enc": rand(LATENTS) / 3,
-        "b_dec": rand(D),
-        "mean": rand(D, seed=1),
-        "scale": torch.tensor([0.3]),
-    }
-    save(folder, t, {"architecture": "topk", "k": K}, "my.safetensors", "my.json")
-    return folder / "my.safetensors", chosen(
-        torch.relu(((x - t["mean"]) / 0.3 - t["b_dec"]) @ t["W_enc"].T + t["b_enc"])
-    )
-
-
-LAYOUTS = [
-    re_n_y_topk, re_n_y_plain, re_n_y_jumprelu, sae_lens_topk, sae_lens_old_topk, sae_lens_jumprelu, sae_lens_layer_norm,
-    sae_lens_constant_norm, sparsify, sparsify_transcoder, dictionary_learning_topk, dictionary_learning_batch_topk,
-    dictionary_learning_relu, dictionary_learning_new, dictionary_learning_jumprelu, with_mean_and_scale,
-]  # fmt: skip
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.__name__)
@@ -271,48 +91,6 @@ def test_rows_that_are_not_finite_are_found_by_the_scan(tmp_path):
     path, _ = re_n_y_topk(tmp_path / "sae", torch.from_numpy(x))
     with in_place(open_source(x, Reading(sae=path))) as found:
         assert scan(found, 50).nonfinite_rows.tolist() == [7, 9]
-
-
-def refused(path, *parts, n_features=D):
-    with pytest.raises(InputError) as caught:
-        make_encoder(read_checkpoint(path), n_features)
-    message = str(caught.value)
-    assert "\n" not in message and [part for part in parts if part not in message] == [], message
-
-
-def test_checkpoints_that_cannot_be_used(tmp_path):
-    folder = tmp_path / "sae"
-    path, _ = re_n_y_topk(folder, rand(3, D))
-    refused(path, "expected one for rows of 13 features", "(12, 40)", n_features=13)
-    (folder / "config.json").write_text("{")
-    refused(path, "config", "JSON")
-    (folder / "config.json").write_text('{"k": 41, "pages": 40}')
-    refused(path, "k: expected 1 to 40 active latents, found 41")
-    save(folder, linear() | {"r_mag": rand(LATENTS)}, {}, "model.safetensors", "config.json")
-    refused(path, "gated")
-    save(
-        folder,
-        matrices(),
-        {"normalize_activations": "expected_average_only_in"},
-        "model.safetensors",
-        "config.json",
-    )
-    refused(path, "normalize_activations", "expected_average_only_in")
-    save(folder, {"weights": rand(3, 3)}, {}, "model.safetensors", "config.json")
-    refused(path, "W_enc or encoder.weight", "found weights")
-    save(folder, matrices() | {"b_dec": rand(3)}, {}, "model.safetensors", "config.json")
-    refused(path, "b_dec: expected 12 numbers, found 3")
-    save(folder, matrices(), {}, "other.safetensors", "config.json")
-    (folder / "model.safetensors").unlink()
-    save(folder, matrices(), {}, "more.safetensors", "config.json")
-    refused(path, "expected one checkpoint", "more.safetensors, other.safetensors")
-
-
-def test_a_square_encoder_is_refused_or_settled_by_the_config(tmp_path):
-    t = {"W_enc": rand(D, D), "b_enc": rand(D), "b_dec": rand(D)}
-    refused(save(tmp_path / "a", t, None) / "sae.safetensors", "W_enc", "a square of 12")
-    save(tmp_path / "b", t, {"architecture": "standard", "apply_b_dec_to_input": True})
-    np.testing.assert_array_equal(make_encoder(read_checkpoint(tmp_path / "b"), D).weights, t["W_enc"])
 
 
 def test_the_wrong_orientation_is_seen_by_its_shape(tmp_path):
