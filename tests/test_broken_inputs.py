@@ -19,7 +19,10 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
+import torch
 import zarr
 from safetensors.numpy import save_file
 
@@ -71,6 +74,52 @@ def npy(descr="'<f4'", shape="(20, 6)", body=b"", fortran="False"):
 
 def npy_text(text, length=None):
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text) if length is None else length) + text.encode()
+
+
+CUBE, TOKENS = np.ones((20, 4, 6), np.float16), np.arange(80).reshape(20, 4)
+
+
+def several(write, name, *options, **arrays):
+    """Saves arrays in one file."""
+
+    def make(folder):
+        write(folder / name, arrays)
+        return [folder / name, *options]
+
+    return make
+
+
+def npz(path, arrays):
+    np.savez(path, **arrays)
+
+
+def pt(path, arrays):
+    torch.save({name: torch.from_numpy(array) for name, array in arrays.items()}, path)
+
+
+def safe(path, arrays):
+    save_file(arrays, path)
+
+
+def hdf5(path, arrays):
+    with h5py.File(path, "w") as file:
+        for name, array in arrays.items():
+            file[name] = array
+
+
+def zarr_group(path, arrays):
+    group = zarr.open_group(path, mode="w")
+    for name, array in arrays.items():
+        group.create_array(name, data=array)
+
+
+def parquet(path, columns):
+    pa.parquet.write_table(pa.table({name: as_column(array) for name, array in columns.items()}), path)
+
+
+def as_column(array):
+    tensors = array.ndim > 2
+    return pa.FixedShapeTensorArray.from_numpy_ndarray(array) if tensors else pa.array(list(array))
 
 
 BODY = good().tobytes()
@@ -452,7 +501,7 @@ CASES = [
     Case("boolean size in shape", written(npy(shape="(True, 6)", body=BODY)), 2, "shape: expected sizes from 0"),
     Case("0-d", saved(np.float32(3)), 2, r"shape: expected 2 dimensions .*, found 0 in \(\)"),
     Case("1-d", saved(np.ones(9)), 2, r"shape: expected 2 dimensions .*, found 1 in \(9,\); reshape"),
-    Case("3-d", saved(np.ones((4, 3, 2))), 2, r"found 3 in \(4, 3, 2\); flatten it to \(12, 2\) with"),
+    Case("3-d", saved(np.ones((4, 3, 2))), 2, r"found 3 in \(4, 3, 2\), as 4 x 3 positions of 2 features have; flatten it to \(12, 2\) with: python -c"),
     Case("(0, D)", saved(np.ones((0, 5))), 2, "shape: expected at least 3 rows, found 0"),
     Case("(N, 0)", saved(np.ones((5, 0))), 2, "shape: expected at least 1 feature, found 0"),
     Case("structured dtype", saved(np.ones((5, 5), [("a", "f4")])), 2, "descr: expected .*, found fields"),
@@ -543,6 +592,27 @@ CASES = [
         "safetensors whose header disagrees", written(safetensors({"a": TENSOR | {"shape": [20, 7]}}, BODY), "x.safetensors"), 2,
         "data_offsets: expected 560 bytes .*, found 480",
     ),
+    *(
+        Case(
+            f"{kind}: 3-D activations beside 2-D tokens", several(write, name, acts=CUBE, tokens=TOKENS), 2,
+            r"arrays: expected only one that can be the rows, found acts \(float16, 20 x 4 x 6\), tokens \(int64, 20 x 4\); name one with --key NAME",
+        )
+        for kind, write, name in (
+            (".npz", npz, "x.npz"), (".pt", pt, "x.pt"), ("safetensors", safe, "x.safetensors"), ("HDF5", hdf5, "x.h5"), ("Zarr", zarr_group, "x.zarr"),
+        )
+    ),
+    Case("the same with --key tokens", several(npz, "x.npz", "--key", "tokens", acts=CUBE, tokens=TOKENS), 0, "reading tokens of .*x.npz, int64, 20 x 4"),
+    Case("the same with --key acts", several(npz, "x.npz", "--key", "acts", acts=CUBE, tokens=TOKENS), 2, r"x.npz\[acts\]: shape: .*flatten it to \(80, 6\) with"),
+    Case("3-D activations and no other matrix", several(npz, "x.npz", acts=CUBE, labels=np.arange(20)), 2, r"x.npz\[acts\]: .*flatten it to \(80, 6\) with"),
+    Case("2-D integers beside 1-D floats", several(npz, "x.npz", locations=TOKENS, activations=np.ones(20)), 2, r"found locations \(int64, 20 x 4\), activations \(float64, 20\); name"),
+    Case("2-D floats beside 1-D labels", several(npz, "x.npz", acts=good(), labels=np.arange(20)), 0, "reading acts of .*x.npz, float32, 20 x 6"),
+    Case(
+        "Parquet: tensors beside lists of integers", several(parquet, "x.parquet", input_ids=TOKENS, emb=CUBE.astype("f4")), 2,
+        r"columns: expected only one that can be the rows, found emb \(tensor<float>\[4 x 6\]\), input_ids \(list<int64>\); name one with --key NAME, or save",
+    ),
+    Case("Parquet: bytes beside lists of integers", several(parquet, "x.parquet", bbox=TOKENS, emb=np.array([b"12"] * 20)), 2, r"found emb \(binary\), bbox \(list<"),
+    Case("Parquet: lists of floats in two columns", several(parquet, "x.parquet", text=good(), image=good()), 2, r"found text \(list<.*\), image \(list<.*\); name one with --key"),
+    Case("Parquet: lists of floats beside lists of integers", several(parquet, "x.parquet", input_ids=TOKENS, emb=good()), 0, "reading emb of .*x.parquet, float32, 20 x 6"),
     Case("SAE checkpoint that is read right", sae(STANDARD), 0, "6.0 latents are active on average in the first 20 rows, and its decoder gives back 100.0%"),
     Case("SAE that does not belong to the rows", sae(STANDARD, decoder=-1.0), 0, "warning: .*gives back -.*, less than their mean would; check that"),
     Case("SAE checkpoint without its config", sae(), 2, "layout: expected a checkpoint of SAELens .*, found the tensors W_dec, .* no JSON file"),

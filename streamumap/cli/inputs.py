@@ -36,9 +36,9 @@ def inspect(
     from streamumap.source.scan.cpu import scan
     from streamumap.source.scan.inspect import inspect_report
 
-    with _rows_of("inspect", input, reading_of(dtype, features, key, shape, sae, of), quiet) as (rows, advance):
+    with _rows_of("inspect", input, reading_of(dtype, features, key, shape, sae, of), quiet) as (rows, chosen, advance):
         block_rows = max(1, 32 * 2**20 // (rows.n_features * stored_dtype(rows.dtype).itemsize))
-        report = inspect_report(rows, scan(rows, block_rows, advance))
+        report = inspect_report(rows, scan(rows, block_rows, advance), chosen)
     if json_:
         print(json.dumps(report, indent=2))
     else:
@@ -64,23 +64,35 @@ def pack(
     """Write INPUT's rows without their zeros, exactly, as a CSR .npz, which embed reads as it is."""
     from streamumap.source.formats.csr_writer import pack_file
 
-    with _rows_of("pack", input, reading_of(dtype, features, key, shape, sae, "rows"), quiet) as (rows, advance):
+    with _rows_of("pack", input, reading_of(dtype, features, key, shape, sae, "rows"), quiet) as (rows, _, advance):
         n_bytes = pack_file(rows, out, advance)
     print(f"{out}: {format_bytes(n_bytes)}")
 
 
 @contextmanager
-def _rows_of(name: str, input: str, reading: Reading, quiet: bool) -> Iterator[tuple[RowSource, Callable[[int], None]]]:
-    """Yields INPUT's rows, converted where they cannot be read in place, and the `advance` of a stage of this name."""
+def _rows_of(
+    name: str, input: str, reading: Reading, quiet: bool
+) -> Iterator[tuple[RowSource, str | None, Callable[[int], None]]]:
+    """Yields INPUT's rows, converted where they cannot be read in place, what was read of a container, and the `advance` of a stage
+    of this name. Says what is special about the input first."""
     from streamumap.source import ToConvert, in_place, open_source
 
     source = open_source(input, reading)
     n_passes = 2 if isinstance(source, ToConvert) else 1
     with progress_of(quiet) as listener:
+        _say_what_is_special(source, listener)
         if isinstance(source, ToConvert):
             source.listener = listener
         with _stage(listener, name, n_passes * source.n_rows) as advance, in_place(source, advance) as rows:
-            yield rows, advance
+            yield rows, getattr(source, "chosen", None), advance
+
+
+def _say_what_is_special(source, listener) -> None:
+    from streamumap.events import Note
+
+    for level, texts in (("info", "notes"), ("warning", "warnings")):
+        for text in getattr(source, texts, ()):
+            listener(Note(level, text))
 
 
 @contextmanager

@@ -92,6 +92,8 @@ def print_plan(found: Outlook) -> None:
     most = "at most " if job.sparse else ""
     kind = "" if job.n_nonzero is None else f", {most}{job.n_nonzero / job.n_rows:.3g} of them non-zero in a row"
     kind += ", kept as pairs" if job.sparse else ""
+    if found.chosen is not None:
+        print(f"rows     {found.chosen}")
     print(
         f"matrix   {job.n_rows:,} rows x {job.n_features:,} features, {job.dtype}{kind}: {format_bytes(job.matrix_bytes)}"
     )

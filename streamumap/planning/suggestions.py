@@ -69,13 +69,14 @@ class Suggestion:
 @dataclass(frozen=True, kw_only=True)
 class Outlook(Plan):
     """A plan and what a user asks beside it. `binding`: for each option, the stages that get larger blocks if it is raised.
-    `seconds`: for each stage that was measured on a machine like this one."""
+    `seconds`: for each stage that was measured on a machine like this one. `chosen`: what the rows are, where the input holds more."""
 
     in_memory: InMemoryNeeds
     smallest: Budget
     binding: dict[str, tuple[str, ...]]
     seconds: dict[str, Expected]
     suggestions: tuple[Suggestion, ...]
+    chosen: str | None = None
 
     @property
     def levers(self) -> tuple[Suggestion, ...]:
@@ -122,6 +123,7 @@ def as_json(plan: Outlook) -> dict:
     sizes = {"low": memory.low_bytes, "high": memory.high_bytes, "cuml": memory.cuml_device_bytes}
     values = asdict(plan)
     return {
+        "array": plan.chosen,
         "job": values["job"] | {"matrix_bytes": plan.job.matrix_bytes},
         "budget": values["budget"],
         "peak": asdict(plan.peak),

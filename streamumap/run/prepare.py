@@ -46,12 +46,13 @@ def outlook_of(request: Request, matrix: tuple[int, int] | None = None, active: 
     that are not zero. Raises InputError, and DoesNotFit where the budget cannot hold the job.
     """
     dispatch.check_installed(request.params)
-    job = _asked_job(request, matrix, active)
+    job, chosen = _asked_job(request, matrix, active)
     machine = memory.machine(request.device)
     if request.input is None:  # a job to be run anywhere
         machine = replace(machine, host_limits=())
     try:
-        return outlook(job, request.params, budget_for(machine, request.budget, request.host_budget), machine)
+        found = outlook(job, request.params, budget_for(machine, request.budget, request.host_budget), machine)
+        return replace(found, chosen=chosen)
     except DoesNotFit as error:
         if job.n_nonzero is not None or job.n_features < 4 * ACTIVE:
             raise
@@ -68,7 +69,9 @@ def matrix_of(input: Any, rows: int | None, features: int | None) -> tuple[int, 
     return None if rows is None or features is None else (rows, features)
 
 
-def _asked_job(request: Request, matrix: tuple[int, int] | None, active: int | None) -> Job:
+def _asked_job(request: Request, matrix: tuple[int, int] | None, active: int | None) -> tuple[Job, str | None]:
+    """The job of a request, and what its rows are where the input holds more than them."""
+    chosen = None
     if matrix is not None:
         check_shape("plan", *matrix)
         reading = request.reading or Reading()
@@ -76,7 +79,7 @@ def _asked_job(request: Request, matrix: tuple[int, int] | None, active: int | N
         job = Job(*matrix, check_dtype(reading.dtype or "float16"))
     else:
         source = open_source(request.input, request.reading)
-        job = job_of(source)
+        job, chosen = job_of(source), getattr(source, "chosen", None)
         source.close()
     for option, size, least, most, what in (
         ("--active", active, 1, job.n_features, "the features of a row"),
@@ -93,9 +96,9 @@ def _asked_job(request: Request, matrix: tuple[int, int] | None, active: int | N
     job = sampled_job(job, request.sample)
     job = placing_job(job) if request.place_rest else job
     if active is None:
-        return job
+        return job, chosen
     placed = job.placed and replace(job.placed, n_nonzero=job.placed.n_rows * active)
-    return replace(job, n_nonzero=job.n_rows * active, placed=placed)
+    return replace(job, n_nonzero=job.n_rows * active, placed=placed), chosen
 
 
 def first_plan(source: RowSource | ToConvert, job: Job, p: Params, budget: Budget, machine: Machine) -> Plan:

@@ -20,6 +20,7 @@ def input_facts(source: RowSource, inputs: Inputs, found: Scan) -> dict:
     n_rows, n_sampled = inputs.source.n_rows, None if inputs.sample is None else len(inputs.sample)
     return {
         "name": source.name,
+        "array": getattr(inputs.source, "chosen", None),  # None where there was nothing to choose from
         "rows": n_rows,
         "sampled_rows": n_sampled,
         "dropped_rows": (n_sampled or n_rows) - source.n_rows,

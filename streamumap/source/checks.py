@@ -1,6 +1,9 @@
 """Checks of dtypes and shapes, and the sentence that reports what is wrong with an input."""
 
+import json
 import math
+import os
+import shlex
 
 import numpy as np
 
@@ -69,12 +72,29 @@ def declared_dtype(name: str, known: str | None, said: str | None) -> str | None
     return known or said
 
 
-def check_2d(name: str, shape: tuple[int, ...]) -> tuple[int, int]:
-    """Returns `shape` if it has two dimensions, which may be 0. Raises InputError."""
-    if len(shape) != 2:
-        remedy = "reshape it to (rows, features)"
-        if len(shape) > 2:
-            flat = (math.prod(shape[:-1]), shape[-1])
-            remedy = f"flatten it to {short(flat)} with a.reshape(-1, a.shape[-1])"
-        raise wrong(name, "shape", "2 dimensions (rows, features)", f"{len(shape)} in {short(shape)}", remedy)
+def check_2d(name: str, shape: tuple[int, ...], path: str = "", load: str = "") -> tuple[int, int]:
+    """Returns `shape` if it has two dimensions, which may be 0. Raises InputError; where there are more, with the command that
+    makes rows of them if `load` is given: Python that assigns the array in the file `path` to `a`."""
+    expected, found = "2 dimensions (rows, features)", f"{len(shape)} in {short(shape)}"
+    if len(shape) < 2:
+        raise wrong(name, "shape", expected, found, "reshape it to (rows, features)")
+    if len(shape) > 2:
+        flat = short((math.prod(shape[:-1]), shape[-1]))
+        places = " x ".join(map(str, shape[:-1]))
+        found += f", as {places} positions of {shape[-1]} features have"
+        how = f"with: {rows_command(path, load)}" if load else "with a.reshape(-1, a.shape[-1])."
+        raise InputError(f"{name}: shape: expected {expected}, found {found}; flatten it to {flat} {how}")
     return shape[0], shape[1]
+
+
+def rows_command(path: str, load: str) -> str:
+    """Returns the command that saves an array of a file as rows of its last dimension; `load` as in `check_2d`. Nothing may
+    follow it in a message, so that it can be pasted."""
+    target = quoted(os.path.splitext(path)[0] + "-rows.npy")
+    code = f"import numpy as np; {load}; np.save({target}, a.reshape(-1, a.shape[-1]))"
+    return f"python -c {shlex.quote(code)}"
+
+
+def quoted(value: object) -> str:
+    """Spells a path or the key of a dictionary as Python, with double quotes."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)

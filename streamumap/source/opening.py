@@ -13,6 +13,7 @@ from streamumap.source.checks import short, wrong
 from streamumap.source.file import OpenFile
 from streamumap.source.formats import FILES, FOLDERS, Format
 from streamumap.source.formats.array import ArraySource
+from streamumap.source.formats.choice import Choice, name_choice
 from streamumap.source.formats.convert import ToConvert
 from streamumap.source.formats.csr import csr_of
 from streamumap.source.formats.iterable import iterable_rows
@@ -47,8 +48,8 @@ def open_source(x: Any, reading: Reading | None = None, least_rows: int = 3) -> 
 
     A path names a file of rows, a folder or a glob of shards, a `.txt` that lists them, or TopK pairs: a folder with
     `X_indices.npy` and `X_values.npy`, or either of these. Their width is `reading.n_features`, or the one in a JSON file
-    beside them. Rows that cannot be read in place are a ToConvert. Raises InputError, also if there are fewer than
-    `least_rows` rows.
+    beside them. Rows that cannot be read in place are a ToConvert. Where a path holds more than the rows, `chosen` and the first
+    of `notes` of the source name what was read. Raises InputError, also if there are fewer than `least_rows` rows.
     """
     reading = reading or Reading()
     source = _open_as(x, reading)
@@ -79,11 +80,14 @@ def _open_as(x: Any, reading: Reading) -> RowSource | ToConvert:
         check_used("--of decoder", "directions of an SAE", reading, ())
         return _decoder(reading.sae if reading.sae is not None else x)
     source = _open(x, reading)
+    chosen = getattr(source, "chosen", None)
     try:
         if reading.sae is not None:
             source = EncodedRows(source, read_checkpoint(reading.sae))
         if reading.of == "features":
             source = TransposedRows(source)
+        if chosen is not None:
+            source.chosen = chosen
         return source
     except BaseException:
         source.close()
@@ -98,9 +102,9 @@ def _decoder(x: Any) -> RowSource:
     return source
 
 
-def _open(x: Any, reading: Reading) -> RowSource | ToConvert:
+def _open(x: Any, reading: Reading) -> Any:
     if isinstance(x, (str, bytes, os.PathLike)):
-        return _open_path(os.fsdecode(x), reading)
+        return name_choice(_open_path(os.fsdecode(x), reading))
     if isinstance(x, tuple) and len(x) == 3:
         check_used("the pairs", "pairs that come with their width", reading, ("dtype",))
         return _pairs("the pairs", x[0], x[1], x[2], reading.dtype)
@@ -253,9 +257,15 @@ def _pair_files(
         width, file = sidecar_width(pairs[0][0])
         notes = (*notes, f"{name}: {width:,} features, as {file} says")
     make_room(2 * len(pairs))
-    opening = (_pairs(name if len(pairs) == 1 else pair[0], *pair, width, reading.dtype) for pair in pairs)
-    source = _joined(name, opening)
+    source = _joined(name, (_pair(name if len(pairs) == 1 else pair[0], *pair, width, reading.dtype) for pair in pairs))
     source.warnings, source.notes = (*warnings, *source.warnings), notes
+    return source
+
+
+def _pair(name: str, indices: str, values: str, width: int, dtype: str | None) -> TopKSource:
+    """Opens the TopK pairs in two files, which remembers both."""
+    source: Any = _pairs(name, indices, values, width, dtype)
+    source.choice = Choice("TopK pairs", f"{indices} and {os.path.basename(values)}")
     return source
 
 

@@ -266,7 +266,7 @@ WRONG_INPUTS = {
     "1-d": (lambda p: np.save(p, np.ones(9)), r"shape: expected 2 dimensions .*, found 1 in \(9,\); reshape it"),
     "3-d": (
         lambda p: np.save(p, np.ones((4, 3, 2))),
-        r"shape: expected 2 dimensions .*, found 3 in \(4, 3, 2\); flatten it to \(12, 2\)",
+        r"shape: expected 2 dimensions .*, found 3 in \(4, 3, 2\), .*; flatten it to \(12, 2\) with: python -c",
     ),
     "2 rows": (lambda p: np.save(p, np.ones((2, 5))), "shape: expected at least 3 rows, found 2"),
     "no columns": (lambda p: np.save(p, np.ones((5, 0))), "shape: expected at least 1 feature, found 0"),

@@ -171,10 +171,10 @@ def _to_csr(run: Run, csr: CsrRows | None, block_rows: int, advance: Meter) -> C
 
 
 def _say_what_is_given(run: Run) -> None:
+    say_what_is_special(run)
     run.clip_to(run.plan.job.n_rows)
     if run.inputs.knn is not None:
         run.measured["given_knn"] = run.inputs.knn.facts()
-    say_what_is_special(run)
     if run.inputs.sample is not None:
         sizes = f"{len(run.inputs.sample):,} of {run.input.n_rows:,} rows"
         others = "placed on their map" if run.request.place_rest else "NaN in the map"
@@ -182,11 +182,11 @@ def _say_what_is_given(run: Run) -> None:
 
 
 def say_what_is_special(run: Run) -> None:
-    """Passes on warnings and notes of the opened input."""
-    for text in getattr(run.input, "warnings", ()):
-        run.warn(text)
+    """Passes on notes and warnings of the opened input; the first note names what was read."""
     for text in getattr(run.input, "notes", ()):
         run.listener(Note("info", text))
+    for text in getattr(run.input, "warnings", ()):
+        run.warn(text)
 
 
 def _say_what_was_found(run: Run, found: Scan) -> None:

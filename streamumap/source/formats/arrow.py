@@ -7,6 +7,8 @@ import numpy as np
 from streamumap.source.base import as_stored
 from streamumap.source.checks import resolve_dtype, short, wrong
 from streamumap.source.file import OpenFile
+from streamumap.source.formats.choice import with_choice
+from streamumap.source.formats.columns import choose_column
 from streamumap.source.formats.convert import Part, ToConvert
 from streamumap.source.reading import Reading
 
@@ -34,15 +36,11 @@ def arrow_rows(file: OpenFile, reading: Reading) -> ToConvert:
 
 
 def _rows(file: OpenFile, kind: str, reading: Reading) -> ToConvert:
-    import pyarrow as pa
-
     path = file.name
     schema, n_rows = _guarded(path, lambda: _schema(path, kind))
-    column = _choose(path, schema, reading.key)
+    column = choose_column(path, schema, kind, reading.key)
     values = schema.field(column).type.value_type
     called = f"{path}[{column}]"
-    if not (pa.types.is_floating(values) or pa.types.is_integer(values)):
-        raise wrong(called, "dtype", "lists of numbers", str(values), "choose another column with --key")
     dtype = resolve_dtype(called, np.dtype(values.to_pandas_dtype()), reading.dtype)
     first = next(_matrices(path, kind, column, called, None, 1), None)
     width = 0 if first is None else first.shape[1]
@@ -56,7 +54,8 @@ def _rows(file: OpenFile, kind: str, reading: Reading) -> ToConvert:
         "column": column,
         "blake2b": file.sampled_hash(0, 0, file.n_bytes),
     } | file.identity
-    return ToConvert(path, {"rows": Part(called, n_rows, width, dtype, blocks)}, width, fingerprint, [file])
+    rows = ToConvert(path, {"rows": Part(called, n_rows, width, dtype, blocks)}, width, fingerprint, [file])
+    return with_choice(rows, path, {"rows": column})
 
 
 def _schema(path: str, kind: str):
@@ -69,21 +68,6 @@ def _schema(path: str, kind: str):
     with pa.OSFile(path) as raw:
         reader = pa.ipc.open_file(raw)
         return reader.schema, sum(reader.get_batch(i).num_rows for i in range(reader.num_record_batches))
-
-
-def _choose(path: str, schema, key: str | None) -> str:
-    import pyarrow as pa
-
-    kinds = (pa.types.is_fixed_size_list, pa.types.is_list, pa.types.is_large_list)
-    lists = [field.name for field in schema if any(is_kind(field.type) for is_kind in kinds)]
-    if key is not None and key not in lists:
-        raise wrong(
-            path, "--key", f"one of {', '.join(lists) or 'no column of lists'}", short(key), "choose one of these"
-        )
-    if key is None and len(lists) != 1:
-        remedy = "name one with --key" if lists else "save the rows as a column of fixed-size lists"
-        raise wrong(path, "columns", "one of lists", ", ".join(lists) or "none", remedy)
-    return key or lists[0]
 
 
 def _matrices(

@@ -10,15 +10,17 @@ import numpy as np
 
 from streamumap.errors import InputError
 from streamumap.source.base import RowSource, as_stored
-from streamumap.source.checks import check_2d, resolve_dtype, short, wrong
+from streamumap.source.checks import check_2d, quoted, resolve_dtype, short, wrong
 from streamumap.source.file import OpenFile
+from streamumap.source.formats.choice import with_choice
 from streamumap.source.formats.convert import Part, Parts, ToConvert, assemble
 from streamumap.source.formats.npy import FileRows
-from streamumap.source.formats.tensors import CSR_NAMES, VALUES, choose_parts
+from streamumap.source.formats.tensors import CSR_NAMES, MOST_LISTED, VALUES, Named, choose_parts, listed, spelled
 from streamumap.source.reading import Reading
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
 MAX_DATA_SETS = 10_000
+MAX_DEPTH = 4
 BROKEN = (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError)
 
 
@@ -41,13 +43,14 @@ def hdf5_rows(file: OpenFile, reading: Reading) -> RowSource | ToConvert:
             key = "X"
         target = opened if key is None else _at(path, opened, key)
         is_set = isinstance(target, h5py.Dataset)
-        sets: dict[str, Any] = {key or "": target} if is_set else dict(_data_sets(path, target, ""))
-        chosen = choose_parts(path, {name: data_set.shape for name, data_set in sets.items()}, key if is_set else None)
+        sets: dict[str, Any] = {key or "": target} if is_set else _data_sets(path, target)
+        chosen = _choose(path, sets, key if is_set else None)
         parts: Parts = {part: _part(file, sets[name], part, reading.dtype) for part, name in chosen.items()}
         width = reading.n_features if reading.n_features is not None else _width(path, target, chosen)
         fingerprint = {"format": "hdf5", "sets": sorted(sets[name].name for name in chosen.values())}
         fingerprint |= {"blake2b": file.sampled_hash(0, 0, file.n_bytes)} | file.identity
-        return assemble(path, parts, width, fingerprint, [file])
+        rows = assemble(path, parts, width, fingerprint, [file])
+        return with_choice(rows, path, {part: sets[name].name.lstrip("/") for part, name in chosen.items()})
     except InputError:
         raise
     except BROKEN as error:
@@ -69,18 +72,53 @@ def _at(path: str, group: Any, key: str) -> Any:
     return group
 
 
-def _data_sets(path: str, group: Any, prefix: str) -> Iterator[tuple[str, Any]]:
-    """Yields (name, data set) of a group or, if it has none, of the groups in it. Links are skipped."""
+def _data_sets(path: str, group: Any) -> dict[str, Any]:
+    """Returns the data sets of a group and of the groups in it, by name, with None for links. Raises InputError where there are
+    too many."""
+    sets: dict[str, Any] = {}
+    for name, data_set in _walk(group, "", set()):
+        sets[name] = data_set
+        if len(sets) > MAX_DATA_SETS:
+            raise wrong(
+                path, "data sets", f"at most {MAX_DATA_SETS}", "more", "name one, or its group, with --key NAME"
+            )
+    return sets
+
+
+def _walk(group: Any, prefix: str, seen: set[int]) -> Iterator[tuple[str, Any]]:
+    """Yields (name, data set) of a group, then of the groups in it, each group once: those in `seen`, by address, are skipped. A
+    link is None: it is not followed."""
     import h5py
 
-    names = [name for name in group if isinstance(group.get(name, getlink=True), h5py.HardLink)]
-    if len(names) > MAX_DATA_SETS:
-        raise wrong(path, "data sets", f"at most {MAX_DATA_SETS}", len(names), "name one with --key")
-    here = [(prefix + name, group[name]) for name in names if isinstance(group[name], h5py.Dataset)]
-    yield from here
-    if not here and prefix.count("/") < 4:
-        for name in names:
-            yield from _data_sets(path, group[name], f"{prefix}{name}/")
+    address, inner = h5py.h5o.get_info(group.id).addr, []
+    if address in seen:
+        return
+    seen.add(address)
+    for name in group:
+        found = group[name] if isinstance(group.get(name, getlink=True), h5py.HardLink) else None
+        if found is None or isinstance(found, h5py.Dataset):
+            yield prefix + name, found
+        elif isinstance(found, h5py.Group):
+            inner.append((name, found))
+    if prefix.count("/") < MAX_DEPTH:
+        for name, found in inner:
+            yield from _walk(found, f"{prefix}{name}/", seen)
+
+
+def _choose(path: str, sets: dict[str, Any], key: str | None) -> dict[str, str]:
+    """Calls `choose_parts`. Raises InputError for integers beside a link too, which may lead to the activations."""
+    arrays = {name: _named(path, data_set) for name, data_set in sets.items() if data_set is not None}
+    links = [spelled(name) for name, data_set in sets.items() if data_set is None]
+    chosen = choose_parts(path, arrays, key)
+    if links and "rows" in chosen and arrays[chosen["rows"]].is_integer:
+        found = f"{listed(arrays)} and links: {', '.join(links[:MOST_LISTED])}"
+        raise wrong(path, "arrays", "only one that can be the rows", found, "name one with --key NAME")
+    return chosen
+
+
+def _named(path: str, data_set: Any) -> Named:
+    load = f"import h5py; a = h5py.File({quoted(path)})[{quoted(data_set.name)}][:]"
+    return Named(tuple(data_set.shape or ()), data_set.dtype.name, load)
 
 
 def _part(file: OpenFile, data_set: Any, part: str, said: str | None) -> Part | RowSource:

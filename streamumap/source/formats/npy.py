@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 
 from streamumap.source.base import stored_dtype
-from streamumap.source.checks import check_2d, resolve_dtype
+from streamumap.source.checks import check_2d, quoted, resolve_dtype
 from streamumap.source.file import SAMPLE_BYTES, OpenFile
 from streamumap.source.formats.npy_header import MAGIC, NpyHeader, fortran_order, header_at
 from streamumap.source.reading import Reading
@@ -118,19 +118,23 @@ def npy_rows_at(
 ) -> FileRows:
     """Opens the rows of a 2-D `.npy` embedded in a file from byte `start`, `n_bytes` long (None: to the end)."""
     header = header_at(file, name, start, n_bytes)
-    rows = FileRows(file, name, header.data_offset, matrix_shape(name, header, dtype), header.dtype, dtype)
+    load = f'a = np.load({quoted(name)}, mmap_mode="r")'
+    shape = matrix_shape(name, header, dtype, load=load)
+    rows = FileRows(file, name, header.data_offset, shape, header.dtype, dtype)
     rows.fingerprint |= {"format": "npy", "header": header.text}
     rows.warnings = tail_warning(name, header)
     return rows
 
 
-def matrix_shape(name: str, header: NpyHeader, dtype: str | None = None, column: bool = False) -> tuple[int, int]:
+def matrix_shape(
+    name: str, header: NpyHeader, dtype: str | None = None, column: bool = False, load: str = ""
+) -> tuple[int, int]:
     """Returns (rows, features) of a `.npy` that can be read row after row. With `column` a vector is a matrix of one
-    column. Raises InputError."""
+    column. `load` as in `check_2d`. Raises InputError."""
     resolve_dtype(name, header.dtype, dtype)
     if column and len(header.shape) == 1:
         return header.shape[0], 1
-    shape = check_2d(name, header.shape)
+    shape = check_2d(name, header.shape, name, load)
     if header.fortran:
         raise fortran_order(name)
     return shape

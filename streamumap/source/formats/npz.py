@@ -11,13 +11,14 @@ from functools import partial
 import numpy as np
 
 from streamumap.source.base import RowSource, as_stored
-from streamumap.source.checks import resolve_dtype, short, wrong
+from streamumap.source.checks import quoted, resolve_dtype, short, wrong
 from streamumap.source.file import OpenFile
 from streamumap.source.formats.archive import RESAVE, Archive, is_zip
+from streamumap.source.formats.choice import with_choice
 from streamumap.source.formats.convert import Part, Parts, ToConvert, assemble
 from streamumap.source.formats.npy import FileRows, matrix_shape, tail_warning
 from streamumap.source.formats.npy_header import LONGEST_HEAD, NpyHeader, header_at, parse_header
-from streamumap.source.formats.tensors import VALUES, choose_parts
+from streamumap.source.formats.tensors import VALUES, Named, choose_parts
 from streamumap.source.reading import Reading
 
 LARGEST_RATIO = 500
@@ -38,14 +39,21 @@ def npz_rows(file: OpenFile, reading: Reading) -> RowSource | ToConvert:
     archive = Archive(file)
     names = {name.removesuffix(".npy"): name for name in archive.members}
     facts = {name: _fact(archive, names[name]) for name in FACTS if name in names}
-    shapes = {name: _header(archive, member).shape for name, member in names.items() if name not in FACTS}
-    chosen = choose_parts(file.name, shapes, reading.key)
+    arrays = {name: _named(archive, name, member, reading) for name, member in names.items() if name not in FACTS}
+    chosen = choose_parts(file.name, arrays, reading.key)
     width = reading.n_features if reading.n_features is not None else _width(file.name, facts, chosen)
     parts: Parts = {part: _part(archive, names[name], part, reading.dtype) for part, name in chosen.items()}
     rows = assemble(file.name, parts, width, {"format": "npz", "members": sorted(chosen.values())}, [file])
     if isinstance(rows, ToConvert):
         rows.fingerprint |= {"blake2b": file.sampled_hash(0, 0, file.n_bytes)} | file.identity
-    return rows
+    return with_choice(rows, file.name, chosen)
+
+
+def _named(archive: Archive, name: str, member: str, reading: Reading) -> Named:
+    header = _header(archive, member)
+    two_bytes = header.dtype in (np.dtype("V2"), np.dtype(np.uint16))
+    dtype = "bfloat16" if two_bytes and reading.dtype == "bfloat16" else header.dtype.name
+    return Named(header.shape, dtype, f"a = np.load({quoted(archive.file.name)})[{quoted(name)}]")
 
 
 def _part(archive: Archive, member: str, part: str, dtype: str | None) -> Part | RowSource:

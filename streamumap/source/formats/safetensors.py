@@ -10,12 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from streamumap.source.base import RowSource
-from streamumap.source.checks import check_2d, declared_dtype, short, wrong
+from streamumap.source.checks import check_2d, declared_dtype, quoted, short, wrong
 from streamumap.source.file import OpenFile
+from streamumap.source.formats.choice import with_choice
 from streamumap.source.formats.convert import Parts, ToConvert, assemble
 from streamumap.source.formats.npy import FileRows
 from streamumap.source.formats.npy_header import checked_shape
-from streamumap.source.formats.tensors import VALUES, choose_parts
+from streamumap.source.formats.tensors import VALUES, Named, choose_parts
 from streamumap.source.reading import Reading
 
 MAX_HEADER_BYTES = 2 << 20
@@ -65,9 +66,17 @@ def is_safetensors(file: OpenFile) -> bool:
 def safetensors_rows(file: OpenFile, reading: Reading) -> RowSource | ToConvert:
     """Opens a 2-D tensor (`reading.key` names it if there are several), TopK pairs or CSR. Raises InputError."""
     tensors = read_tensors(file)
-    chosen = choose_parts(file.name, {name: tensor.shape for name, tensor in tensors.items()}, reading.key)
+    chosen = choose_parts(file.name, {name: _named(file, name, it) for name, it in tensors.items()}, reading.key)
     parts: Parts = {part: tensor_rows(file, name, tensors[name], part, reading.dtype) for part, name in chosen.items()}
-    return assemble(file.name, parts, reading.n_features)
+    return with_choice(assemble(file.name, parts, reading.n_features), file.name, chosen)
+
+
+def _named(file: OpenFile, name: str, tensor: Tensor) -> Named:
+    known = DTYPES.get(tensor.dtype)
+    dtype = np.dtype(known).name if known and tensor.dtype != "BF16" else tensor.dtype.replace("BF16", "bfloat16")
+    widened = "" if known and dtype != "bfloat16" else ".float()"
+    load = f"a = load_file({quoted(file.name)})[{quoted(name)}]{widened}.numpy()"
+    return Named(tensor.shape, dtype, f"from safetensors.torch import load_file; {load}")
 
 
 def tensor_rows(file: OpenFile, key: str, tensor: Tensor, part: str = "rows", dtype: str | None = None) -> FileRows:

@@ -9,6 +9,7 @@ import numpy as np
 from streamumap.events import Advance, no_advance
 from streamumap.source.base import CsrBlock, RowSource, SparseSource, index_dtype, stored_dtype
 from streamumap.source.checks import wrong
+from streamumap.source.formats.choice import joint_choice
 from streamumap.source.formats.convert import ToConvert
 from streamumap.source.sparse.csr_block import fill_in
 
@@ -25,7 +26,7 @@ class Shards:
         n_bytes = sum(shard.n_rows * shard.row_bytes for shard in shards)
         self.row_bytes = -(-n_bytes // max(1, self.n_rows))
         self.warnings = told_by(shards, "warnings")
-        self.notes = told_by(shards, "notes")
+        self.notes, self.choice = told_by(shards, "notes"), joint_choice(shards)
         self.fingerprint: dict = {"format": "shards", "shards": [shard.fingerprint for shard in shards]}
 
     def read(self, start: int, stop: int, out: np.ndarray | None = None) -> np.ndarray:
@@ -110,6 +111,7 @@ class ShardsToConvert(ToConvert):
         self.n_bytes = sum(shard.n_bytes for shard in shards if isinstance(shard, ToConvert))
         self.row_bytes = -(-sum(shard.n_rows * shard.row_bytes for shard in shards) // max(1, self.n_rows))
         self.warnings, self.notes = told_by(shards, "warnings"), told_by(shards, "notes")
+        self.choice = joint_choice(shards)
         self.fingerprint = {"format": "shards", "shards": [shard.fingerprint for shard in shards]}
 
     def convert(self, folder: str | os.PathLike, advance: Advance = no_advance) -> RowSource:

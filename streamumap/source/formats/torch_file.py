@@ -6,12 +6,13 @@ from typing import Any
 import numpy as np
 
 from streamumap.source.base import RowSource
-from streamumap.source.checks import check_2d, declared_dtype, resolve_dtype, short, wrong
+from streamumap.source.checks import check_2d, declared_dtype, quoted, resolve_dtype, short, wrong
 from streamumap.source.file import OpenFile
 from streamumap.source.formats.archive import Archive, is_zip
+from streamumap.source.formats.choice import with_choice
 from streamumap.source.formats.convert import Parts, ToConvert, assemble
 from streamumap.source.formats.npy import FileRows
-from streamumap.source.formats.tensors import VALUES, choose_parts
+from streamumap.source.formats.tensors import VALUES, Named, choose_parts
 from streamumap.source.reading import Reading
 
 LARGEST_PICKLE = 16 << 20
@@ -28,7 +29,12 @@ def is_torch(file: OpenFile) -> bool:
 def load_tensors(file: OpenFile) -> dict[str, Any]:
     """Maps the tensors in a file of `torch.save` on the CPU. Names of nested dictionaries are joined by dots; a bare tensor
     is called "tensor". Raises InputError if there is anything else."""
-    return dict(_tensors(load_content(file), ""))
+    return {name: tensor for name, (tensor, _) in _placed_tensors(file).items()}
+
+
+def _placed_tensors(file: OpenFile) -> dict[str, tuple[Any, tuple]]:
+    """Maps the tensors as `load_tensors` does; with each come the keys of the dictionaries that lead to it."""
+    return {name: (tensor, keys) for name, keys, tensor in _tensors(load_content(file), "", ())}
 
 
 def load_content(file: OpenFile) -> Any:
@@ -45,12 +51,22 @@ def load_content(file: OpenFile) -> Any:
 
 def torch_rows(file: OpenFile, reading: Reading) -> RowSource | ToConvert:
     """Opens a 2-D tensor (`reading.key` names it if there are several), TopK pairs or CSR. Raises InputError."""
-    tensors = load_tensors(file)
+    tensors = _placed_tensors(file)
     _check_byte_order(file)
-    chosen = choose_parts(file.name, {name: tuple(tensor.shape) for name, tensor in tensors.items()}, reading.key)
+    chosen = choose_parts(file.name, {name: _named(file, *it) for name, it in tensors.items()}, reading.key)
     said = {part: reading.dtype if part in VALUES else None for part in chosen}
-    parts: Parts = {part: _rows(file, name, tensors[name], said[part]) for part, name in chosen.items()}
-    return assemble(file.name, parts, reading.n_features)
+    parts: Parts = {part: _rows(file, name, tensors[name][0], said[part]) for part, name in chosen.items()}
+    rows = assemble(file.name, parts, reading.n_features)
+    is_bare = not any(keys for _, keys in tensors.values())
+    return rows if is_bare else with_choice(rows, file.name, chosen)
+
+
+def _named(file: OpenFile, tensor: Any, keys: tuple) -> Named:
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    place = "".join(f"[{quoted(key)}]" for key in keys)
+    widened = ".float()" if dtype.startswith(("bfloat", "float8")) else ""
+    load = f'a = torch.load({quoted(file.name)}, "cpu", weights_only=True){place}{widened}.detach().numpy()'
+    return Named(tuple(tensor.shape), dtype, f"import torch; {load}")
 
 
 def _check_byte_order(file: OpenFile) -> None:
@@ -92,9 +108,10 @@ def _file_offset(address: int) -> int | None:
     return None
 
 
-def _tensors(value: Any, name: str):
+def _tensors(value: Any, name: str, keys: tuple):
+    """Yields (name, keys that lead to it, tensor)."""
     if hasattr(value, "untyped_storage"):
-        yield name or "tensor", value
+        yield name or "tensor", keys, value
     elif isinstance(value, dict):
         for key, part in value.items():
-            yield from _tensors(part, f"{name}.{key}" if name else str(key))
+            yield from _tensors(part, f"{name}.{key}" if name else str(key), (*keys, key))

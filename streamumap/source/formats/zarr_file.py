@@ -13,9 +13,10 @@ import numpy as np
 
 from streamumap.errors import InputChanged, InputError
 from streamumap.source.base import as_stored
-from streamumap.source.checks import check_2d, resolve_dtype, short, wrong
+from streamumap.source.checks import check_2d, quoted, resolve_dtype, short, wrong
+from streamumap.source.formats.choice import with_choice
 from streamumap.source.formats.convert import Part, Parts, ToConvert, assemble
-from streamumap.source.formats.tensors import CSR_NAMES, VALUES, choose_parts
+from streamumap.source.formats.tensors import CSR_NAMES, VALUES, Named, choose_parts
 from streamumap.source.reading import Reading
 
 METADATA = ("zarr.json", ".zarray", ".zgroup")
@@ -25,6 +26,7 @@ SAFE_CODECS = {
 }  # fmt: skip
 MAX_JSON_BYTES = 1 << 20
 MAX_CHUNKS = 10_000_000
+MAX_DEPTH = 4
 REMEDY = "write the array again"
 
 
@@ -43,11 +45,10 @@ def zarr_rows(folder: str, reading: Reading) -> ToConvert:
     store, key = _Folder(folder), reading.key
     try:
         opened = zarr.open(folder, mode="r", path=key.strip("/") if key else None)
-        if isinstance(opened, zarr.Array):
-            arrays, chosen = {"": opened}, {"rows": ""}
-        else:
-            arrays = dict(opened.arrays())
-            chosen = choose_parts(folder, {name: tuple(array.shape) for name, array in arrays.items()}, None)
+        if key is None and isinstance(opened, zarr.Group) and "X" in opened and "obs" in opened:
+            opened = opened["X"]  # as anndata writes it
+        arrays = {"": opened} if isinstance(opened, zarr.Array) else dict(_arrays(opened, ""))
+        chosen = choose_parts(folder, {name: _named(folder, array) for name, array in arrays.items()}, None)
         parts: Parts = {part: _part(folder, arrays[name], part, reading.dtype) for part, name in chosen.items()}
         width = reading.n_features if reading.n_features is not None else _width(opened, chosen)
         rows = assemble(folder, parts, width, {"format": "zarr", "key": key, "files": store.known}, [store])
@@ -56,7 +57,23 @@ def zarr_rows(folder: str, reading: Reading) -> ToConvert:
     except Exception as error:  # zarr and its codecs have no common class of their own
         raise wrong(folder, "content", "a whole Zarr array", short(str(error)), REMEDY) from error
     assert isinstance(rows, ToConvert)
-    return rows
+    paths = {part: arrays[name].path for part, name in chosen.items()}
+    return with_choice(rows, folder, paths) if any(paths.values()) else rows
+
+
+def _arrays(group: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    """Yields (name, array) of a group, then of the groups in it."""
+    for name, array in group.arrays():
+        yield prefix + name, array
+    if prefix.count("/") < MAX_DEPTH:
+        for name, inner in group.groups():
+            yield from _arrays(inner, f"{prefix}{name}/")
+
+
+def _named(folder: str, array: Any) -> Named:
+    place = f"[{quoted(array.path)}]" if array.path else ""
+    load = f'import zarr; a = zarr.open({quoted(folder)}, mode="r"){place}[:]'
+    return Named(tuple(array.shape), str(np.dtype(array.dtype).name), load)
 
 
 class _Folder:

@@ -6,12 +6,13 @@ from streamumap.source.base import RowSource, index_dtype, stored_dtype
 from streamumap.source.scan.result import Scan, wild_features
 
 
-def inspect_report(source: RowSource, scan: Scan) -> dict:
-    """Returns the scan as JSON: numbers, lists, and None for what is undefined."""
+def inspect_report(source: RowSource, scan: Scan, chosen: str | None = None) -> dict:
+    """Returns the scan as JSON: numbers, lists, and None for what is undefined. `chosen`: what was read of a container."""
     pair_bytes = index_dtype(scan.n_features).itemsize + stored_dtype(scan.dtype).itemsize
     norms = {"min": scan.norm_min, "mean": scan.norm_mean, "max": scan.norm_max}
     return {
         "name": source.name,
+        **({} if chosen is None else {"array": chosen}),
         "rows": scan.n_rows,
         "features": scan.n_features,
         "dtype": scan.dtype,

@@ -306,7 +306,7 @@ def refused(path, *parts, **reading):
 
 def test_which_array_is_the_rows(tmp_path):
     np.savez(tmp_path / "x.npz", a=rows(), b=rows()[:, :7])
-    refused(tmp_path / "x.npz", "a 70x50, b 70x7", "--key")
+    refused(tmp_path / "x.npz", "a (float32, 70 x 50), b (float32, 70 x 7)", "--key")
     refused(tmp_path / "x.npz", "--key", "found 'c'", key="c")
     assert open_source(tmp_path / "x.npz", Reading(key="b")).n_features == 7
     np.savez(tmp_path / "y.npz", a=np.ones(4), b=np.ones(5))
@@ -318,7 +318,7 @@ def test_which_array_is_the_rows(tmp_path):
     assert open_source(tmp_path / "x.safetensors", Reading(key="b")).n_features == 7
     with h5py.File(tmp_path / "x.h5", "w") as file:
         file["deep/a"], file["deep/b"] = rows(), rows()[:, :7]
-    refused(tmp_path / "x.h5", "deep/a 70x50", "--key")
+    refused(tmp_path / "x.h5", "deep/a (float32, 70 x 50)", "--key")
     refused(tmp_path / "x.h5", "--key", "found 'c'", key="deep/c")
     assert open_source(tmp_path / "x.h5", Reading(key="deep/b")).n_features == 7
     torch.save({"a": torch.ones(5, 5), "b": torch.ones(5, 6)}, tmp_path / "x.pt")

@@ -202,7 +202,9 @@ def test_pairs_in_files(save, names, prefix):
     (folder / "sae.json").write_text(json.dumps({"d_in": 5, "d_sae": 90}))
     source = open_source(folder)
     np.testing.assert_array_equal(source.read(0, 60), rows)
-    assert len(source.notes) == 1 and "90 features, as" in source.notes[0] and "sae.json" in source.notes[0]
+    assert source.chosen.startswith("TopK pairs of ") and source.chosen.endswith(", float16, 60 x 90")
+    assert source.notes[0] == f"reading {source.chosen}" and len(source.notes) == 2
+    assert "90 features, as" in source.notes[1] and "sae.json" in source.notes[1]
     (folder / "cfg.json").write_text('{"num_features": 91}')
     refused(folder, "features", "91 in cfg.json", "90 in sae.json", "--features")
     assert open_source(folder, Reading(n_features=90)).n_features == 90
