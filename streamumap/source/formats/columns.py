@@ -14,7 +14,7 @@ READ_TABLE = {"parquet": "from pyarrow.parquet import read_table", "arrow": "fro
 FLOATS_OR_BYTES = (
     "halffloat", "float", "double", "decimal", "binary", "large_binary", "fixed_size_binary",
 )  # fmt: skip
-"""How names of types begin that are of floats or bytes."""
+"""Beginnings of the names of types that hold floats or bytes."""
 
 
 def choose_column(path: str, schema: Any, kind: str, key: str | None) -> str:

@@ -14,7 +14,7 @@ OPTIONS = {
 """Options for reading an input, by their names in `Reading`."""
 
 OF_ALL = ("sae", "of")
-"""Those that every input uses."""
+"""Fields of a Reading that every input uses."""
 
 
 def check_used(name: str, what: str, reading: Reading, uses: Collection[str], of_all: tuple[str, ...] = OF_ALL) -> None:

@@ -12,7 +12,7 @@ MAX_LIST_BYTES = 8 << 20
 SPARE_FILES = 256
 
 RUN = ".umap"
-"""How the name of a run's folder ends, unless the user gives it another."""
+"""The ending of the name of a run's folder, unless the user gives it another."""
 
 
 def in_folder(folder: str, extensions: tuple[str, ...]) -> list[str]:

@@ -12,7 +12,7 @@ from streamumap.source.formats.shard_files import matching
 UUID = r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}"
 HASH = r"(?<![0-9A-Za-z])(?=[A-Fa-f]*[0-9])[0-9A-Fa-f]{8,}(?![0-9A-Za-z])"
 NUMBER = re.compile(f"({UUID}|{HASH}|[0-9]+)")
-"""What may differ between the names of shards."""
+"""The parts of names in which shards of one set may differ: numbers, hashes, UUIDs."""
 
 COUNTED = re.compile(r"(?P<stem>.*?)(?P<number>[0-9]+)[-_]of[-_](?P<total>[0-9]+)(?![0-9]).*")
 """The name of a shard that says how many there are: `train-00002-of-00010`."""

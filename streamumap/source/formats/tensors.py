@@ -13,7 +13,7 @@ VALUES = ("rows", "values", "data")
 CSR_NAMES = ("indptr", "indices", "data")
 
 NO_NUMBERS = ("str", "bytes", "object", "datetime", "timedelta")
-"""How dtypes of arrays begin that cannot be meant as rows: text, objects, dates."""
+"""Beginnings of the names of dtypes that cannot be rows: text, objects, dates."""
 
 MOST_LISTED = 16
 
