@@ -94,7 +94,7 @@ def codes_knn(codes):
 
 @pytest.fixture
 def csr():
-    """packed(array) -> PackedRows in memory."""
+    """csr(array) -> CsrRows in memory."""
 
     def make(array):
         return pack(open_source(array), 100, int(np.count_nonzero(array)))

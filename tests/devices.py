@@ -93,7 +93,7 @@ def unit(rows, metric):
 
 
 def measured(rows, metric):
-    """What SparseOnDevice.measure says of all pairs, float64 (n, n): squared distances, for cosine the distances; inf for a row and
+    """Distances as SparseOnDevice.measure gives them, float64 (n, n): squared, for cosine the distances themselves; inf for a row and
     itself."""
     from streamumap.neighbors import reference
 

@@ -26,7 +26,7 @@ MADE_UP = {
 
 
 def unknown(metric):
-    """The same metric under a name that no backend has."""
+    """Returns a metric under a name that no backend has."""
     return replace(metric, name="unknown", backends=())
 
 

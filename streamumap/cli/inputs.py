@@ -75,24 +75,17 @@ def _rows_of(
 ) -> Iterator[tuple[RowSource, str | None, Callable[[int], None]]]:
     """Yields INPUT's rows, converted where they cannot be read in place, what was read of a container, and the `advance` of a stage
     of this name. Says what is special about the input first."""
-    from streamumap.source import ToConvert, in_place, open_source
+    from streamumap.source import ToConvert, in_place, notes_of, open_source
 
     source = open_source(input, reading)
     n_passes = 2 if isinstance(source, ToConvert) else 1
     with progress_of(quiet) as listener:
-        _say_what_is_special(source, listener)
+        for note in notes_of(source):
+            listener(note)
         if isinstance(source, ToConvert):
             source.listener = listener
         with _stage(listener, name, n_passes * source.n_rows) as advance, in_place(source, advance) as rows:
             yield rows, getattr(source, "chosen", None), advance
-
-
-def _say_what_is_special(source, listener) -> None:
-    from streamumap.events import Note
-
-    for level, texts in (("info", "notes"), ("warning", "warnings")):
-        for text in getattr(source, texts, ()):
-            listener(Note(level, text))
 
 
 @contextmanager

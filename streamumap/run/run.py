@@ -10,7 +10,7 @@ import numpy as np
 from streamumap import __version__
 from streamumap.events import Listener
 from streamumap.machine import gpu
-from streamumap.neighbors.metric import named
+from streamumap.neighbors.metric import Metric, named
 from streamumap.planning.job import Plan
 from streamumap.planning.overheads import CONTEXT_BYTES
 from streamumap.request import Request
@@ -73,6 +73,11 @@ class Run(Recorder):
         work.warn = self.warn
         if work.damaged:
             self.warn("manifest.json is not what the run wrote there; nothing of the run before is used.")
+
+    @property
+    def metric(self) -> Metric:
+        """The metric that the user asked for; `Rows.metric` is the one under which rows are compared."""
+        return named(self.params.metric)
 
     def checkpoint(self, name: str, key: str, what: str, meter: Meter) -> SavedCheckpoint:
         """The checkpoint of one piece of work. `key` stands for everything that its result depends on; `what` is its name for people."""
@@ -149,7 +154,7 @@ class Run(Recorder):
             return self.work.open("knn_indices"), self.work.open("knn_distances")
         return (
             self._of_kept("indices", self.kept.numbers_of),
-            self._of_kept("distances", lambda block: self.view.scale(block, unit=named(self.params.metric).unit)),
+            self._of_kept("distances", lambda block: self.view.scale(block, unit=self.metric.unit)),
         )
 
     def _of_kept(self, name: str, of_block: Callable[[np.ndarray], np.ndarray]) -> BlockFile:

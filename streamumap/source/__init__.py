@@ -3,7 +3,7 @@
 from streamumap.source.base import CsrBlock, RowSource, SparseSource, blocks, check_shape, stored_dtype, widen
 from streamumap.source.formats.convert import ToConvert, in_place
 from streamumap.source.formats.options import check_no_input
-from streamumap.source.opening import open_rows, open_source
+from streamumap.source.opening import notes_of, open_rows, open_source
 from streamumap.source.reading import Reading
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "check_no_input",
     "check_shape",
     "in_place",
+    "notes_of",
     "open_rows",
     "open_source",
     "stored_dtype",

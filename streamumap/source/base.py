@@ -13,9 +13,6 @@ import numpy as np
 
 from streamumap.errors import InputError
 
-WIDE = ("float16", "bfloat16", "float32", "float64")
-"""Floating-point dtypes of rows. bfloat16 rows are handed out as uint16: NumPy has no bfloat16."""
-
 DEVICE_DTYPES = ("bool", "int8", "uint8", "int16", "int32", "float16", "bfloat16", "float32", "float64")
 """Stored dtypes that a GPU backend takes unchanged."""
 

@@ -3,11 +3,12 @@
 import glob
 import os
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
 from streamumap.errors import InputError
+from streamumap.events import Note
 from streamumap.source.base import RowSource, check_shape
 from streamumap.source.checks import short, wrong
 from streamumap.source.file import OpenFile
@@ -70,6 +71,13 @@ def open_rows(x: Any, reading: Reading | None = None) -> RowSource:
             source.name, "file", "rows that can be read in place", "a container to convert", "save it with numpy.save"
         )
     return source
+
+
+def notes_of(source: RowSource | ToConvert) -> Iterator[Note]:
+    """Yields what opening a source has shown: notes, of which the first names what was read, then warnings."""
+    for level, texts in (("info", "notes"), ("warning", "warnings")):
+        for text in getattr(source, texts, ()):
+            yield Note(level, text)
 
 
 def _open_as(x: Any, reading: Reading) -> RowSource | ToConvert:

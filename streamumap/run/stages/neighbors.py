@@ -11,7 +11,6 @@ from streamumap import quality as measures
 from streamumap.events import Advance, Note
 from streamumap.neighbors.copies import join_copies
 from streamumap.neighbors.given import GivenGraph, look_at_distances
-from streamumap.neighbors.metric import named
 from streamumap.planning.job import SEARCH_ROWS
 from streamumap.run import dispatch
 from streamumap.run.dispatch import Rows
@@ -56,7 +55,7 @@ def _search(run: Run, rows: Rows, key: str, is_found: bool) -> None:
             indices, distances = run.retry_on_oom("neighbors", search)
             join_copies(indices, distances, rows.found.duplicate_of)
             run.work.forget("neighbors", "graph", "embedding")
-            unit = named(p.metric).unit
+            unit = run.metric.unit
             run.publish("knn_indices", indices, -1, run.kept.numbers_back)
             run.publish("knn_distances", distances, np.nan, lambda block: run.view.unscale(block, unit=unit))
             run.work.done("neighbors", key)
@@ -80,9 +79,7 @@ def _take(run: Run, rows: Rows, key: str, given: GivenGraph) -> None:
         result.append(f"given by {given.indices.name}, recall@{k} {recall:.4f} on {len(sample):,} sampled rows")
     for text in given.notes(k):
         run.listener(Note("info", text))
-    problem = look_at_distances(
-        DenseRows(run.source, unit=rows.metric.unit), sample, others, far, named(run.params.metric)
-    )
+    problem = look_at_distances(DenseRows(run.source, unit=rows.metric.unit), sample, others, far, run.metric)
     for text in (*given.warnings(), *([f"--knn: {given.distances.name}: {problem}."] if problem else [])):
         run.warn(text)
     _done(run, key, recall, len(sample))

@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from streamumap.neighbors.metric import named
 from streamumap.run.dispatch import Rows
 from streamumap.run.run import Run
 from streamumap.source.base import RowSource, stored_dtype
@@ -67,7 +66,7 @@ def _error(run: Run, rows: Rows, sample: np.ndarray, others: np.ndarray) -> floa
     """The mean relative error of compared distances beside those in float64, from the rows `sample` int64 (S,) to `others` (S, m); CHECKED_ROWS
     of the sample are measured."""
     some = np.linspace(0, len(sample) - 1, min(len(sample), CHECKED_ROWS)).astype(int)
-    stored, unit, errors = run.kept.source(run.readable), named(run.params.metric).unit, [np.empty(0)]
+    stored, unit, errors = run.kept.source(run.readable), run.metric.unit, [np.empty(0)]
     # CSR rows are compared without being normalised
     compared = DenseRows(rows.original, unit=rows.metric.unit and rows.csr is None)
     for own, near in zip(sample[some], others[some], strict=True):

@@ -5,14 +5,13 @@ from dataclasses import replace
 import numpy as np
 
 from streamumap.events import Note
-from streamumap.neighbors.metric import named
 from streamumap.planning.job import Job
 from streamumap.planning.planner import make_plan
 from streamumap.run import dispatch
 from streamumap.run.keys import input_key, rows_key
 from streamumap.run.recorder import Meter
 from streamumap.run.run import New, Run
-from streamumap.source import RowSource, ToConvert, check_shape
+from streamumap.source import RowSource, ToConvert, check_shape, notes_of
 from streamumap.source.base import SparseSource
 from streamumap.source.scan.cpu import scan
 from streamumap.source.scan.result import Scan, check_finite, wild_features
@@ -58,7 +57,7 @@ def _centre(run: Run, found: Scan, csr: CsrRows | None, advance: Meter) -> tuple
     duplicates of the rows as they are compared then."""
     given: RowSource = run.kept.source(run.readable)
     largest = np.ldexp([found.feature_low, found.feature_high], run.view.exponent, dtype=np.float64)
-    view = find_view(given, largest, unit=named(run.params.metric).unit)
+    view = find_view(given, largest, unit=run.metric.unit)
     if view is None:
         return found, csr
     run.view, run.source = view, view.of(given)
@@ -183,10 +182,8 @@ def _say_what_is_given(run: Run) -> None:
 
 def say_what_is_special(run: Run) -> None:
     """Passes on notes and warnings of the opened input; the first note names what was read."""
-    for text in getattr(run.input, "notes", ()):
-        run.listener(Note("info", text))
-    for text in getattr(run.input, "warnings", ()):
-        run.warn(text)
+    for note in notes_of(run.input):
+        run.hear(note)
 
 
 def _say_what_was_found(run: Run, found: Scan) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 
 from streamumap.layout.init import pca as initial
 from streamumap.machine.memory import format_bytes
-from streamumap.neighbors.metric import compared, named
+from streamumap.neighbors.metric import compared
 from streamumap.quality import sample_rows
 from streamumap.reduce import ica
 from streamumap.reduce.pca import StreamedPCA
@@ -110,7 +110,7 @@ def _said(found: dict) -> str:
 
 def to_unit(run: Run) -> bool:
     """Whether the rows, as the view has them, are brought to length 1 before they are compared."""
-    return compared(named(run.params.metric), run.view).unit
+    return compared(run.metric, run.view).unit
 
 
 def reduced_like(run: Run, source: RowSource) -> RowSource:

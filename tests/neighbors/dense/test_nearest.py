@@ -19,7 +19,7 @@ BLOCKS = (7, 64, 1000)
 
 
 def parts_of(backend, rows, others, k, query_rows, other_rows, advance=no_advance):
-    """What a backend finds for float32 rows among `others`, ComparedRows, `query_rows` at a time."""
+    """Neighbors that a backend finds for float32 rows among `others`, ComparedRows, `query_rows` at a time."""
     request = NearestRequest(others, ArraySource(rows), k, query_rows, other_rows, n_threads=2, advance=advance)
     with backend.open_search(request) as search:
         parts = [search(at, min(at + query_rows, len(rows))) for at in range(0, len(rows), query_rows)]

@@ -1,4 +1,4 @@
-"""What is said of an SAE: how it was understood, and what its codes and decoder make of the first rows."""
+"""Notes on an SAE: how it was understood, and how its codes and decoder fit the first rows."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def both_signs(sign=1.0):
 
 
 def told(x, path, of="rows"):
-    """What the listener is told, and the rows."""
+    """Returns the notes that the listener gets, and the rows."""
     source, notes = open_source(x, Reading(sae=path, of=of)), []
     source.listener = notes.append
     with in_place(source) as rows:
