@@ -159,13 +159,33 @@ def few_programs(monkeypatch):
         return x
 
     monkeypatch.setattr(tl, "sort", sort)
-    monkeypatch.setattr(part("approximate"), "list_width", lambda k: 8)
-    monkeypatch.setattr(part("approximate"), "SHARES", (1 / 16, 1.0))
+    for module in map(part, ("approximate", "passing", "look")):
+        for name, value in {
+            "list_width": lambda k: 8,
+            "SHARES": (1 / 16, 1.0),
+            "passing_width": lambda k, sparse: 8,
+        }.items():
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, value)
     smaller = {
         "MARGIN": 1, "TOGETHER": 64, "FORWARD": 4, "REVERSE": 3, "NEIGHBORS": 4, "CANDIDATES": (4 + 3) * 4,
-        "CELL_ROWS": 16, "LLOYD": 2, "TILE": 8, "SPLITS": 2, "COUNTED_TOGETHER": 16,
+        "CELL_ROWS": 16, "LLOYD": 2, "TILE": 8, "SPLITS": 2, "COUNTED_TOGETHER": 16, "REGION_ROWS": 40, "NEAREST": 2,
+        "ALL_REGIONS": 2,
     }  # fmt: skip
-    for module in map(part, ("approximate", "exhaustive", "join", "sparse_rows", "probe", "sketch", "tiles")):
+    modules = [
+        "approximate",
+        "exhaustive",
+        "join",
+        "sparse_rows",
+        "probe",
+        "sketch",
+        "regions",
+        "cells",
+        "tiles",
+        "look",
+        "window_steps",
+    ]
+    for module in map(part, modules):
         for name in smaller.keys() & vars(module).keys():
             monkeypatch.setattr(module, name, smaller[name])
 

@@ -44,7 +44,7 @@ def blobs(sizes, seed=0, k=6):
         weights = np.zeros((size, size))
         np.put_along_axis(weights, nearest, np.exp(-np.take_along_axis(d, nearest, 1)) * 65534 + 1, 1)
         pieces.append(np.maximum(weights, weights.T).astype(np.uint16))
-    return sparse.block_diag(pieces).toarray()
+    return sparse.block_diag([sparse.coo_array(piece) for piece in pieces]).toarray()
 
 
 def true_eigenvectors(dense, n_components):

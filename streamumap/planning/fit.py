@@ -147,6 +147,12 @@ def spare(stage: StagePlan, n_bytes: int) -> StagePlan:
     return replace(stage, predicted=replace(predicted, host_bytes=predicted.host_bytes - n_bytes))
 
 
+def spend(stage: StagePlan, n_bytes: int) -> StagePlan:
+    """Return the stage with a prediction of `n_bytes` more on disk, which only it needs."""
+    predicted = stage.predicted
+    return replace(stage, predicted=replace(predicted, disk_bytes=predicted.disk_bytes + n_bytes))
+
+
 def _needed(held: Held, overhead: Footprint, host_bytes: int, device_bytes: int) -> Footprint:
     """Add the bytes of a stage's arrays to all others of the process."""
     on_device = overhead.device_bytes + int(device_bytes * (1 + POOL_SHARE)) if device_bytes else 0

@@ -31,12 +31,18 @@ class Checkpoint(Protocol):
         `facts`: JSON-able values. Raises Stopped when the run is to stop.
         """
 
+    def save(self, state: Callable[[], tuple[Arrays, Arrays]], **facts: Any) -> None:
+        """Does as `done`, and saves in any case."""
+
     @property
     def begun(self) -> bool:
         """Whether there is something to resume."""
 
     def of(self, name: str) -> "Checkpoint":
         """The checkpoint of another kind of unit in the same stage."""
+
+    def forget(self) -> None:
+        """Removes what is saved, and the files of `create`."""
 
     def create(self, name: str, shape: tuple[int, ...], dtype) -> Any:
         """A BlockFile whose rows, written in order, are part of the checkpoint. To be called after `resume`."""
@@ -57,6 +63,10 @@ class NoCheckpoint:
         return {}
 
     def done(self, state: Callable[[], tuple[Arrays, Arrays]], **facts: Any) -> None: ...
+
+    save = done
+
+    def forget(self) -> None: ...
 
     def create(self, name: str, shape: tuple[int, ...], dtype) -> Any:
         assert self._create is not None

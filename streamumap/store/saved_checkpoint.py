@@ -91,9 +91,12 @@ class SavedCheckpoint:
         return state.content["facts"] | {name: state.array(name) for name in state.arrays.keys() - whole.keys()}
 
     def done(self, state: Callable[[], tuple[Arrays, Arrays]], **facts: Any) -> None:
+        due = time.monotonic() - self.saved_at >= SAVE_SECONDS * max(1.0, 2 * self.cost)
+        if due or self.run.stopping():
+            self.save(state, **facts)
+
+    def save(self, state: Callable[[], tuple[Arrays, Arrays]], **facts: Any) -> None:
         stopping, started = self.run.stopping(), time.monotonic()
-        if not stopping and started - self.saved_at < SAVE_SECONDS * max(1.0, 2 * self.cost):
-            return
         for file in self._files.values():
             file.sync()
         try:

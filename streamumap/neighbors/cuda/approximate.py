@@ -12,30 +12,20 @@ import torch
 from torch import Tensor
 
 from streamumap.events import Advance
+from streamumap.neighbors.cuda.cells import learn_cells
 from streamumap.neighbors.cuda.decide import decide
 from streamumap.neighbors.cuda.device_rows import DeviceRows, Measures
-from streamumap.neighbors.cuda.join import candidates, merge, no_neighbors, reverse_neighbors
-from streamumap.neighbors.cuda.probe import TILE, nearest_columns, unpack
-from streamumap.neighbors.cuda.sizes import PROPOSED, list_width
+from streamumap.neighbors.cuda.join import JOINS, candidates, merge, no_neighbors, reverse_neighbors
+from streamumap.neighbors.cuda.look import SHARES, Looking, look, reach_of_round
+from streamumap.neighbors.cuda.sizes import PROPOSED, SAMPLE_RUN, list_width
 from streamumap.neighbors.cuda.sketch import make_sketches
-from streamumap.neighbors.cuda.tiles import Tiles, lists, make_tiles
+from streamumap.neighbors.cuda.tiles import Tiles, make_tiles
 from streamumap.neighbors.protocol import SearchRequest
 
 Reached = Callable[[Tensor], bool]
 
 Lists = dict[str, Tensor]
 """"found" int32 and "distances" float32 (N, w)."""
-
-SHARES = (1 / 64, 1 / 16, 1 / 4, 1.0)
-"""Share of all tiles that a tile of median spread is compared with in each round; 1: every tile with all."""
-
-LOOKED = 4096
-"""Tiles that a tile is compared with in the first round, on average, at most; four times as many in each later round. With more rows the
-tiles around a row shrink like its neighborhood, so the number of tiles needed does not grow. Measured on rows like real codes, recall after
-two joins by mean number of tiles: for 3,000,000 rows 1,520, 3,030, 5,770 and 10,050 give 0.982, 0.989, 0.991 and 0.992; for 10,000,000 rows
-9,930, 17,990 and 30,410 give 0.991, 0.992 and 0.992 (1,000 rows)."""
-
-JOINS = 2
 
 STEPS = 1 + JOINS + 1
 """Steps of a round: comparing tiles, joins, and deciding by dense rows."""
@@ -86,8 +76,8 @@ def _round(
         if step == end - STEPS:
             if not rows.resident:
                 _begin(near, best, ahead)
-            listed = lists(tiles, SHARES[number], LOOKED << 2 * number, max(1, blocks["chunk_rows"] // TILE))
-            _compare_tiles(near, tiles, listed, PROPOSED * list_width(request.k), **ahead, advance=advance)
+            how = Looking(near, reach_of_round(tiles, number), blocks["chunk_rows"], PROPOSED * list_width(request.k))
+            look(how, tiles, ahead["found"], ahead["distances"], advance)
         elif step < end - 1:
             ahead["found"] = _join(near, blocks["chunk_rows"], **ahead, advance=advance)
         elif not rows.resident:
@@ -110,8 +100,11 @@ def _no_neighbors(rows: DeviceRows, width: int) -> Lists:
 def _propose(rows: DeviceRows, request: SearchRequest, seed: int) -> tuple[Measures, Tiles]:
     """Make sketches and tiles of all rows; return what measures any two rows, dense ones by their sketches, and the tiles."""
     codes = make_sketches(rows, seed, request.blocks["other_rows"], request.advance)
+    size = -(-len(codes) // SAMPLE_RUN)
+    picked = torch.randint(len(codes), (size,), generator=torch.Generator().manual_seed(seed)).unique()
+    cells = learn_cells(codes[picked.to(codes.device)], len(codes), seed)
     nobody = torch.from_numpy(request.is_zero & rows.metric.unit).to(rows.device)
-    return rows.proposer(codes), make_tiles(codes, nobody, seed)
+    return rows.proposer(codes), make_tiles(codes, nobody, *cells.find(codes))
 
 
 def _begin(near: Measures, best: Lists, ahead: Lists) -> None:
@@ -120,23 +113,6 @@ def _begin(near: Measures, best: Lists, ahead: Lists) -> None:
     ahead["distances"].fill_(torch.inf)
     everyone = torch.arange(len(best["found"]), dtype=torch.int32, device=best["found"].device)
     merge(everyone, best["found"], near.measure(everyone, best["found"]), *ahead.values(), *ahead.values())
-
-
-def _compare_tiles(near, tiles: Tiles, listed_by_chunks, n_proposed, found, distances, advance):
-    """Merge the nearest by sketches among the listed tiles into the lists."""
-    by_tile = tiles.order.view(-1, TILE)
-    codes = tiles.codes.view(len(tiles), TILE, -1)
-    for here, listed, lengths in listed_by_chunks:
-        minima, bits = nearest_columns(codes[here].flatten(0, 1), tiles.codes, tiles.norms, listed, lengths)
-        least, column = minima.topk(min(n_proposed, minima.shape[1]), dim=1, largest=False)
-        place, row, there = unpack(least, column, bits)
-        tile = listed.gather(1, place.clamp_max(listed.shape[1] - 1).view(len(here), -1)).view(place.shape)
-        proposed = torch.where(there, by_tile[tile.long(), row], -1)
-        queries = by_tile[here].flatten()
-        real = queries >= 0
-        queries, proposed = queries[real], proposed[real]
-        merge(queries, proposed, near.measure(queries, proposed), found, distances, found, distances)
-        advance(len(queries))
 
 
 def _join(near: Measures, chunk_rows: int, found: Tensor, distances: Tensor, advance: Advance) -> Tensor:

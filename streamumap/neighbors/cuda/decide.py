@@ -45,10 +45,26 @@ def measure_streamed(rows, candidates: Tensor, query_rows: int, other_rows: int,
     return measured
 
 
+def measure_chunk(rows, candidates: Tensor, start: int, other_rows: int) -> Tensor:
+    """Measure the dense rows from `start` on against their candidates int32 (n, m), -1: none -> float32 (n, m), inf where none, while all rows
+    pass by."""
+    measured = torch.full(candidates.shape, torch.inf, device=rows.device)
+    here = rows.chunk(start, start + len(candidates))
+    for first, *there in rows.stream(other_rows):
+        _measure_among(candidates, measured, here, first, there, rows.metric.unit)
+    return measured / 2 if rows.metric.unit else measured
+
+
 def _measure(candidates, measured, start, queries, first, others, unit):
     """Fill in what is measured of the queries, rows from `start` on, and those of their candidates that are among the others."""
+    own = slice(start, start + len(queries[0]))
+    _measure_among(candidates[own], measured[own], queries, first, others, unit)
+
+
+def _measure_among(own, out, queries, first, others, unit):
+    """Fill in `out` float32 (n, m), what is measured of the queries and those of their candidates, `own` int32 (n, m), that are among the
+    others, whose numbers begin at `first`."""
     (rows, scale), (other_rows, other_scale) = queries, others
-    own, out = candidates[start : start + len(rows)], measured[start : start + len(rows)]
     for at in range(0, len(rows), LOOK_ROWS):
         look = own[at : at + LOOK_ROWS]
         places = ((look >= first) & (look < first + len(other_rows))).flatten().nonzero().squeeze(1)

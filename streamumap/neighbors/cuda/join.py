@@ -8,6 +8,9 @@ from torch import Tensor
 
 from streamumap.neighbors.cuda.sizes import MERGE_ROWS
 
+JOINS = 2
+"""Passes over the neighbors of neighbors in a round."""
+
 FORWARD = 16
 REVERSE = 16
 NEIGHBORS = 15
@@ -22,18 +25,18 @@ def no_neighbors(n_rows: int, device, width: int) -> tuple[Tensor, Tensor]:
     return lists, torch.full(lists.shape, torch.inf, device=device)
 
 
-def reverse_neighbors(lists: Tensor) -> Tensor:
-    """Find the rows that have each row among their FORWARD nearest: int32 (N, REVERSE), those that have it nearest first, then by number.
-    `lists` int32 (N, w): nearest first, -1 for none."""
-    n, device = len(lists), lists.device
+def reverse_neighbors(lists: Tensor, n_targets: int | None = None) -> Tensor:
+    """Find the rows that have each row, or each of the first `n_targets`, among their FORWARD nearest: int32 (N, REVERSE), those that have it
+    nearest first, then by number. `lists` int32 (N, w): nearest first, -1 for none."""
+    n, device = n_targets or len(lists), lists.device
     out = torch.full((n + 1, REVERSE), -1, dtype=torch.int32, device=device)
     filled = torch.zeros(n + 1, dtype=torch.int32, device=device)
     for column in range(min(FORWARD, lists.shape[1])):
-        target = torch.where(lists[:, column] >= 0, lists[:, column], n)
+        target = torch.where((lists[:, column] >= 0) & (lists[:, column] < n), lists[:, column], n)
         target, source = target.sort(stable=True)
         target = target.long()
         count = torch.bincount(target, minlength=n + 1)
-        place = torch.arange(n, device=device) - (torch.cumsum(count, 0) - count)[target] + filled[target]
+        place = torch.arange(len(lists), device=device) - (torch.cumsum(count, 0) - count)[target] + filled[target]
         fits = (place < REVERSE) & (target < n)
         out[target[fits], place[fits]] = source[fits].int()
         filled += count.int()

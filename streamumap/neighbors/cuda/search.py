@@ -4,8 +4,9 @@ Rows on the device come in two forms with the same methods (`device_rows.py`): d
 mostly zeros, which stay there without them and are measured against each other at any time (`sparse_rows.py`).
 
 `exhaustive.py`   compares all rows with all: exact. `chunk.py` finds the nearest in one chunk, whatever the rounding of products.
-`approximate.py`  avoids that: sketches propose (`sketch.py`, `tiles.py`, `probe.py`), then neighbors of neighbors (`join.py`), and the rows
+`approximate.py`  avoids that: sketches propose (`sketch.py`, `tiles.py`, `look.py`), then neighbors of neighbors (`join.py`), and the rows
                   decide (`decide.py`).
+`passing.py`      does the same while the device holds only a window of the rows (`arranged.py`, `window.py`, `window_steps.py`).
 `count.py`        counts exact ranks, by which recall and maps are measured (`count_kernels.py`). `nearest.py` finds the neighbors of new rows.
 `distances.py`    has distances from differences of two rows, which decide everywhere.
 """
@@ -21,9 +22,10 @@ from streamumap.neighbors.cuda.dense_rows import DenseOnDevice
 from streamumap.neighbors.cuda.device_rows import DeviceRows, on_device
 from streamumap.neighbors.cuda.distances import from_measured
 from streamumap.neighbors.cuda.exhaustive import exhaustive
+from streamumap.neighbors.cuda.passing import passing, search_passing
 from streamumap.neighbors.cuda.sizes import FETCHED_ROWS
 from streamumap.neighbors.cuda.sparse_rows import SparseOnDevice
-from streamumap.neighbors.protocol import ComparedRows, KnnGraph, SearchRequest
+from streamumap.neighbors.protocol import ComparedRows, Count, KnnGraph, SearchRequest
 from streamumap.neighbors.zero import join_zero_rows, next_zero_rows
 
 __all__ = ["DenseOnDevice", "SparseOnDevice", "count_closer", "search"]
@@ -31,8 +33,10 @@ __all__ = ["DenseOnDevice", "SparseOnDevice", "count_closer", "search"]
 
 def search(request: SearchRequest) -> KnnGraph:
     """Find the graph. With `chunk_rows` 0 all rows are compared with all: exact. Else sketches propose, `chunk_rows` rows at a time; where the
-    graph is never good enough, all rows are compared with all."""
-    with on_device(request.rows, request.blocks["other_rows"]) as rows, torch.inference_mode(), precision("high"):
+    graph is never good enough, all rows are compared with all. With `window_rows` the device holds so many rows at a time, else all without
+    their zeros, or the sketches of all."""
+    opened = passing if request.blocks["window_rows"] else on_device
+    with opened(request.rows, request.blocks["other_rows"]) as rows, torch.inference_mode(), precision("high"):
         return _search(rows, request)
 
 
@@ -48,29 +52,42 @@ def _search(rows: DeviceRows, request: SearchRequest) -> KnnGraph:
     n, k, unit = rows.n_rows, request.k, rows.metric.unit
     graph = KnnGraph(np.full((n, k), -1, np.int32), np.full((n, k), np.inf, np.float32))
     zero_rows = np.flatnonzero(request.is_zero & unit).astype(np.int32)
-    exact = request.checkpoint.of("exact")
-    lists = None
-    if request.blocks["chunk_rows"] and not exact.begun:
-        lists = approximate(rows, request, lambda lists: _reached(rows, request, zero_rows, lists))
-    if lists is not None:
-        _fetch(*lists, rows, request.rows.non_negative, graph)
-    else:
+    if not _approximate(rows, request, zero_rows, graph):
         _compare_all(rows, request, graph)
     graph.indices[:, 0], graph.distances[:, 0] = np.arange(n), 0.0
     join_zero_rows(*graph, zero_rows)
     return graph
 
 
-def _reached(rows: DeviceRows, request: SearchRequest, zero_rows: np.ndarray, lists: Tensor) -> bool:
+def _approximate(rows: DeviceRows, request: SearchRequest, zero_rows: np.ndarray, graph: KnnGraph) -> bool:
+    """Fill the graph, except column 0, without comparing all rows. Returns whether it is good enough."""
+    if not request.blocks["chunk_rows"] or request.checkpoint.of("exact").begun:
+        return False
+    if request.blocks["window_rows"]:
+        return search_passing(rows, request, lambda found: _reached(request, zero_rows, found), graph)
+    n_others, block_rows = request.k - 1, request.blocks["other_rows"]
+
+    def count(sample: np.ndarray, others: np.ndarray) -> np.ndarray:
+        return rows.count_closer(sample, others, block_rows, no_advance)
+
+    def reached(lists: Tensor) -> bool:
+        sampled = torch.from_numpy(request.sample).to(rows.device)
+        return _reached(request, zero_rows, lists[sampled, :n_others].cpu().numpy(), count)
+
+    lists = approximate(rows, request, reached)
+    if lists is None:
+        return False
+    _fetch(*lists, rows, request.rows.non_negative, graph)
+    return True
+
+
+def _reached(request: SearchRequest, zero_rows: np.ndarray, neighbors: np.ndarray, count: Count | None = None) -> bool:
     """Ask whether the graph is good enough, with the neighbors that zero rows have in the end; `zero_rows` int32: none where zero rows are
-    like others."""
-    sample, n_others = request.sample, request.k - 1
-    neighbors = lists[torch.from_numpy(sample).to(rows.device), :n_others].cpu().numpy()
-    zero = request.is_zero[sample] & rows.metric.unit
+    like others. `neighbors` int32 (S, k - 1): those of the sampled rows."""
+    zero = np.isin(request.sample, zero_rows)
     if zero.any():
-        neighbors[zero] = next_zero_rows(zero_rows, sample[zero], n_others)
-    block_rows = request.blocks["other_rows"]
-    return request.reached(neighbors, lambda sample, others: rows.count_closer(sample, others, block_rows, no_advance))
+        neighbors[zero] = next_zero_rows(zero_rows, request.sample[zero], neighbors.shape[1])
+    return request.reached(neighbors, count)
 
 
 def _compare_all(rows: DeviceRows, request: SearchRequest, graph: KnnGraph) -> None:

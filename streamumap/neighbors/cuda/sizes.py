@@ -1,5 +1,7 @@
 """Bytes of the search on a GPU as formulas, importable without torch, and the sizes by which it works."""
 
+from dataclasses import dataclass
+
 from streamumap.neighbors.sparse.sizes import UNEVEN_NONZEROS
 from streamumap.source.base import pinned_bytes
 
@@ -33,7 +35,36 @@ TILES_TOGETHER = 512
 """Tiles whose centres are computed together: 64 rows each, 10 bytes for each number of a sketch."""
 
 LIST_BYTES = 1 << 26
-"""Bytes of the distances between tiles that are sorted together."""
+"""Bytes of the distances between tiles that are sorted together, and of the lists that are made of them."""
+
+REGION_ROWS = 1 << 17
+"""Mean rows of a region."""
+
+LARGEST_PART = 1 << 18
+"""Most rows of a part: a larger region is cut."""
+
+ARRANGED_PARTS = 8
+"""Part of a window's rows that are arranged together."""
+
+WRITERS = 8
+"""Threads that write runs of places to a file."""
+
+REGION_SAMPLE = 64
+"""Sampled rows for each region, on which their centres are learnt."""
+
+CELL_ROWS = 128
+"""Mean rows of a cell. Comparing tiles of such cells with 1/128 of 3,000,000 rows found 0.945 of the neighbors, of twice as large cells 0.909,
+of a balanced 2-means tree 0.678 (2,000 rows)."""
+
+SAMPLE_RUN = 8
+"""Rows of which one is sampled to learn the centres of cells, or fewer: as many as fit a window."""
+
+MOVED_CENTRES = 1 << 16
+"""Centres that are moved together."""
+
+LLOYD = 8
+ASSIGN_ROWS = 1 << 17
+"""Rows whose nearest centres are looked for together: 1 kB each."""
 
 LARGEST_K = 129
 MERGE_ROWS = 32_768
@@ -64,17 +95,11 @@ def approximate(
 ) -> int:
     """Predict the device bytes of `approximate` beyond rows without their zeros: the most that one of its steps needs."""
     width = list_width(k)
-    kept = PROPOSED * width
-    codes = n_rows * SKETCH
-    tiles = int(codes * PADDED) + n_rows * 16
-    sample = min(n_rows, SAMPLE_ROWS, max(other_rows, 256)) * n_features * 12
-    blocks = codes + other_rows * ((0 if is_sparse else n_features * 6) + SKETCH * 9)
-    sketching = max(sample, blocks) + n_features * SKETCH * 20
-    centring = TILES_TOGETHER * 640 * SKETCH
-    ordering = codes + max(tiles + n_rows * 8 + centring, n_rows * (4 * SKETCH // 8 + SKETCH // 8 + 40))
+    codes, tiles = n_rows * SKETCH, _tiles(n_rows)
+    sketching = _sketching(n_rows, n_features, is_sparse, other_rows) + codes
+    ordering = codes + _ordering(n_rows)
     lists = n_rows * width * 8
-    looking = chunk_rows * (1024 + kept * 48 + 2 * kept * 8) + LIST_BYTES * 12
-    joining = n_rows * 44 + chunk_rows // 4 * 480 * 20
+    looking, joining = _looking(k, chunk_rows), n_rows * 44 + chunk_rows // 4 * 480 * 20
     if is_sparse:
         return lists + max(sketching, ordering, tiles + looking, tiles + n_rows * (width * 4 + 64) + joining)
     width *= 2
@@ -87,9 +112,119 @@ def approximate(
     return lists + found + codes + max(sketched, sketching + 2 * other_rows * row_bytes)
 
 
+def _sketching(n_rows: int, n_features: int, is_sparse: bool, other_rows: int) -> int:
+    """Count the learning of the projection, and the block that is projected."""
+    sample = min(n_rows, SAMPLE_ROWS, max(other_rows, 256)) * n_features * 12
+    block = other_rows * ((0 if is_sparse else n_features * 6) + SKETCH * 9)
+    return max(sample, block) + n_features * SKETCH * 20
+
+
+def _tiles(n_rows: int) -> int:
+    """Count sketches, row numbers and norms in tiles."""
+    return int(n_rows * SKETCH * PADDED) + n_rows * 16
+
+
+def _ordering(n_rows: int) -> int:
+    """Count what makes tiles beside sketches: cells, a sample of the rows, their sort; or the tiles while their centres are computed."""
+    cells = n_rows * (SKETCH // SAMPLE_RUN + SKETCH * 10 // CELL_ROWS + 100) + min(n_rows, ASSIGN_ROWS) * 1400
+    return max(cells, _tiles(n_rows) + n_rows * 8 + TILES_TOGETHER * 640 * SKETCH)
+
+
+def _looking(k: int, chunk_rows: int) -> int:
+    """Count the minima of a chunk, its candidates, and lists of tiles."""
+    kept = PROPOSED * list_width(k)
+    return chunk_rows * (1024 + kept * 48 + 2 * kept * 8) + LIST_BYTES * 12
+
+
+@dataclass(frozen=True)
+class Passing:
+    """The sizes of a search while rows pass by (`passing.py`). `n_nonzero`: None for dense rows."""
+
+    n_rows: int
+    n_features: int
+    n_nonzero: int | None
+    dtype: str
+    k: int
+    group_rows: int
+    window_rows: int
+    chunk_rows: int
+    other_rows: int
+
+    @property
+    def width(self) -> int:
+        return passing_width(self.k, self.n_nonzero is not None)
+
+    @property
+    def pairs_bytes(self) -> int:
+        """Bytes of a row without its zeros in a file, 0 for dense rows."""
+        pair = (2 if self.n_features <= 1 << 16 else 4) + kept_itemsize(self.dtype)
+        return -(-(self.n_nonzero or 0) * pair // self.n_rows)
+
+    def device(self) -> int:
+        """Predict the device bytes of arranging, looking, joining and assembling: the most that one of them needs."""
+        window, group, width = min(self.window_rows, self.n_rows), min(self.group_rows, self.n_rows), self.width
+        is_sparse = self.n_nonzero is not None
+        codes, kept = window * SKETCH, group * width * 16
+        rows = min(self.n_rows, int(window * UNEVEN_NONZEROS)) * self.pairs_bytes + window * 28
+        if is_sparse:
+            rows += min(PROGRAMS, window) * self.n_features * kept_itemsize(self.dtype)
+        tiles = _tiles(window) + (0 if is_sparse else codes)
+        ordering, looking = codes + _ordering(window), tiles + kept + _looking(self.k, self.chunk_rows)
+        joining = window * (width * 4 + 44) + kept + self.chunk_rows // 4 * 480 * 32 + (0 if is_sparse else codes)
+        counting = min(group, FETCHED_ROWS) * width * 24
+        assembling = self.n_rows * 4 + min(self.n_rows, FETCHED_ROWS) * (width * 24 + self.k * 24)
+        return max(self._arranging(), rows + max(ordering, looking, joining + counting), assembling)
+
+    def _arranging(self) -> int:
+        if self.n_nonzero is None:
+            return _sketching(self.n_rows, self.n_features, False, self.other_rows) + self.n_rows // 8 * 6
+        block = arranged_rows(self.window_rows)
+        row = self.pairs_bytes + 16 + max(SKETCH * 6, self.pairs_bytes * 8)
+        sketching = _sketching(self.n_rows, self.n_features, True, 0)
+        return sketching + block * row + ASSIGN_ROWS * 1400 + self.n_rows // 8 * 6
+
+    def decide_rows(self, n_bytes: int) -> int:
+        """Return how many dense rows, at least a tile of them, may measure their candidates together in so many bytes."""
+        row_bytes = self.n_features * kept_itemsize(self.dtype)
+        left = n_bytes - 3 * self.other_rows * row_bytes - 65_536 * self.width * 10
+        return max(min(TILE_ROWS, self.n_rows), min(self.n_rows, left // (row_bytes + self.width * 24 + self.k * 24)))
+
+    def deciding(self, query_rows: int) -> int:
+        """Predict the device bytes while dense rows measure their candidates."""
+        row_bytes = self.n_features * kept_itemsize(self.dtype)
+        own = query_rows * (row_bytes + self.width * 24 + self.k * 24)
+        return own + 3 * self.other_rows * row_bytes + 65_536 * self.width * 10
+
+    def host(self) -> int:
+        """Predict the host bytes: the graph, the place of each row and their sort, lists on their way to files."""
+        n, group, window = self.n_rows, min(self.group_rows, self.n_rows), min(self.window_rows, self.n_rows)
+        is_sparse = self.n_nonzero is not None
+        staged = 0 if is_sparse else pinned_bytes(min(self.other_rows, n), self.n_features, self.dtype)
+        arranged = n * (6 + 24 if is_sparse else 6 + 8) + arranged_rows(self.window_rows) * self.pairs_bytes * 3
+        searching = group * self.width * 16 + window * 16 + n * 6 + (8 * n if is_sparse else 0)
+        assembled = (0 if is_sparse else n * self.width * 4) + min(n, FETCHED_ROWS) * (self.width * 8 + self.k * 24)
+        return staged + n * self.k * 8 + max(arranged, searching, assembled + n * 4 + (8 * n if is_sparse else 0))
+
+    def disk(self) -> int:
+        """Predict the bytes of files while the search works."""
+        kept = self.pairs_bytes if self.n_nonzero is not None else 2 * SKETCH
+        return self.n_rows * (kept + 2 * self.width * 8)
+
+
+def arranged_rows(window_rows: int) -> int:
+    """Return how many rows without their zeros are arranged together."""
+    return max(1, window_rows // ARRANGED_PARTS)
+
+
 def list_width(k: int) -> int:
     """Return the number of neighbors kept of each row while a search is approximate; twice as many are kept by sketches alone."""
     return max(32, 1 << (k - 2).bit_length())
+
+
+def passing_width(k: int, is_sparse: bool) -> int:
+    """Return the number of neighbors kept in files while rows pass by: a join takes no more of them. Of dense rows, which are found by sketches
+    alone, as many as elsewhere."""
+    return max(16, 1 << (k - 2).bit_length()) if is_sparse else 2 * list_width(k)
 
 
 def is_exhaustive(n_rows: int, n_features: int, k: int, recall: float) -> bool:

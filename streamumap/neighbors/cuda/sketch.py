@@ -5,6 +5,9 @@ others a random projection of the rest (Johnson & Lindenstrauss 1984). Here all 
 carry about as much, so that tensor cores compare whole numbers.
 """
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 import triton
@@ -37,12 +40,41 @@ NEVER = 1 << 30
 """The squared norm given to rows that are nobody's neighbors."""
 
 
+@dataclass(frozen=True)
+class Projection:
+    """What makes sketches: rows less `centre` float32 (D,), times `along` float32 (D, width), rounded."""
+
+    centre: Tensor
+    along: Tensor
+
+    def codes(self, rows, chunk_rows: int) -> Iterator[tuple[int, Tensor]]:
+        """Yield (first, sketches int8 (n, width)) of every chunk of `rows`, a DeviceRows."""
+        for first, part in rows.projected(self.centre, self.along, chunk_rows):
+            yield first, _as_codes(part)
+
+    def of(self, rows: Tensor, unit: bool) -> Tensor:
+        """Make the sketches of `rows` (n, D), at length 1 with `unit`: int8 (n, width)."""
+        rows = rows.float()
+        if unit:
+            rows = rows / rows.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+        return _as_codes((rows - self.centre) @ self.along)
+
+
 def make_sketches(rows, seed: int, chunk_rows: int, advance: Advance) -> Tensor:
     """Make sketches of `rows`, a DeviceRows: int8 (N, width). Advances by N rows."""
-    n, device = rows.n_rows, rows.device
+    projection = learn_projection(rows, seed, chunk_rows)
+    codes = torch.empty((rows.n_rows, projection.along.shape[1]), dtype=torch.int8, device=rows.device)
+    for first, part in projection.codes(rows, chunk_rows):
+        codes[first : first + len(part)] = part
+        advance(len(part))
+    return codes
+
+
+def learn_projection(rows, seed: int, chunk_rows: int) -> Projection:
+    """Learn the projection from a sample of `rows`, which has `take`, `n_rows`, `metric` and `device` of a DeviceRows."""
     random = np.random.Generator(np.random.Philox(key=[seed, 2**32]))
-    numbers = np.sort(random.choice(n, min(n, SAMPLE_ROWS, max(chunk_rows, 256)), replace=False)).astype(np.int64)
-    sample = rows.take(numbers).float()
+    size = min(rows.n_rows, SAMPLE_ROWS, max(chunk_rows, 256))
+    sample = rows.take(np.sort(random.choice(rows.n_rows, size, replace=False)).astype(np.int64)).float()
     if rows.metric.unit:
         norms = sample.norm(dim=1, keepdim=True)
         sample = (sample / norms)[norms[:, 0] > 0]
@@ -50,15 +82,14 @@ def make_sketches(rows, seed: int, chunk_rows: int, advance: Advance) -> Tensor:
     sample -= centre
     unit = _typical(torch.maximum(sample.amax(1), -sample.amin(1)))
     sample = sample.div_(unit).clamp_(-FAR, FAR)
-    projection = _projection(sample, random, device)
-    spread = _typical((sample @ projection).norm(dim=1)) / projection.shape[1] ** 0.5
-    projection *= 127 / (CLIP * spread) / unit
-    del sample
-    codes = torch.empty((n, projection.shape[1]), dtype=torch.int8, device=device)
-    for first, part in rows.projected(centre, projection, chunk_rows):
-        codes[first : first + len(part)] = part.round_().clamp_(-127, 127).nan_to_num_().to(torch.int8)
-        advance(len(part))
-    return codes
+    along = _projection(sample, random, rows.device)
+    spread = _typical((sample @ along).norm(dim=1)) / along.shape[1] ** 0.5
+    along *= 127 / (CLIP * spread) / unit
+    return Projection(centre, along.contiguous())
+
+
+def _as_codes(numbers: Tensor) -> Tensor:
+    return numbers.round_().clamp_(-127, 127).nan_to_num_().to(torch.int8)
 
 
 class Sketches:

@@ -5,7 +5,7 @@ The distance of any two rows is a sum over their non-zeros: a program writes one
 features of other rows in it (the dense accumulator of Gustavson 1978).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -41,14 +41,16 @@ PARTS = 4
 
 
 class SparseOnDevice:
-    """All rows of a CsrRows: `indptr` int64 (N + 1,), `features` int16 (its bits unsigned) or int32 and `values` (float16
-    or bfloat16 as stored, else float32) (nnz,), `squares` float64 (N,), the squared norms."""
+    """All rows of a CsrRows, or its `runs` (start, stop), one after the other: `indptr` int64 (N + 1,), `features` int16 (its bits unsigned) or
+    int32 and `values` (float16 or bfloat16 as stored, else float32) (nnz,), `squares` float64 (N,), the squared norms."""
 
     resident = True
 
-    def __init__(self, rows: CsrRows, metric: Metric, device: str):
+    def __init__(self, rows: CsrRows, metric: Metric, device: str, runs: Sequence[tuple[int, int]] | None = None):
         self.metric, self.device = metric, device
-        self.n_rows, self.n_features, n = rows.n_rows, rows.n_features, rows.n_nonzero
+        runs = [(0, rows.n_rows)] if runs is None else runs
+        self.n_rows, self.n_features = sum(stop - start for start, stop in runs), rows.n_features
+        n = sum(rows.n_stored(start, stop) for start, stop in runs)
         self.kept = KEPT.get(rows.dtype, torch.float32)
         narrow = rows.n_features <= 1 << 16
         self.feature_mask = 0xFFFF if narrow else 0x7FFFFFFF
@@ -57,9 +59,12 @@ class SparseOnDevice:
         self.values = torch.empty(n, dtype=self.kept, device=device)
         self.squares = torch.empty(self.n_rows, dtype=torch.float64, device=device)
         self.strips = torch.zeros((min(PROGRAMS, self.n_rows), self.n_features), dtype=self.kept, device=device)
-        at = 0
-        for start in range(0, self.n_rows, UPLOAD_ROWS):
-            at = self._upload(rows, start, min(start + UPLOAD_ROWS, self.n_rows), at)
+        row = at = 0
+        for first, last in runs:
+            for start in range(first, last, UPLOAD_ROWS):
+                stop = min(start + UPLOAD_ROWS, last)
+                at = self._upload(rows, start, stop, row, at)
+                row += stop - start
 
     def close(self) -> None:
         pass
@@ -125,10 +130,11 @@ class SparseOnDevice:
         )  # fmt: skip
         return counts.sum(1)
 
-    def _upload(self, rows, start, stop, at):
+    def _upload(self, rows, start, stop, row, at):
+        """Bring rows start..stop, which become those from `row` on, to their place from pair `at` on; return its end."""
         indptr, features, values = rows.stored(start, stop)
-        end = at + len(values)
-        self.indptr[start + 1 : stop + 1] = torch.from_numpy(indptr[1:] + at).to(self.device)
+        end, last = at + len(values), row + stop - start
+        self.indptr[row + 1 : last + 1] = torch.from_numpy(indptr[1:] + at).to(self.device)
         if self.features.dtype == torch.int16:
             features = features.astype(np.uint16, copy=False).view(np.int16)
         self.features[at:end] = torch.from_numpy(features.view(f"i{features.itemsize}")).to(self.device)
@@ -137,8 +143,8 @@ class SparseOnDevice:
         sent = torch.from_numpy(values).to(self.device)
         self.values[at:end] = sent.view(self.kept)
         doubles = self.values[at:end].double() ** 2
-        self.squares[start:stop] = torch.segment_reduce(
-            doubles, "sum", offsets=self.indptr[start : stop + 1] - at, initial=0.0
+        self.squares[row:last] = torch.segment_reduce(
+            doubles, "sum", offsets=self.indptr[row : last + 1] - at, initial=0.0
         )
         return end
 

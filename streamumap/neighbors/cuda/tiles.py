@@ -1,40 +1,42 @@
 """All rows in tiles of 64 that lie close together, and for each tile a list of other tiles to compare it with.
 
-k-means on the sketches (Lloyd 1982) makes small cells. The rows of a cell, nearest to its centre first, fill tiles, so all tiles have the same
-size whatever the cells. The number of tiles within reach of a row grows with a power of the radius of its neighborhood, so tiles that are
-spread out have longer lists.
+Rows lie in small cells (`cells.py`). The rows of a cell, nearest to its centre first, fill tiles, so all tiles have
+the same size whatever the cells. The number of tiles within reach of a row grows with a power of the radius of its neighborhood, so tiles that
+are spread out have longer lists.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+import triton
+import triton.language as tl
 from torch import Tensor
 
-from streamumap.neighbors.cuda.probe import SPLITS, TILE, nearest_columns
+from streamumap.neighbors.cuda.probe import SPLITS, TILE
 from streamumap.neighbors.cuda.sizes import LIST_BYTES
 from streamumap.neighbors.cuda.sizes import TILES_TOGETHER as TOGETHER
-from streamumap.neighbors.cuda.sketch import NEVER, squared_norms
+from streamumap.neighbors.cuda.sketch import NEVER, NORM_SHIFT, squared_norms
 
-CELL_ROWS = 128
-"""Mean rows of a cell. Comparing tiles of such cells with 1/128 of 3,000,000 rows found 0.945 of the neighbors, of twice as large cells 0.909,
-of a balanced 2-means tree 0.678 (2,000 rows)."""
-
-SAMPLE_CELLS = 16
-"""Sampled rows for each cell, on which centres are learnt."""
-
-LLOYD = 8
 POWER = 4
 """Exponent of a tile's spread, a squared radius, in the length of its list: as for rows in about 8 dimensions."""
 
-ASSIGN_ROWS = 1 << 17
+LEAST_SAMPLED, SAMPLED_LISTED = 4096, 64
+"""Centres by which it is estimated how far the tiles of a list may lie, at least, and how many of these lie so near: with 64 the length of a
+list is off by an eighth."""
+
+ROOM = 1.5
+"""Places of a list for each tile that is wanted in it."""
+
+ASKING, ASKED = 32, 64
+"""Tiles whose lists a program makes, and tiles that it looks at together."""
 
 
 @dataclass(frozen=True)
 class Tiles:
     """All rows in tiles. `order` int32 (T * TILE,): row numbers, -1 where a cell's last tile has free places. `codes` int8 (T * TILE, w) and
-    `norms` int32 (T * TILE,): in that order, 0 and NEVER for rows that are nobody's neighbors. `centres` float32 (T, w). `spread` float32 (T,):
-    relative to the median."""
+    `norms` int32 (T * TILE,): in that order, 0 and NEVER for rows that are nobody's neighbors. `centres` int8 (T, w), rounded. `spread` float32
+    (T,): relative to the median."""
 
     order: Tensor
     codes: Tensor
@@ -46,14 +48,14 @@ class Tiles:
         return len(self.spread)
 
 
-def make_tiles(codes: Tensor, is_zero: Tensor, seed: int) -> Tiles:
-    """Make tiles of all rows. `codes` int8 (N, w): their sketches. `is_zero` bool (N,): rows that are nobody's neighbors. Sums are of whole
-    numbers, so the result is the same every time."""
-    order = _order(codes, seed)
+def make_tiles(codes: Tensor, is_zero: Tensor, cell: Tensor, distance: Tensor) -> Tiles:
+    """Make tiles of all rows, those of a cell after those of the cell before. `codes` int8 (N, w): their sketches. `is_zero` bool (N,): rows
+    that are nobody's neighbors. `cell` int64 (N,), and `distance` (N,), a number that ascends with the distance to its centre."""
+    order = _order(cell, distance)
     n_tiles, width = len(order) // TILE, codes.shape[1]
     there = order >= 0
     sorted_codes = torch.zeros((len(order), width), dtype=torch.int8, device=codes.device)
-    centres = torch.empty((n_tiles, width), device=codes.device)
+    centres = torch.empty((n_tiles, width), dtype=torch.int8, device=codes.device)
     spread = torch.empty(n_tiles, device=codes.device)
     for at in range(0, n_tiles, TOGETHER):
         rows = slice(at * TILE, (at + TOGETHER) * TILE)
@@ -61,7 +63,7 @@ def make_tiles(codes: Tensor, is_zero: Tensor, seed: int) -> Tiles:
         sorted_codes[rows] = part
         part, count = part.view(-1, TILE, width).float(), there[rows].view(-1, TILE).sum(1).float()
         centre = part.sum(1) / count[:, None]
-        centres[at : at + TOGETHER] = centre
+        centres[at : at + TOGETHER] = centre.round().to(torch.int8)
         spread[at : at + TOGETHER] = (part**2).sum((1, 2)) / count - (centre**2).sum(1)
     nobody = ~there | is_zero[order.clamp_min(0).long()]
     sorted_codes.masked_fill_(nobody[:, None], 0)
@@ -69,77 +71,121 @@ def make_tiles(codes: Tensor, is_zero: Tensor, seed: int) -> Tiles:
     return Tiles(order, sorted_codes, norms, centres, spread / spread.median().clamp_min(1.0))
 
 
-def lists(tiles: Tiles, share: float, most: int, chunk_tiles: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield for chunks of tiles: their numbers int64 (t,), the tiles to compare each with int32 (t, l), nearest first, and the number of these
-    int32 (t,).
+@dataclass(frozen=True)
+class Reach:
+    """How far each tile looks: at those whose score, their squared norm less twice the product of centres, is at most its `limits` int32 (t,);
+    about `wanted` int32 (t,) tiles."""
 
-    `share` of all tiles is listed for a tile of median spread; 1: all tiles for every tile. Lists are shortened in proportion where that is more
-    than `most` tiles on average.
+    wanted: Tensor
+    limits: Tensor
+
+
+def reach(
+    tiles: Tiles, share: float, most: int, n_asking: int | None = None, among: tuple[Tensor, int] | None = None
+) -> Reach:
+    """Decide how far tiles look, or the first `n_asking` of them.
+
+    A tile of median spread looks at `share` of all tiles; 1: every tile at all. That is shortened in proportion where it is more than `most`
+    tiles on average. `among`: centres int8 (c, w) that lie like all tiles, and the number of these, where `tiles` are some of them. Where there
+    are many, the reach is estimated from a sample.
     """
-    n = len(tiles)
-    lengths, by_length = _wanted(tiles.spread, share, most).ceil().int().sort(stable=True)
-    squares = (tiles.centres**2).sum(1)
-    step = max(1, min(chunk_tiles, LIST_BYTES // (4 * n)))
-    for at in range(0, n, step):
-        here = by_length[at : at + step]
-        apart = squares - 2 * (tiles.centres[here] @ tiles.centres.T)
-        longest = int(lengths[at : at + step].max())
-        yield here, apart.topk(longest, dim=1, largest=False).indices.int(), lengths[at : at + step]
+    centres, n = among or (tiles.centres, len(tiles))
+    wanted = _wanted(tiles.spread[:n_asking], share, most, n).ceil().int()
+    limits = torch.full_like(wanted, torch.iinfo(torch.int32).max)
+    lengths, by_length = wanted.sort(stable=True)
+    norms = squared_norms(centres) >> NORM_SHIFT
+    n_limited, at = int((lengths < n).sum()), 0
+    while at < n_limited:
+        size = min(len(centres), max(LEAST_SAMPLED, SAMPLED_LISTED * n // int(lengths[at])))
+        step = max(1, LIST_BYTES // (4 * size))
+        here, length = by_length[at : min(at + step, n_limited)], lengths[at : min(at + step, n_limited)]
+        sample = torch.arange(size, device=norms.device) * len(centres) // size
+        scores = norms[sample].float() - 2 * (tiles.centres[here].float() @ centres[sample].float().T)
+        nearest = (length.long() * size + n - 1).div_(n, rounding_mode="floor")
+        limits[here] = (
+            scores.topk(int(nearest[-1]), dim=1, largest=False).values.gather(1, nearest[:, None] - 1).int()[:, 0]
+        )
+        at += step
+    return Reach(wanted, limits)
 
 
-def _wanted(spread: Tensor, share: float, most: int) -> Tensor:
-    """Compute the length of each tile's list: float32 (T,)."""
-    n = len(spread)
+def lists(tiles: Tiles, reach: Reach, chunk_tiles: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield for chunks of tiles: their numbers int64 (t,), the tiles from number `first` on that each looks at, int32 (t, l), ascending, and the
+    number of these int32 (t,)."""
+    lengths, by_length = reach.wanted.sort(stable=True)
+    norms = squared_norms(tiles.centres) >> NORM_SHIFT
+    at = 0
+    while at < len(lengths):
+        step = chunk_tiles
+        while step > 1 and step * 4 * _room(lengths[at : at + step], len(tiles)) > LIST_BYTES:
+            step //= 2
+        here, room = by_length[at : at + step], _room(lengths[at : at + step], len(tiles))
+        yield here, *_within(tiles.centres, norms, here, reach.limits[here], room, first)
+        at += step
+
+
+def _room(lengths: Tensor, n_tiles: int) -> int:
+    """Return the places of a list where these lengths, ascending, are wanted."""
+    return min(n_tiles, int(int(lengths[-1]) * ROOM) + TILE)
+
+
+def _wanted(spread: Tensor, share: float, most: int, n_tiles: int) -> Tensor:
+    """Compute the number of the `n_tiles` tiles that each looks at: float32 (T,)."""
     if share >= 1:
-        return torch.full_like(spread, n)
-    wanted = (n * share * spread**POWER).clamp_max(n)
+        return torch.full_like(spread, n_tiles)
+    wanted = (n_tiles * share * spread**POWER).clamp_max(n_tiles)
     wanted *= (most / wanted.mean()).clamp_max(1.0)
-    return wanted.clamp(min(n, SPLITS * 4), n)
+    return wanted.clamp(min(n_tiles, SPLITS * 4), n_tiles)
 
 
-def _order(codes, seed):
+def _within(
+    centres: Tensor, norms: Tensor, here: Tensor, limits: Tensor, room: int, first: int
+) -> tuple[Tensor, Tensor]:
+    """List the tiles from number `first` on whose score is at most the limit of each tile of `here`: int32 (t, room), the first `room` of them,
+    ascending, and their number int32 (t,)."""
+    listed = torch.zeros((len(here), room), dtype=torch.int32, device=centres.device)
+    lengths = torch.empty(len(here), dtype=torch.int32, device=centres.device)
+    _list[(triton.cdiv(len(here), ASKING),)](
+        centres, norms, here, limits, listed, lengths, len(here), first, len(centres), room,
+        WIDTH=centres.shape[1], ASKING=ASKING, ASKED=ASKED,
+    )  # fmt: skip
+    return listed, lengths
+
+
+@triton.jit(do_not_specialize=["n_asking", "first_tile", "n_tiles", "room"])
+def _list(
+    centres, norms, here, limits, listed, lengths, n_asking, first_tile, n_tiles, room, WIDTH: tl.constexpr, ASKING: tl.constexpr, ASKED: tl.constexpr
+):  # fmt: skip
+    place = tl.program_id(0).to(tl.int64) * ASKING + tl.arange(0, ASKING)
+    live = place < n_asking
+    number = tl.arange(0, WIDTH)
+    own = tl.load(here + place, mask=live, other=0)
+    ours = tl.load(centres + own[:, None] * WIDTH + number[None, :])
+    limit = tl.load(limits + place, mask=live, other=-0x80000000)
+    count = tl.zeros([ASKING], tl.int32)
+    for first in range(first_tile, n_tiles, ASKED):
+        other = first + tl.arange(0, ASKED)
+        there = other < n_tiles
+        theirs = tl.load(centres + other.to(tl.int64)[None, :] * WIDTH + number[:, None], mask=there[None, :], other=0)
+        score = tl.load(norms + other, mask=there, other=0)[None, :] - 2 * tl.dot(ours, theirs, out_dtype=tl.int32)
+        near = ((score <= limit[:, None]) & there[None, :]).to(tl.int32)
+        at = count[:, None] + tl.cumsum(near, 1) - 1
+        tl.store(
+            listed + place[:, None] * room + at, tl.zeros([ASKING, ASKED], tl.int32) + other[None, :],
+            mask=(near > 0) & (at < room) & live[:, None],
+        )  # fmt: skip
+        count += tl.sum(near, 1)
+    tl.store(lengths + place, tl.minimum(count, room), mask=live)
+
+
+def _order(cell: Tensor, distance: Tensor) -> Tensor:
     """Order rows by cell, and in a cell by the distance to its centre: int32 (T * TILE,), -1 where a cell's last tile has free places."""
-    n, device = len(codes), codes.device
-    n_cells = max(1, n // CELL_ROWS)
-    generator = torch.Generator().manual_seed(seed)
-    picked = torch.randperm(n, generator=generator)[: min(n, n_cells * SAMPLE_CELLS)].to(device)
-    sample = codes[picked.sort().values]
-    centres = sample[torch.randperm(len(sample), generator=generator)[:n_cells].to(device)]
-    for _ in range(LLOYD):
-        cell, _ = _assign(sample, centres)
-        sums = torch.zeros(centres.shape, dtype=torch.int32, device=device).index_add_(0, cell, sample.int())
-        count = torch.bincount(cell, minlength=n_cells)[:, None]
-        centres = torch.where(count > 0, (sums / count.clamp_min(1)).round_(), centres.float()).to(torch.int8)
-    cell, distance = _assign(codes, centres)
+    n, device = len(cell), cell.device
     by_distance = distance.sort(stable=True).indices
     by_cell = by_distance[cell[by_distance].sort(stable=True).indices]
-    count = torch.bincount(cell, minlength=n_cells)
+    count = torch.bincount(cell)
     room = (count + TILE - 1) // TILE * TILE
     shift = (torch.cumsum(room, 0) - room) - (torch.cumsum(count, 0) - count)
     order = torch.full((int(room.sum()),), -1, dtype=torch.int32, device=device)
     order[torch.arange(n, device=device) + shift[cell[by_cell]]] = by_cell.int()
     return order
-
-
-def _assign(codes, centres):
-    """Find the nearest centre of each row, int64 (n,), and a number that ascends with its distance, int32 (n,)."""
-    n, device = len(codes), codes.device
-    others = _padded(centres)
-    norms = squared_norms(others)
-    norms[len(centres) :] = NEVER
-    cell, distance = torch.empty(n, dtype=torch.int64, device=device), torch.empty(n, dtype=torch.int32, device=device)
-    for at in range(0, n, ASSIGN_ROWS):
-        rows = _padded(codes[at : at + ASSIGN_ROWS])
-        lengths = torch.full((len(rows) // TILE,), len(others) // TILE, dtype=torch.int32, device=device)
-        minima, bits = nearest_columns(rows, others, norms, None, lengths)
-        least, column = minima[: min(ASSIGN_ROWS, n - at)].min(1)
-        cell[at : at + ASSIGN_ROWS] = (least & ((1 << bits) - 1)).long() * TILE + column % TILE
-        own = squared_norms(codes[at : at + ASSIGN_ROWS])
-        distance[at : at + ASSIGN_ROWS] = (least >> bits << bits) + own
-    return cell, distance
-
-
-def _padded(codes):
-    """Append zeros, up to whole tiles."""
-    room = -len(codes) % TILE
-    return codes if room == 0 else torch.cat([codes, codes.new_zeros(room, codes.shape[1])])

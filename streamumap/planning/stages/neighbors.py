@@ -9,7 +9,7 @@ from streamumap.neighbors.cuda import sizes as cuda
 from streamumap.neighbors.dense import sizes as dense
 from streamumap.neighbors.metric import named
 from streamumap.neighbors.sparse import sizes as sparse
-from streamumap.planning.fit import Blocks, Facts, Held, Shape, block_sizes, fit, hold_kernels, one_block, spare
+from streamumap.planning.fit import Blocks, Facts, Held, Shape, block_sizes, fit, hold_kernels, one_block, spare, spend
 from streamumap.planning.job import SEARCH_ROWS, StagePlan
 from streamumap.planning.overheads import (
     COMPILING_BYTES,
@@ -26,6 +26,9 @@ from streamumap.planning.stages.counting import (
     csr_device_bytes,
 )
 from streamumap.source.base import pinned_bytes
+
+WINDOW = 3
+"""Rows of a window for each row of its group."""
 
 OTHER_ROWS = (65_536, 16_384, 4_096, 1_024)
 """Rows with which a block of query rows is compared at once on a GPU."""
@@ -116,8 +119,8 @@ def _dense(facts: Facts, held: Held) -> tuple[StagePlan, Held]:
 
 
 def _cuda(facts: Facts, held: Held) -> tuple[StagePlan, Held]:
-    """Plan a search with all rows on the device where they fit, else with as many query rows as fit. An approximate search
-    may end in an exhaustive one, so both are counted."""
+    """Plan a search with all rows on the device where they fit, without their zeros or as sketches; else with a window of them. An approximate
+    search may end in an exhaustive one, so both are counted."""
     rows, k, as_csr = held.rows, facts.params.n_neighbors, facts.as_csr
     n, d, dtype = rows.n_rows, rows.n_features, rows.dtype
     approximate = not cuda.is_exhaustive(n, d, k, facts.params.recall)
@@ -130,20 +133,58 @@ def _cuda(facts: Facts, held: Held) -> tuple[StagePlan, Held]:
         return cuda.approximate(n, d, k, dtype, as_csr, shape["chunk_rows"], shape["query_rows"], shape["other_rows"])
 
     def host(shape: Shape) -> int:
-        staged = 0 if as_csr else shape["other_rows"]
         without_solver = 0 if approximate else TORCH_WORKING_BYTES - TORCH_EXACT_BYTES
+        if shape["window_rows"]:
+            return _passing(held, k, shape).host()
+        staged = 0 if as_csr else shape["other_rows"]
         return cuda.host(n, d, dtype, k, staged) - without_solver
 
     def device(shape: Shape) -> int:
+        counting = count_device_bytes(facts, k - 1, shape["other_rows"])
+        if shape["window_rows"]:
+            deciding = 0 if as_csr else _passing(held, k, shape).deciding(shape["query_rows"])
+            searching = max(_passing(held, k, shape).device(), deciding, exact_bytes(shape))
+            return max(searching, csr_device_bytes(held) + counting)
         searching = max(exact_bytes(shape), approximate_bytes(shape) if approximate else 0)
-        return csr_device_bytes(held) + max(searching, count_device_bytes(facts, k - 1, shape["other_rows"]))
+        return csr_device_bytes(held) + max(searching, counting)
 
     shapes = [shape | {"chunk_rows": shape["other_rows"] if approximate else 0} for shape in _tiles(facts, n)]
     if (
         approximate and as_csr
     ):  # the exhaustive search, should it come to that, gets no more than the approximate one takes
         shapes = [shape for shape in shapes if exact_bytes(shape) <= approximate_bytes(shape)] or shapes[-1:]
-    return fit(facts, held, "neighbors", "cuda", Blocks(shapes, host, device))
+    shapes = [shape | {"group_rows": 0, "window_rows": 0} for shape in shapes]
+    if approximate:
+        shapes += _windows(facts, held)
+    stage, left = fit(facts, held, "neighbors", "cuda", Blocks(shapes, host, device))
+    if stage.blocks["window_rows"]:
+        stage = spend(stage, _passing(held, k, stage.blocks).disk())
+    return stage, left
+
+
+def _windows(facts: Facts, held: Held) -> list[Shape]:
+    """List the windows of a search while rows pass by: the largest groups first, with fewer candidates at a time where they are small. As many
+    query rows decide, or compare all with all, as fit in what the windows take."""
+    rows, k, out = held.rows, facts.params.n_neighbors, []
+    for other in OTHER_ROWS:
+        parts = 2
+        while rows.n_rows // parts >= min(4 * other, rows.n_rows // 2):
+            group = rows.n_rows // parts
+            shape = {"other_rows": other, "chunk_rows": other, "group_rows": group, "window_rows": WINDOW * group}
+            sizes = _passing(held, k, shape)
+            most = sizes.device()
+            query = sizes.decide_rows(most) if rows.n_nonzero is None else min(rows.n_rows, 131_072)
+            while query > 2_048 and cuda.exhaustive(rows.n_features, rows.dtype, k, query, other, False) > most:
+                query //= 2
+            out.append({"query_rows": query} | shape)
+            parts += -(-parts // 4)
+    return out
+
+
+def _passing(held: Held, k: int, shape: Shape) -> cuda.Passing:
+    rows = held.rows
+    sizes = (shape[name] for name in ("group_rows", "window_rows", "chunk_rows", "other_rows"))
+    return cuda.Passing(rows.n_rows, rows.n_features, rows.n_nonzero, rows.dtype, k, *sizes)
 
 
 def _cuvs(facts: Facts, held: Held) -> tuple[StagePlan, Held]:

@@ -63,6 +63,14 @@ class CsrRows:
         values = widen(self._values.read(low, high), self.dtype)  # frees the stored values before indices are read
         return self._indptr[start : stop + 1] - low, self._indices.read(low, high), values
 
+    def lengths(self) -> np.ndarray:
+        """Counts the values of each row: int64 (N,)."""
+        return np.diff(self._indptr)
+
+    def n_stored(self, start: int, stop: int) -> int:
+        """Counts the values of rows start..stop."""
+        return int(self._indptr[stop] - self._indptr[start])
+
     def stored(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Reads rows start..stop like `block`, with the values as stored."""
         low, high = int(self._indptr[start]), int(self._indptr[stop])

@@ -16,7 +16,7 @@ from streamumap.neighbors.metric import EUCLIDEAN, METRICS
 pytestmark = pytest.mark.usefixtures("few_programs")
 
 N, K = (300, 12) if GPU else (24, 3)
-BLOCKS = dict(query_rows=1000, other_rows=64, chunk_rows=0)
+BLOCKS = dict(query_rows=1000, other_rows=64, chunk_rows=0, group_rows=0, window_rows=0)
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from devices import FORMS, GPU, METRICS, compared, part, placed, torch
 from neighbor_checks import check_neighbors, hard_rows, search_request
+from search_checks import Floor, check_graph, group_rows, same_bytes, true_recall
 
 from streamumap import demo, quality
 from streamumap.errors import Stopped
@@ -24,14 +25,10 @@ def search(
     sample=None, reached=never, **more,
 ):  # fmt: skip
     """`chunk_rows` 0: all with all."""
-    blocks = dict(query_rows=query_rows, other_rows=other_rows, chunk_rows=chunk_rows)
+    blocks = dict(query_rows=query_rows, other_rows=other_rows, chunk_rows=chunk_rows, group_rows=0, window_rows=0)
     sample = np.arange(len(rows)) if sample is None else sample
     options = dict(is_zero=~rows.any(1), seed=seed, sample=sample, reached=reached) | more
     return cuda.search(search_request(compared(rows, metric, form, dtype), k, blocks, **options))
-
-
-def same_bytes(a, b):
-    return all(x.tobytes() == y.tobytes() for x, y in zip(a, b, strict=True))
 
 
 def stop(n):
@@ -155,60 +152,6 @@ def test_what_is_found_has_recall_1(metric, form):
 
 
 # By sketches
-
-
-def group_rows(n, n_features=40, seed=0):
-    """Non-negative rows in groups, 1 in 5 values not zero; zero rows and duplicates."""
-    rng = np.random.default_rng(seed)
-    which = rng.integers(0, max(2, n // 12), n)
-    rows = rng.random((n // 12 + 2, n_features))[which] * (rng.random((n // 12 + 2, n_features)) < 0.2)[which]
-    rows = np.round(rows * (1 + 0.3 * rng.random((n, n_features))), 3).astype(np.float32)
-    rows[[3, n // 2]] = 0
-    rows[5] = rows[4]
-    return rows
-
-
-def true_recall(rows, lists, sample, metric):
-    """Of neighbours int32 (S, k - 1), counted in float64."""
-    d = reference.distance_matrix(rows[sample], rows, metric)
-    d[np.arange(len(sample)), sample] = np.inf
-    none = 1.0 if metric == "cosine" else np.inf
-    theirs = np.where(lists >= 0, np.take_along_axis(d, np.maximum(lists, 0), 1), none)
-    return quality.recall((d[:, None] < theirs[:, :, None] * (1 - 1e-5) - 1e-6).sum(2), lists)
-
-
-class Floor:
-    """Says yes when the recall is at least `least`; remembers what it was asked about."""
-
-    def __init__(self, rows, metric, least, sample=None):
-        self.rows, self.metric, self.least, self.recalls = rows, metric, least, []
-        self.sample = np.arange(len(rows)) if sample is None else sample
-
-    def __call__(self, lists):
-        assert lists.dtype == np.int32 and len(lists) == len(self.sample)
-        self.recalls.append(true_recall(self.rows, lists, self.sample, self.metric))
-        return self.recalls[-1] >= self.least
-
-
-def check_graph(found, rows, k, metric, least):
-    """Right distances to other rows, each once, nearest first; recall at least `least`."""
-    indices, distances = found
-    n, true = len(rows), reference.distance_matrix(rows, rows, metric)
-    assert (indices.dtype, distances.dtype, indices.shape, distances.shape) == (np.int32, np.float32, (n, k), (n, k))
-    assert np.array_equal(indices[:, 0], np.arange(n)) and not distances[:, 0].any()
-    there = indices >= 0
-    assert np.array_equal(np.isinf(distances), ~there)
-    exact = np.take_along_axis(true, np.maximum(indices, 0), 1)
-    assert np.allclose(distances[there], exact[there], rtol=1e-4, atol=1e-5)
-    assert all(len(set(row[row >= 0])) == (row >= 0).sum() for row in indices)
-    with np.errstate(invalid="ignore"):
-        assert not (np.diff(distances, axis=1) < 0).any()
-    if metric == "cosine":
-        zero = ~rows.any(1)
-        assert zero[indices[zero][there[zero]]].all()
-        if (rows >= 0).all():
-            assert (distances[there] < 1).all()
-    assert true_recall(rows, indices[:, 1:], np.arange(n), metric) >= least
 
 
 @pytest.mark.parametrize(("form", "dtype"), [("streamed", "float32"), ("packed", "float16")])

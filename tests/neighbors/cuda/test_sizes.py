@@ -66,7 +66,7 @@ def packed(csr):
 
 
 def search(rows, query_rows, chunk_rows, reached):
-    blocks = dict(query_rows=query_rows, other_rows=OTHER_ROWS, chunk_rows=chunk_rows)
+    blocks = dict(query_rows=query_rows, other_rows=OTHER_ROWS, chunk_rows=chunk_rows, group_rows=0, window_rows=0)
     return cuda.search(replace(search_request(rows, K, blocks, sample=SAMPLE), reached=reached))
 
 

@@ -76,7 +76,10 @@ def test_all_with_all(metric, make, dtype):
     rows = make().astype(np.float32)
     if dtype == "float16":
         rows = rows.clip(-6e4, 6e4).astype(np.float16).astype(np.float32)
-    given, blocks = compared(rows, metric, "streamed", dtype), dict(query_rows=N, other_rows=32, chunk_rows=0)
+    given, blocks = (
+        compared(rows, metric, "streamed", dtype),
+        dict(query_rows=N, other_rows=32, chunk_rows=0, group_rows=0, window_rows=0),
+    )
     indices, distances = cuda.search(search_request(replace(given, non_negative=False), K, blocks))
     squares = true_squares(rows, rows, metric)
     np.fill_diagonal(squares, np.inf)

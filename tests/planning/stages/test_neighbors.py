@@ -142,7 +142,7 @@ def test_three_million_csr_rows_on_a_gpu(n_features):
 def test_the_search_on_a_gpu_is_exhaustive_where_asked_for_or_cheaper(job, params, approximate):
     blocks = make_plan(job, params, caps(GPU, 60 * GB), GPU)["neighbors"].blocks
     assert (blocks["chunk_rows"] > 0) == approximate
-    assert list(blocks) == ["query_rows", "other_rows", "chunk_rows"]
+    assert list(blocks) == ["query_rows", "other_rows", "chunk_rows", "group_rows", "window_rows"]
 
 
 def test_an_approximate_search_leaves_room_for_an_exhaustive_one():

@@ -1,0 +1,110 @@
+"""The approximate search while rows pass by the device: it holds a window of them (`window.py`), and all else lies in files.
+
+Each round arranges all rows anew (`arranged.py`) and searches (`window_steps.py`). What it finds is merged into the graph; of dense rows,
+after the rows themselves have measured what sketches have found.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from streamumap.neighbors.cuda.arranged import Arranged, arrange
+from streamumap.neighbors.cuda.decide import measure_chunk
+from streamumap.neighbors.cuda.dense_rows import DenseOnDevice
+from streamumap.neighbors.cuda.distances import from_measured
+from streamumap.neighbors.cuda.join import merge, no_neighbors
+from streamumap.neighbors.cuda.kept_rows import KeptPairs, KeptSketches
+from streamumap.neighbors.cuda.look import SHARES
+from streamumap.neighbors.cuda.round import Round
+from streamumap.neighbors.cuda.sizes import FETCHED_ROWS, PROPOSED, arranged_rows, list_width, passing_width
+from streamumap.neighbors.cuda.sparse_passing import PassingSparse
+from streamumap.neighbors.cuda.window_steps import Lists, search_windows
+from streamumap.neighbors.protocol import ComparedRows, KnnGraph, SearchRequest
+
+Rows = PassingSparse | DenseOnDevice
+
+
+@contextmanager
+def passing(rows: ComparedRows, chunk_rows: int) -> Iterator[Rows]:
+    """Bring rows to their device as they are asked for, at most `chunk_rows` dense ones at a time. Raises InputError where a GPU does not have
+    the metric."""
+    rows.metric.check("cuda")
+    assert rows.device
+    if rows.csr is not None:
+        yield PassingSparse(rows.csr, rows.metric, rows.device)
+        return
+    with closing(DenseOnDevice(rows.source, rows.metric, chunk_rows, rows.device)) as brought:
+        yield brought
+
+
+def search_passing(rows: Rows, request: SearchRequest, reached: Callable[[np.ndarray], bool], graph: KnnGraph) -> bool:
+    """Fill the graph, except column 0. Returns whether `reached(neighbors of the sampled rows)` accepts it; False where even the last round
+    is not enough."""
+    blocks, scratch = request.blocks, request.checkpoint.of("passing")
+    nobody = request.is_zero & rows.metric.unit
+    is_sparse = isinstance(rows, PassingSparse)
+    for number in range(len(SHARES)):
+        this = Round(
+            number, request.seed + (number << 32), blocks["group_rows"], blocks["window_rows"], blocks["chunk_rows"],
+            passing_width(request.k, is_sparse), PROPOSED * list_width(request.k),
+        )  # fmt: skip
+        kept = KeptPairs(rows, scratch) if isinstance(rows, PassingSparse) else KeptSketches(rows, scratch)
+        arranging_rows = arranged_rows(this.window_rows) if is_sparse else blocks["other_rows"]
+        arranged = arrange(kept, this, arranging_rows, request.advance)
+        lists = search_windows(arranged, this, nobody, request.checkpoint, request.advance)
+        found = _measured(rows, lists, arranged) if is_sparse else _decided(rows, request, lists, arranged)
+        for numbers, neighbors, near in found:
+            _keep(graph, rows, request.rows.non_negative, numbers, neighbors, near)
+        if reached(graph.indices[request.sample, 1:]):
+            return True
+    return False
+
+
+def _measured(rows: Rows, lists: Lists, arranged: Arranged) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield the numbers of some rows int32 (n,), their neighbors int32 and what is measured float32 (n, w)."""
+    numbers = torch.from_numpy(arranged.numbers).to(rows.device)
+    for start in range(0, len(numbers), FETCHED_ROWS):
+        stop = min(start + FETCHED_ROWS, len(numbers))
+        places, near = (
+            torch.from_numpy(file.read(start, stop)).to(rows.device) for file in (lists.found, lists.distances)
+        )
+        yield numbers[start:stop], _numbered(numbers, places), near
+
+
+def _decided(
+    rows: DenseOnDevice, request: SearchRequest, lists: Lists, arranged: Arranged
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """As `_measured`, of dense rows, whose candidates the rows themselves measure."""
+    candidates = torch.empty((rows.n_rows, lists.found.shape[1]), dtype=torch.int32)
+    for numbers, neighbors, _ in _measured(rows, lists, arranged):
+        candidates.index_copy_(0, numbers.cpu().long(), neighbors.cpu())
+    for start in range(0, rows.n_rows, request.blocks["query_rows"]):
+        part = candidates[start : start + request.blocks["query_rows"]].to(rows.device)
+        numbers = torch.arange(start, start + len(part), dtype=torch.int32, device=rows.device)
+        yield numbers, part, measure_chunk(rows, part, start, request.blocks["other_rows"])
+        request.advance(len(part))
+
+
+def _numbered(numbers: Tensor, places: Tensor) -> Tensor:
+    """Find the rows at these places, int32, -1 for none."""
+    return torch.where(places >= 0, numbers[places.clamp_min(0).long()], -1)
+
+
+def _keep(graph: KnnGraph, rows: Rows, non_negative: bool, numbers: Tensor, neighbors: Tensor, near: Tensor) -> None:
+    """Merge the neighbors of some rows into the graph, without edges between non-negative rows at a right angle."""
+    if rows.metric.unit and non_negative:
+        neighbors, near = torch.where(near < 1, neighbors, -1), torch.where(near < 1, near, torch.inf)
+    at = numbers.cpu().long()
+    whole = [torch.from_numpy(array) for array in graph]
+    kept = [array[at].to(rows.device) for array in whole]
+    lists = no_neighbors(len(at), rows.device, list_width(graph.indices.shape[1]))
+    queries = torch.arange(len(at), dtype=torch.int32, device=rows.device)
+    for array, part in zip(lists, kept, strict=True):
+        array[:, : part.shape[1] - 1] = part[:, 1:]
+    merge(queries, neighbors.contiguous(), from_measured(near, rows.metric), *lists, *lists)
+    for array, part, merged in zip(whole, kept, lists, strict=True):
+        part[:, 1:] = merged[:, : part.shape[1] - 1]
+        array.index_copy_(0, at, part.cpu())
