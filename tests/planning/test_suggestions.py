@@ -143,4 +143,6 @@ def test_python_and_json(monkeypatch):
     assert [suggestion.name for suggestion in found.levers] == ["PCA", "sampling", "TopK pairs"]
     layout = next(stage for stage in text["stages"] if stage["name"] == "layout")
     assert layout["expected"]["measured_on"] == "NVIDIA H200" and layout["bound_by"] == []
+    assert text["device"] == {"name": "NVIDIA H200", "total_bytes": 150 * GB, "elsewhere": False}
+    assert text["budget"]["host_bytes"] == 100 * GB
     assert found["layout"].blocks == layout["blocks"]
