@@ -39,22 +39,32 @@ def start(facts: Facts, held: Held) -> tuple[StagePlan, Held]:
     def host(shape: Shape) -> int:
         top = levels_sizes.TOP
         pca = int(shape["sample_rows"] * per_row * 2.5) + (rows.n_features * 40 + 2 * top * c * 3) * 8
-        levels = levels_sizes.host_beside_gpu if on_device else levels_sizes.host
+        beside_gpu = levels_sizes.host_in_pieces if "piece_pairs" in shape else levels_sizes.host_beside_gpu
+        levels = beside_gpu if on_device else levels_sizes.host
         before, kept = _before_levels_host(facts, shape["block_rows"])
         return max(before, kept + pca + levels(rows.n_rows, c, shape["block_rows"], facts.n_edges))
 
     def device(shape: Shape) -> int:
         sizes = rows.n_rows, c, shape["block_rows"], facts.n_edges
         before = spectral_sizes.device(*sizes) if facts.params.init == "spectral" else 0
+        if "piece_pairs" in shape:
+            return max(before, levels_sizes.device_in_pieces(*sizes, shape["piece_pairs"]))
         return max(before, levels_sizes.device(*sizes))
 
     shapes = [
-        {"block_rows": block_rows, "sample_rows": sample_rows}
+        {"block_rows": block_rows, "sample_rows": sample_rows} | pieces
         for sample_rows in block_sizes(min(2 * levels_sizes.TOP, rows.n_rows), min(rows.n_rows, 256))
         for block_rows in block_sizes(rows.n_rows, min(rows.n_rows, 1024))
+        for pieces in (_pieces(rows.n_rows) if on_device else [{}])
     ]
     blocks = Blocks(shapes, host, device if on_device else None)
     return fit(facts, held, "start", "cuda" if on_device else "numba", blocks)
+
+
+def _pieces(n_rows: int) -> list[Shape]:
+    """List the ways in which a GPU sorts the pairs of cells: all at once, where they are not too many, or in pieces."""
+    at_once: list[Shape] = [{}] if n_rows * levels_sizes.KEPT <= levels_sizes.MOST_AT_ONCE else []
+    return at_once + [{"piece_pairs": n_pairs} for n_pairs in levels_sizes.piece_sizes(n_rows)]
 
 
 def _lays_out_on_device(facts: Facts) -> bool:
