@@ -5,7 +5,17 @@ from streamumap.graph import sizes as graph_sizes
 from streamumap.layout import sizes as layout_sizes
 from streamumap.layout.init import levels_sizes, spectral_sizes
 from streamumap.neighbors.sparse.sizes import UNEVEN_NONZEROS
-from streamumap.planning.fit import Blocks, Facts, Held, Shape, block_sizes, fit, hold_kernels, one_block
+from streamumap.planning.fit import (
+    Blocks,
+    Facts,
+    Held,
+    Shape,
+    block_sizes,
+    fit,
+    hold_kernels,
+    is_tiny_forced,
+    one_block,
+)
 from streamumap.planning.job import StagePlan
 from streamumap.planning.overheads import GRAPH_AND_LAYOUT_KERNELS, SPECTRAL_KERNELS
 
@@ -16,14 +26,32 @@ def graph(facts: Facts, held: Held) -> tuple[StagePlan, Held]:
     again = n * k * 8 if facts.job.n_left_out else 0  # the k-NN graph once more, of the sampled rows only
     held = held.plus(disk_bytes=graph_sizes.disk_bytes(n, k) + again)
     if facts.on_gpu:
-        sizes = block_sizes(min(2 * n * k, graph_sizes.MOST_EDGES), min(2 * n * k, n))
-        blocks = one_block(
-            "block_edges", sizes, lambda b: graph_sizes.cuda_host(n, k, b), lambda b: graph_sizes.cuda(n, k, b)
-        )
-        return fit(facts, held, "graph", "cuda", blocks)
+        return _graph_on_device(facts, held)
     held = hold_kernels(facts, held, GRAPH_AND_LAYOUT_KERNELS)
     blocks = one_block("block_rows", block_sizes(n, min(n, 4096)), lambda b: graph_sizes.build(n, k, b))
     return fit(facts, held, "graph", "numba", blocks)
+
+
+def _graph_on_device(facts: Facts, held: Held) -> tuple[StagePlan, Held]:
+    """Plan the graph on a GPU: the k-NN graph stays there where it fits, or else passes by."""
+    n, k = held.rows.n_rows, facts.params.n_neighbors
+    sizes = block_sizes(min(2 * n * k, graph_sizes.MOST_EDGES), min(2 * n * k, n, 1 << 20))
+    blocks = one_block(
+        "block_edges", sizes, lambda b: graph_sizes.cuda_host(n, k, b), lambda b: graph_sizes.cuda(n, k, b)
+    )
+    resident = fit(facts, held, "graph", "cuda", blocks)
+    budget, predicted = facts.budget.device_bytes, resident[0].predicted.device_bytes
+    if not is_tiny_forced() and (budget is None or predicted <= budget):
+        return resident
+    shapes = [{"block_edges": b, "run_edges": run} for b in sizes for run in graph_sizes.run_sizes(n, k)]
+    passing = Blocks(
+        shapes,
+        lambda shape: graph_sizes.cuda_passing_host(n, k, shape["block_edges"], shape["run_edges"]),
+        lambda shape: graph_sizes.cuda_passing(n, shape["block_edges"], shape["run_edges"]),
+    )
+    files = graph_sizes.passing_disk_bytes(n, k)
+    stage, left = fit(facts, held.plus(disk_bytes=files), "graph", "cuda", passing)
+    return stage, left.plus(disk_bytes=-files)  # removed once the graph is there
 
 
 def start(facts: Facts, held: Held) -> tuple[StagePlan, Held]:

@@ -30,3 +30,17 @@ def test_pairs_of_cells_are_sorted_at_once_where_they_fit_and_else_in_pieces():
         start = stages_of(n_rows, budget_gb)["start"]
         assert start.blocks["piece_pairs"] > 0
         assert start.predicted.device_bytes <= budget_gb * GB
+
+
+def test_the_knn_graph_stays_on_the_device_where_it_fits_and_else_passes_by():
+    for n_rows, budget_gb in ((3_000_000, 8), (30_000_000, 8), (100_000_000, 16)):
+        graph = stages_of(n_rows, budget_gb)["graph"]
+        assert set(graph.blocks) == {"block_edges"} and graph.predicted.device_bytes <= budget_gb * GB
+    resident = stages_of(100_000_000, 40)
+    for n_rows, budget_gb in ((100_000_000, 12), (100_000_000, 8), (10**9, 40)):
+        stages = stages_of(n_rows, budget_gb)
+        assert stages["graph"].blocks["run_edges"] > 0
+        assert stages["graph"].predicted.device_bytes <= budget_gb * GB
+        files = stages["graph"].predicted.disk_bytes - stages["start"].predicted.disk_bytes
+        assert files == 16 * 15 * n_rows
+    assert resident["graph"].predicted.disk_bytes == resident["start"].predicted.disk_bytes
