@@ -1,6 +1,7 @@
 """Plans of measuring the map and of writing the results."""
 
 from streamumap.neighbors import points_sizes as points
+from streamumap.neighbors.cuda import passing_sizes
 from streamumap.neighbors.cuda import points_sizes as cuda_points
 from streamumap.planning.fit import TINY_ROWS, Blocks, Facts, Held, Shape, block_sizes, fit, is_tiny_forced, one_block
 from streamumap.planning.job import QUALITY_NEIGHBORS, StagePlan, quality_rows
@@ -23,15 +24,36 @@ def quality(facts: Facts, held: Held) -> tuple[StagePlan, Held]:
         figures = n * (c + 1) * 4 + n_sample * n_others * points.FIGURE_BYTES
         searching = points.host(n, k, c, shape["query_rows"]) + (0 if facts.on_gpu else points.tree(n, c))
         counting = count_host_bytes(facts, held, n_others, shape["block_rows"], shape["sample_rows"])
+        if "pass_rows" in shape:
+            counting += passing_sizes.host(n, held.rows.n_nonzero or 0, shape["sample_rows"], n_others)
         return figures + max(searching, counting, n * c * 12)
 
     def device(shape: Shape) -> int:
         counting = count_device_bytes(facts, n_others, shape["block_rows"], shape["sample_rows"])
-        return max(csr_device_bytes(held) + counting, cuda_points.device(n, k, c, shape["query_rows"]))
+        rows_bytes = _passing_bytes(held, shape) if "pass_rows" in shape else csr_device_bytes(held)
+        return max(rows_bytes + counting, cuda_points.device(n, k, c, shape["query_rows"]))
 
     backend = "cuda" if facts.on_gpu else "dense" if held.rows.n_nonzero is None else "packed"
-    shapes = _quality_shapes(n, _quality_blocks(facts, held), facts.on_gpu)
+    shapes = [
+        shape | passing
+        for shape in _quality_shapes(n, _quality_blocks(facts, held), facts.on_gpu)
+        for passing in (_passes(held) if facts.on_gpu else [{}])
+    ]
     return fit(facts, held, "quality", backend, Blocks(shapes, host, device if facts.on_gpu else None))
+
+
+def _passes(held: Held) -> list[Shape]:
+    """List the ways in which rows are on a GPU while ranks are counted among them: as they came, all of those without their zeros;
+    or these passing by."""
+    if held.rows.n_nonzero is None:
+        return [{}]
+    return [{}, *({"pass_rows": size} for size in passing_sizes.pass_sizes(held.rows.n_rows))]
+
+
+def _passing_bytes(held: Held, shape: Shape) -> int:
+    rows = held.rows
+    sizes = rows.n_rows, rows.n_features, rows.n_nonzero or 0, rows.dtype
+    return passing_sizes.device(*sizes, shape["sample_rows"], shape["pass_rows"])
 
 
 def _quality_blocks(facts: Facts, held: Held) -> list[int]:
