@@ -15,7 +15,7 @@ from streamumap.graph.merge_cuda import OTHER_BITS, Files
 from streamumap.graph.passing_cuda import PassingKnn, Scratch
 from streamumap.graph.sizes import SCANNED
 from streamumap.graph.smooth_cuda import sum_finite, weights_of
-from streamumap.store.blockfile import BlockFile
+from streamumap.store.blockfile import READERS, BlockFile
 
 
 def build(
@@ -33,7 +33,7 @@ def build(
     """`build.build` on a GPU. A block has as many rows as send and receive `block_edges` edges, and at least one. With `run_edges`
     the k-NN graph passes by, that many of its edges sorted together; the graph is the same."""
     files = Files(knn_indices, knn_distances, block_edges, device)
-    with torch.inference_mode(), ThreadPoolExecutor(2) as beside:
+    with torch.inference_mode(), ThreadPoolExecutor(READERS if run_edges else 2) as beside:
         more = create, set_op_mix_ratio, block_edges, beside, advance
         if not run_edges:
             return merge.write(ResidentKnn(files, local_connectivity, beside, advance), *more)

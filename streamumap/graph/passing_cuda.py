@@ -39,6 +39,10 @@ class Scratch:
         self.wait()
         self._written = self._beside.submit(file.write, start, array)
 
+    def read(self, parts: list[tuple[BlockFile, int, int]]) -> list[np.ndarray]:
+        """Reads rows (file, start, stop) of some files, side by side."""
+        return list(self._beside.map(lambda part: part[0].read(part[1], part[2]), parts))
+
     def wait(self) -> None:
         self._written.result()
 
@@ -130,11 +134,13 @@ class PassingKnn:
             self.runs.add(keys[:n_filled], weights[:n_filled])
 
     def edges(self, start: int, stop: int, first: int, last: int) -> tuple[Tensor, Tensor]:
+        received = self.runs.between(start << OTHER_BITS | first, (stop - 1) << OTHER_BITS | last)
+        parts = [(file, *run) for file in (self.runs.keys, self.runs.weights) for run in received]
+        read = self.runs.scratch.read([(self.sent, start, stop), *parts])
+        sent, *arrays = (torch.from_numpy(array).to(self.files.device) for array in read)
         targets = self.files.others(start, stop).flatten()
         at = (targets >= first).logical_and_(targets < last).nonzero()[:, 0]
         keys = [(at // self.k << OTHER_BITS) | targets[at]]
-        weights = [self.files.on_device(self.sent, start, stop).flatten()[at]]
-        for run in self.runs.between(start << OTHER_BITS | first, (stop - 1) << OTHER_BITS | last):
-            keys.append(self.files.on_device(self.runs.keys, *run).sub_(start << OTHER_BITS))
-            weights.append(self.files.on_device(self.runs.weights, *run))
+        weights = [sent.flatten()[at], *arrays[len(received) :]]
+        keys += [part.sub_(start << OTHER_BITS) for part in arrays[: len(received)]]
         return torch.cat(keys), torch.cat(weights)
