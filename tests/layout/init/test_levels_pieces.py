@@ -85,6 +85,21 @@ def test_coarse_graphs_in_blocks_give_the_same_start(monkeypatch, coarse_bytes):
     assert started(pieces).positions.tobytes() == started(None).positions.tobytes()
 
 
+def test_a_start_in_pieces_has_the_bytes_of_the_resident_one(monkeypatch):
+    monkeypatch.setattr(levels, "TOP_EPOCHS", 2)
+    graph = many_pieces() if GPU else ring(60, 2)
+    n = len(graph[0]) - 1
+
+    def started(cuts, pieces):
+        return levels.start(
+            as_blocks(graph, cuts), make_settings(n, seed=4), BACKEND, on_circle(n), top=8, pieces=pieces
+        )
+
+    whole = started((0, n), None)
+    for cuts in ((0, n), (0, 17, n)):
+        assert started(cuts, levels.Pieces(20, 300)).positions.tobytes() == whole.positions.tobytes()
+
+
 def test_the_cuts_of_a_coarse_graph_hold_its_bytes():
     graph = levels.CoarseGraph(*many_pieces())
     cuts = graph.cuts(500)
