@@ -1,6 +1,7 @@
-"""Exact ranks in rows without their zeros that pass by, block after block, where they do not all fit the device.
+"""Rows without their zeros that pass by, block after block, where they do not all fit the device: to find the neighbors of new rows
+among them, and to count exact ranks.
 
-The sampled rows lie in front of every block, so the kernels of `sparse_rows.py` measure what they measure where all rows stay, and
+For ranks the sampled rows lie in front of every block, so the kernels of `sparse_rows.py` measure what they measure where all rows stay, and
 the counts are the same.
 """
 
@@ -16,6 +17,7 @@ from streamumap.machine import gpu
 from streamumap.neighbors.cuda.count import PART, WHOLE
 from streamumap.neighbors.cuda.sizes import KEPT, UPLOAD_ROWS
 from streamumap.neighbors.cuda.sparse_rows import SparseOnDevice
+from streamumap.neighbors.metric import Metric
 from streamumap.neighbors.protocol import ComparedRows
 from streamumap.source.base import widen
 from streamumap.source.sparse.csr_rows import CsrRows
@@ -43,6 +45,27 @@ class Rows:
             bounds, features, values = self.rows.stored(first, last)
             parts.append((bounds, features, values if self.rows.dtype in KEPT else widen(values, self.rows.dtype)))
         return _joined(parts)
+
+
+class PassingRows:
+    """All rows of a CsrRows, of which at most `pass_rows` are on the device at a time, or one chunk."""
+
+    def __init__(self, rows: ComparedRows, pass_rows: int):
+        rows.metric.check("cuda")
+        assert rows.csr is not None and rows.device
+        self.csr, self.metric, self.device, self.pass_rows = rows.csr, rows.metric, rows.device, pass_rows
+        self.n_rows = rows.csr.n_rows
+
+    def stream(self, chunk_rows: int, start: int = 0) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Yield (first, rows, scale) of every chunk from row `start` on, as `device_rows.DeviceRows` does."""
+        front = _kept(self.csr, np.arange(0))
+        step = max(1, self.pass_rows // chunk_rows) * chunk_rows
+        for low in range(start, self.n_rows, step):
+            high = min(low + step, self.n_rows)
+            brought = _bring(self.csr, self.metric, self.device, front, low, high)
+            for first, chunk, scale in brought.stream(chunk_rows):
+                yield low + first, chunk, scale
+            del brought, chunk, scale
 
 
 def count_closer(
@@ -111,8 +134,13 @@ class _Counting:
             yield places.astype(np.int32), part
 
     def _bring(self, front: Stored, start: int = 0, stop: int = 0) -> SparseOnDevice:
-        rows = cast(CsrRows, Rows(self.rows, front, start, stop))  # as far as it is uploaded
-        return SparseOnDevice(rows, self.metric, self.device)
+        return _bring(self.rows, self.metric, self.device, front, start, stop)
+
+
+def _bring(rows: CsrRows, metric: Metric, device: str, front: Stored, start: int, stop: int) -> SparseOnDevice:
+    """Upload rows `front` and start..stop."""
+    together = cast(CsrRows, Rows(rows, front, start, stop))  # as far as it is uploaded
+    return SparseOnDevice(together, metric, device)
 
 
 def kept_dtype(rows: CsrRows) -> str:

@@ -6,7 +6,13 @@ from streamumap.neighbors.cuda import points_sizes as cuda_points
 from streamumap.planning.fit import TINY_ROWS, Blocks, Facts, Held, Shape, block_sizes, fit, is_tiny_forced, one_block
 from streamumap.planning.job import QUALITY_NEIGHBORS, StagePlan, quality_rows
 from streamumap.planning.overheads import WRITING_BYTES
-from streamumap.planning.stages.counting import count_device_bytes, count_host_bytes, csr_device_bytes
+from streamumap.planning.stages.counting import (
+    count_device_bytes,
+    count_host_bytes,
+    csr_device_bytes,
+    passes,
+    passing_bytes,
+)
 
 LEAST_SAMPLE_ROWS = 500
 """Fewest sampled rows that are compared with all rows in one pass over these, where the sample has as many."""
@@ -30,30 +36,17 @@ def quality(facts: Facts, held: Held) -> tuple[StagePlan, Held]:
 
     def device(shape: Shape) -> int:
         counting = count_device_bytes(facts, n_others, shape["block_rows"], shape["sample_rows"])
-        rows_bytes = _passing_bytes(held, shape) if "pass_rows" in shape else csr_device_bytes(held)
+        n_sample = shape["sample_rows"]
+        rows_bytes = passing_bytes(held, n_sample, shape) if "pass_rows" in shape else csr_device_bytes(held)
         return max(rows_bytes + counting, cuda_points.device(n, k, c, shape["query_rows"]))
 
     backend = "cuda" if facts.on_gpu else "dense" if held.rows.n_nonzero is None else "packed"
     shapes = [
         shape | passing
         for shape in _quality_shapes(n, _quality_blocks(facts, held), facts.on_gpu)
-        for passing in (_passes(held) if facts.on_gpu else [{}])
+        for passing in passes(facts, held)
     ]
     return fit(facts, held, "quality", backend, Blocks(shapes, host, device if facts.on_gpu else None))
-
-
-def _passes(held: Held) -> list[Shape]:
-    """List the ways in which rows are on a GPU while ranks are counted among them: as they came, all of those without their zeros;
-    or these passing by."""
-    if held.rows.n_nonzero is None:
-        return [{}]
-    return [{}, *({"pass_rows": size} for size in passing_sizes.pass_sizes(held.rows.n_rows))]
-
-
-def _passing_bytes(held: Held, shape: Shape) -> int:
-    rows = held.rows
-    sizes = rows.n_rows, rows.n_features, rows.n_nonzero or 0, rows.dtype
-    return passing_sizes.device(*sizes, shape["sample_rows"], shape["pass_rows"])
 
 
 def _quality_blocks(facts: Facts, held: Held) -> list[int]:

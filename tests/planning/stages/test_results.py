@@ -29,3 +29,14 @@ def test_rows_without_zeros_stay_on_the_device_where_they_fit_and_else_pass_by()
     passing = quality(100_000_000, 14)
     assert passing.blocks["pass_rows"] > 0 and passing.blocks["sample_rows"] == quality_rows(100_000_000)
     assert passing.predicted.device_bytes <= 14 * GB
+
+
+def test_new_rows_are_placed_among_rows_that_pass_by_where_those_do_not_fit():
+    def place(budget_gb):
+        placed = Job(1_000_000, 3072, "float16", 1_000_000 * 32, True)
+        job = Job(100_000_000, 3072, "float16", 100_000_000 * 32, True, placed=placed)
+        stages = list_candidates(job, Params(metric="cosine"), caps(GPU, budget_gb * GB), GPU)[0].stages
+        return next(stage for stage in stages if stage.name == "place")
+
+    assert "pass_rows" not in place(40).blocks
+    assert place(12).blocks["pass_rows"] > 0 and place(12).predicted.device_bytes <= 12 * GB
