@@ -36,9 +36,9 @@ def plan(
 
     The rows are those of `x` (a path or an array), or a matrix of `rows` x `features` values of `dtype` ("float16") with `active`
     non-zeros a row. `sample`: how many rows are mapped; `place_rest`: the others get a position on their map; `knn`: a k-NN graph
-    that is given. Budgets are sizes such as
-    "40GB". `params` are fields of `params.Params`. Raises DoesNotFit where the budget cannot hold the job, InputError where something
-    is wrong.
+    that is given. Budgets are sizes such as "40GB". `device`: as for a run; or a GPU elsewhere: "h100" or another of
+    `machine.cards.CARDS`, or, where no GPU is here, "cuda" with its memory as `budget`. `params` are fields of `params.Params`. Raises
+    DoesNotFit where the budget cannot hold the job, InputError where something is wrong.
     """
     from streamumap.params import Params
     from streamumap.request import Request

@@ -3,8 +3,11 @@
 import numpy as np
 import pytest
 
+from streamumap.engine import embed
+from streamumap.errors import InputError
 from streamumap.graph.files import Graph
 from streamumap.planning.job import job_of
+from streamumap.request import Request
 from streamumap.source import open_source
 from streamumap.source.scan.cpu import scan
 from streamumap.source.sparse.csr_rows import CsrRows
@@ -56,6 +59,13 @@ def test_the_last_rows_of_more_pairs_than_an_int32_counts(tmp_path):
     pairs = source.pairs(n - 3, n)
     assert np.array_equal(pairs.indices, indices.ravel()) and np.array_equal(np.diff(pairs.indptr), [k] * 3)
     source.close()
+
+
+def test_more_rows_than_int32_counts_are_refused_before_one_is_read(tmp_path):
+    path = npy_with_hole(tmp_path / "a.npy", (2**31, 4), "uint8", [[1, 2, 3, 4]])
+    with pytest.raises(InputError, match="^rows: expected at most 2,147,483,647 on a map"):
+        embed(Request(path, budget="40TB", device="cpu"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 class Far:

@@ -35,6 +35,7 @@ def _of(run: dict) -> list[dict]:
         "dtype": shape["dtype"],
         "packed": _is_sparse(run),
         "n_pairs": _n_nonzero(shape) if shape["name"].endswith("_indices.npy") else None,
+        "n_nonzero": _n_nonzero(shape),
         "reduce_dims": params["reduce_dims"] if params["reduce"] != "none" else None,
         "n_neighbors": params["n_neighbors"],
         "n_epochs": params["n_epochs"],

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from streamumap.errors import InputError
+from streamumap.machine.cards import CARDS
 from streamumap.params import Params
 from streamumap.source import Reading
 
@@ -48,6 +49,12 @@ HostBudget = Annotated[
     str | None, typer.Option(help="Hard cap on host memory in a GPU run. (default: 80% of what is free)")
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+DeviceToPlan = Annotated[
+    str,
+    typer.Option(
+        help=f"auto, cpu, cuda or cuda:N; or a GPU elsewhere: {', '.join(CARDS)}, or where no GPU is here cuda with its memory as --budget."
+    ),
+]
 Dtype = Annotated[
     str | None,
     typer.Option(

@@ -12,6 +12,7 @@ from rich.table import Table
 from streamumap.events import Event, Listener, Note, StageAdvanced, StageDone, StageStarted, ignore
 from streamumap.machine.memory import Budget, format_bytes
 from streamumap.planning.suggestions import InMemoryNeeds, Outlook, Suggestion, fewest_cards
+from streamumap.planning.timing import total_seconds
 
 LINE_SECONDS = 10.0
 """Seconds between two lines of one stage where standard error is no terminal."""
@@ -88,7 +89,7 @@ def _note(event: Note) -> str:
 
 def print_plan(found: Outlook) -> None:
     """Prints a plan, the smallest budget, the needs of others, and suggestions on standard output."""
-    job, budget, device = found.job, found.budget, found.machine.device
+    job = found.job
     most = "at most " if job.sparse else ""
     kind = "" if job.n_nonzero is None else f", {most}{job.n_nonzero / job.n_rows:.3g} of them non-zero in a row"
     kind += ", kept as pairs" if job.sparse else ""
@@ -98,26 +99,40 @@ def print_plan(found: Outlook) -> None:
         f"matrix   {job.n_rows:,} rows x {job.n_features:,} features, {job.dtype}{kind}: {format_bytes(job.matrix_bytes)}"
     )
     _print_in_memory(found.in_memory)
-    if device:
-        device_budget, host_budget = format_bytes(budget.device_bytes or 0), format_bytes(budget.host_bytes)
-        print(f"device   {device.label} {device.name}, budget {device_budget}; host budget {host_budget}\n")
-    else:
-        given = "" if budget.host_option == "--budget" else f", as {budget.host_option} says"
-        print(f"device   cpu, {found.machine.n_cores} cores, budget {format_bytes(budget.host_bytes)}{given}\n")
+    _print_device(found)
     _print_stages(found)
+    _print_seconds(found)
     print(f"\ndisk     {format_bytes(found.peak.disk_bytes)} in the run's folder while it works")
     for option, stages in found.binding.items():
         says = f"more would give larger blocks to {', '.join(stages)}" if stages else "more would change nothing"
         print(f"budget   {option}: {says}")
     print(f"         the smallest that works: {_options(found.smallest)}\n")
-    _print_suggestions(found.suggestions, bool(device))
+    _print_suggestions(found.suggestions, bool(found.machine.device))
+
+
+def _print_device(found: Outlook) -> None:
+    """Prints the device and the budgets; of a GPU elsewhere that it is one, and the host memory that it needs beside it."""
+    budget, device = found.budget, found.machine.device
+    if device is None:
+        given = "" if budget.host_option == "--budget" else f", as {budget.host_option} says"
+        print(f"device   cpu, {found.machine.n_cores} cores, budget {format_bytes(budget.host_bytes)}{given}\n")
+        return
+    device_budget, host_budget = format_bytes(budget.device_bytes or 0), format_bytes(budget.host_bytes)
+    if not device.elsewhere:
+        print(f"device   {device.label} {device.name}, budget {device_budget}; host budget {host_budget}\n")
+        return
+    size = f" of {format_bytes(device.total_bytes)}" if device.total_bytes else ""
+    print(f"device   {device.name}{size} elsewhere, not in this machine, budget {device_budget}")
+    needed = f"{format_bytes(found.peak.host_bytes)} of memory, as no --host-budget limits it"
+    print(f"host     {f'budget {host_budget}' if budget.limits_host else needed}\n")
 
 
 def _print_in_memory(needed: InMemoryNeeds) -> None:
     """Prints what an in-memory run takes, and the GPUs that hold it."""
     low, high = format_bytes(needed.low_bytes), format_bytes(needed.high_bytes)
     print(f"others   all in memory, the matrix and 2 to 3 times it beside: {low} to {high}")
-    print(f"         GPUs for {low}: {_cards(needed.low_bytes)}; for {high}: {_cards(needed.high_bytes)}")
+    print(f"         GPUs for {low}: {_cards(needed.low_bytes)}")
+    print(f"         GPUs for {high}: {_cards(needed.high_bytes)}")
     host, device = format_bytes(needed.cuml_host_bytes), format_bytes(needed.cuml_device_bytes)
     print(
         f"         cuML: {host} of host memory, as float32, and {device} of a GPU: {_cards(needed.cuml_device_bytes, 1)}"
@@ -147,17 +162,39 @@ def _print_stages(found: Outlook) -> None:
     ]:
         table.add_column(name, justify="right" if name.endswith(("bytes", "seconds")) else "left")
     for stage in found.stages:
+        known = seconds.get(stage.name)
         blocks = ", ".join(f"{n:,} {unit.replace('_', ' ')}" for unit, n in stage.blocks.items() if n)
         on_device = [format_bytes(stage.predicted.device_bytes)] if device else []
-        expected = [f"{seconds[stage.name].seconds:.1f}" if stage.name in seconds else ""] if seconds else []
+        expected = [_seconds(known.seconds, known.extrapolated) if known else ""] if seconds else []
         table.add_row(
             stage.name, stage.backend, blocks, *on_device, format_bytes(stage.predicted.host_bytes), *expected
         )
     peak = [format_bytes(found.peak.device_bytes)] if device else []
     table.add_row("peak", "", "", *peak, format_bytes(found.peak.host_bytes), style="bold")
     _print_table(table)
-    if seconds:
-        print(f"seconds  as runs took on {next(iter(seconds.values())).measured_on}; none where none was like this one")
+
+
+def _print_seconds(found: Outlook) -> None:
+    """Prints the sum of the seconds, on what they were measured, and which of them are guesses far beyond that."""
+    seconds, device = found.seconds, found.machine.device
+    if not seconds:
+        return
+    far = {name: expected for name, expected in seconds.items() if expected.extrapolated}
+    total = total_seconds(found, seconds)
+    in_all = "" if total is None else f"{_seconds(total, bool(far))} in all, "
+    gaps = "; none where none was like this one" if total is None else ""
+    machines = " and ".join(dict.fromkeys(expected.measured_on for expected in seconds.values()))
+    print(f"seconds  {in_all}as runs took on {machines}{gaps}")
+    if device and device.elsewhere and device.name not in {e.measured_on for e in seconds.values()}:
+        print(f"         {device.name} was not measured and takes others")
+    if far:
+        most, names = max(e.measured_rows for e in far.values()), ", ".join(far)
+        stages = "every stage" if len(far) == len(found.stages) else names
+        print(f"about    extrapolated, as the work grows, from runs of at most {most:,} rows: {stages}")
+
+
+def _seconds(n: float, extrapolated: bool) -> str:
+    return f"about {n:,.0f}" if extrapolated else f"{n:,.1f}"
 
 
 def _print_suggestions(suggestions: tuple[Suggestion, ...], device: bool) -> None:

@@ -30,6 +30,12 @@ UNITS = {
 DEFAULT_SHARE = 0.8
 """Share of the free memory that a run takes when no budget is given."""
 
+NO_LIMIT = 1 << 60
+"""Bytes of a cap that caps nothing."""
+
+OF_TORCH = r"cuda(:\d+)?"
+"""What `--device` calls a GPU of this machine."""
+
 
 def parse_bytes(text: str | int, name: str = "--budget") -> int:
     """Bytes of a size such as "40GB", "40GiB", "512 MB" or a number of bytes. Raises InputError."""
@@ -70,6 +76,11 @@ class Budget:
     limited_by: str = ""  # the option, variable or file that `host_bytes` comes from
 
     @property
+    def limits_host(self) -> bool:
+        """False where a plan is for another machine, and `--host-budget` is not given."""
+        return self.host_bytes < NO_LIMIT
+
+    @property
     def host_option(self) -> str:
         """The option, variable or file that a user must change to raise `host_bytes`."""
         return self.limited_by or ("--budget" if self.device_bytes is None else "--host-budget")
@@ -77,12 +88,14 @@ class Budget:
 
 @dataclass(frozen=True)
 class Device:
-    """A GPU as the driver describes it."""
+    """A GPU as the driver describes it; or one `elsewhere`, of which only a name and a size are known. `total_bytes` is 0 where no more
+    is known than the budget."""
 
     number: int
     name: str
     total_bytes: int
     free_bytes: int
+    elsewhere: bool = False
 
     @property
     def label(self) -> str:
@@ -107,18 +120,22 @@ class Machine:
 def machine(device: str = "auto") -> Machine:
     """This host, with the GPU that `device` ("auto", "cpu", "cuda", "cuda:N") means. Raises InputError where there is no
     such GPU."""
-    if device != "cpu" and not re.fullmatch(r"auto|cuda(:\d+)?", device):
+    if device != "cpu" and not re.fullmatch(f"auto|{OF_TORCH}", device):
         raise InputError(f"--device: expected auto, cpu, cuda or cuda:N, found {device!r}; choose one of these.")
     gpus = [] if device == "cpu" else devices()
     number = int(device.partition(":")[2] or 0)
     chosen = next((d for d in gpus if d.number == number), None)
     if chosen is None and device.startswith("cuda"):
-        why = "the installed torch is a CPU build" if not _torch_has_cuda() else f"the driver reports {len(gpus)} GPUs"
         raise InputError(
-            f"--device: expected a GPU {device!r}, found none ({why}); use --device cpu or install what is missing."
+            f"--device: expected a GPU {device!r}, found none ({why_no_gpu(gpus)}); use --device cpu or install what is missing."
         )
     limits = host_limits()
     return Machine(n_cores(), min(limit.free_bytes for limit in limits), chosen, limits, kernels.compiled_modules())
+
+
+def why_no_gpu(gpus: list[Device]) -> str:
+    """Why a GPU that was asked for is not among these."""
+    return f"the driver reports {len(gpus)} GPUs" if _torch_has_cuda() else "the installed torch is a CPU build"
 
 
 def n_cores() -> int:

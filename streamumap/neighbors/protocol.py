@@ -86,13 +86,15 @@ class Backend(Protocol):
 @dataclass(frozen=True, eq=False)
 class NearestRequest:
     """A search among the rows of a map, `other_rows` at a time, for the `k` nearest of each of the rows of `new`, of which at most
-    `query_rows` are asked for together. Advances by all new rows."""
+    `query_rows` are asked for together. Advances by all new rows. `pass_rows`: rows without their zeros that are on a GPU at a time, 0
+    for all."""
 
     rows: ComparedRows
     new: RowSource
     k: int
     query_rows: int
     other_rows: int
+    pass_rows: int = 0
     rounding: float = 0.0  # rows whose difference is at most this share of their length count as equal
     n_threads: int = 1
     advance: Advance = no_advance

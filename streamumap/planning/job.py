@@ -7,6 +7,9 @@ from streamumap.source import ToConvert
 from streamumap.source.base import RowSource, SparseSource, index_dtype, stored_dtype
 from streamumap.source.sae.rows import EncodedRows
 
+MOST_ROWS = 2**31 - 1
+"""Most rows of a map: k-NN graphs and edges have their numbers as int32, and the largest int32 is no row."""
+
 SEARCH_ROWS = 1_000
 """Sampled rows on which a search measures whether it has the recall that is asked for."""
 
@@ -32,6 +35,7 @@ class Job:
     `n_nonzero`: values that are not zero. None before they are counted: the rows are then planned as dense. For a sparse
     source it is at first an upper bound.
     `sparse`: the source is a SparseSource.
+    `active`: the mean of the values of a row that are not zero, where `n_nonzero` is a bound that is far above it, else None.
     `copied_bytes`: bytes on disk of the copy of an input that is converted, else 0.
     `raw_features`: features of the rows that an SAE encodes, 0 without an SAE.
     `knn_columns`: columns of a k-NN graph that the user gives, 0 where it is searched for.
@@ -49,6 +53,7 @@ class Job:
     n_edges: int = 0  # of the fuzzy graph, each in both directions; 0 until the graph exists
     placed: "Job | None" = None  # new rows that get positions on the map of these
     mapped: bool = False  # the map exists already; only `placed` is to be done
+    active: float | None = None
 
     @property
     def itemsize(self) -> int:
@@ -79,7 +84,8 @@ def sampled_job(job: Job, size: int | None) -> Job:
     if size is None:
         return job
     n_nonzero = job.n_nonzero and min(job.n_nonzero, size * job.n_features)
-    return replace(job, n_rows=size, n_nonzero=n_nonzero, n_left_out=job.n_rows - size)
+    active = job.n_nonzero and job.n_nonzero / job.n_rows
+    return replace(job, n_rows=size, n_nonzero=n_nonzero, n_left_out=job.n_rows - size, active=active)
 
 
 def placing_job(job: Job) -> Job:

@@ -7,10 +7,10 @@ the budget, and refuses a budget that holds none with one that does.
 from dataclasses import dataclass, replace
 
 from streamumap.errors import DoesNotFit, InputError
-from streamumap.machine.memory import Budget, Footprint, Machine, format_bytes
+from streamumap.machine.memory import Budget, Device, Footprint, Machine, format_bytes
 from streamumap.params import Params
 from streamumap.planning.fit import Facts, is_tiny_forced
-from streamumap.planning.job import Job, Plan, StagePlan
+from streamumap.planning.job import MOST_ROWS, Job, Plan, StagePlan
 from streamumap.planning.stages import plan_stages
 from streamumap.source.sparse.csr_rows import pays
 
@@ -26,12 +26,23 @@ class Candidate:
 
 
 def make_plan(job: Job, params: Params, budget: Budget, machine: Machine) -> Plan:
-    """Return the fastest plan within the budget. Raises DoesNotFit, which names a budget that is enough."""
+    """Return the fastest plan within the budget. Raises DoesNotFit, which names a budget that is enough, and InputError where no
+    budget is."""
+    _check_count(job)
     candidates = list_candidates(job, params, budget, machine)
     for candidate in candidates:
         if candidate.unmet == Footprint():
             return Plan(job, budget, machine, candidate.stages, candidate.as_csr, candidate.csr_on_disk)
-    raise _does_not_fit(_smallest_caps(candidates), budget)
+    raise _does_not_fit(_smallest_caps(candidates), budget, machine.device)
+
+
+def _check_count(job: Job) -> None:
+    """Raise InputError where there are more rows to map than an int32 counts."""
+    if job.n_rows > MOST_ROWS:
+        raise InputError(
+            f"rows: expected at most {MOST_ROWS:,} on a map, as their numbers are int32, found {job.n_rows:,}; map a sample of them with "
+            "--sample 1000000000."
+        )
 
 
 def with_edges(plan: Plan, params: Params, n_edges: int) -> Plan:
@@ -103,14 +114,21 @@ def _smallest_caps(candidates: list[Candidate]) -> dict[str, int]:
     return min((caps(candidate.unmet) for candidate in candidates), key=lambda needs: tuple(needs.values()))
 
 
-def _does_not_fit(caps: dict[str, int], budget: Budget) -> DoesNotFit:
+def _apart(n_bytes: int, other: int) -> str:
+    """Return a size as text, to the megabyte where it would else look like the other."""
+    text = format_bytes(n_bytes)
+    return f"{n_bytes // 10**6}MB" if text == format_bytes(other) else text
+
+
+def _does_not_fit(caps: dict[str, int], budget: Budget, device: Device | None) -> DoesNotFit:
     """Make the error that names caps that are enough. Its `smallest_bytes` is that of the device where that is too small."""
+    remedy = "raise it to that" if len(caps) == 1 else "raise both to these"
+    if device and 0 < device.total_bytes < caps.get("device", 0):
+        remedy = f"{device.name} has {format_bytes(device.total_bytes)}, so take a GPU with more memory"
     options = {"device": ("--budget", budget.device_bytes or 0), "host": (budget.host_option, budget.host_bytes)}
     texts = [
-        f"{options[place][0]}: {format_bytes(options[place][1])} cannot hold this job, the smallest that can is {n // 10**6}MB"
+        f"{option}: {_apart(given, n)} cannot hold this job, the smallest that can is {n // 10**6}MB"
         for place, n in caps.items()
+        for option, given in [options[place]]
     ]
-    return DoesNotFit(
-        f"{'; '.join(texts)}; raise {'it to that' if len(texts) == 1 else 'both to these'}.",
-        next(iter(caps.values())),
-    )
+    return DoesNotFit(f"{'; '.join(texts)}; {remedy}.", next(iter(caps.values())))

@@ -5,11 +5,11 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 
 from streamumap.layout.sizes import cuml_bytes
-from streamumap.machine.memory import Budget, Machine
+from streamumap.machine.memory import NO_LIMIT, Budget, Machine
 from streamumap.params import Params
 from streamumap.planning.job import Job, Plan, sampled_job
 from streamumap.planning.planner import make_plan, smallest_budget
-from streamumap.planning.timing import Expected, expected_seconds
+from streamumap.planning.timing import Expected, expected_seconds, total_seconds
 
 GB = 10**9
 
@@ -31,8 +31,6 @@ SAMPLE_SHARE = 10
 
 ACTIVE = 32
 """Values of a row that are not zero, where nothing is known: k of common TopK SAEs."""
-
-NO_LIMIT = 1 << 60
 
 
 @dataclass(frozen=True)
@@ -118,14 +116,17 @@ def fewest_cards(n_bytes: int) -> tuple[Cards, ...]:
 
 
 def as_json(plan: Outlook) -> dict:
-    """Return the outlook as JSON for programs, with the cards that hold a conventional run, and the device part of cuML's."""
-    memory = plan.in_memory
+    """Return the outlook as JSON for programs, with the cards that hold a conventional run, and the device part of cuML's. A
+    `host_bytes` of the budget of None: no limit."""
+    memory, device = plan.in_memory, plan.machine.device
     sizes = {"low": memory.low_bytes, "high": memory.high_bytes, "cuml": memory.cuml_device_bytes}
     values = asdict(plan)
     return {
         "array": plan.chosen,
         "job": values["job"] | {"matrix_bytes": plan.job.matrix_bytes},
-        "budget": values["budget"],
+        "device": device
+        and {"name": device.name, "total_bytes": device.total_bytes or None, "elsewhere": device.elsewhere},
+        "budget": values["budget"] | ({} if plan.budget.limits_host else {"host_bytes": None}),
         "peak": asdict(plan.peak),
         "in_memory": values["in_memory"]
         | {"cards": {name: [asdict(c) for c in cards(n)] for name, n in sizes.items()}},
@@ -133,6 +134,7 @@ def as_json(plan: Outlook) -> dict:
             stage | {"expected": values["seconds"].get(stage["name"]), "bound_by": _bound_by(plan, stage["name"])}
             for stage in values["stages"]
         ],
+        "seconds": total_seconds(plan, plan.seconds),
         "smallest_budget": values["smallest"],
         "levers": values["suggestions"],
     }
@@ -145,7 +147,7 @@ def _bound_by(plan: Outlook, stage: str) -> list[str]:
 def _binding(plan: Plan, params: Params) -> dict[str, tuple[str, ...]]:
     """Find, for each budget option, the stages that are planned otherwise without that limit."""
     budget = plan.budget
-    wider = {budget.host_option: replace(budget, host_bytes=NO_LIMIT)}
+    wider = {budget.host_option: replace(budget, host_bytes=NO_LIMIT)} if budget.limits_host else {}
     if budget.device_bytes is not None:
         wider = {"--budget": replace(budget, device_bytes=NO_LIMIT), **wider}
     return {option: tuple(_changed(plan, make_plan(plan.job, params, b, plan.machine))) for option, b in wider.items()}

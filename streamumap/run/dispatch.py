@@ -173,7 +173,12 @@ def search_steps(plan: Plan) -> int:
 def count_closer(rows: Rows, plan: Plan, sample: np.ndarray, others: np.ndarray, stage: str = "quality") -> np.ndarray:
     """Count exact ranks in the ORIGINAL rows, whatever was searched: int64 (S, m). Reads blocks of the size planned for `stage`."""
     name = "cuda" if plan.device else "dense" if rows.csr is None else "packed"
-    return backend(name).count_closer(rows.to_count(plan), sample, others, plan[stage].blocks["block_rows"])
+    blocks = plan[stage].blocks
+    if blocks.get("pass_rows"):
+        from streamumap.neighbors.cuda import passing_rows
+
+        return passing_rows.count_closer(rows.to_count(plan), sample, others, blocks["block_rows"], blocks["pass_rows"])
+    return backend(name).count_closer(rows.to_count(plan), sample, others, blocks["block_rows"])
 
 
 def points(plan: Plan, embedding: np.ndarray) -> Any:

@@ -11,7 +11,7 @@ from streamumap.errors import InputError
 from streamumap.events import Advance
 from streamumap.graph.files import Graph, GraphBlock
 from streamumap.layout.init import pca
-from streamumap.layout.init.levels_sizes import FEW
+from streamumap.layout.init.levels_sizes import COARSE_DEVICE_BYTES, FEW
 from streamumap.layout.init.spectral_sizes import PART_ROWS
 from streamumap.params import Params
 from streamumap.planning.job import Plan
@@ -102,7 +102,10 @@ def _multilevel(
 
     in_blocks = blocks.of(plan["start"].blocks["block_rows"])
     top = levels.RANDOM_TOP if p.init == "random" else levels.TOP
-    begun = levels.start(in_blocks, settings, blocks.backend, top_positions, advance, top)
+    pieces, n_pairs = None, plan["start"].blocks.get("piece_pairs")
+    if n_pairs:
+        pieces = levels.Pieces(n_pairs, n * COARSE_DEVICE_BYTES)
+    begun = levels.start(in_blocks, settings, blocks.backend, top_positions, advance, top, pieces)
     said = f"multilevel, {' -> '.join(f'{size:,}' for size in begun.level_sizes)} vertices, the last {how}"
     if begun.n_unreached:
         said += f"; {begun.n_unreached:,} rows in small pieces of the graph start at random places"

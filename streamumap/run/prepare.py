@@ -7,6 +7,7 @@ import numpy as np
 
 from streamumap.errors import DoesNotFit, InputError
 from streamumap.machine import memory
+from streamumap.machine.cards import machine_to_plan
 from streamumap.machine.memory import Budget, Machine
 from streamumap.params import Params
 from streamumap.planning.job import Job, Plan, job_of, placing_job, sampled_job
@@ -25,29 +26,32 @@ SAMPLE_RUNS, RUN_ROWS, RUN_BYTES = 64, 32, 1 << 18
 
 def budget_for(machine: Machine, budget: str | int | None, host_budget: str | int | None) -> Budget:
     """--budget and --host-budget as caps. The default is a share of the free memory; on the host the smallest of the cap and the
-    machine's own limits counts."""
+    machine's own limits counts. By default the host of a machine elsewhere has no limit."""
     asked = None if budget is None else memory.parse_bytes(budget)
     host = None if host_budget is None else memory.parse_bytes(host_budget, "--host-budget")
     default, device_bytes = int(machine.host_free_bytes * memory.DEFAULT_SHARE), None
     if machine.device:
         device_bytes = asked or int(machine.device.free_bytes * memory.DEFAULT_SHARE)
-        caps = [("--host-budget", host or default)]
+        caps = [("--host-budget", host or (memory.NO_LIMIT if machine.device.elsewhere else default))]
     else:
         caps = [("--budget", asked or default), *([("--host-budget", host)] if host else [])]
     caps += [(limit.name, max(1, limit.n_bytes - memory.anonymous_bytes())) for limit in machine.host_limits]
     limited_by, host_bytes = min(caps, key=lambda cap: cap[1])
-    return Budget(host_bytes, device_bytes, limited_by)
+    return Budget(host_bytes, device_bytes, limited_by if host_bytes < memory.NO_LIMIT else "")
 
 
 def outlook_of(request: Request, matrix: tuple[int, int] | None = None, active: int | None = None) -> Outlook:
     """The plan of a request, and what stands around it, from headers alone: no row is read.
 
     `matrix`: rows and features where there is no input yet; its dtype is that of the reading, or float16. `active`: values of a row
-    that are not zero. Raises InputError, and DoesNotFit where the budget cannot hold the job.
+    that are not zero. The device of the request may be one that is not here, see `machine_to_plan`. Raises InputError, and DoesNotFit
+    where the budget cannot hold the job.
     """
-    dispatch.check_installed(request.params)
+    asked = None if request.budget is None else memory.parse_bytes(request.budget)
+    machine = machine_to_plan(request.device, asked)
+    if not (machine.device and machine.device.elsewhere):
+        dispatch.check_installed(request.params)
     job, chosen = _asked_job(request, matrix, active)
-    machine = memory.machine(request.device)
     if request.input is None:  # a job to be run anywhere
         machine = replace(machine, host_limits=())
     try:
@@ -98,7 +102,7 @@ def _asked_job(request: Request, matrix: tuple[int, int] | None, active: int | N
     if active is None:
         return job, chosen
     placed = job.placed and replace(job.placed, n_nonzero=job.placed.n_rows * active)
-    return replace(job, n_nonzero=job.n_rows * active, placed=placed), chosen
+    return replace(job, n_nonzero=job.n_rows * active, placed=placed, active=None), chosen
 
 
 def first_plan(source: RowSource | ToConvert, job: Job, p: Params, budget: Budget, machine: Machine) -> Plan:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
 from dataclasses import fields
 from functools import partial
@@ -15,6 +16,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+import streamumap
 from streamumap import cli, demo, quality
 from streamumap.machine import memory
 from streamumap.params import Params
@@ -144,6 +146,83 @@ def test_a_plan_of_a_gpu(call, monkeypatch):
     monkeypatch.setattr(memory, "machine", lambda device: memory.Machine(16, 128 * 10**9, gpu))
     done = call("plan", "--rows", 3_000_000, "--features", 3072, "--budget", "40GB")
     assert done.code == 0 and "cuda:0 Fake, budget 40 GB; host budget 102 GB" in done.out and "device bytes" in done.out
+
+
+BILLION = ["--rows", 10**9, "--features", 3072, "--active", 32, "--budget", "4TB", "--device", "cuda"]
+
+
+@pytest.fixture
+def no_gpu(monkeypatch):
+    monkeypatch.setattr(memory, "_torch_has_cuda", lambda: False)
+
+
+def test_a_plan_of_a_billion_rows_on_a_gpu_elsewhere():
+    if memory.devices():
+        pytest.skip("a GPU is here")
+    started = time.monotonic()
+    done = process("plan", *BILLION)
+    seconds = time.monotonic() - started
+    assert (done.returncode, done.stderr) == (0, "") and seconds < 4  # 0.7 s alone, 2 s are promised
+    assert re.search(r"^device   a GPU of 4 TB elsewhere, not in this machine, budget 4 TB$", done.stdout, re.M)
+    assert re.search(r"^host     \d+ GB of memory, as no --host-budget limits it$", done.stdout, re.M)
+    assert re.search(r"^disk     \d+ GB in the run's folder", done.stdout, re.M)
+    assert re.search(r"^seconds  about [\d,]+ in all, as runs took on NVIDIA \w+$", done.stdout, re.M)
+    assert re.search(r"^         a GPU of 4 TB was not measured and takes others$", done.stdout, re.M)
+    assert re.search(r"^about    extrapolated, .* from runs of at most [\d,]+ rows: every stage$", done.stdout, re.M)
+    assert re.search(r"^neighbors  cuda .* about [\d,]+ *$", done.stdout, re.M)
+    assert all(len(line) <= 120 for line in done.stdout.splitlines())
+
+
+def test_what_a_plan_for_elsewhere_says_to_programs_and_to_python(call, no_gpu):
+    planned = json.loads(call("plan", *BILLION, "--json").out)
+    assert planned["device"] == {"name": "a GPU of 4 TB", "total_bytes": None, "elsewhere": True}
+    assert planned["budget"] == {"host_bytes": None, "device_bytes": 4 * 10**12, "limited_by": ""}
+    assert all(stage["expected"]["extrapolated"] for stage in planned["stages"]) and planned["seconds"] > 0
+    found = streamumap.plan(rows=10**9, features=3072, active=32, budget="4TB", device="cuda")
+    assert found.peak.host_bytes == planned["peak"]["host_bytes"] and not found.budget.limits_host
+
+
+def test_the_host_budget_of_a_plan_for_elsewhere_limits_it(call, no_gpu):
+    free = json.loads(call("plan", *BILLION, "--json").out)
+    host_bytes = (free["smallest_budget"]["host_bytes"] + free["peak"]["host_bytes"]) // 2
+    done = call("plan", *BILLION, "--host-budget", host_bytes)
+    said = f"host     budget {memory.format_bytes(host_bytes)}\n"
+    assert done.code == 0 and said in done.out and "--host-budget: more would" in done.out
+    limited = json.loads(call("plan", *BILLION, "--host-budget", host_bytes, "--json").out)
+    assert limited["peak"]["host_bytes"] <= host_bytes == limited["budget"]["host_bytes"]
+
+
+def test_a_plan_of_a_card_by_its_name(call, no_gpu, rows):
+    done = call("plan", rows(), "--device", "a100-40gb")
+    assert (
+        done.code == 0
+        and "device   NVIDIA A100-SXM4-40GB of 40 GB elsewhere, not in this machine, budget 32 GB" in done.out
+    )
+    cuvs = call("plan", rows(), "--device", "h100", "--neighbors", "cuvs")
+    assert cuvs.code == 0 and "cuvs" in cuvs.out, "what is installed here does not count"
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--device", "cuda"], 2, "--device: expected a GPU 'cuda', or with --budget the memory of one elsewhere"),
+        (["--device", "h100", "--budget", "90GB"], 2, "--budget: expected at most 80GiB, the memory of h100"),
+        (
+            ["--device", "cuda", "--budget", "400MB"],
+            3,
+            r"--budget: 400 MB cannot hold .*; raise it to that, or say with --active",
+        ),
+        (["--device", "cuda", "--budget", "9PB"], 2, "--budget: expected a size"),
+    ],
+)
+def test_a_plan_for_elsewhere_that_is_refused(options, code, message, refused, no_gpu):
+    assert re.search(message, refused(code, "plan", "--rows", 10**9, "--features", 3072, *options))
+
+
+def test_more_rows_than_int32_counts_are_refused(refused, call, no_gpu):
+    far = ["--rows", 2**31, "--features", 3072, "--active", 32, "--device", "cuda", "--budget", "40TB"]
+    assert "--sample 1000000000" in refused(2, "plan", *far)
+    assert call("plan", *far, "--sample", 1_000_000_000).code == 0
 
 
 def test_inspect_and_doctor_for_people(finished, call):

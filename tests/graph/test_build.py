@@ -19,7 +19,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
 from streamumap.errors import Stopped
-from streamumap.graph import cpu, cuda, reference
+from streamumap.graph import cpu, reference, smooth_cuda
 from streamumap.graph.files import WEIGHT_ONE
 from streamumap.neighbors import reference as neighbors
 from streamumap.store.blockfile import BlockFile
@@ -32,7 +32,7 @@ def test_smooth_knn_is_the_reference(codes_knn, local_connectivity):
         mean = float(distances[np.isfinite(distances)].mean())
         rho, sigma = np.full(n, np.nan, np.float32), np.full(n, np.nan, np.float32)
         cpu.smooth_knn(distances, mean, local_connectivity, rho, sigma)
-        on_device = cuda.smooth_knn(torch.from_numpy(distances).to(DEVICE), mean, local_connectivity)
+        on_device = smooth_cuda.smooth_knn(torch.from_numpy(distances).to(DEVICE), mean, local_connectivity)
         true_rho, true_sigma = reference.smooth_knn(distances, mean, local_connectivity)
         for ours in ((rho, sigma), [tensor.cpu().numpy() for tensor in on_device]):
             assert np.array_equal(ours[0], true_rho)

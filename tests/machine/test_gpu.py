@@ -5,7 +5,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from streamumap.graph import cuda  # noqa: E402
+from streamumap.graph import cuda, merge_cuda  # noqa: E402
 from streamumap.machine import gpu  # noqa: E402
 
 NO_MEMORY = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has less."
@@ -72,14 +72,14 @@ def test_the_graph_is_the_same_to_the_byte(codes_knn, as_file, create, monkeypat
         return block.indptr, block.targets, block.weights, sizes
 
     before = made()
-    merged = cuda._merged
+    merged = merge_cuda.merged
 
-    def small_device(targets, weights, start, stop, mix):
-        if stop - start > 50:
+    def small_device(keys, strengths, n_rows, mix):
+        if n_rows > 50:
             raise torch.OutOfMemoryError(NO_MEMORY)
-        return merged(targets, weights, start, stop, mix)
+        return merged(keys, strengths, n_rows, mix)
 
-    monkeypatch.setattr(cuda, "_merged", small_device)
+    monkeypatch.setattr(merge_cuda, "merged", small_device)
     after = made()
     assert len(gpu.shrunk()) > 2
     assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))

@@ -168,6 +168,24 @@ def test_a_hundred_thousand_copies_take_no_time():
     ).tolist() == [[0, np.inf]]
 
 
+@pytest.mark.parametrize("name", MAPS)
+def test_the_order_of_points_does_not_depend_on_ranges(name, monkeypatch):
+    from devices import placed
+
+    from streamumap.neighbors.cuda import curve
+
+    positions = np.concatenate([MAPS[name], np.full((3, MAPS[name].shape[1]), np.nan, np.float32), MAPS[name][:50]])
+    whole = curve.order(placed(positions)).tolist()
+    assert sorted(whole) == np.flatnonzero(np.isfinite(positions).all(1)).tolist()
+    monkeypatch.setattr(curve, "SORTED_ROWS", 40)
+    monkeypatch.setattr(curve, "CHUNK_ROWS", 70)
+    sizes = []
+    within = curve._within
+    monkeypatch.setattr(curve, "_within", lambda *args: sizes.append(found := within(*args)) or found)
+    assert curve.order(placed(positions)).tolist() == whole
+    assert len(sizes) == -(-len(whole) // 30) if len(whole) > 40 else len(sizes) == 1
+
+
 # Bytes
 
 N, K, QUERY_ROWS = 400_000, 15, 1 << 17

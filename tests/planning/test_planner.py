@@ -1,5 +1,6 @@
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import pytest
@@ -7,11 +8,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from planning_checks import CPU, GB, GPU, LARGE, MACHINES, caps, smallest
 
-from streamumap.errors import DoesNotFit
+from streamumap.errors import DoesNotFit, InputError
 from streamumap.machine.memory import Budget, parse_bytes
 from streamumap.params import Params
 from streamumap.planning.fit import FORCE_TINY
-from streamumap.planning.job import Job
+from streamumap.planning.job import Job, placing_job, sampled_job
 from streamumap.planning.planner import make_plan, smallest_budget
 from streamumap.source.sparse.csr_rows import pays
 
@@ -187,6 +188,37 @@ def test_a_refusal_says_which_option_and_how_much():
         match="^--budget: 800 MB cannot hold .*; --host-budget: 100 MB cannot hold .*; raise both to these.$",
     ):
         make_plan(LARGE, Params(), Budget(100 * 10**6, 8 * GB // 10), GPU)
+
+
+def test_a_refusal_does_not_tell_to_give_more_than_the_gpu_has():
+    small = replace(GPU, device=replace(GPU.device, total_bytes=GB))
+    with pytest.raises(DoesNotFit, match=r"MB; Fake has 1 GB, so take a GPU with more memory\.$"):
+        make_plan(LARGE, Params(), Budget(100 * GB, 8 * GB // 10), small)
+    with pytest.raises(DoesNotFit, match="^--host-budget: .*; raise it to that.$"):
+        make_plan(LARGE, Params(), Budget(GB // 10, 40 * GB), small)
+
+
+def test_a_refusal_does_not_name_one_size_twice():
+    n_bytes = smallest(LARGE, Params(), GPU)
+    with pytest.raises(DoesNotFit, match=rf"^--budget: {n_bytes // 10**6 - 1}MB cannot hold .* {n_bytes // 10**6}MB; "):
+        make_plan(LARGE, Params(), Budget(100 * GB, n_bytes - 10**6), GPU)
+
+
+@pytest.mark.parametrize("machine", MACHINES.values(), ids=MACHINES)
+@pytest.mark.parametrize("active", [None, 32])
+def test_more_rows_than_int32_counts_are_refused(machine, active):
+    """The largest int32 is no row, so the last row of a map has the number before it."""
+    most, wide = 2**31 - 1, caps(machine, 10**15, 10**15)
+    job = Job(most, 3072, "float16", active and most * active)
+    started = time.process_time()
+    assert make_plan(job, Params(), wide, machine).peak.host_bytes > 0
+    assert time.process_time() - started < 1
+    with pytest.raises(
+        InputError, match=r"^rows: expected at most 2,147,483,647 on a map.*found 2,147,483,648; .*--sample"
+    ):
+        make_plan(replace(job, n_rows=most + 1), Params(), wide, machine)
+    sample = sampled_job(replace(job, n_rows=10**10), 10**9)
+    assert make_plan(placing_job(sample), Params(), wide, machine)["place"].blocks["query_rows"] > 0
 
 
 def test_planning_does_no_work(tmp_path):

@@ -12,17 +12,16 @@ cannot hang.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from streamumap.events import Advance, no_advance
 from streamumap.layout import epochs
-from streamumap.layout.init.levels_sizes import FEW, KEPT, RATIO, TOP
+from streamumap.layout.init.levels_sizes import FEW, KEPT, MOST_CELLS, RATIO, TOP
 from streamumap.layout.schedule import LayoutSettings, on_graph
-
-MOST_CELLS = 1 << 23
-"""Most cells of a level: two cells and a weight fit in an int64."""
 
 ROUNDS = 32
 """Most passes in which vertices join cells. On real graphs all have joined after about ten."""
@@ -63,6 +62,15 @@ class Start:
 
 
 @dataclass(frozen=True)
+class Pieces:
+    """What a device holds of the levels at a time where it does not hold all: pairs of cells that are sorted together, and bytes
+    of a coarse graph."""
+
+    most_pairs: int
+    coarse_bytes: int
+
+
+@dataclass(frozen=True)
 class CoarseGraph:
     """The graph of the cells of a level, with the attributes of a `GraphBlock`: one block holds all of it."""
 
@@ -71,6 +79,25 @@ class CoarseGraph:
     weights: np.ndarray  # uint16 (edges,)
     first_row: int = 0
     first_edge: int = 0
+
+    @property
+    def n_bytes(self) -> int:
+        return self.indptr.nbytes + self.targets.nbytes + self.weights.nbytes
+
+    def cuts(self, n_bytes: int) -> list[int]:
+        """Rows between which to cut the graph into blocks of at most `n_bytes`, or of one row."""
+        ends = 8 * np.arange(len(self.indptr)) + 6 * self.indptr
+        cuts = [0]
+        while cuts[-1] < len(ends) - 1:
+            last = int(np.searchsorted(ends, ends[cuts[-1]] + n_bytes - 8, "right")) - 1
+            cuts.append(max(last, cuts[-1] + 1))
+        return cuts
+
+    def rows(self, start: int, stop: int) -> "CoarseGraph":
+        """A block of these rows."""
+        first, last = self.indptr[start], self.indptr[stop]
+        edges = self.targets[first:last], self.weights[first:last]
+        return CoarseGraph(self.indptr[start : stop + 1] - first, *edges, start, int(first))
 
 
 @dataclass(frozen=True)
@@ -82,11 +109,15 @@ class Coarsening:
     n_vertices: int
     n_unreached: int
     graph: CoarseGraph
+    most_bytes: int | None = None  # of two blocks of the coarse graph; None: one block holds all of it
 
     @property
     def coarse(self) -> list[Callable[[], CoarseGraph]]:
-        """The graph of the cells, as one block."""
-        return [lambda: self.graph]
+        """The graph of the cells, as one block or, where that is larger than `most_bytes`, as several."""
+        if self.most_bytes is None or self.graph.n_bytes <= self.most_bytes:
+            return [lambda: self.graph]
+        cuts = self.graph.cuts(self.most_bytes // 2)  # one is read while the other is used
+        return [partial(self.graph.rows, *cut) for cut in pairwise(cuts)]
 
 
 def start(
@@ -96,12 +127,13 @@ def start(
     top_positions: Callable[[np.ndarray], np.ndarray],
     advance: Advance = no_advance,
     top: int | None = None,
+    pieces: Pieces | None = None,
 ) -> Start:
     """Makes first positions on the graph of `blocks`, which `epochs.run` takes as well.
 
     `top_positions` gives the positions of the coarsest level, float32 (M, n_components): it gets one vertex of the graph for
-    each of the M cells, int64 (M,) ascending. M is `top` [TOP] to 2 `top`, or less on a small graph. Advances by N in all, and
-    often by 0.
+    each of the M cells, int64 (M,) ascending. M is `top` [TOP] to 2 `top`, or less on a small graph. `pieces`: bounds
+    for a GPU that does not hold all pairs of cells at once. Advances by N in all, and often by 0.
     """
     n = n_rows = settings.n_vertices
     top = TOP if top is None else top
@@ -111,7 +143,7 @@ def start(
         seeds = choose_seeds(n, n_cells, settings.seed, len(levels) + 1)
         vertices = vertices[seeds]
         half = 0 if levels else n_rows // 3
-        levels.append(_coarsened(levels[-1].coarse if levels else blocks, n, seeds, backend, advance, half))
+        levels.append(_coarsened(levels[-1].coarse if levels else blocks, n, seeds, backend, advance, half, pieces))
         n = n_cells
         sizes.append(n)
     n_unreached = levels[0].n_unreached if levels else 0
@@ -124,15 +156,24 @@ def start(
 
 
 def _coarsened(
-    blocks: Sequence[Callable], n: int, seeds: np.ndarray, backend: epochs.Backend, advance: Advance, half: int
+    blocks: Sequence[Callable],
+    n: int,
+    seeds: np.ndarray,
+    backend: epochs.Backend,
+    advance: Advance,
+    half: int,
+    pieces: Pieces | None,
 ) -> Coarsening:
     """Gathers the n vertices of a level in cells around the seeds. Advances by `half` twice."""
     read_blocks = epochs.block_reader(blocks, backend)
     cells, n_unreached = _cells(read_blocks, seeds, n, backend, advance)
     advance(half)
-    graph = _coarse(read_blocks, cells, n, len(seeds), backend)
+    if pieces is None or n * KEPT <= pieces.most_pairs:
+        graph = _coarse(read_blocks, cells, n, len(seeds), backend)
+    else:
+        graph = CoarseGraph(*backend.levels.coarse_graph_in_pieces(read_blocks, cells, len(seeds), pieces.most_pairs))
     advance(half)
-    return Coarsening(read_blocks, cells, n, n_unreached, graph)
+    return Coarsening(read_blocks, cells, n, n_unreached, graph, pieces.coarse_bytes if pieces else None)
 
 
 def _refined(
@@ -202,13 +243,13 @@ def _coarse(read_blocks, cells, n: int, n_cells: int, backend: epochs.Backend) -
     sums; then the heaviest edge of each cell weighs 1."""
     pairs = backend.levels.no_pairs(cells, n, KEPT)
     for first_row, _, *block in read_blocks():
-        backend.levels.heaviest(cells, pairs, first_row, *block)
+        backend.levels.heaviest(cells, pairs[first_row:], first_row, *block)
     return CoarseGraph(*backend.levels.coarse_graph(pairs, n_cells))
 
 
 def _prolonged(positions: np.ndarray, read_blocks, cells, backend: epochs.Backend) -> np.ndarray:
     """Gives each vertex the position of its cell, then smooths."""
-    old = backend.to_device(positions)[cells]
+    old = backend.levels.of_cells(backend.to_device(positions), cells)
     new = backend.empty_like(old)
     for _ in range(SMOOTHINGS):
         for first_row, _, *block in read_blocks():

@@ -48,6 +48,11 @@ def scattered(cells: np.ndarray, roots: np.ndarray, n_cells: int) -> np.ndarray:
     return np.where(cells < 0, drawn.astype(np.int32), cells)
 
 
+def of_cells(positions: np.ndarray, cells: np.ndarray) -> np.ndarray:
+    """Gives each vertex the position of its cell: float32 (N, C)."""
+    return positions[cells]
+
+
 def no_pairs(cells: np.ndarray, n: int, n_kept: int) -> np.ndarray:
     """Allocates the pairs that `heaviest` fills: int64 (n, n_kept)."""
     return np.empty((n, n_kept), np.int64)
@@ -55,8 +60,8 @@ def no_pairs(cells: np.ndarray, n: int, n_kept: int) -> np.ndarray:
 
 @njit(parallel=True, cache=True)
 def heaviest(cells, pairs, first_row, indptr, targets, weights):
-    """Fills the rows of a block in `pairs` with their heaviest edges to another cell, as (smaller cell, larger cell, weight);
-    -1 where there are no more."""
+    """Fills `pairs`, whose first row is that of the block, with the rows' heaviest edges to another cell, as (smaller cell, larger
+    cell, weight); -1 where there are no more."""
     for row in prange(len(indptr) - 1):
         i = first_row + row
         own, before = cells[i], np.int64(1) << 62
@@ -66,11 +71,11 @@ def heaviest(cells, pairs, first_row, indptr, targets, weights):
                 key = (np.int64(weights[e]) << 32) | np.int64(cells[targets[e]])
                 if cells[targets[e]] != own and key < before:
                     best = max(best, key)
-            pairs[i, kept] = -1
+            pairs[row, kept] = -1
             if best >= 0:
                 other = best & _CELL
                 pair = (min(np.int64(own), other) << CELL_BITS) | max(np.int64(own), other)
-                pairs[i, kept] = (pair << WEIGHT_BITS) | (best >> 32)
+                pairs[row, kept] = (pair << WEIGHT_BITS) | (best >> 32)
                 before = best
 
 

@@ -11,6 +11,8 @@ import triton.language as tl
 
 CELL_BITS, WEIGHT_BITS, LANES = 23, 16, 32
 _CELL, _WEIGHT = (1 << CELL_BITS) - 1, (1 << WEIGHT_BITS) - 1
+SCATTERED_ROWS = 1 << 22
+"""Vertices that draw a cell together: bounds the temporaries."""
 
 
 def join_cells(cells, new, first_row: int, indptr, targets, weights) -> None:
@@ -26,8 +28,15 @@ def own_numbers(lost: torch.Tensor) -> torch.Tensor:
 
 
 def scattered(cells: torch.Tensor, roots: torch.Tensor, n_cells: int) -> torch.Tensor:
-    drawn = ((roots.long() * 0x9E3779B9) & 0xFFFFFFFF) * n_cells >> 32
-    return torch.where(cells < 0, drawn.int(), cells)
+    for start in range(0, len(cells), SCATTERED_ROWS):
+        part = cells[start : start + SCATTERED_ROWS]
+        drawn = ((roots[start : start + SCATTERED_ROWS].long() * 0x9E3779B9) & 0xFFFFFFFF) * n_cells >> 32
+        part.copy_(torch.where(part < 0, drawn.int(), part))
+    return cells
+
+
+def of_cells(positions: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
+    return positions.index_select(0, cells)
 
 
 def no_pairs(cells: torch.Tensor, n: int, n_kept: int) -> torch.Tensor:
@@ -43,33 +52,65 @@ def heaviest(cells, pairs, first_row: int, indptr, targets, weights) -> None:
 def coarse_graph(pairs: torch.Tensor, n_cells: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """`levels_cpu.coarse_graph`; returns arrays on the host."""
     keys = pairs.reshape(-1)
-    keys = keys[keys >= 0].sort().values
+    pair, total = added_up(keys[keys >= 0].sort().values)
+    del keys
+    weight = _weights(total, *cells_of(pair), n_cells)
+    keys = ((torch.cat([pair, reverse(pair)]) << WEIGHT_BITS) | weight.repeat(2)).sort().values
+    cells = torch.arange(n_cells + 1, device=keys.device) << (CELL_BITS + WEIGHT_BITS)
+    indptr = torch.searchsorted(keys, cells)
+    return indptr.cpu().numpy(), *edges_of(keys)
+
+
+def added_up(keys: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns the pairs of cells among sorted keys, each once, and the sums of their weights: int64 (pairs,)."""
     pair = keys >> WEIGHT_BITS
     last = torch.ones_like(pair, dtype=torch.bool)
     last[:-1] = pair[1:] != pair[:-1]
     at = last.nonzero()[:, 0]
     total = (keys & _WEIGHT).cumsum(0)[at]
     total[1:] -= total[:-1].clone()
-    pair = pair[at]
-    del keys, last, at
-    weight = _weights(total, pair >> CELL_BITS, pair & _CELL, n_cells)
-    back = ((pair & _CELL) << CELL_BITS) | (pair >> CELL_BITS)
-    keys = ((torch.cat([pair, back]) << WEIGHT_BITS) | weight.repeat(2)).sort().values
-    cells = torch.arange(n_cells + 1, device=keys.device) << (CELL_BITS + WEIGHT_BITS)
-    indptr = torch.searchsorted(keys, cells)
+    return pair[at], total
+
+
+def cells_of(pair: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return pair >> CELL_BITS, pair & _CELL
+
+
+def reverse(pair: torch.Tensor) -> torch.Tensor:
+    return ((pair & _CELL) << CELL_BITS) | (pair >> CELL_BITS)
+
+
+def edges_of(keys: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the targets and weights in keys of (cell, target, weight), on the host."""
     targets = ((keys >> WEIGHT_BITS) & _CELL).int()
-    return indptr.cpu().numpy(), targets.cpu().numpy(), (keys & _WEIGHT).int().cpu().numpy().astype(np.uint16)
+    return targets.cpu().numpy(), (keys & _WEIGHT).int().cpu().numpy().astype(np.uint16)
 
 
 def _weights(total, one, other, n_cells):
     """Returns the weights of pairs of cells from their sums, int64 from 1 to 65535. It adds up integers and takes maxima, so any
     order gives the same."""
-    zeros = torch.zeros(n_cells, dtype=torch.int64, device=total.device)
-    size = zeros.index_add(0, one, total).index_add_(0, other, total).double()
-    share = total / torch.sqrt(size[one] * size[other])
-    most = zeros.double().scatter_reduce_(0, one, share, "amax").scatter_reduce_(0, other, share, "amax")
+    size = torch.zeros(n_cells, dtype=torch.int64, device=total.device)
+    size = size.index_add_(0, one, total).index_add_(0, other, total).double()
+    share = shares(total, one, other, size)
+    most = torch.zeros_like(size).scatter_reduce_(0, one, share, "amax").scatter_reduce_(0, other, share, "amax")
+    return as_weights(share, one, other, most)
+
+
+def shares(total: torch.Tensor, one: torch.Tensor, other: torch.Tensor, size: torch.Tensor) -> torch.Tensor:
+    """Divides the sums of pairs by the geometric mean of both cells' sums `size`: float64."""
+    return total / torch.sqrt(size[one] * size[other])
+
+
+def as_weights(share: torch.Tensor, one: torch.Tensor, other: torch.Tensor, most: torch.Tensor) -> torch.Tensor:
+    """Scales shares, in place, by the smaller of both cells' largest: int64 from 1 to 65535."""
     share /= torch.minimum(most[one], most[other])
     return (share * 65535).round().clamp(1, 65535).long()
+
+
+def coarse_graph_in_pieces(read_blocks, cells: torch.Tensor, n_cells: int, most_pairs: int):
+    from streamumap.layout.init.levels_pieces_cuda import coarse_graph
+
+    return coarse_graph(read_blocks, cells, n_cells, most_pairs)
 
 
 def smooth(positions, new, first_row: int, indptr, targets, weights) -> None:
@@ -137,7 +178,9 @@ def _heaviest(
         best_key = tl.max(best, axis=0)
         other = best_key & ((1 << CELL_BITS) - 1)
         pair = (tl.minimum(own, other) << CELL_BITS) | tl.maximum(own, other)
-        tl.store(pairs + i * KEPT + kept, tl.where(best_key < 0, -1, (pair << WEIGHT_BITS) | (best_key >> 32)))
+        tl.store(
+            pairs + row.to(tl.int64) * KEPT + kept, tl.where(best_key < 0, -1, (pair << WEIGHT_BITS) | (best_key >> 32))
+        )
         before = best_key
 
 

@@ -1,6 +1,6 @@
 """Neighbors and ranks on a map, on a GPU (torch alone).
 
-Points are sorted along a Morton curve (Morton 1966), in tiles of TILE with a box around each. The points in a window around a row give an
+Points are sorted along a Morton curve (`curve.py`), in tiles of TILE with a box around each. The points in a window around a row give an
 upper bound on the distances of its k nearest; only tiles whose boxes are nearer than that are searched.
 
 Squared distances of float32 positions are computed by the same operations everywhere, so those of one pair have the same bits: no row is
@@ -12,10 +12,8 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from streamumap.neighbors.cuda.points_sizes import TILE, WINDOW
-
-BITS = 62
-"""Bits of a position on the curve, shared by the axes."""
+from streamumap.neighbors.cuda.curve import order
+from streamumap.neighbors.cuda.points_sizes import CHUNK_ROWS, TILE, WINDOW
 
 
 class Points:
@@ -26,15 +24,18 @@ class Points:
         self.values, self.n_components = values, positions.shape[1]
         with torch.inference_mode():
             there = torch.from_numpy(positions).to(device)
-            self.rows = there.isfinite().all(1).nonzero()[:, 0]
-            self.rows = self.rows[_curve(there[self.rows]).argsort(stable=True)]
+            self.rows = order(there)
             self.n = len(self.rows)
-            self.place = torch.full((len(there),), -1, dtype=torch.int32, device=device)
-            self.place[self.rows] = torch.arange(self.n, dtype=torch.int32, device=device)
-            padding = self.rows[-1:].expand(-self.n % TILE)
-            self.tiles = there[torch.cat([self.rows, padding])].view(-1, TILE, self.n_components)
+            self.flat = torch.empty((self.n + -self.n % TILE, self.n_components), device=device)
+            torch.index_select(there, 0, self.rows, out=self.flat[: self.n])
+            self.flat[self.n :] = self.flat[self.n - 1]
+            del there
+            self.place = torch.full((len(positions),), -1, dtype=torch.int32, device=device)
+            for start in range(0, self.n, CHUNK_ROWS):
+                rows = self.rows[start : start + CHUNK_ROWS].long()
+                self.place[rows] = torch.arange(start, start + len(rows), dtype=torch.int32, device=device)
+            self.tiles = self.flat.view(-1, TILE, self.n_components)
             self.low, self.high = self.tiles.amin(1), self.tiles.amax(1)
-            self.flat = self.tiles.view(-1, self.n_components)
             self.flat[self.n :] = torch.inf
 
     def nearest(self, sample: np.ndarray, k: int) -> np.ndarray:
@@ -150,7 +151,7 @@ class Points:
         order = order[query[order].argsort(stable=True)]
         query, rows = query[order], rows[order]
         begin = torch.searchsorted(query, torch.arange(n, device=query.device))
-        return rows[begin[:, None] + torch.arange(k, device=query.device)]
+        return rows[begin[:, None] + torch.arange(k, device=query.device)].long()
 
 
 def _squares(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
@@ -158,18 +159,4 @@ def _squares(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
     out = (ours[..., 0] - theirs[..., 0]) ** 2
     for axis in range(1, ours.shape[-1]):
         out += (ours[..., axis] - theirs[..., axis]) ** 2
-    return out
-
-
-def _curve(points: torch.Tensor) -> torch.Tensor:
-    """Compute the places of points (P, c) on the curve: int64 (P,)."""
-    n_axes = points.shape[1]
-    bits = max(1, min(31, BITS // n_axes))
-    low = points.amin(0)
-    span = (points.amax(0).double() - low.double()).max().clamp(min=torch.finfo(torch.float32).tiny)
-    out = torch.zeros(len(points), dtype=torch.int64, device=points.device)
-    for axis in range(min(n_axes, BITS)):
-        steps = ((points[:, axis].double() - low[axis].double()) / span * ((1 << bits) - 1)).long()
-        for bit in range(bits):
-            out |= ((steps >> bit) & 1) << (bit * min(n_axes, BITS) + axis)
     return out

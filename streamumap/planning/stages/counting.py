@@ -1,9 +1,10 @@
 """Bytes of counting, for some sampled rows, how many rows lie closer than given ones."""
 
+from streamumap.neighbors.cuda import passing_sizes
 from streamumap.neighbors.cuda import sizes as cuda
 from streamumap.neighbors.dense import sizes as dense
 from streamumap.neighbors.sparse import sizes as sparse
-from streamumap.planning.fit import Facts, Held
+from streamumap.planning.fit import Facts, Held, Shape
 from streamumap.planning.job import SEARCH_ROWS
 from streamumap.source.base import pinned_bytes
 
@@ -39,3 +40,18 @@ def csr_device_bytes(held: Held) -> int:
     if rows.n_nonzero is None:
         return 0
     return cuda.csr_rows(rows.n_rows, rows.n_features, rows.n_nonzero, rows.dtype)
+
+
+def passes(facts: Facts, held: Held) -> list[Shape]:
+    """List the ways in which rows are on a GPU: all of those without their zeros, which stay, or these passing by; else as they came."""
+    if not facts.on_gpu or held.rows.n_nonzero is None:
+        return [{}]
+    return [{}, *({"pass_rows": size} for size in passing_sizes.pass_sizes(held.rows.n_rows))]
+
+
+def passing_bytes(held: Held, n_sample: int, shape: Shape) -> int:
+    """Count the device bytes of rows without their zeros that pass by, beside `n_sample` of them."""
+    rows = held.rows
+    return passing_sizes.device(
+        rows.n_rows, rows.n_features, rows.n_nonzero or 0, rows.dtype, n_sample, shape["pass_rows"]
+    )

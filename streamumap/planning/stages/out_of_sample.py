@@ -8,7 +8,7 @@ from streamumap.neighbors.sparse import sizes as sparse
 from streamumap.planning.fit import Blocks, Facts, Held, Shape, block_sizes, fit, hold_kernels, one_block
 from streamumap.planning.job import Job, StagePlan
 from streamumap.planning.overheads import CONTEXT_BYTES, OUT_OF_SAMPLE_KERNELS, READING_BYTES, TORCH_HOST_BYTES
-from streamumap.planning.stages.counting import csr_device_bytes
+from streamumap.planning.stages.counting import csr_device_bytes, passes, passing_bytes
 from streamumap.planning.stages.rows import csr_rows_footprint, scan_bytes
 from streamumap.reduce import pca
 from streamumap.source.base import pinned_bytes
@@ -46,12 +46,14 @@ def place(facts: Facts, held: Held) -> tuple[StagePlan, Held]:
     def device(shape: Shape) -> int:
         dtype = new.dtype if facts.params.reduce == "none" else "float32"
         sizes = rows.n_features, rows.dtype, dtype, k, shape["query_rows"], shape["other_rows"]
-        return csr_device_bytes(held) + cuda.nearest(*sizes)
+        rows_bytes = passing_bytes(held, 0, shape) if "pass_rows" in shape else csr_device_bytes(held)
+        return rows_bytes + cuda.nearest(*sizes)
 
     shapes = [
-        {"query_rows": query, "other_rows": min(other, max(rows.n_rows, 32))}
+        {"query_rows": query, "other_rows": min(other, max(rows.n_rows, 32))} | passing
         for query in block_sizes(min(new.n_rows, MOST_QUERIES), min(new.n_rows, 64))
         for other in OTHER_ROWS[backend]
+        for passing in passes(facts, held)
     ]
     return fit(facts, held, "place", backend, Blocks(shapes, host, device if facts.on_gpu else None))
 

@@ -1,11 +1,18 @@
 """Plans of measuring the map and of writing the results."""
 
 from streamumap.neighbors import points_sizes as points
+from streamumap.neighbors.cuda import passing_sizes
 from streamumap.neighbors.cuda import points_sizes as cuda_points
 from streamumap.planning.fit import TINY_ROWS, Blocks, Facts, Held, Shape, block_sizes, fit, is_tiny_forced, one_block
 from streamumap.planning.job import QUALITY_NEIGHBORS, StagePlan, quality_rows
 from streamumap.planning.overheads import WRITING_BYTES
-from streamumap.planning.stages.counting import count_device_bytes, count_host_bytes, csr_device_bytes
+from streamumap.planning.stages.counting import (
+    count_device_bytes,
+    count_host_bytes,
+    csr_device_bytes,
+    passes,
+    passing_bytes,
+)
 
 LEAST_SAMPLE_ROWS = 500
 """Fewest sampled rows that are compared with all rows in one pass over these, where the sample has as many."""
@@ -23,14 +30,22 @@ def quality(facts: Facts, held: Held) -> tuple[StagePlan, Held]:
         figures = n * (c + 1) * 4 + n_sample * n_others * points.FIGURE_BYTES
         searching = points.host(n, k, c, shape["query_rows"]) + (0 if facts.on_gpu else points.tree(n, c))
         counting = count_host_bytes(facts, held, n_others, shape["block_rows"], shape["sample_rows"])
+        if "pass_rows" in shape:
+            counting += passing_sizes.host(n, held.rows.n_nonzero or 0, shape["sample_rows"], n_others)
         return figures + max(searching, counting, n * c * 12)
 
     def device(shape: Shape) -> int:
         counting = count_device_bytes(facts, n_others, shape["block_rows"], shape["sample_rows"])
-        return max(csr_device_bytes(held) + counting, cuda_points.device(n, k, c, shape["query_rows"]))
+        n_sample = shape["sample_rows"]
+        rows_bytes = passing_bytes(held, n_sample, shape) if "pass_rows" in shape else csr_device_bytes(held)
+        return max(rows_bytes + counting, cuda_points.device(n, k, c, shape["query_rows"]))
 
     backend = "cuda" if facts.on_gpu else "dense" if held.rows.n_nonzero is None else "packed"
-    shapes = _quality_shapes(n, _quality_blocks(facts, held), facts.on_gpu)
+    shapes = [
+        shape | passing
+        for shape in _quality_shapes(n, _quality_blocks(facts, held), facts.on_gpu)
+        for passing in passes(facts, held)
+    ]
     return fit(facts, held, "quality", backend, Blocks(shapes, host, device if facts.on_gpu else None))
 
 

@@ -15,6 +15,7 @@ from streamumap.events import Advance, no_advance
 from streamumap.source.base import CsrBlock, RowSource, SparseSource, index_dtype, stored_dtype
 from streamumap.source.pieces import DEVICE_VALUES, Piece, over_rows
 from streamumap.source.scan.describe import SPARSE_FROM, Described, Hashing
+from streamumap.source.scan.equal_cuda import first_equal
 from streamumap.source.scan.result import Scan
 from streamumap.source.scan.totals import Totals
 from streamumap.source.sparse.csr_builder import CsrBuilder
@@ -50,7 +51,7 @@ def scan(
             totals.add(described)
             advance(len(described.keys))
             checkpoint.done(partial(_state, totals, builder), **totals.counts(), **builder.counts())
-    result = totals.finish(source.dtype, lambda keys: _first_equal(torch.from_numpy(keys.view(np.int64)).to(device)))
+    result = totals.finish(source.dtype, lambda keys: first_equal(keys, device))
     keep = pays(source.n_rows, source.n_features, result.n_nonzero) and source.dtype != "float64"
     return result, builder.finish() if keep else None
 
@@ -229,13 +230,3 @@ def _stored(column, values, n_features, dtype):
     if dtype == "bfloat16":
         values = values.view(torch.int16)
     return column.cpu().numpy().view(index_dtype(n_features)), values.cpu().numpy().view(stored_dtype(dtype))
-
-
-def _first_equal(keys: Tensor) -> np.ndarray:
-    """Computes `totals._first_equal` for int64 (N,) keys on a device."""
-    keys, rows = keys.sort(stable=True)
-    new = torch.ones_like(keys, dtype=torch.bool)
-    new[1:] = keys[1:] != keys[:-1]
-    del keys
-    first = rows[new][new.cumsum(0) - 1]
-    return torch.empty_like(rows).scatter_(0, rows, torch.where(first == rows, -1, first)).cpu().numpy()

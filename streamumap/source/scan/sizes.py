@@ -14,7 +14,16 @@ DEVICE_JOINED_BYTES = 24
 """Bytes on the host per pair: its piece, and the joined pieces."""
 
 DUPLICATE_BYTES = 64
-"""Bytes on a GPU per row while it looks for equal rows."""
+"""Bytes on a GPU per row among which it looks for equal ones."""
+
+EQUAL_SORTED = 1 << 26
+"""Rows among which a GPU looks for equal ones at once; of more, it takes ranges of their keys."""
+
+EQUAL_CHUNK = 1 << 22
+"""Rows whose keys are brought to a GPU together for a range."""
+
+EQUAL_CHUNK_BYTES = 56
+"""Bytes on a GPU per row of these."""
 
 
 def scan_footprint(n_rows: int, n_features: int, itemsize: int, block_rows: int) -> int:
@@ -47,7 +56,7 @@ def device_scan_footprint(n_rows: int, n_features: int, dtype: str, block_rows: 
         _scan_bytes(n_rows, n_features, stored_dtype(dtype).itemsize, pinned_bytes(block_rows, n_features, dtype))
         + 8 * n_rows
     )
-    return host_bytes, max(blocks + looking_bytes, n_rows * DUPLICATE_BYTES)
+    return host_bytes, max(blocks + looking_bytes, _equal_bytes(n_rows))
 
 
 def device_pairs_footprint(n_rows: int, n_features: int, n_nonzero: int, itemsize: int) -> tuple[int, int]:
@@ -56,4 +65,11 @@ def device_pairs_footprint(n_rows: int, n_features: int, n_nonzero: int, itemsiz
     host_bytes = pairs_scan_footprint(n_rows, n_features, itemsize) + 8 * n_rows + n_pairs * DEVICE_JOINED_BYTES
     rows = int(n_rows * n_pairs / max(1, n_nonzero))
     looking_bytes = n_pairs * DEVICE_VALUE_BYTES + rows * DEVICE_ROW_BYTES + n_features * 32
-    return host_bytes, max(looking_bytes, n_rows * DUPLICATE_BYTES)
+    return host_bytes, max(looking_bytes, _equal_bytes(n_rows))
+
+
+def _equal_bytes(n_rows: int) -> int:
+    """Returns the device bytes of looking for equal rows."""
+    if n_rows <= EQUAL_SORTED:
+        return n_rows * DUPLICATE_BYTES
+    return EQUAL_SORTED * DUPLICATE_BYTES + EQUAL_CHUNK * EQUAL_CHUNK_BYTES

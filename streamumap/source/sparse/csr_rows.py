@@ -76,6 +76,10 @@ class CsrRows:
         low, high = int(self._indptr[start]), int(self._indptr[stop])
         return self._indptr[start : stop + 1] - low, self._indices.read(low, high), self._values.read(low, high)
 
+    def n_pairs(self, start: int, stop: int) -> int:
+        """Counts the non-zeros of rows start..stop."""
+        return int(self._indptr[stop] - self._indptr[start])
+
     def take(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Reads the rows with these numbers (int64, ascending), in the form of `block`."""
         counts = self._indptr[rows + 1] - self._indptr[rows]

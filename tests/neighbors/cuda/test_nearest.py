@@ -21,9 +21,11 @@ from streamumap.source.views.centered import ComparedView
 PLAN = Plan(Job(150, 3072, "float32"), Budget(10**9), Machine(2, 10**9), ())
 
 
-def by_torch(rows, others, k, metric, form, dtype="float32", other_dtype="float32", other_rows=64, query_rows=1000):
+def by_torch(
+    rows, others, k, metric, form, dtype="float32", other_dtype="float32", other_rows=64, query_rows=1000, pass_rows=0
+):
     there = compared(others, metric, form, other_dtype)
-    request = NearestRequest(there, as_source(rows, dtype), k, query_rows, other_rows)
+    request = NearestRequest(there, as_source(rows, dtype), k, query_rows, other_rows, pass_rows)
     with part("nearest").open_search(request) as search:
         found = [search(at, min(at + query_rows, len(rows))) for at in range(0, len(rows), query_rows)]
     return tuple(np.concatenate(parts) for parts in zip(*found, strict=True))
@@ -49,6 +51,17 @@ def test_right_distances_to_right_rows(form, metric, dtype, other_dtype, negativ
     np.testing.assert_allclose(distances[there], true[there], rtol=1e-5, atol=1e-5)
     again = by_torch(new, others, k, metric, form, dtype, other_dtype, 20, 10)
     np.testing.assert_allclose(again[1][there], distances[there], rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_rows_that_pass_by_give_the_same_neighbours(metric, dtype):
+    rows = hard_rows(66)
+    new, others = rows[::3], np.delete(rows, np.s_[::3], axis=0)
+    whole = by_torch(new, others, 9, metric, "packed", "float32", dtype, 8)
+    for pass_rows in (5, 17, 1000):
+        ours = by_torch(new, others, 9, metric, "packed", "float32", dtype, 8, pass_rows=pass_rows)
+        assert all(np.array_equal(a, b) for a, b in zip(ours, whole, strict=True))
 
 
 def placed_by(backend, others, new, metric, form, dtype="float32"):

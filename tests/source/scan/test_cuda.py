@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 from streamumap.errors import Stopped  # noqa: E402
 from streamumap.source import Reading, open_source  # noqa: E402
 from streamumap.source.base import DEVICE_DTYPES, widen  # noqa: E402
-from streamumap.source.scan import cuda  # noqa: E402
+from streamumap.source.scan import cuda, equal_cuda  # noqa: E402
 from streamumap.source.scan.cpu import scan  # noqa: E402
 from streamumap.source.scan.sizes import device_scan_footprint  # noqa: E402
 from streamumap.source.scan.totals import _first_equal  # noqa: E402
@@ -252,5 +252,5 @@ def test_the_scan_needs_no_more_than_its_footprint(dtype, density):
 @pytest.mark.parametrize("n_kinds", [1, 20, 10**9])
 def test_equal_keys_are_found(device, n_kinds):
     keys = np.random.default_rng(0).integers(0, n_kinds, 999).astype(np.uint64) << np.uint64(40)
-    found = cuda._first_equal(torch.from_numpy(keys.view(np.int64)).to(device))
+    found = equal_cuda.first_equal(keys, device)
     assert found.dtype == np.int64 and np.array_equal(found, _first_equal(keys))
