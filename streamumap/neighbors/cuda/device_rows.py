@@ -24,8 +24,8 @@ class Measures(Protocol):
         where the candidate is -1 or the row itself."""
 
 
-class DeviceRows(Protocol):
-    """All rows of a source, compared under `metric`. Close them when done.
+class StreamedRows(Protocol):
+    """All rows of a source, compared under `metric`, that come to the device chunk by chunk. Close them when done.
 
     A `scale` float32 (n,) is what makes the length of rows 1, 0 for a row of zeros; all 1 where rows are compared as they are. What is
     "measured" of two rows is their squared distance, for rows at length 1 half of it.
@@ -51,6 +51,12 @@ class DeviceRows(Protocol):
         """Yield (first, rows times their scale, less `centre` float32 (D,), times `along` float32 (D, w): float32 (n, w)) of every chunk;
         w: a power of two."""
 
+    def close(self) -> None: ...
+
+
+class DeviceRows(StreamedRows, Protocol):
+    """Rows that are measured against each other, and counted."""
+
     def proposer(self, codes: Tensor) -> Measures:
         """Get what measures any two rows at once; `codes`: sketches of all rows."""
 
@@ -59,8 +65,6 @@ class DeviceRows(Protocol):
 
     def count_closer(self, sample: np.ndarray, others: np.ndarray, chunk_rows: int, advance: Advance) -> np.ndarray:
         """Count exact ranks, as `protocol.Backend` has it."""
-
-    def close(self) -> None: ...
 
 
 @contextmanager

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from streamumap.events import Advance
 from streamumap.neighbors.cuda.chunk import Chunk, Rule, as_chunk, merge_chunk
-from streamumap.neighbors.cuda.device_rows import DeviceRows
+from streamumap.neighbors.cuda.device_rows import StreamedRows
 
 
 def exhaustive(
-    rows: DeviceRows,
+    rows: StreamedRows,
     k: int,
     *,
     query_rows: int,
@@ -43,7 +43,7 @@ def exhaustive(
         del kept, scale, queries, lists, squares
 
 
-def _others(rows: DeviceRows, queries: Chunk, other_rows: int, unit: bool) -> Iterator[tuple[int, Chunk]]:
+def _others(rows: StreamedRows, queries: Chunk, other_rows: int, unit: bool) -> Iterator[tuple[int, Chunk]]:
     """Yield (first, rows) of every chunk of rows; parts of the queries where these are all rows."""
     if len(queries) < rows.n_rows:
         for first, others, scale in rows.stream(other_rows):

@@ -27,7 +27,8 @@ Runs = Sequence[tuple[int, int]]
 class Keeper(Protocol):
     """Keeps `rows`, first as they come, then by place."""
 
-    rows: PassingSparse | DenseOnDevice
+    @property
+    def rows(self) -> PassingSparse | DenseOnDevice: ...
 
     def codes(self, projection: Projection, chunk_rows: int) -> Iterator[tuple[int, Tensor]]:
         """Yield (first, sketches int8 (n, w)) of every chunk of rows, as they come."""
@@ -46,8 +47,7 @@ class KeptPairs:
     """Keeps rows without their zeros in two files, which `scratch` makes."""
 
     def __init__(self, rows: PassingSparse, scratch: Checkpoint):
-        self.rows, self.scratch = rows, scratch
-        self.by_place = rows
+        self.rows, self.scratch, self.by_place = rows, scratch, rows
 
     def codes(self, projection: Projection, chunk_rows: int) -> Iterator[tuple[int, Tensor]]:
         return projection.codes(self.rows, chunk_rows)

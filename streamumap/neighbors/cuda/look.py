@@ -23,8 +23,8 @@ two joins by mean number of tiles: for 3,000,000 rows 1,520, 3,030, 5,770 and 10
 
 @dataclass(frozen=True)
 class Looking:
-    """A look through tiles: `chunk_rows` rows at a time, as far as `reach` says, at tiles from number `first` on, with `n_proposed` candidates of
-    each row, which `near` measures. Lists name row i `names[i]`, int32; None: i."""
+    """A look through tiles: `chunk_rows` rows at a time, as far as `reach` says, at tiles from number `first` on, with `n_proposed` candidates
+    of each row, which `near` measures. Lists name row i `names[i]`, int32; None: i."""
 
     near: Measures
     reach: Reach
@@ -42,8 +42,8 @@ def reach_of_round(
 
 
 def look(how: Looking, tiles: Tiles, found: Tensor, distances: Tensor, advance: Advance) -> None:
-    """Merge the nearest by sketches among the tiles looked at into `found` int32 and `distances` float32 (N, w): of the rows in all tiles that have
-    a reach. Advances by these rows."""
+    """Merge the nearest by sketches among the tiles looked at into `found` int32 and `distances` float32 (N, w): of the rows in all tiles that
+    have a reach. Advances by these rows."""
     by_tile = tiles.order.view(-1, TILE)
     codes = tiles.codes.view(len(tiles), TILE, -1)
     for here, listed, lengths in lists(tiles, how.reach, max(1, how.chunk_rows // TILE), how.first):

@@ -30,8 +30,8 @@ class Parts:
 
 
 def make_parts(cells: Cells, cell: np.ndarray, most_rows: int) -> Parts:
-    """Make parts of at most `most_rows` rows. `cell` int32 (N,) is the cell of each row, and becomes its number in the new order. A cell with more
-    than half as many rows is cut: they may all be the same."""
+    """Make parts of at most `most_rows` rows. `cell` int32 (N,) is the cell of each row, and becomes its number in the new order. A cell with
+    more than half as many rows is cut: they may all be the same."""
     ends, device = cells.of_region()[1:], cells.centres.device
     region = torch.bucketize(torch.arange(len(cells), device=device), ends, right=True).cpu().numpy()
     cut_from = np.concatenate([np.arange(len(cells)), _cut(cell, len(cells), max(1, most_rows // 2))])
@@ -50,8 +50,8 @@ def make_parts(cells: Cells, cell: np.ndarray, most_rows: int) -> Parts:
 
 
 def _cut(cell: np.ndarray, n_cells: int, most_rows: int) -> np.ndarray:
-    """Cut cells of more than `most_rows` rows: their further rows get cells from number `n_cells` on, in place. Returns the cells that these were
-    cut from."""
+    """Cut cells of more than `most_rows` rows: their further rows get cells from number `n_cells` on, in place. Returns the cells that these
+    were cut from."""
     cut_from: list[int] = []
     counts = np.bincount(cell, minlength=n_cells)
     for large in np.flatnonzero(counts > most_rows):

@@ -16,7 +16,7 @@ from streamumap.neighbors.cuda.decide import measure_chunk
 from streamumap.neighbors.cuda.dense_rows import DenseOnDevice
 from streamumap.neighbors.cuda.distances import from_measured
 from streamumap.neighbors.cuda.join import merge, no_neighbors
-from streamumap.neighbors.cuda.kept_rows import KeptPairs, KeptSketches
+from streamumap.neighbors.cuda.kept_rows import Keeper, KeptPairs, KeptSketches
 from streamumap.neighbors.cuda.look import SHARES
 from streamumap.neighbors.cuda.round import Round
 from streamumap.neighbors.cuda.sizes import FETCHED_ROWS, PROPOSED, arranged_rows, list_width, passing_width
@@ -51,11 +51,15 @@ def search_passing(rows: Rows, request: SearchRequest, reached: Callable[[np.nda
             number, request.seed + (number << 32), blocks["group_rows"], blocks["window_rows"], blocks["chunk_rows"],
             passing_width(request.k, is_sparse), PROPOSED * list_width(request.k),
         )  # fmt: skip
-        kept = KeptPairs(rows, scratch) if isinstance(rows, PassingSparse) else KeptSketches(rows, scratch)
+        kept: Keeper = KeptPairs(rows, scratch) if isinstance(rows, PassingSparse) else KeptSketches(rows, scratch)
         arranging_rows = arranged_rows(this.window_rows) if is_sparse else blocks["other_rows"]
         arranged = arrange(kept, this, arranging_rows, request.advance)
         lists = search_windows(arranged, this, nobody, request.checkpoint, request.advance)
-        found = _measured(rows, lists, arranged) if is_sparse else _decided(rows, request, lists, arranged)
+        found = (
+            _decided(rows, request, lists, arranged)
+            if isinstance(rows, DenseOnDevice)
+            else _measured(rows, lists, arranged)
+        )
         for numbers, neighbors, near in found:
             _keep(graph, rows, request.rows.non_negative, numbers, neighbors, near)
         if reached(graph.indices[request.sample, 1:]):
@@ -77,7 +81,7 @@ def _measured(rows: Rows, lists: Lists, arranged: Arranged) -> Iterator[tuple[Te
 def _decided(
     rows: DenseOnDevice, request: SearchRequest, lists: Lists, arranged: Arranged
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """As `_measured`, of dense rows, whose candidates the rows themselves measure."""
+    """Yield as `_measured` does, of dense rows, whose candidates the rows themselves measure."""
     candidates = torch.empty((rows.n_rows, lists.found.shape[1]), dtype=torch.int32)
     for numbers, neighbors, _ in _measured(rows, lists, arranged):
         candidates.index_copy_(0, numbers.cpu().long(), neighbors.cpu())

@@ -11,6 +11,9 @@ mostly zeros, which stay there without them and are measured against each other 
 `distances.py`    has distances from differences of two rows, which decide everywhere.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -19,10 +22,10 @@ from streamumap.events import Advance, no_advance
 from streamumap.neighbors.cuda.approximate import approximate
 from streamumap.neighbors.cuda.chunk import precision
 from streamumap.neighbors.cuda.dense_rows import DenseOnDevice
-from streamumap.neighbors.cuda.device_rows import DeviceRows, on_device
+from streamumap.neighbors.cuda.device_rows import DeviceRows, StreamedRows, on_device
 from streamumap.neighbors.cuda.distances import from_measured
 from streamumap.neighbors.cuda.exhaustive import exhaustive
-from streamumap.neighbors.cuda.passing import passing, search_passing
+from streamumap.neighbors.cuda.passing import Rows, passing, search_passing
 from streamumap.neighbors.cuda.sizes import FETCHED_ROWS
 from streamumap.neighbors.cuda.sparse_rows import SparseOnDevice
 from streamumap.neighbors.protocol import ComparedRows, Count, KnnGraph, SearchRequest
@@ -35,9 +38,13 @@ def search(request: SearchRequest) -> KnnGraph:
     """Find the graph. With `chunk_rows` 0 all rows are compared with all: exact. Else sketches propose, `chunk_rows` rows at a time; where the
     graph is never good enough, all rows are compared with all. With `window_rows` the device holds so many rows at a time, else all without
     their zeros, or the sketches of all."""
-    opened = passing if request.blocks["window_rows"] else on_device
-    with opened(request.rows, request.blocks["other_rows"]) as rows, torch.inference_mode(), precision("high"):
-        return _search(rows, request)
+    other_rows = request.blocks["other_rows"]
+    with torch.inference_mode(), precision("high"):
+        if request.blocks["window_rows"]:
+            with passing(request.rows, other_rows) as passing_rows:
+                return _search(passing_rows, request, partial(_find_passing, passing_rows, request))
+        with on_device(request.rows, other_rows) as rows:
+            return _search(rows, request, partial(_find, rows, request))
 
 
 def count_closer(
@@ -48,23 +55,28 @@ def count_closer(
         return brought.count_closer(sample, others, block_rows, advance)
 
 
-def _search(rows: DeviceRows, request: SearchRequest) -> KnnGraph:
+Find = Callable[[np.ndarray, KnnGraph], bool]
+"""find(rows of zeros int32, which have the other ones as neighbors; graph) fills the graph, except column 0, without comparing all rows, and
+returns whether it is good enough."""
+
+
+def _search(rows: StreamedRows, request: SearchRequest, find: Find) -> KnnGraph:
     n, k, unit = rows.n_rows, request.k, rows.metric.unit
     graph = KnnGraph(np.full((n, k), -1, np.int32), np.full((n, k), np.inf, np.float32))
     zero_rows = np.flatnonzero(request.is_zero & unit).astype(np.int32)
-    if not _approximate(rows, request, zero_rows, graph):
+    approximate = request.blocks["chunk_rows"] > 0 and not request.checkpoint.of("exact").begun
+    if not (approximate and find(zero_rows, graph)):
         _compare_all(rows, request, graph)
     graph.indices[:, 0], graph.distances[:, 0] = np.arange(n), 0.0
     join_zero_rows(*graph, zero_rows)
     return graph
 
 
-def _approximate(rows: DeviceRows, request: SearchRequest, zero_rows: np.ndarray, graph: KnnGraph) -> bool:
-    """Fill the graph, except column 0, without comparing all rows. Returns whether it is good enough."""
-    if not request.blocks["chunk_rows"] or request.checkpoint.of("exact").begun:
-        return False
-    if request.blocks["window_rows"]:
-        return search_passing(rows, request, lambda found: _reached(request, zero_rows, found), graph)
+def _find_passing(rows: Rows, request: SearchRequest, zero_rows: np.ndarray, graph: KnnGraph) -> bool:
+    return search_passing(rows, request, lambda found: _reached(request, zero_rows, found), graph)
+
+
+def _find(rows: DeviceRows, request: SearchRequest, zero_rows: np.ndarray, graph: KnnGraph) -> bool:
     n_others, block_rows = request.k - 1, request.blocks["other_rows"]
 
     def count(sample: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -90,7 +102,7 @@ def _reached(request: SearchRequest, zero_rows: np.ndarray, neighbors: np.ndarra
     return request.reached(neighbors, count)
 
 
-def _compare_all(rows: DeviceRows, request: SearchRequest, graph: KnnGraph) -> None:
+def _compare_all(rows: StreamedRows, request: SearchRequest, graph: KnnGraph) -> None:
     """Fill the graph by comparing all rows with all, except column 0."""
     indices, distances = graph
     exact = request.checkpoint.of("exact")

@@ -48,9 +48,9 @@ class SparseOnDevice:
 
     def __init__(self, rows: CsrRows, metric: Metric, device: str, runs: Sequence[tuple[int, int]] | None = None):
         self.metric, self.device = metric, device
+        n = rows.n_nonzero if runs is None else sum(rows.n_pairs(start, stop) for start, stop in runs)
         runs = [(0, rows.n_rows)] if runs is None else runs
         self.n_rows, self.n_features = sum(stop - start for start, stop in runs), rows.n_features
-        n = sum(rows.n_stored(start, stop) for start, stop in runs)
         self.kept = KEPT.get(rows.dtype, torch.float32)
         narrow = rows.n_features <= 1 << 16
         self.feature_mask = 0xFFFF if narrow else 0x7FFFFFFF

@@ -154,7 +154,8 @@ def _within(
 
 @triton.jit(do_not_specialize=["n_asking", "first_tile", "n_tiles", "room"])
 def _list(
-    centres, norms, here, limits, listed, lengths, n_asking, first_tile, n_tiles, room, WIDTH: tl.constexpr, ASKING: tl.constexpr, ASKED: tl.constexpr
+    centres, norms, here, limits, listed, lengths, n_asking, first_tile, n_tiles, room, WIDTH: tl.constexpr, ASKING: tl.constexpr,
+    ASKED: tl.constexpr,
 ):  # fmt: skip
     place = tl.program_id(0).to(tl.int64) * ASKING + tl.arange(0, ASKING)
     live = place < n_asking

@@ -106,7 +106,8 @@ def windows(bounds: np.ndarray, group: range, count: np.ndarray, most_rows: int)
     own = int(bounds[group.stop] - bounds[group.start])
     order = np.argsort(-count, kind="stable")
     order = order[((order < group.start) | (order >= group.stop)) & (count[order] > 0)]
-    covered, out = int(count[group.start : group.stop].sum()), []
+    covered = int(count[group.start : group.stop].sum())
+    out: list[np.ndarray] = []
     while len(out) < MOST_WINDOWS and (not out or (len(order) and covered < COVERED * count.sum())):
         rows = own + np.cumsum(bounds[order + 1] - bounds[order])
         n = int(np.searchsorted(rows, most_rows, "right"))

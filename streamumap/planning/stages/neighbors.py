@@ -140,11 +140,10 @@ def _cuda(facts: Facts, held: Held) -> tuple[StagePlan, Held]:
         return cuda.host(n, d, dtype, k, staged) - without_solver
 
     def device(shape: Shape) -> int:
-        counting = count_device_bytes(facts, k - 1, shape["other_rows"])
         if shape["window_rows"]:
             deciding = 0 if as_csr else _passing(held, k, shape).deciding(shape["query_rows"])
-            searching = max(_passing(held, k, shape).device(), deciding, exact_bytes(shape))
-            return max(searching, csr_device_bytes(held) + counting)
+            return max(_passing(held, k, shape).device(), deciding, exact_bytes(shape))  # counts as the quality stage
+        counting = count_device_bytes(facts, k - 1, shape["other_rows"])
         searching = max(exact_bytes(shape), approximate_bytes(shape) if approximate else 0)
         return csr_device_bytes(held) + max(searching, counting)
 

@@ -67,10 +67,6 @@ class CsrRows:
         """Counts the values of each row: int64 (N,)."""
         return np.diff(self._indptr)
 
-    def n_stored(self, start: int, stop: int) -> int:
-        """Counts the values of rows start..stop."""
-        return int(self._indptr[stop] - self._indptr[start])
-
     def stored(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Reads rows start..stop like `block`, with the values as stored."""
         low, high = int(self._indptr[start]), int(self._indptr[stop])
