@@ -54,7 +54,7 @@ def search_passing(rows: Rows, request: SearchRequest, reached: Callable[[np.nda
         kept: Keeper = KeptPairs(rows, scratch) if isinstance(rows, PassingSparse) else KeptSketches(rows, scratch)
         arranging_rows = arranged_rows(this.window_rows) if is_sparse else blocks["other_rows"]
         arranged = arrange(kept, this, arranging_rows, request.advance)
-        lists = search_windows(arranged, this, nobody, request.checkpoint, request.advance)
+        lists = search_windows(arranged, this, nobody[arranged.numbers], request.checkpoint, request.advance)
         found = (
             _decided(rows, request, lists, arranged)
             if isinstance(rows, DenseOnDevice)

@@ -10,7 +10,7 @@ from streamumap.neighbors.cuda.parts import Parts
 from streamumap.neighbors.cuda.sizes import LIST_BYTES, MOVED_CENTRES
 from streamumap.neighbors.cuda.sketch import NORM_SHIFT, squared_norms
 
-COVERED, MOST_WINDOWS = 0.98, 4
+COVERED, MOST_WINDOWS = 0.99, 6
 """Share of what a group looks at that must be in its windows, and the most windows that it gets."""
 
 ASKING_CELLS = 2048
@@ -43,8 +43,12 @@ class Window:
         (n, w): the sketches of the rows."""
         start, stop = arranged.parts.cells[self.members], arranged.parts.cells[self.members + 1]
         shift = np.cumsum(stop - start) - stop
-        cell = self._sent(np.concatenate([arranged.cell[first:last] for first, last in self.runs])).long()
+        cell = self.sent(arranged.cell).long()
         return cell + self._sent(shift)[self._part], apart(codes, cell, arranged.parts.centres)
+
+    def sent(self, by_place: np.ndarray) -> Tensor:
+        """Send what an array (N,) has by place for the rows here: (n,)."""
+        return self._sent(np.concatenate([by_place[first:last] for first, last in self.runs]))
 
     def _sent(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self._device)

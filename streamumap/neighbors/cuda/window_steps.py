@@ -45,7 +45,7 @@ class Lists:
 def search_windows(
     arranged: Arranged, this: Round, nobody: np.ndarray, checkpoint: Checkpoint, advance: Advance
 ) -> Lists:
-    """Find lists of all rows, nearest first. `nobody` bool (N,): rows that are nobody's neighbors. Advances by N rows for each
+    """Find lists of all rows, nearest first. `nobody` bool (N,): places of rows that are nobody's neighbors. Advances by N rows for each
     step."""
     steps = [checkpoint.of(f"round{this.number}-step{step}") for step in range(1 + JOINS)]
     todo, before = groups(arranged.parts.bounds, this.group_rows), None
@@ -88,8 +88,7 @@ def _look(arranged: Arranged, this: Round, nobody: np.ndarray, group: range, adv
     for number, others in enumerate(windows(parts.bounds, group, count, this.window_rows)):
         window = Window(parts, group, others)
         codes, near = arranged.kept.brought(window.runs, arranged.projection, this.chunk_rows)
-        is_nobody = torch.from_numpy(nobody[arranged.numbers[window.place.cpu().numpy()]]).to(codes.device)
-        tiles = make_tiles(codes, is_nobody, *window.cells(arranged, codes))
+        tiles = make_tiles(codes, window.sent(nobody), *window.cells(arranged, codes))
         del codes
         n_asking = int((tiles.order[::TILE] < window.n_own).sum())
         if reach is None:

@@ -91,4 +91,4 @@ def test_device_bytes_are_within_the_plan(pass_rows):
     passing_rows.count_closer(given, sample, others, 16_384, pass_rows)
     used = torch.cuda.max_memory_allocated() - before
     there = passing_sizes.device(n, n_features, csr.n_nonzero, "float16", len(sample), pass_rows)
-    assert 0.4 * there < used < there + sizes.count_closer_csr(len(sample), others.shape[1])
+    assert 0.2 * there < used < there + sizes.count_closer_csr(len(sample), others.shape[1])
