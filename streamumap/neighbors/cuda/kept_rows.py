@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from streamumap.machine.ahead import read_ahead
 from streamumap.neighbors.cuda.dense_rows import DenseOnDevice
 from streamumap.neighbors.cuda.device_rows import Measures
 from streamumap.neighbors.cuda.sizes import WRITERS
@@ -128,9 +129,9 @@ class KeptSketches:
         assert self.by_place is not None
         n, width = sum(stop - start for start, stop in runs), self.by_place.shape[1]
         codes, at = torch.empty((n, width), dtype=torch.int8, device=self.rows.device), 0
-        for start, stop in runs:
-            codes[at : at + stop - start] = torch.from_numpy(self.by_place.read(start, stop)).to(codes.device)
-            at += stop - start
+        for part in read_ahead(self.by_place.read, runs):
+            codes[at : at + len(part)] = torch.from_numpy(part).to(codes.device)
+            at += len(part)
         return Sketches(codes)
 
 

@@ -1,11 +1,15 @@
 """Regions: the upper of two levels of centres, which say in which cells to look for the nearest one. k-means on the sketches (Lloyd 1982)."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from streamumap.neighbors.cuda.probe import TILE, nearest_columns
 from streamumap.neighbors.cuda.sizes import ASSIGN_ROWS, LLOYD, MOVED_CENTRES, REGION_ROWS, REGION_SAMPLE
 from streamumap.neighbors.cuda.sketch import NEVER, squared_norms
+
+FEW = 8
+"""Centres that stand in any order."""
 
 
 def n_regions(n_rows: int) -> int:
@@ -74,20 +78,20 @@ def nearest_regions(codes: Tensor, centres: Tensor, n: int) -> Tensor:
 
 def in_line(centres: Tensor) -> Tensor:
     """Order centres int8 (n, w) so that near ones mostly stand near each other: int64 (n,). They are halved along the line through two far
-    ones, and so are the halves (as FastMap projects: Faloutsos & Lin 1995)."""
-    where = centres.float().cpu()
-    line, waiting = [], [torch.arange(len(where))]
+    ones, and so are the halves (as FastMap projects: Faloutsos & Lin 1995), down to FEW."""
+    where = centres.cpu().numpy().astype(np.float32)
+    line, waiting = [], [np.arange(len(where))]
     while waiting:
         some = waiting.pop()
-        if len(some) < 3:
+        if len(some) <= FEW:
             line.append(some)
             continue
         here = where[some]
         one = here[((here - here.mean(0)) ** 2).sum(1).argmax()]
         other = here[((here - one) ** 2).sum(1).argmax()]
-        along = some[(here @ (other - one)).sort(stable=True).indices]
+        along = some[np.argsort(here @ (other - one), kind="stable")]
         waiting += [along[len(along) // 2 :], along[: len(along) // 2]]
-    return torch.cat(line)
+    return torch.from_numpy(np.concatenate(line))
 
 
 def _padded(codes: Tensor) -> Tensor:

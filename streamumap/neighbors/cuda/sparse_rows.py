@@ -14,6 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from streamumap.events import Advance
+from streamumap.machine.ahead import read_ahead
 from streamumap.neighbors.cuda.count import count_resident
 from streamumap.neighbors.cuda.dense_rows import KEPT
 from streamumap.neighbors.cuda.sizes import PROGRAMS, UPLOAD_ROWS
@@ -60,11 +61,10 @@ class SparseOnDevice:
         self.squares = torch.empty(self.n_rows, dtype=torch.float64, device=device)
         self.strips = torch.zeros((min(PROGRAMS, self.n_rows), self.n_features), dtype=self.kept, device=device)
         row = at = 0
-        for first, last in runs:
-            for start in range(first, last, UPLOAD_ROWS):
-                stop = min(start + UPLOAD_ROWS, last)
-                at = self._upload(rows, start, stop, row, at)
-                row += stop - start
+        parts = [(at, min(at + UPLOAD_ROWS, stop)) for start, stop in runs for at in range(start, stop, UPLOAD_ROWS)]
+        for stored in read_ahead(rows.stored, parts):
+            at = self._upload(stored, rows.dtype, row, at)
+            row += len(stored[0]) - 1
 
     def close(self) -> None:
         pass
@@ -130,16 +130,16 @@ class SparseOnDevice:
         )  # fmt: skip
         return counts.sum(1)
 
-    def _upload(self, rows, start, stop, row, at):
-        """Bring rows start..stop, which become those from `row` on, to their place from pair `at` on; return its end."""
-        indptr, features, values = rows.stored(start, stop)
-        end, last = at + len(values), row + stop - start
+    def _upload(self, stored, dtype, row, at):
+        """Bring rows as `CsrRows.stored` reads them, which become those from `row` on, to their place from pair `at` on; return its end."""
+        indptr, features, values = stored
+        end, last = at + len(values), row + len(indptr) - 1
         self.indptr[row + 1 : last + 1] = torch.from_numpy(indptr[1:] + at).to(self.device)
         if self.features.dtype == torch.int16:
             features = features.astype(np.uint16, copy=False).view(np.int16)
         self.features[at:end] = torch.from_numpy(features.view(f"i{features.itemsize}")).to(self.device)
-        if rows.dtype not in KEPT:
-            values = widen(values, rows.dtype)
+        if dtype not in KEPT:
+            values = widen(values, dtype)
         sent = torch.from_numpy(values).to(self.device)
         self.values[at:end] = sent.view(self.kept)
         doubles = self.values[at:end].double() ** 2

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from streamumap.events import Advance, no_advance
+from streamumap.machine.ahead import read_ahead
 from streamumap.neighbors.cuda.arranged import Arranged
 from streamumap.neighbors.cuda.join import JOINS, candidates, merge, no_neighbors, reverse_neighbors
 from streamumap.neighbors.cuda.look import LOOKED, Looking, look, reach_of_round
@@ -119,9 +120,9 @@ def _join_in(
     """Merge the neighbors of neighbors that are in a window into the lists of its group, in place."""
     lists = torch.empty((len(window.place), this.width), dtype=torch.int32, device=own.device)
     row = 0
-    for first, last in window.runs:
-        lists[row : row + last - first] = window.here(torch.from_numpy(before.found.read(first, last)).to(own.device))
-        row += last - first
+    for places in read_ahead(before.found.read, window.runs):
+        lists[row : row + len(places)] = window.here(torch.from_numpy(places).to(own.device))
+        row += len(places)
     reverse = reverse_neighbors(lists, window.n_own)
     near = arranged.kept.measures(window.runs)
     step = max(1, this.chunk_rows // 4)
