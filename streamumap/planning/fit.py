@@ -125,16 +125,23 @@ def hold_kernels(facts: Facts, held: Held, modules: tuple[str, ...], n_bytes: in
 def fit(
     facts: Facts, held: Held, name: str, backend: str, blocks: Blocks, overhead: Footprint | None = None
 ) -> tuple[StagePlan, Held]:
-    """Plan a stage with the first of the blocks that fits both budgets, or with the last where none does.
+    """Plan a stage with the first of the blocks that fits both budgets. Where none does: with those that fit the device and need the least host
+    memory, or with the last.
 
     `overhead`: libraries and context while the stage runs, by default those of `facts`.
     """
     overhead = overhead or facts.overhead
+
+    needs = []
     for shape in blocks.shapes[-1:] if is_tiny_forced() else blocks.shapes:
         needed = _needed(held, overhead, blocks.host(shape), blocks.device(shape) if blocks.device else 0)
-        unmet = _unmet(needed, facts.budget)
-        if unmet == Footprint():
+        needs.append((_unmet(needed, facts.budget), needed, shape))
+        if needs[-1][0] == Footprint():
             break
+    else:
+        on_device = [need for need in needs if not need[0].device_bytes]
+        needs.append(min(on_device, key=lambda need: need[1].host_bytes, default=needs[-1]))
+    unmet, needed, shape = needs[-1]
     left = replace(held, unmet=_larger(held.unmet, unmet))
     if needed.device_bytes:
         left = replace(left, device_bytes=overhead.device_bytes)

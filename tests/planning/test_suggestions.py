@@ -112,7 +112,10 @@ def test_the_budget_that_binds_is_named_with_the_stages():
     smallest = smallest_budget(job, Params(), H200)
     on_device = outlook(job, Params(), replace(smallest, host_bytes=100 * GB), H200).binding
     assert on_device["--host-budget"] == () and "neighbors" in on_device["--budget"]
-    on_host = outlook(job, Params(), replace(smallest, device_bytes=100 * GB), H200).binding
+    with pytest.raises(DoesNotFit) as refused:
+        make_plan(job, Params(), Budget(1, 100 * GB), H200)
+    assert refused.value.smallest_bytes < smallest.host_bytes  # the smallest device holds a window of the rows only
+    on_host = outlook(job, Params(), Budget(refused.value.smallest_bytes, 100 * GB), H200).binding
     assert on_host["--budget"] == () and "neighbors" in on_host["--host-budget"]
 
 
