@@ -105,7 +105,7 @@ def _write(path: Path, values: np.ndarray) -> None:
 @contextmanager
 def counted() -> Iterator[Counter]:
     """Counts what searches inspect inside the block: tiles, pairs of tiles, and candidates `measured`."""
-    from streamumap.neighbors.cuda import approximate, sketch, sparse_rows, tiles
+    from streamumap.neighbors.cuda import look, sketch, sparse_rows, tiles
 
     counts: Counter = Counter()
 
@@ -123,7 +123,7 @@ def counted() -> Iterator[Counter]:
         return measured
 
     with (
-        mock.patch.object(approximate, "lists", lists),
+        mock.patch.object(look, "lists", lists),
         mock.patch.object(sparse_rows.SparseOnDevice, "measure", counting(sparse_rows.SparseOnDevice.measure)),
         mock.patch.object(sketch.Sketches, "measure", counting(sketch.Sketches.measure)),
     ):
