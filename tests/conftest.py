@@ -182,6 +182,7 @@ def few_programs(monkeypatch):
         "regions",
         "cells",
         "tiles",
+        "reach",
         "look",
         "window_steps",
     ]

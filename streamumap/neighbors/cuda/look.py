@@ -9,7 +9,8 @@ from streamumap.events import Advance
 from streamumap.neighbors.cuda.device_rows import Measures
 from streamumap.neighbors.cuda.join import merge
 from streamumap.neighbors.cuda.probe import TILE, nearest_columns, unpack
-from streamumap.neighbors.cuda.tiles import Reach, Tiles, lists, reach
+from streamumap.neighbors.cuda.reach import Reach, reach
+from streamumap.neighbors.cuda.tiles import Tiles, lists
 
 SHARES = (1 / 64, 1 / 16, 1 / 4, 1.0)
 """Share of all tiles that a tile of median spread is compared with in each round; 1: every tile with all."""
@@ -46,7 +47,9 @@ def look(how: Looking, tiles: Tiles, found: Tensor, distances: Tensor, advance: 
     have a reach. Advances by these rows."""
     by_tile = tiles.order.view(-1, TILE)
     codes = tiles.codes.view(len(tiles), TILE, -1)
-    for here, listed, lengths in lists(tiles, how.reach, max(1, how.chunk_rows // TILE), how.first):
+    for here, listed, lengths in lists(
+        tiles, how.reach.wanted, how.reach.limits, max(1, how.chunk_rows // TILE), how.first
+    ):
         minima, bits = nearest_columns(codes[here].flatten(0, 1), tiles.codes, tiles.norms, listed, lengths)
         least, column = minima.topk(min(how.n_proposed, minima.shape[1]), dim=1, largest=False)
         place, row, there = unpack(least, column, bits)

@@ -1,8 +1,7 @@
 """All rows in tiles of 64 that lie close together, and for each tile a list of other tiles to compare it with.
 
 Rows lie in small cells (`cells.py`). The rows of a cell, nearest to its centre first, fill tiles, so all tiles have
-the same size whatever the cells. The number of tiles within reach of a row grows with a power of the radius of its neighborhood, so tiles that
-are spread out have longer lists.
+the same size whatever the cells. `reach.py` says how far a tile looks.
 """
 
 from collections.abc import Iterator
@@ -13,17 +12,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from streamumap.neighbors.cuda.probe import SPLITS, TILE
+from streamumap.neighbors.cuda.probe import TILE
 from streamumap.neighbors.cuda.sizes import LIST_BYTES
 from streamumap.neighbors.cuda.sizes import TILES_TOGETHER as TOGETHER
 from streamumap.neighbors.cuda.sketch import NEVER, NORM_SHIFT, squared_norms
-
-POWER = 4
-"""Exponent of a tile's spread, a squared radius, in the length of its list: as for rows in about 8 dimensions."""
-
-LEAST_SAMPLED, SAMPLED_LISTED = 4096, 64
-"""Centres by which it is estimated how far the tiles of a list may lie, at least, and how many of these lie so near: with 64 the length of a
-list is off by an eighth."""
 
 ROOM = 1.5
 """Places of a list for each tile that is wanted in it."""
@@ -71,48 +63,12 @@ def make_tiles(codes: Tensor, is_zero: Tensor, cell: Tensor, distance: Tensor) -
     return Tiles(order, sorted_codes, norms, centres, spread / spread.median().clamp_min(1.0))
 
 
-@dataclass(frozen=True)
-class Reach:
-    """How far each tile looks: at those whose score, their squared norm less twice the product of centres, is at most its `limits` int32 (t,);
-    about `wanted` int32 (t,) tiles."""
-
-    wanted: Tensor
-    limits: Tensor
-
-
-def reach(
-    tiles: Tiles, share: float, most: int, n_asking: int | None = None, among: tuple[Tensor, int] | None = None
-) -> Reach:
-    """Decide how far tiles look, or the first `n_asking` of them.
-
-    A tile of median spread looks at `share` of all tiles; 1: every tile at all. That is shortened in proportion where it is more than `most`
-    tiles on average. `among`: centres int8 (c, w) that lie like all tiles, and the number of these, where `tiles` are some of them. Where there
-    are many, the reach is estimated from a sample.
-    """
-    centres, n = among or (tiles.centres, len(tiles))
-    wanted = _wanted(tiles.spread[:n_asking], share, most, n).ceil().int()
-    limits = torch.full_like(wanted, torch.iinfo(torch.int32).max)
-    lengths, by_length = wanted.sort(stable=True)
-    norms = squared_norms(centres) >> NORM_SHIFT
-    n_limited, at = int((lengths < n).sum()), 0
-    while at < n_limited:
-        size = min(len(centres), max(LEAST_SAMPLED, SAMPLED_LISTED * n // int(lengths[at])))
-        step = max(1, LIST_BYTES // (4 * size))
-        here, length = by_length[at : min(at + step, n_limited)], lengths[at : min(at + step, n_limited)]
-        sample = torch.arange(size, device=norms.device) * len(centres) // size
-        scores = norms[sample].float() - 2 * (tiles.centres[here].float() @ centres[sample].float().T)
-        nearest = (length.long() * size + n - 1).div_(n, rounding_mode="floor")
-        limits[here] = (
-            scores.topk(int(nearest[-1]), dim=1, largest=False).values.gather(1, nearest[:, None] - 1).int()[:, 0]
-        )
-        at += step
-    return Reach(wanted, limits)
-
-
-def lists(tiles: Tiles, reach: Reach, chunk_tiles: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def lists(
+    tiles: Tiles, wanted: Tensor, limits: Tensor, chunk_tiles: int, first: int = 0
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Yield for chunks of tiles: their numbers int64 (t,), the tiles from number `first` on that each looks at, int32 (t, l), ascending, and the
-    number of these int32 (t,)."""
-    lengths, by_length = reach.wanted.sort(stable=True)
+    number of these int32 (t,). `wanted` and `limits` int32 (t,) as `reach.Reach` has them."""
+    lengths, by_length = wanted.sort(stable=True)
     norms = squared_norms(tiles.centres) >> NORM_SHIFT
     at = 0
     while at < len(lengths):
@@ -120,22 +76,13 @@ def lists(tiles: Tiles, reach: Reach, chunk_tiles: int, first: int = 0) -> Itera
         while step > 1 and step * 4 * _room(lengths[at : at + step], len(tiles)) > LIST_BYTES:
             step //= 2
         here, room = by_length[at : at + step], _room(lengths[at : at + step], len(tiles))
-        yield here, *_within(tiles.centres, norms, here, reach.limits[here], room, first)
+        yield here, *_within(tiles.centres, norms, here, limits[here], room, first)
         at += step
 
 
 def _room(lengths: Tensor, n_tiles: int) -> int:
     """Return the places of a list where these lengths, ascending, are wanted."""
     return min(n_tiles, int(int(lengths[-1]) * ROOM) + TILE)
-
-
-def _wanted(spread: Tensor, share: float, most: int, n_tiles: int) -> Tensor:
-    """Compute the number of the `n_tiles` tiles that each looks at: float32 (T,)."""
-    if share >= 1:
-        return torch.full_like(spread, n_tiles)
-    wanted = (n_tiles * share * spread**POWER).clamp_max(n_tiles)
-    wanted *= (most / wanted.mean()).clamp_max(1.0)
-    return wanted.clamp(min(n_tiles, SPLITS * 4), n_tiles)
 
 
 def _within(

@@ -18,8 +18,9 @@ from streamumap.neighbors.cuda.arranged import Arranged
 from streamumap.neighbors.cuda.join import JOINS, candidates, merge, no_neighbors, reverse_neighbors
 from streamumap.neighbors.cuda.look import LOOKED, Looking, look, reach_of_round
 from streamumap.neighbors.cuda.probe import TILE
+from streamumap.neighbors.cuda.reach import Reach
 from streamumap.neighbors.cuda.round import Round
-from streamumap.neighbors.cuda.tiles import Reach, make_tiles
+from streamumap.neighbors.cuda.tiles import make_tiles
 from streamumap.neighbors.cuda.window import Window, groups, met_parts, nearest_parts, windows
 from streamumap.store.blockfile import BlockFile
 from streamumap.store.checkpoint import Checkpoint

@@ -9,8 +9,9 @@ from streamumap.neighbors.cuda import regions
 from streamumap.neighbors.cuda.cells import apart as apart_of
 from streamumap.neighbors.cuda.cells import learn_cells
 from streamumap.neighbors.cuda.probe import nearest_columns, unpack
+from streamumap.neighbors.cuda.reach import reach
 from streamumap.neighbors.cuda.sketch import NEVER, NORM_SHIFT, Sketches, make_sketches, squared_norms
-from streamumap.neighbors.cuda.tiles import lists, make_tiles, reach
+from streamumap.neighbors.cuda.tiles import lists, make_tiles
 
 pytestmark = pytest.mark.usefixtures("few_programs")
 
@@ -256,6 +257,11 @@ def test_regions_in_line_are_all_regions(n):
     assert sorted(line.tolist()) == list(range(n))
 
 
+def within(tiles, *given):
+    """The number of tiles that each wants, and its limit."""
+    return vars(reach(tiles, *given)).values()
+
+
 def rows_of(tiles):
     return [rows[rows >= 0] for rows in tiles.order.cpu().numpy().reshape(-1, tile_rows())]
 
@@ -282,7 +288,7 @@ def test_duplicates_by_the_thousand_fill_tiles(n_other, monkeypatch):
     codes = codes[np.random.default_rng(0).permutation(len(codes))]
     tiles = tiles_of(codes)
     check_tiles(tiles, codes, np.zeros(len(codes), bool))
-    for here, listed, lengths in lists(tiles, reach(tiles, 1 / 16, 1000), 1000):
+    for here, listed, lengths in lists(tiles, *within(tiles, 1 / 16, 1000), 1000):
         assert (lengths >= min(len(tiles), 16)).all() and listed.shape[1] <= len(tiles) and len(here) == len(tiles)
 
 
@@ -295,9 +301,9 @@ def test_lists_are_the_nearest_tiles(share, chunk_tiles):
     centres, spread = tiles.centres.cpu().numpy().astype(np.int64), tiles.spread.cpu().numpy()
     d = ((centres[:, None] - centres[None]) ** 2).sum(2)
     wanted = (
-        np.clip(np.ceil(n * share * spread**4), min(n, 4 * part("tiles").SPLITS), n) if share < 1 else np.full(n, n)
+        np.clip(np.ceil(n * share * spread**4), min(n, 4 * part("reach").SPLITS), n) if share < 1 else np.full(n, n)
     )
-    for here, listed, lengths in lists(tiles, reach(tiles, share, n), chunk_tiles):
+    for here, listed, lengths in lists(tiles, *within(tiles, share, n), chunk_tiles):
         here, listed, lengths = (x.cpu().numpy() for x in (here, listed, lengths))
         assert len(here) <= chunk_tiles and listed.dtype == lengths.dtype == np.int32
         for tile, its, length in zip(here, listed, lengths, strict=True):
@@ -311,14 +317,16 @@ def test_lists_are_the_nearest_tiles(share, chunk_tiles):
     assert sorted(seen) == list(range(n))
 
 
-def test_lists_by_a_sample_of_the_tiles(monkeypatch):
-    """Are about as long as those by all tiles, and hold nearer tiles first."""
+@pytest.mark.parametrize("by_columns", [0.0, 2.0])
+def test_the_reach_is_estimated_where_there_are_many_tiles(by_columns, monkeypatch):
+    """From a sample of them, or from the least of each column: about as many are listed as are wanted, the nearest."""
     tiles = tiles_of(some_codes(4 * N, 64, n_groups=30))
-    exact = np.concatenate([lengths.cpu().numpy() for _, _, lengths in lists(tiles, reach(tiles, 0.2, 1000), 1000)])
-    monkeypatch.setattr(part("tiles"), "LEAST_SAMPLED", len(tiles) // 2)
-    monkeypatch.setattr(part("tiles"), "SAMPLED_LISTED", 0)
-    estimated = np.concatenate([lengths.cpu().numpy() for _, _, lengths in lists(tiles, reach(tiles, 0.2, 1000), 1000)])
-    assert 0.6 < estimated.mean() / exact.mean() < 1.6
+    monkeypatch.setattr(part("reach"), "LEAST_SAMPLED", len(tiles) // 2)
+    monkeypatch.setattr(part("reach"), "SAMPLED_NEAR", 0)
+    monkeypatch.setattr(part("reach"), "BY_COLUMNS", by_columns)
+    wanted, limits = within(tiles, 0.2, 1000)
+    lengths = torch.cat([lengths for _, _, lengths in lists(tiles, wanted, limits, 1000)]).float()
+    assert 0.6 < lengths.mean() / wanted.float().mean() < 1.6
 
 
 def test_only_the_tiles_that_ask_get_lists_of_tiles_from_some_number_on():
@@ -326,7 +334,7 @@ def test_only_the_tiles_that_ask_get_lists_of_tiles_from_some_number_on():
     whole, some = reach(tiles, 0.3, 1000), reach(tiles, 0.3, 1000, 3)
     assert torch.equal(whole.limits[:3], some.limits)
     for (here, listed, length), (here_too, listed_too, length_too) in zip(
-        lists(tiles, some, 9), lists(tiles, some, 9, 4), strict=True
+        lists(tiles, some.wanted, some.limits, 9), lists(tiles, some.wanted, some.limits, 9, 4), strict=True
     ):
         assert torch.equal(here, here_too) and sorted(here.tolist()) == [0, 1, 2]
         for a, n, b, m in zip(listed, length, listed_too, length_too, strict=True):
@@ -336,7 +344,7 @@ def test_only_the_tiles_that_ask_get_lists_of_tiles_from_some_number_on():
 def test_lists_need_no_more_than_their_bytes(monkeypatch):
     tiles = tiles_of(some_codes(N, 32))
     monkeypatch.setattr(part("tiles"), "LIST_BYTES", 2 * 4 * len(tiles))
-    assert max(len(here) for here, _, _ in lists(tiles, reach(tiles, 0.5, 1000), 1000)) <= 2
+    assert max(len(here) for here, _, _ in lists(tiles, *within(tiles, 0.5, 1000), 1000)) <= 2
 
 
 @pytest.mark.parametrize("outlier", [1.0, 1e4])
@@ -344,8 +352,8 @@ def test_long_lists_are_all_as_much_shorter(outlier):
     """Whatever one tile that is far wider than all others wants."""
     spread = placed(np.linspace(0.5, 2.0, 4000, dtype=np.float32))
     spread[-1] = outlier
-    free, bound = (part("tiles")._wanted(spread, 1 / 4, most, 4000).cpu().numpy() for most in (4000, 500))
+    free, bound = (part("reach")._wanted(spread, 1 / 4, most, 4000).cpu().numpy() for most in (4000, 500))
     assert free.mean() > 1000 and 490 < bound.mean() < 520
-    least = 4 * part("tiles").SPLITS
+    least = 4 * part("reach").SPLITS
     np.testing.assert_allclose(bound, np.maximum(free * 500 / free.mean(), least), rtol=0.02)
-    assert (part("tiles")._wanted(spread, 1.0, 500, 4000) == 4000).all()
+    assert (part("reach")._wanted(spread, 1.0, 500, 4000) == 4000).all()
