@@ -8,7 +8,7 @@ StreamUMAP(budget="40GB").fit_transform("activations.npy")
 
 from typing import TYPE_CHECKING
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 __all__ = ["ActivationWriter", "StreamUMAP", "__version__", "plan"]
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ WRITING_BYTES = 40 * 10**6
 GRAPH_AND_LAYOUT_KERNELS = ("graph.cpu", "layout.cpu", "layout.init.levels_cpu")
 SPECTRAL_KERNELS = ("layout.init.spectral_cpu",)
 SPARSE_KERNELS = tuple(f"neighbors.sparse.{name}" for name in ("count", "measure"))
-SPARSE_APPROXIMATE_KERNELS = tuple(f"neighbors.sparse.{name}" for name in ("cells", "join", "probe"))
+SPARSE_APPROXIMATE_KERNELS = tuple(f"neighbors.sparse.{name}" for name in ("cells", "heads", "join", "probe"))
 OUT_OF_SAMPLE_KERNELS = ("layout.out_of_sample", "neighbors.dense.nearest", "neighbors.sparse.nearest")
 DENSE_KERNELS = tuple(f"neighbors.dense.{name}" for name in ("search", "workspace"))
 

@@ -294,7 +294,7 @@ def test_help_tells_what_happens_by_default(call, monkeypatch):
 
 
 def test_version(call):
-    assert call("--version").out == "0.2.0\n"
+    assert call("--version").out == "0.3.0\n"
 
 
 @pytest.mark.parametrize(

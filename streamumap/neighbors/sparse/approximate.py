@@ -1,5 +1,5 @@
-"""The search without comparing all pairs: each row is compared with those of its nearest cells, then with neighbors of neighbors, until
-the measured recall is enough.
+"""The search without comparing all pairs: each row is compared with rows of its nearest cells, then with neighbors of neighbors, until the
+measured recall is enough.
 
 Cells and lists choose candidates; distances come from the rows, in float64. A row's list is written by one thread from sums in a fixed
 order, so the result does not depend on the number of threads.
@@ -13,14 +13,15 @@ from streamumap.events import Advance
 from streamumap.machine import memory
 from streamumap.neighbors.protocol import KnnGraph, SearchRequest
 from streamumap.neighbors.sparse.cells import Cells, make_cells
+from streamumap.neighbors.sparse.heads import tell
 from streamumap.neighbors.sparse.join import join
-from streamumap.neighbors.sparse.measure import measure
+from streamumap.neighbors.sparse.measure import measure, measure_lists
 from streamumap.neighbors.sparse.probe import probe
-from streamumap.neighbors.sparse.sizes import BLOCK_ROWS, CHOICES, list_width
+from streamumap.neighbors.sparse.sizes import BLOCK_ROWS, CHOICES, KEPT, list_width
 from streamumap.source.sparse.csr_rows import CsrRows
 
 EFFORTS = (CHOICES, 4 * CHOICES, 16 * CHOICES)
-"""Cells that each row has been compared with after each round."""
+"""Cells that each row looks through in each round: the first time for rows that seem near (`heads.py`), then at all their rows."""
 
 JOINS = 2
 
@@ -40,33 +41,31 @@ def search(request: SearchRequest) -> KnnGraph | None:
     table = np.full((n, width), -1, np.int32), np.full((n, width), ceiling), np.zeros((n, width), np.uint8)
     whole = dict(zip(("indices", "keys", "fresh"), table, strict=True))
     facts = request.checkpoint.resume(whole)
-    steps = _steps(len(cells.centre_half))
+    telling = tell(cells.rows[0], cells.rows[2], cells.scale, cells.heads[1])
+    steps = _steps(KEPT * width if telling else n, n)
     for number in range(facts.get("step", 0), len(steps)):
         memory.trim()  # what the step before has freed, in each thread's own heap, is no room for this one
         match steps[number]:
-            case "probe", first, last:
+            case "probe", n_choices, n_kept:
                 done = partial(request.checkpoint.done, lambda: (whole, {}), step=number)
                 batch_rows, row = request.blocks["batch_rows"], facts.pop("row", 0)
-                probe(cells, rows.n_features, first, last, batch_rows, table, advance, row, done)
+                probe(cells, rows.n_features, n_choices, n_kept, batch_rows, table, advance, row, done)
             case "join":
                 join(cells, rows.n_features, table, advance)
             case "look" if request.reached(_neighbors(rows, cells, table[0], sample, k, unit)):
-                indices = table[0]
+                lists = table[:2]
                 del table, whole
-                return _measured(cells, indices, k, unit, advance)
+                return _measured(cells, rows.n_features, lists, k, unit, advance)
         request.checkpoint.done(lambda: (whole, {}), step=number + 1, row=0)
     return None
 
 
-def _steps(n_cells: int) -> list:
-    """List the steps of a search: a probe compares each row with its first..last nearest cells, a look measures the recall."""
+def _steps(first_kept: int, n_rows: int) -> list:
+    """List the steps of a search: a probe looks through so many cells and measures at most so many of their rows, a look measures the
+    recall."""
     out: list = []
-    first = 0
-    for last in EFFORTS:
-        if first < n_cells:
-            out.append(("probe", first, last))
-        out += ["join"] * JOINS + ["look"]
-        first = last
+    for number, n_choices in enumerate(EFFORTS):
+        out += [("probe", n_choices, n_rows if number else first_kept)] + ["join"] * JOINS + ["look"]
     return out
 
 
@@ -80,20 +79,18 @@ def _neighbors(rows: CsrRows, cells: Cells, indices, sample, k: int, unit: bool)
     return found[:, 1:]
 
 
-def _measured(cells: Cells, lists, k: int, unit: bool, advance: Advance) -> KnnGraph:
-    """Measure the lists int32 (N, w) of all rows, all by places in the order of the cells."""
+def _measured(cells: Cells, n_features: int, table, k: int, unit: bool, advance: Advance) -> KnnGraph:
+    """Measure the lists and keys (N, w) of all rows, by places in the order of the cells."""
+    lists, keys = table
     n = len(lists)
     indices, distances = np.empty((n, k), np.int32), np.empty((n, k), np.float32)
-    indptr, features, values = cells.rows
     for start in range(0, n, BLOCK_ROWS):
         part = slice(start, min(start + BLOCK_ROWS, n))
-        bounds = indptr[part.start : part.stop + 1]
-        own = bounds - bounds[0], features[bounds[0] : bounds[-1]], values[bounds[0] : bounds[-1]]
         shape = part.stop - start, k
         found, measured = np.full(shape, -1, np.int32), np.full(shape, np.inf, np.float32)
-        row_ids, best = cells.row_ids[part], _row_ids(cells, lists[part])
-        measure(row_ids, *own, *cells.rows, best, lists[part], unit, found, measured)
-        indices[row_ids], distances[row_ids] = found, measured
+        own = cells.row_ids, lists[part], keys[part]
+        measure_lists(start, *cells.rows, cells.half, *own, unit, n_features, found, measured)
+        indices[cells.row_ids[part]], distances[cells.row_ids[part]] = found, measured
         advance(part.stop - start)
     return KnnGraph(indices, distances)
 

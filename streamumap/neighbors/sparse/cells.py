@@ -5,13 +5,15 @@ as many rows.
 """
 
 from dataclasses import dataclass
+from math import isqrt
 
 import numpy as np
 from numba import njit, prange
 
 from streamumap.events import Advance
+from streamumap.neighbors.sparse.heads import heads
 from streamumap.neighbors.sparse.lists import add_products, highest, inverse_norms, invert, squared_norms
-from streamumap.neighbors.sparse.sizes import BLOCK_ROWS, PER_CELL, ROUNDS, STRONGEST, mean_cell_rows
+from streamumap.neighbors.sparse.sizes import BLOCK_ROWS, PER_CELL, ROUNDS, centre_width, head_width, mean_cell_rows
 from streamumap.source.sparse.csr_rows import CsrRows
 
 PARTS = 64
@@ -28,6 +30,7 @@ class Cells:
     `rows`: their pairs, with values as stored. `scale` float32 (N,): what makes their length 1 where they are compared so, else 1. `half`
     float32 (N,): half their squared norm, 0 where they are compared at length 1. `row_ids` int32 (N,): their numbers in the input.
     `starts` int64 (C + 1,). `centres`, with values as rows are compared, and `centre_half` float32 (C,): those of the cells.
+    `heads`: what `heads.heads` gives for the rows as they are compared.
 
     Half the squared distance of two rows (at length 1: less 1) is half[i] + half[j] - scale[i] * scale[j] * their product.
     """
@@ -39,13 +42,15 @@ class Cells:
     starts: np.ndarray
     centres: Csr
     centre_half: np.ndarray
+    heads: tuple[np.ndarray, np.ndarray]
 
 
 def make_cells(rows: CsrRows, unit: bool, seed: int, advance: Advance) -> Cells:
     """Make the cells. None has more than twice the mean number of rows. Advances by N rows."""
     n = rows.n_rows
     cell_rows = mean_cell_rows(n)
-    lists, halves = _learn(rows, cell_rows, unit, np.random.Generator(np.random.Philox(key=[seed, 1])))
+    width = centre_width(rows.n_nonzero / n)
+    lists, halves = _learn(rows, cell_rows, width, unit, np.random.Generator(np.random.Philox(key=[seed, 1])))
     own, lengths = np.empty(n, np.int32), np.empty(n, np.int32)
     scale, half = np.ones(n, np.float32), np.zeros(n, np.float32)
     for start in range(0, n, BLOCK_ROWS):
@@ -60,8 +65,9 @@ def make_cells(rows: CsrRows, unit: bool, seed: int, advance: Advance) -> Cells:
     del own
     arranged = _arrange(rows, row_ids, lengths)
     scale, half = scale[row_ids], half[row_ids]
-    centres, centre_half = _means(arranged, scale, np.arange(n, dtype=np.int32), starts, rows.n_features, unit)
-    return Cells(arranged, scale, half, row_ids, starts, centres, centre_half)
+    centres, centre_half = _means(arranged, scale, np.arange(n, dtype=np.int32), starts, rows.n_features, width, unit)
+    strongest = heads(*arranged, scale, head_width(len(arranged[1]) / n))
+    return Cells(arranged, scale, half, row_ids, starts, centres, centre_half, strongest)
 
 
 def _scale_and_half(squares, unit):
@@ -70,7 +76,7 @@ def _scale_and_half(squares, unit):
     return np.ones(len(squares), np.float32), np.minimum(0.5 * squares, np.finfo(np.float32).max).astype(np.float32)
 
 
-def _learn(rows, cell_rows, unit, random):
+def _learn(rows, cell_rows, width, unit, random):
     """Learn centres by k-means on PER_CELL rows for each cell: their inverted lists, and half their squared norms.
 
     A centre with more than twice its share of rows is replaced by several random rows of its cell, one with less than an eighth is
@@ -89,7 +95,7 @@ def _learn(rows, cell_rows, unit, random):
         order = np.argsort(own, kind="stable").astype(np.int32)
         size = np.bincount(own, minlength=len(centre_half))
         starts = np.concatenate([[0], np.cumsum(size)])
-        centres, centre_half = _means(sample, scale, order, starts, rows.n_features, unit)
+        centres, centre_half = _means(sample, scale, order, starts, rows.n_features, width, unit)
         if number < ROUNDS - 1:
             large = np.flatnonzero(size > 2 * PER_CELL)
             kept = np.flatnonzero((size >= PER_CELL // 8) & (size <= 2 * PER_CELL))
@@ -97,7 +103,24 @@ def _learn(rows, cell_rows, unit, random):
             chosen = np.sort(np.concatenate([np.empty(0, np.int32), *new]))
             centres = _joined(_take(centres, kept), _scaled(_take(sample, chosen), scale[chosen]))
             centre_half = np.concatenate([centre_half[kept], half[chosen]])
-    return invert(*centres, rows.n_features), centre_half
+    order = _by_group(centres, centre_half, rows.n_features, width, unit, random)
+    return invert(*_take(centres, order), rows.n_features), centre_half[order]
+
+
+def _by_group(centres: Csr, half, n_features, width, unit, random) -> np.ndarray:
+    """Order centres so that near ones mostly follow each other, by k-means among them: int32 (C,). So do the rows of near cells, and what a
+    row is compared with is in a core's cache."""
+    n, ones = len(half), np.ones(len(half), np.float32)
+    chosen = np.sort(random.choice(n, isqrt(n), replace=False))
+    groups, group_half = _take(centres, chosen), half[chosen]
+    for _ in range(ROUNDS):
+        own = np.empty(n, np.int32)
+        _nearest_centre(*centres, ones, *invert(*groups, n_features), group_half, own)
+        order = np.argsort(own, kind="stable").astype(np.int32)
+        sizes = np.bincount(own)
+        starts = np.concatenate([[0], np.cumsum(sizes[sizes > 0])])
+        groups, group_half = _means(centres, ones, order, starts, n_features, width, unit)
+    return order
 
 
 def _take(rows: Csr, numbers) -> Csr:
@@ -116,15 +139,15 @@ def _joined(a: Csr, b: Csr) -> Csr:
     return np.concatenate([a[0], a[0][-1] + b[0][1:]]), np.concatenate([a[1], b[1]]), np.concatenate([a[2], b[2]])
 
 
-def _means(rows: Csr, scale, members, starts, n_features, unit) -> tuple[Csr, np.ndarray]:
-    """Compute the STRONGEST features of the mean of rows members[starts[c]..starts[c + 1]] for each c, and half its squared norm; for `unit`
-    the mean is brought to length 1, and the half is 0."""
+def _means(rows: Csr, scale, members, starts, n_features, width, unit) -> tuple[Csr, np.ndarray]:
+    """Compute the `width` strongest features of the mean of rows members[starts[c]..starts[c + 1]] for each c, and half its squared norm;
+    for `unit` the mean is brought to length 1, and the half is 0."""
     n_cells = len(starts) - 1
-    features, values = np.zeros((n_cells, STRONGEST), rows[1].dtype), np.zeros((n_cells, STRONGEST), np.float32)
+    features, values = np.zeros((n_cells, width), rows[1].dtype), np.zeros((n_cells, width), np.float32)
     lengths = np.zeros(n_cells, np.int64)
     _sum_strongest(*rows, scale, members, starts, n_features, features, values, lengths)
     squares = np.einsum("ij,ij->i", values, values, dtype=np.float64)
-    there = np.arange(STRONGEST) < lengths[:, None]
+    there = np.arange(width) < lengths[:, None]
     if unit:
         values *= inverse_norms(squares)[:, None]
     indptr = np.concatenate([[0], np.cumsum(lengths)])
@@ -167,7 +190,8 @@ def _nearest_centre(indptr, features, values, scale, bounds, list_rows, list_val
     for part in prange(PARTS):
         sums = np.empty(len(centre_half), np.float32)
         for i in range(n * part // PARTS, n * (part + 1) // PARTS):
-            sums[:] = -centre_half
+            for c in range(len(sums)):
+                sums[c] = -centre_half[c]
             add_products(sums, features, values, indptr[i], indptr[i + 1], scale[i], bounds, list_rows, list_values)
             highest(sums, own[i : i + 1])
 

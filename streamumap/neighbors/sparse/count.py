@@ -57,13 +57,14 @@ def _count(
     unit, thresholds, order, counts,
 ):  # fmt: skip
     for row in prange(len(counts)):
-        dots = np.zeros(len(squares))
+        dots, own_square = np.zeros(len(squares)), own[row]
+        limit = _limit(own_square, thresholds[row, order[row, 0]], unit)
         for at in range(indptr[row], indptr[row + 1]):
             feature, value = features[at], np.float64(values[at])
             for p in range(bounds[feature], bounds[feature + 1]):
                 dots[list_rows[p]] += value * list_values[p]
         for j in range(len(squares)):
-            if j == itself[row]:
+            if j == itself[row] or _is_farther(dots[j], own_square, squares[j], limit, unit):
                 continue
             if unit:
                 product = own[row] * squares[j]
@@ -81,3 +82,22 @@ def _count(
                 if distance >= thresholds[row, c]:
                     break
                 counts[row, c] += 1
+
+
+@njit(inline="always")
+def _limit(own, threshold, unit):
+    """Compute what `_is_farther` compares products with, for the largest threshold; -inf where it cannot tell."""
+    if not unit:
+        return threshold * threshold
+    reach = 1.0 - threshold - 10 * WIDE_SLACK
+    return reach * reach * own if own > 0.0 and reach > 0.0 else -np.inf
+
+
+@njit(inline="always")
+def _is_farther(dot, own, square, limit, unit):
+    """Tell without a root or a division that a row is farther than all thresholds, by more than what sums of products may be off: nearly
+    all rows are. False where it is not sure."""
+    if unit:
+        return dot * abs(dot) < limit * square
+    both = own + square
+    return both - 2.0 * dot - 4 * WIDE_SLACK * both > limit

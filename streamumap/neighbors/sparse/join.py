@@ -7,6 +7,7 @@ from numba import njit, prange
 
 from streamumap.events import Advance
 from streamumap.neighbors.sparse.cells import Cells
+from streamumap.neighbors.sparse.lists import dot
 from streamumap.neighbors.sparse.sizes import FORWARD, REVERSE
 from streamumap.neighbors.table import insert_fresh, meet, members_of, places
 
@@ -27,7 +28,7 @@ def join(cells: Cells, n_features: int, table, advance: Advance) -> None:
         advance(stop - start)
 
 
-@njit(parallel=True, fastmath={"reassoc", "nsz", "contract"}, cache=True)
+@njit(parallel=True, fastmath={"contract"}, cache=True)
 def _join(start, stop, indptr, features, values, scale, half, n_features, members, indices, keys, fresh):
     n_met = places(indices, members)
     for run in prange((stop - start + RUN_ROWS - 1) // RUN_ROWS):
@@ -38,10 +39,7 @@ def _join(start, stop, indptr, features, values, scale, half, n_features, member
             for at in range(indptr[i], indptr[i + 1]):
                 strip[features[at]] = values[at] * scale[i]
             for j in met[: meet(np.int32(i), indices[i], members, visited, met)]:
-                product = np.float32(0)
-                for at in range(indptr[j], indptr[j + 1]):
-                    product += strip[features[at]] * values[at]
-                key = half[i] + half[j] - product * scale[j]
+                key = half[i] + half[j] - dot(strip, features, values, indptr[j], indptr[j + 1]) * scale[j]
                 if key < keys[i, -1]:
                     insert_fresh(indices[i], keys[i], fresh[i], key, j)
             for at in range(indptr[i], indptr[i + 1]):

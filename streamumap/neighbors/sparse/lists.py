@@ -7,7 +7,7 @@ from numba import njit
 from streamumap.neighbors.sparse.sizes import CORPUS_ROWS
 
 CHUNK = 64
-"""Sums checked together: most groups are skipped."""
+"""Sums checked together, and scores of which the highest is known: most groups are skipped."""
 
 NORM_ROWS = 256
 """Rows whose squares, 16 bytes a value, are in memory at a time."""
@@ -69,23 +69,60 @@ def add_products(sums, features, values, start, stop, factor, bounds, list_rows,
             sums[list_rows[p]] += value * list_values[p]
 
 
+@njit(inline="always")
+def dot(strip, features, values, start, stop):
+    """Sum the product of a row in a dense strip and of the row of pairs start..stop. Four sums let additions overlap; one sum, which a
+    compiler may reorder, it turns into gathers from the strip, which take twice the time. Unsigned places need no test for below 0."""
+    a = b = c = d = np.float32(0)
+    at, stop, one, two, three = np.uint64(start), np.uint64(stop), np.uint64(1), np.uint64(2), np.uint64(3)
+    while at + three < stop:
+        a += strip[features[at]] * values[at]
+        b += strip[features[at + one]] * values[at + one]
+        c += strip[features[at + two]] * values[at + two]
+        d += strip[features[at + three]] * values[at + three]
+        at += np.uint64(4)
+    while at < stop:
+        a += strip[features[at]] * values[at]
+        at += one
+    return (a + b) + (c + d)
+
+
 @njit(cache=True)
 def highest(scores, out):
-    """Find the columns of the highest scores, highest first, the first of equal ones before the others."""
-    n = len(out)
-    best = np.full(n, -np.inf, np.float32)
+    """Find the columns of the highest scores, highest first, the first of equal ones before the others.
+
+    Every n_peaks-th score is in one peak, so that peaks are found without a branch; only scores of the highest peaks are then looked at.
+    """
+    n, last, n_peaks = len(scores), len(out) - 1, (len(scores) + CHUNK - 1) // CHUNK
+    peaks, best = np.full(n_peaks, -np.inf, np.float32), np.full(len(out), -np.inf, np.float32)
+    for start in range(0, n, n_peaks):
+        part = scores[start : start + n_peaks]
+        for j in range(len(part)):
+            peaks[j] = part[j] if part[j] > peaks[j] else peaks[j]
+    least = _nth(peaks, len(out))
     out[:] = 0
-    for start in range(0, len(scores), CHUNK):
-        stop = min(start + CHUNK, len(scores))
-        higher = np.int32(0)
-        for j in range(start, stop):
-            higher |= np.int32(scores[j] > best[-1])
-        if higher == 0:
+    for peak in range(n_peaks):
+        if peaks[peak] < least:
             continue
-        for j in range(start, stop):
-            if scores[j] > best[-1]:
-                at = n - 1
-                while at > 0 and best[at - 1] < scores[j]:
-                    best[at], out[at] = best[at - 1], out[at - 1]
-                    at -= 1
-                best[at], out[at] = scores[j], j
+        for j in range(peak, n, n_peaks):
+            score, at = scores[j], last
+            if score < least or not (score > best[at] or (score == best[at] and j < out[at])):
+                continue
+            while at > 0 and (best[at - 1] < score or (best[at - 1] == score and out[at - 1] > j)):
+                best[at], out[at] = best[at - 1], out[at - 1]
+                at -= 1
+            best[at], out[at] = score, j
+
+
+@njit(cache=True)
+def _nth(values, n):
+    """Return the n-th highest of the values, -inf where there are fewer."""
+    best = np.full(n, -np.inf, np.float32)
+    for value in values:
+        if value > best[-1]:
+            at = n - 1
+            while at > 0 and best[at - 1] < value:
+                best[at] = best[at - 1]
+                at -= 1
+            best[at] = value
+    return best[-1]

@@ -9,6 +9,12 @@ NEAR = 1e-6
 """Below this, half squared distances of rows at length 1 come from differences: 1 - cos has lost too many digits."""
 
 
+PARTS = 64
+"""Pieces that one call is cut into, each done by one thread."""
+
+ROUNDED = 16
+"""A float32 key of rows with m shared features is off by at most m + ROUNDED units in the last place of their squared norms."""
+
 PIECE_VALUES = 1 << 14
 """Distances that are converted together: a few hundred kilobytes, which no formula counts."""
 
@@ -97,6 +103,60 @@ def measure(
         indices[row, 0], out[row, 0] = row_ids[row], np.float32(0)
         for c in range(min(n_found, k - 1)):
             indices[row, c + 1], out[row, c + 1] = found[c], np.float32(distance[c])
+
+
+@njit(parallel=True, cache=True)
+def measure_lists(start, indptr, features, values, half, row_ids, lists, keys, unit, n_features, indices, out):
+    """Fill indices int32 and out float32 (n, k) for rows start.. as `measure` does, from their lists (n, w), sorted by keys float32: what
+    cannot be among the nearest, since its key says so, is not measured."""
+    n, k = indices.shape
+    for part in prange(PARTS):
+        strip = np.zeros(n_features)
+        found, distance = np.empty(lists.shape[1], np.int32), np.empty(lists.shape[1], np.float64)
+        for row in range(n * part // PARTS, n * (part + 1) // PARTS):
+            i, n_found, norm = start + row, 0, 0.0
+            for at in range(indptr[i], indptr[i + 1]):
+                strip[features[at]] = values[at]
+                norm += np.float64(values[at]) * np.float64(values[at])
+            last = min(k - 2, lists.shape[1] - 1)
+            rounding = 2 * (indptr[i + 1] - indptr[i] + ROUNDED) * np.float64(np.finfo(np.float32).eps)
+            for c in range(lists.shape[1]):
+                j = lists[row, c]
+                if j < 0:
+                    break
+                if c > last:
+                    scale = 1.0 if unit else 2.0 * np.float64(half[i]) + half[j] + half[lists[row, last]]
+                    if np.float64(keys[row, c]) - keys[row, last] > rounding * scale:
+                        continue
+                d = _looked_up(strip, norm, i, j, indptr, features, values, unit)
+                at, number = n_found, row_ids[j]
+                while at > 0 and (distance[at - 1] > d or (distance[at - 1] == d and found[at - 1] > number)):
+                    distance[at], found[at] = distance[at - 1], found[at - 1]
+                    at -= 1
+                distance[at], found[at] = d, number
+                n_found += 1
+            indices[row, 0], out[row, 0] = row_ids[i], np.float32(0)
+            for c in range(min(n_found, k - 1)):
+                indices[row, c + 1], out[row, c + 1] = found[c], np.float32(distance[c])
+            for at in range(indptr[i], indptr[i + 1]):
+                strip[features[at]] = 0
+
+
+@njit(cache=True)
+def _looked_up(strip, norm, i, j, indptr, features, values, unit):
+    """Measure rows i and j as `pair` does, to the same bits: row i is in the strip, and its squared norm is known."""
+    if unit:
+        dot, other = 0.0, 0.0
+        for at in range(indptr[j], indptr[j + 1]):
+            y = np.float64(values[at])
+            dot += strip[features[at]] * y
+            other += y * y
+        if norm > 0.0 and other > 0.0:
+            distance = 1.0 - dot / np.sqrt(norm * other)
+            if distance >= NEAR:
+                return distance
+    own, theirs = slice(indptr[i], indptr[i + 1]), slice(indptr[j], indptr[j + 1])
+    return pair(features[own], values[own], features[theirs], values[theirs], unit)
 
 
 @njit(parallel=True, cache=True)

@@ -1,8 +1,5 @@
-"""Each row compared with all rows of the cells whose centres are nearest to it.
-
-Rows that follow each other mostly choose the same cells, so a batch of them goes through its cells one by one: the rows of a cell become
-inverted lists, with which a pair costs a fifth of a comparison of its own.
-"""
+"""Each row compared with rows of the cells whose centres are nearest to it: its products with all centres come from inverted lists, those
+with the rows of these cells from a dense strip (`heads.py`)."""
 
 from collections.abc import Callable
 
@@ -12,105 +9,69 @@ from numba import njit, prange
 
 from streamumap.events import Advance
 from streamumap.neighbors.sparse.cells import Cells
-from streamumap.neighbors.sparse.lists import CHUNK, add_products, highest, invert, put_in_lists
-from streamumap.neighbors.sparse.sizes import CHOICES
-from streamumap.neighbors.table import insert_fresh
+from streamumap.neighbors.sparse.heads import BINS, compare
+from streamumap.neighbors.sparse.lists import add_products, highest, invert
 
-LEAST_BATCH = 256
+RUN_ROWS = 512
+"""Rows that one thread takes together."""
 
 
 def probe(
     cells: Cells,
     n_features: int,
-    first: int,
-    last: int,
+    n_choices: int,
+    n_kept: int,
     batch_rows: int,
     table,
     advance: Advance,
     start_row: int = 0,
     after: Callable = lambda row: None,
 ) -> None:
-    """Merge the rows of each row's first..last nearest cells into the table, from row `start_row` on. Advances by N rows, and calls
-    after(row=rows done) after every step.
+    """Merge rows of each row's `n_choices` nearest cells into the table, from row `start_row` on: the `n_kept` nearest by their heads.
+    Advances by N rows, and calls after(row=rows done) after every step.
 
     `table`: indices int32, keys float32, fresh uint8 (N, w), by rows in the order of the cells.
     """
-    n, n_cells = len(cells.row_ids), len(cells.centre_half)
-    last = min(last, n_cells)
-    batch_rows = max(LEAST_BATCH, batch_rows * CHOICES // last)
+    n, n_choices = len(cells.row_ids), min(n_choices, len(cells.centre_half))
     lists = invert(*cells.centres, n_features)
-    most = int(np.diff(cells.rows[0][cells.starts]).max())
+    n_met = n_choices * int(np.diff(cells.starts).max())
     step = batch_rows * 4 * numba.get_num_threads()
     for start in range(start_row, n, step):
         stop = min(start + step, n)
         _probe(
-            start, stop, batch_rows, first, last, most, n_features, *cells.rows, cells.scale, cells.half,
-            cells.starts, *lists, cells.centre_half, *table,
+            start, stop, n_choices, n_met, n_kept, *cells.rows, cells.scale, cells.half, *cells.heads,
+            cells.starts, *lists, cells.centre_half, n_features, *table,
         )  # fmt: skip
         advance(stop - start)
         after(row=stop)
 
 
-@njit(parallel=True, fastmath={"reassoc", "nsz", "contract"}, cache=True)
+@njit(parallel=True, fastmath={"contract"}, cache=True)
 def _probe(
-    start, stop, batch_rows, first, last, most, n_features, indptr, features, values, scale, half,
-    starts, bounds, list_rows, list_values, centre_half, indices, keys, fresh,
+    start, stop, n_choices, n_met, n_kept, indptr, features, values, scale, half, head_features, head_values,
+    starts, bounds, list_rows, list_values, centre_half, n_features,
+    indices, keys, fresh,
 ):  # fmt: skip
-    n_cells = len(centre_half)
-    largest = np.int64(0)
-    for c in range(n_cells):
-        largest = max(largest, starts[c + 1] - starts[c])
-    for batch in prange((stop - start + batch_rows - 1) // batch_rows):
-        low = start + batch * batch_rows
-        high = min(low + batch_rows, stop)
-        chosen = np.empty((high - low, last), np.int32)
-        scores = np.empty(n_cells, np.float32)
-        for i in range(low, high):
-            scores[:] = -centre_half
+    for run in prange((stop - start + RUN_ROWS - 1) // RUN_ROWS):
+        strip, scores = np.zeros(n_features, np.float32), np.empty(len(centre_half), np.float32)
+        chosen, counts = np.empty(n_choices, np.int32), np.empty(BINS, np.int32)
+        met, rough = np.empty(n_met, np.int32), np.empty(n_met, np.float32)
+        low = start + run * RUN_ROWS
+        for i in range(low, min(low + RUN_ROWS, stop)):
+            for at in range(indptr[i], indptr[i + 1]):
+                strip[features[at]] = values[at] * scale[i]
+            for c in range(len(scores)):
+                scores[c] = -centre_half[c]
             add_products(scores, features, values, indptr[i], indptr[i + 1], scale[i], bounds, list_rows, list_values)
-            highest(scores, chosen[i - low])
-        begins, guests = _guests(chosen[:, first:], low, n_cells)
-        ends, place, value = np.empty(n_features + 2, np.int32), np.empty(most, np.uint16), np.empty(most, np.float32)
-        sums = np.empty(largest, np.float32)
-        for c in range(n_cells):
-            if begins[c] < begins[c + 1]:
-                a, b = starts[c], starts[c + 1]
-                put_in_lists(indptr, features, values, scale, a, b, ends, place, value)
-                for i in guests[begins[c] : begins[c + 1]]:
-                    sums[: b - a] = 0
-                    add_products(sums, features, values, indptr[i], indptr[i + 1], scale[i], ends, place, value)
-                    _keep(i, a, b, sums, half, indices, keys, fresh)
-
-
-@njit(cache=True)
-def _guests(chosen, low, n_cells):
-    """Group the rows of a batch, from row `low` on, by the cells that they chose: where each cell's begin int64 (C + 1,), and rows int32."""
-    begins = np.zeros(n_cells + 2, np.int64)
-    for c in chosen.flat:
-        begins[c + 2] += 1
-    for c in range(n_cells):
-        begins[c + 2] += begins[c + 1]
-    guests = np.empty(chosen.size, np.int32)
-    for i in range(len(chosen)):
-        for c in chosen[i]:
-            guests[begins[c + 1]] = low + i
-            begins[c + 1] += 1
-    return begins[: n_cells + 1], guests
-
-
-@njit(fastmath={"contract"}, cache=True)
-def _keep(i, a, b, sums, half, indices, keys, fresh):
-    """Merge rows a..b, whose products with row i are `sums`, into its list."""
-    worst = keys[i, -1]
-    for start in range(a, b, CHUNK):
-        stop = min(start + CHUNK, b)
-        nearer = np.int32(0)
-        for j in range(start, stop):
-            nearer |= np.int32(half[i] + half[j] - sums[j - a] < worst)
-        if nearer == 0:
-            continue
-        for j in range(start, stop):
-            key = half[i] + half[j] - sums[j - a]
-            if key < worst and j != i:
-                insert_fresh(indices[i], keys[i], fresh[i], key, np.int32(j))
-                worst = keys[i, -1]
+            highest(scores, chosen)
+            n_there = 0
+            for c in chosen:
+                for j in range(starts[c], starts[c + 1]):
+                    met[n_there] = j
+                    n_there += 1
+            compare(
+                i, met[:n_there], n_kept, strip, rough, counts, indptr, features, values, scale, half, head_features,
+                head_values, indices, keys, fresh,
+            )  # fmt: skip
+            for at in range(indptr[i], indptr[i + 1]):
+                strip[features[at]] = 0

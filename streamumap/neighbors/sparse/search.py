@@ -1,7 +1,8 @@
 """The k-NN search in rows that are mostly zeros, on a CPU, in numba: a `protocol.Backend`. Only the non-zeros of a row are kept.
 
 `exhaustive.py`   compares all rows with all through inverted lists (`lists.py`): exact. `settle.py` completes what float32 sums leave open.
-`approximate.py`  compares each row with those of its nearest cells (`cells.py`, `probe.py`), then with neighbors of neighbors (`join.py`).
+`approximate.py`  compares each row with rows of its nearest cells (`cells.py`, `probe.py`, `heads.py`), then with neighbors of neighbors
+                  (`join.py`).
 `count.py`        counts exact ranks. `nearest.py` finds the neighbors of new rows. `measure.py` has the distances.
 """
 

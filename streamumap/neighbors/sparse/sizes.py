@@ -14,7 +14,7 @@ MARGIN = 8
 """Candidates kept beyond k - 1: float32 sums may order near ties wrongly, which float64 distances correct."""
 
 EXHAUSTIVE_ROWS = 2 * CORPUS_ROWS
-"""Up to this many rows all are compared with all: exact, in at most 35 CPU seconds. Measured: 1.85 ns a pair; cells and joins take 75 us
+"""Up to this many rows all are compared with all: exact, in at most 35 CPU seconds. Measured: 1.85 ns a pair; cells and joins take 45 us
 a row."""
 
 LISTED_BYTES = 2 + 4
@@ -32,7 +32,10 @@ CHOICES = 16
 
 LEAST_CELL = 64
 STRONGEST = 32
-"""Features of a centre; 96 do not find more neighbors."""
+"""Most features of a centre."""
+
+KEPT = 6
+"""Rows of cells that a row is compared with by all features in the first round, for each place in its list."""
 
 PER_CELL = 16
 """Rows for each cell in the sample on which centres are learnt, and rounds of learning."""
@@ -98,6 +101,16 @@ def mean_cell_rows(n_rows: int) -> int:
     return max(LEAST_CELL, isqrt(n_rows) // 8)
 
 
+def centre_width(mean_pairs: float) -> int:
+    """Return the number of features of a centre: half of a row's mean, within limits. More do not find more neighbors."""
+    return min(STRONGEST, max(STRONGEST // 2, round(mean_pairs / 2)))
+
+
+def head_width(mean_pairs: float) -> int:
+    """Return the number of a row's strongest features by which those that may be near are told from others: a quarter of the mean, in fours."""
+    return max(8, 4 * round(mean_pairs / 16))
+
+
 def list_width(k: int) -> int:
     """Return the number of neighbors kept of each row while a search is approximate."""
     return max(LEAST_WIDTH, k - 1 + MARGIN)
@@ -133,22 +146,22 @@ def _taking(n_pairs):
 
 
 def _approximate(n_rows, n_features, n_nonzero, k, batch_rows, n_sample, n_threads):
-    """Count the rows in the order of their cells and the centres of these, which are held throughout, and the step that needs most beyond.
-    The buffers with which a thread probes stay: glibc does not give back the end of a thread's heap."""
+    """Count the rows in the order of their cells, their heads and the centres, which are held throughout, and the step that needs most
+    beyond. The buffers with which a thread probes stay: glibc does not give back the end of a thread's heap."""
     n, width, index_bytes = n_rows, list_width(k), 2 if n_features <= 1 << 16 else 4
     share = n_nonzero / n * UNEVEN_NONZEROS
     block_rows, cell_rows = min(n, BLOCK_ROWS), mean_cell_rows(n)
     n_cells = 2 * max(1, n // cell_rows)
-    centres = n_cells * STRONGEST * (index_bytes + 4)
+    centres = n_cells * centre_width(n_nonzero / n) * (index_bytes + 4)
     arranged = n_nonzero * (index_bytes + 4) + n * 20 + centres
+    heads = n * head_width(n_nonzero / n) * (index_bytes + 4)
     learning = int(min(n, PER_CELL * n_cells // 2) * (share * (index_bytes + 12) + 20)) + centres * 6
     arranging = n * 28 + centres * 4 + int(block_rows * share * 18) + n_threads * n_features * (9 + index_bytes)
     table = n * width * 9
-    chosen = max(batch_rows * CHOICES, 256 * CHOICES * 16)
-    listed = int(2 * cell_rows * share * 6) + n_features * 4
-    threads = n_threads * (chosen * 8 + n_cells * 20 + listed)
+    met = min(n, 16 * CHOICES * 2 * cell_rows)
+    threads = n_threads * (n_cells * 8 + n_features * 4 + met * 8)
     joining = n * (FORWARD + 2 * REVERSE) * 4 + n_threads * (n_features * 4 + 24 * 1024)
     counted = count_closer(n, n_features, n_nonzero, n_sample, k - 1, min(n, CORPUS_ROWS), n_threads) + n * 4
-    measuring = n * (width * 4 + k * 8) + block_rows * (width * 12 + k * 8)
+    measuring = n * (width + k) * 8 + block_rows * k * 8 + n_threads * n_features * 8
     rounds = table + max(centres * 4, joining, counted)
-    return max(learning, arranged + max(arranging, threads + max(rounds, measuring)))
+    return max(learning, arranged + max(arranging, heads + threads + max(rounds, measuring)))

@@ -197,11 +197,11 @@ def test_a_centre_is_the_strongest_of_a_mean(csr):
     rows[3, 45] = 5
     members, starts, scale = np.arange(4, dtype=np.int32), np.array([0, 3, 4]), np.ones(4, np.float32)
     for cosine in (False, True):
-        (indptr, features, values), half = cells._means(csr(rows).block(0, 4), scale, members, starts, 50, cosine)
-        assert np.diff(indptr).tolist() == [32, 1] and features.tolist() == [*range(8, 40), 45]
-        mean = -np.arange(9, 41) / 3
+        (indptr, features, values), half = cells._means(csr(rows).block(0, 4), scale, members, starts, 50, 16, cosine)
+        assert np.diff(indptr).tolist() == [16, 1] and features.tolist() == [*range(24, 40), 45]
+        mean = -np.arange(25, 41) / 3
         assert (
-            np.allclose(values[:32], mean / np.linalg.norm(mean) if cosine else mean) and values[32] == (5, 1)[cosine]
+            np.allclose(values[:16], mean / np.linalg.norm(mean) if cosine else mean) and values[16] == (5, 1)[cosine]
         )
         assert np.allclose(half, [0, 0] if cosine else [(mean**2).sum() / 2, 12.5])
 
