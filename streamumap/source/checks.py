@@ -91,7 +91,11 @@ def rows_command(path: str, load: str) -> str:
     """Returns the command that saves an array of a file as rows of its last dimension; `load` as in `check_2d`. Nothing may
     follow it in a message, so that it can be pasted."""
     target = quoted(os.path.splitext(path)[0] + "-rows.npy")
-    code = f"import numpy as np; {load}; np.save({target}, a.reshape(-1, a.shape[-1]))"
+    return code_command(f"import numpy as np; {load}; np.save({target}, a.reshape(-1, a.shape[-1]))")
+
+
+def code_command(code: str) -> str:
+    """Returns the command that runs a line of Python. Nothing may follow it in a message, so that it can be pasted."""
     return f"python -c {shlex.quote(code)}"
 
 

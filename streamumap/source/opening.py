@@ -18,7 +18,7 @@ from streamumap.source.formats.choice import Choice, name_choice
 from streamumap.source.formats.convert import ToConvert
 from streamumap.source.formats.csr import csr_of
 from streamumap.source.formats.iterable import iterable_rows
-from streamumap.source.formats.npy import open_npy
+from streamumap.source.formats.npy_file import open_pairs
 from streamumap.source.formats.options import check_used, check_width_used
 from streamumap.source.formats.raw import raw_rows
 from streamumap.source.formats.safetensors import read_tensors, safetensors_rows
@@ -26,7 +26,6 @@ from streamumap.source.formats.shard_files import in_folder, listed, make_room, 
 from streamumap.source.formats.shard_names import read_names
 from streamumap.source.formats.shards import join
 from streamumap.source.formats.sidecar import find_pair, group_pairs, sidecar_width
-from streamumap.source.formats.topk import TopKSource
 from streamumap.source.reading import Reading
 from streamumap.source.sae.checkpoint import read_checkpoint
 from streamumap.source.sae.load import decoder_rows
@@ -115,7 +114,7 @@ def _open(x: Any, reading: Reading) -> Any:
         return name_choice(_open_path(os.fsdecode(x), reading))
     if isinstance(x, tuple) and len(x) == 3:
         check_used("the pairs", "pairs that come with their width", reading, ("dtype",))
-        return _pairs("the pairs", x[0], x[1], x[2], reading.dtype)
+        return open_pairs("the pairs", x[0], x[1], x[2], reading.dtype)
     if isinstance(x, (RowSource, ToConvert)):
         check_used(x.name, "rows that are open already", reading, ())
         return x
@@ -256,7 +255,7 @@ def _pair_files(
     reading: Reading,
     warnings: tuple[str, ...] = (),
     notes: tuple[str, ...] = (),
-) -> RowSource:
+) -> RowSource | ToConvert:
     """Opens TopK pairs in files, with their width from `reading` or a JSON file beside them. `warnings` and `notes` are
     those on their names."""
     check_used(name, "files of TopK pairs", reading, ("dtype", "n_features"))
@@ -270,21 +269,8 @@ def _pair_files(
     return source
 
 
-def _pair(name: str, indices: str, values: str, width: int, dtype: str | None) -> TopKSource:
+def _pair(name: str, indices: str, values: str, width: int, dtype: str | None) -> Any:
     """Opens the TopK pairs in two files, which remembers both."""
-    source: Any = _pairs(name, indices, values, width, dtype)
+    source: Any = open_pairs(name, indices, values, width, dtype)
     source.choice = Choice("TopK pairs", f"{indices} and {os.path.basename(values)}")
     return source
-
-
-def _pairs(name: str, indices: Any, values: Any, n_features: Any, dtype: str | None) -> TopKSource:
-    parts: list[RowSource] = []
-    try:
-        for part, part_dtype in ((indices, None), (values, dtype)):
-            is_path = isinstance(part, (str, bytes, os.PathLike))
-            parts.append(open_npy(part, part_dtype) if is_path else ArraySource(part, part_dtype))
-        return TopKSource(name, parts[0], parts[1], n_features)
-    except BaseException:
-        for source in parts:
-            source.close()
-        raise

@@ -332,6 +332,12 @@ def truncated(path):
     os.truncate(path, path.stat().st_size - 1)
 
 
+def saved_twice(path):
+    with open(path, "wb") as file:
+        np.save(file, np.ones((5, 4)))
+        np.save(file, np.ones((5, 4)))
+
+
 WRONG_INPUTS = {
     "NaN": (nonfinite, r"row 17: expected finite values, found NaN or infinite ones .* in 3 of 100 rows"),
     "truncated": (
@@ -349,9 +355,9 @@ WRONG_INPUTS = {
     ),
     "2 rows": (lambda p: np.save(p, np.ones((2, 5))), "shape: expected at least 3 rows, found 2"),
     "no columns": (lambda p: np.save(p, np.ones((5, 0))), "shape: expected at least 1 feature, found 0"),
-    "Fortran": (
-        lambda p: np.save(p, np.asfortranarray(np.ones((5, 4)))),
-        "fortran_order: expected False .*, found True; convert it with",
+    "saved twice": (
+        saved_twice,
+        "body: expected one array, found another one behind it, .*; join their rows with: python -c",
     ),
     "text": (lambda p: p.write_text("a,b\n1,2\n"), r"magic: expected .*, found b'a,b\\n1,'"),
     "empty": (lambda p: p.write_bytes(b""), "magic: expected .*, found 0 bytes"),

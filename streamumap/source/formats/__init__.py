@@ -13,7 +13,8 @@ from streamumap.source.file import OpenFile
 from streamumap.source.formats.arrow import arrow_rows, is_arrow, is_parquet, parquet_rows
 from streamumap.source.formats.convert import ToConvert
 from streamumap.source.formats.hdf5 import hdf5_rows, is_hdf5
-from streamumap.source.formats.npy import is_npy, npy_rows
+from streamumap.source.formats.npy import is_npy
+from streamumap.source.formats.npy_file import npy_rows
 from streamumap.source.formats.npz import is_npz, npz_rows
 from streamumap.source.formats.safetensors import is_safetensors, safetensors_rows
 from streamumap.source.formats.torch_file import is_torch, torch_rows

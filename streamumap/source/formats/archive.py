@@ -33,12 +33,24 @@ class Archive:
             self._zip = zipfile.ZipFile(io.BufferedReader(_Reader(file)))
         except BROKEN as error:
             raise wrong(file.name, "zip directory", "a whole one", short(str(error)), RESAVE) from error
+        before = min((info.header_offset for info in self._zip.infolist()), default=0)
+        if before:
+            found = f"another {before} bytes before it, as a second save into the same file leaves"
+            raise wrong(file.name, "archive", "one archive", found, "save each to a file of its own")
         self.members: dict[str, zipfile.ZipInfo] = {}
         for info in self._zip.infolist():
             name = info.filename
             if os.path.isabs(name) or ".." in name.replace("\\", "/").split("/") or name in self.members:
                 raise wrong(file.name, "member", "plain names, each once", short(name), RESAVE)
             self.members[name] = info
+
+    def names(self) -> dict[str, str]:
+        """Maps the names of arrays to their members. Raises InputError where two members have one name."""
+        names = {name.removesuffix(".npy"): name for name in self.members}
+        if len(names) < len(self.members):
+            twice = next(name for name in self.members if names[name.removesuffix(".npy")] != name)
+            raise wrong(self.file.name, "member", "plain names, each once", f"{short(twice)} twice", RESAVE)
+        return names
 
     def check_stored(self, largest_pickle: int) -> None:
         """Raises InputError if a member is compressed or a `.pkl` is larger than `largest_pickle` bytes."""

@@ -4,7 +4,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,10 +12,10 @@ import numpy as np
 
 from streamumap.errors import InputChanged
 from streamumap.events import Advance, Listener, no_advance
-from streamumap.source.base import RowSource, blocks, stored_dtype
+from streamumap.source.base import RowSource, as_stored, blocks, stored_dtype
 from streamumap.source.file import OpenFile
 from streamumap.source.formats.csr import CsrSource
-from streamumap.source.formats.npy import FileRows
+from streamumap.source.formats.npy import FileRows, bytes_of
 from streamumap.source.formats.topk import TopKSource, checked_width
 from streamumap.store.atomic import OUT_REMEDY, write_at, writing
 
@@ -23,6 +23,12 @@ R = TypeVar("R", bound=FileRows)
 
 BLOCK_BYTES = 8 << 20
 """Bytes of a part that are read at a time."""
+
+PANEL_BYTES = 16 << 20
+"""Bytes that are read together of a matrix stored column after column: from each column a run of so many rows."""
+
+COLUMNS = 256
+"""Columns from which one thread reads at a time."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,7 @@ class Part:
     n_features: int
     dtype: str  # as in RowSource
     blocks: Callable[[int], Iterator[np.ndarray]]  # block_rows -> blocks of all rows, as stored
+    by_column: bool = False  # `blocks` gives all values as rows of one, column after column; conversion turns them
 
     @property
     def row_bytes(self) -> int:
@@ -66,6 +73,8 @@ class ToConvert:
         self.max_nonzero = None if "rows" in parts else main.n_rows * main.n_features
         self.n_bytes = sum(part.n_rows * part.row_bytes for part in parts.values())
         self.row_bytes = -(-self.n_bytes // max(1, self.n_rows))
+        turned = (part for part in parts.values() if isinstance(part, Part) and part.by_column)
+        self.n_bytes += sum(part.n_rows * part.row_bytes for part in turned)
 
     def convert(self, folder: str | os.PathLike, advance: Advance = no_advance) -> RowSource:
         """Writes the parts into `folder` and returns the rows, with the name and fingerprint of the container. Advances by
@@ -110,6 +119,8 @@ def assemble(
 
 def write_part(part: Part | RowSource, folder: Path, name: str, advance: Advance = no_advance) -> FileRows:
     """Writes all rows to `converted_NAME.bin` in `folder` and opens them there. Advances by rows."""
+    if isinstance(part, Part) and part.by_column:
+        return _turned(part, folder, name, advance)
     step = max(1, BLOCK_BYTES // max(1, part.row_bytes))
     stream = part.blocks(step) if isinstance(part, Part) else (block for _, block in blocks(part, step))
     with AppendFile(folder / f"converted_{name}.bin", part.n_features, part.dtype) as file:
@@ -121,6 +132,41 @@ def write_part(part: Part | RowSource, folder: Path, name: str, advance: Advance
             f"{part.name}: rows: expected {part.n_rows} as on opening, found {file.n_rows}; start again when nothing writes to it."
         )
     return file.rows()
+
+
+def _turned(part: Part, folder: Path, name: str, advance: Advance) -> FileRows:
+    """Writes values that come column after column to a file, then their rows as `write_part` does."""
+    flat = replace(part, n_rows=part.n_rows * part.n_features, n_features=1, by_column=False)
+    columns = write_part(flat, folder, f"{name}_columns")
+    shape, stored = (part.n_rows, part.n_features), stored_dtype(part.dtype)
+    rows = write_part(column_part(columns.file, part.name, 0, shape, stored, part.dtype), folder, name, advance)
+    columns.close()
+    os.unlink(columns.name)
+    return rows
+
+
+def column_part(file: OpenFile, name: str, offset: int, shape: tuple[int, int], stored: np.dtype, dtype: str) -> Part:
+    """Returns a matrix whose values lie column after column from byte `offset` of a file. It is read in panels of rows."""
+    n_rows, n_features = shape
+
+    def panel(start: int, stop: int) -> np.ndarray:
+        values = np.empty((n_features, stop - start), stored)
+
+        def columns(first: int) -> None:
+            for feature in range(first, min(first + COLUMNS, n_features)):
+                file.fill(bytes_of(values[feature]), offset + (feature * n_rows + start) * stored.itemsize)
+
+        file.run(columns, range(0, n_features, COLUMNS))
+        return values
+
+    def blocks(block_rows: int) -> Iterator[np.ndarray]:
+        n_panel = max(block_rows, PANEL_BYTES // (n_features * stored.itemsize))
+        for start in range(0, n_rows, n_panel):
+            values = panel(start, min(start + n_panel, n_rows))
+            for first in range(0, values.shape[1], block_rows):
+                yield as_stored(np.ascontiguousarray(values[:, first : first + block_rows].T), dtype)
+
+    return Part(name, n_rows, n_features, dtype, blocks)
 
 
 @contextmanager

@@ -5,11 +5,11 @@ from itertools import pairwise
 
 import numpy as np
 
+from streamumap.errors import InputError
 from streamumap.source.base import stored_dtype
-from streamumap.source.checks import check_2d, quoted, resolve_dtype
+from streamumap.source.checks import check_2d, code_command, quoted, resolve_dtype
 from streamumap.source.file import SAMPLE_BYTES, OpenFile
 from streamumap.source.formats.npy_header import MAGIC, NpyHeader, fortran_order, header_at
-from streamumap.source.reading import Reading
 
 PIECE_BYTES = 4 << 20
 """Bytes that one thread reads at a time."""
@@ -40,7 +40,7 @@ class FileRows:
         """Reads rows start..stop as stored, (stop - start, n_features), in the machine's byte order."""
         assert 0 <= start <= stop <= self.n_rows
         rows = self._buffer(stop - start, out)
-        body = _bytes_of(rows)
+        body = bytes_of(rows)
         offset = self._offset + start * self.row_bytes
         pieces = range(0, len(body), PIECE_BYTES)
         self.file.run(lambda at: self.file.fill(body[at : at + PIECE_BYTES], offset + at), pieces)
@@ -82,7 +82,7 @@ class FileRows:
         return rows
 
     def _take_runs(self, rows: np.ndarray, out: np.ndarray) -> None:
-        body = _bytes_of(out)
+        body = bytes_of(out)
         starts = np.flatnonzero(np.diff(rows, prepend=rows[0] - 2) != 1)
         places = np.append(starts, len(rows)) * self.row_bytes
         offsets = rows[starts] * self.row_bytes + self._offset
@@ -95,11 +95,6 @@ def is_npy(file: OpenFile) -> bool:
     return file.head(len(MAGIC)) == MAGIC
 
 
-def npy_rows(file: OpenFile, reading: Reading) -> FileRows:
-    """Opens the rows of a 2-D `.npy` file in C order. Raises InputError."""
-    return npy_rows_at(file, file.name, reading.dtype)
-
-
 def open_npy(path: str | bytes | os.PathLike, dtype: str | None = None) -> FileRows:
     """Opens the rows of a 2-D `.npy` file in C order. Raises InputError.
 
@@ -107,45 +102,54 @@ def open_npy(path: str | bytes | os.PathLike, dtype: str | None = None) -> FileR
     """
     file = OpenFile(path, "a .npy file")
     try:
-        return npy_rows_at(file, file.name, dtype)
+        header = header_at(file, file.name)
+        if header.by_column:
+            raise fortran_order(file.name)
+        return npy_in_place(file, file.name, header, dtype)
     except BaseException:
         file.close()
         raise
 
 
-def npy_rows_at(
-    file: OpenFile, name: str, dtype: str | None = None, start: int = 0, n_bytes: int | None = None
-) -> FileRows:
-    """Opens the rows of a 2-D `.npy` embedded in a file from byte `start`, `n_bytes` long (None: to the end)."""
-    header = header_at(file, name, start, n_bytes)
-    load = f'a = np.load({quoted(name)}, mmap_mode="r")'
-    shape = matrix_shape(name, header, dtype, load=load)
+def npy_in_place(file: OpenFile, name: str, header: NpyHeader, dtype: str | None = None) -> FileRows:
+    """Opens the rows of a 2-D `.npy` file that lie one after the other. Raises InputError."""
+    warnings, shape = tail_warning(file, name, header), npy_shape(name, header, dtype)
     rows = FileRows(file, name, header.data_offset, shape, header.dtype, dtype)
     rows.fingerprint |= {"format": "npy", "header": header.text}
-    rows.warnings = tail_warning(name, header)
+    rows.warnings = warnings
     return rows
+
+
+def npy_shape(name: str, header: NpyHeader, dtype: str | None) -> tuple[int, int]:
+    """Returns (rows, features) of a `.npy` file. Raises InputError, with the command that makes rows of other shapes."""
+    return matrix_shape(name, header, dtype, load=f'a = np.load({quoted(name)}, mmap_mode="r")')
 
 
 def matrix_shape(
     name: str, header: NpyHeader, dtype: str | None = None, column: bool = False, load: str = ""
 ) -> tuple[int, int]:
-    """Returns (rows, features) of a `.npy` that can be read row after row. With `column` a vector is a matrix of one
-    column. `load` as in `check_2d`. Raises InputError."""
+    """Returns (rows, features) of a `.npy`. With `column` a vector is a matrix of one column. `load` as in `check_2d`.
+    Raises InputError."""
     resolve_dtype(name, header.dtype, dtype)
     if column and len(header.shape) == 1:
         return header.shape[0], 1
-    shape = check_2d(name, header.shape, name, load)
-    if header.fortran:
-        raise fortran_order(name)
-    return shape
+    return check_2d(name, header.shape, name, load)
 
 
-def tail_warning(name: str, header: NpyHeader) -> tuple[str, ...]:
-    """Returns a sentence about bytes behind the body, if there are any."""
+def tail_warning(file: OpenFile | None, name: str, header: NpyHeader) -> tuple[str, ...]:
+    """Returns a sentence about bytes behind the body, if there are any. `file`: None where they cannot be looked at. Raises
+    InputError where they are another array."""
     if not header.extra_bytes:
         return ()
+    if file and file.head(min(len(MAGIC), header.extra_bytes), header.data_offset + header.body_bytes) == MAGIC:
+        load = f'f = open({quoted(file.name)}, "rb"); n = os.path.getsize({quoted(file.name)})'
+        parts = "[np.load(f) for _ in iter(lambda: f.tell() < n, False)]"
+        target = quoted(os.path.splitext(file.name)[0] + "-rows.npy")
+        command = code_command(f"import os, numpy as np; {load}; np.save({target}, np.vstack({parts}))")
+        found = "another one behind it, as a second numpy.save into the same file leaves"
+        raise InputError(f"{name}: body: expected one array, found {found}; join their rows with: {command}")
     return (f"{name}: body: expected {header.body_bytes} bytes, found {header.extra_bytes} more; they are ignored.",)
 
 
-def _bytes_of(rows: np.ndarray) -> memoryview:
+def bytes_of(rows: np.ndarray) -> memoryview:
     return rows.reshape(-1).view(np.uint8).data

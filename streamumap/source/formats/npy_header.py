@@ -39,6 +39,11 @@ class NpyHeader:
     text: str
 
     @property
+    def by_column(self) -> bool:
+        """Whether the values of a matrix lie column after column."""
+        return self.fortran and len(self.shape) == 2 and min(self.shape) > 1
+
+    @property
     def body_bytes(self) -> int:
         return math.prod(self.shape) * self.dtype.itemsize
 
@@ -61,17 +66,19 @@ def header_at(file: OpenFile, name: str, start: int = 0, n_bytes: int | None = N
     return parse_header(file.head(min(LONGEST_HEAD, npy_bytes), start), name, start, npy_bytes)
 
 
-def parse_header(head: bytes, name: str, start: int, npy_bytes: int) -> NpyHeader:
+def parse_header(head: bytes, name: str, start: int, npy_bytes: int, any_kind: bool = False) -> NpyHeader:
     """Parses the header in `head`, the first bytes (up to LONGEST_HEAD) of a `.npy` of `npy_bytes` from byte `start` on.
-    Raises InputError."""
+    Raises InputError, with `any_kind` not for text, dates, objects (O) and fields (V0), whose body is not checked."""
     text, header_bytes = _header_text(head, name)
     fields = _parse(text, name)
-    dtype = _parse_dtype(fields["descr"], name)
+    dtype = _dtype_of_any_kind(fields["descr"]) if any_kind else None
+    if dtype is None:
+        dtype = _parse_dtype(fields["descr"], name)
     if not isinstance(fields["fortran_order"], bool):
         raise wrong(name, "fortran_order", "True or False", short(fields["fortran_order"]), RESAVE)
     shape = checked_shape(fields["shape"], dtype.itemsize, name)
     header = NpyHeader(shape, dtype, fields["fortran_order"], start + header_bytes, start + npy_bytes, text)
-    if header.extra_bytes < 0:
+    if header.extra_bytes < 0 and dtype.kind != "O":
         expected = f"{header.body_bytes} bytes for shape {short(shape)} of {dtype}"
         remedy = "the file was cut off: copy or write it again"
         raise wrong(name, "body", expected, npy_bytes - header_bytes, remedy)
@@ -128,6 +135,18 @@ def _parse_dtype(descr: object, name: str) -> np.dtype:
     if not unit and (kind + size in NUMBERS or (kind + size == "V2" and order != ">")):
         return np.dtype(order + kind + size)
     raise refused_dtype(name, kind, int(size or 0), short(descr))
+
+
+def _dtype_of_any_kind(descr: object) -> np.dtype | None:
+    """Returns the dtype of values that can be described but are no rows, None for others."""
+    if isinstance(descr, list):
+        return np.dtype("V0")
+    if not isinstance(descr, str) or not re.fullmatch(r"[<>|=]?[OSUMmcfV][0-9]{0,9}(\[[0-9a-zA-Z]{0,12}\])?", descr):
+        return None
+    try:
+        return np.dtype(descr)
+    except (TypeError, ValueError, OverflowError):
+        return None
 
 
 def checked_shape(shape: object, itemsize: int, name: str, remedy: str = RESAVE) -> tuple[int, ...]:

@@ -12,7 +12,10 @@ VALUES = ("rows", "values", "data")
 
 CSR_NAMES = ("indptr", "indices", "data")
 
-NO_NUMBERS = ("str", "bytes", "object", "datetime", "timedelta")
+TEXT = ("str", "bytes", "datetime", "timedelta")
+"""Beginnings of the names of dtypes that hold text and dates."""
+
+NO_NUMBERS = (*TEXT, "object")
 """Beginnings of the names of dtypes that cannot be rows: text, objects, dates."""
 
 MOST_LISTED = 16
@@ -58,7 +61,7 @@ def choose_parts(name: str, arrays: dict[str, Named], key: str | None) -> dict[s
 
 def _only_rows(name: str, arrays: dict[str, Named]) -> str:
     """Returns the name of the only array that can be meant as the rows. Raises InputError where there is none, or a choice."""
-    matrices = [array for array, it in arrays.items() if len(it.shape) == 2]
+    matrices = [array for array, it in arrays.items() if len(it.shape) == 2 and not it.dtype.lower().startswith(TEXT)]
     larger = [array for array, it in arrays.items() if len(it.shape) > 2]
     if len(matrices) == 1 and not _has_rival(arrays, matrices[0]):
         return matrices[0]

@@ -1,7 +1,9 @@
 """Every format is read exactly, scanned alike, and gives the map of the dense `.npy`."""
 
+import io
 import json
 import os
+import struct
 import sys
 import tempfile
 import zipfile
@@ -75,6 +77,39 @@ def npz_stored(folder):
 def npz_compressed(folder):
     np.savez_compressed(folder / "x.npz", acts=rows(), labels=np.arange(N))
     return folder / "x.npz"
+
+
+def npy_fortran(folder):
+    np.save(folder / "x.npy", np.asfortranarray(rows()))
+    return folder / "x.npy"
+
+
+def npz_fortran(folder):
+    np.savez(folder / "x.npz", acts=np.asfortranarray(rows()), labels=np.arange(N))
+    return folder / "x.npz"
+
+
+def npz_fortran_compressed(folder):
+    np.savez_compressed(folder / "x.npz", acts=np.asfortranarray(rows().astype(">f4")))
+    return folder / "x.npz"
+
+
+def npz_beside(folder):
+    names, dates = np.array([f"row {i}" for i in range(N)]), np.datetime64("2024-01-01") + np.arange(N)
+    others = {
+        "text": names.reshape(35, 2),
+        "when": dates,
+        "lists": np.array([[1], [2, 3]], object),
+        "run": {"layer": 3},
+    }
+    np.savez(folder / "x.npz", acts=rows(), shape=names, format=names, fields=np.zeros(N, "i4, f4"), **others)
+    return folder / "x.npz"
+
+
+def pairs_fortran(folder):
+    for name, part in zip(("indices", "values"), pairs(), strict=True):
+        np.save(folder / f"x_{name}.npy", np.asfortranarray(part))
+    return folder / "x_indices.npy", Reading(n_features=D)
 
 
 def npz_shards(folder):
@@ -211,11 +246,12 @@ def zarr_2_group(folder):
 FORMATS = [
     npy, npy_folder, npy_glob, shard_list, npz_stored, npz_compressed, npz_shards, npz_pairs, npz_pairs_compressed, csr_stored,
     csr_compressed, safetensors_file, safetensors_shards, safetensors_pairs, pair_shards, raw, parquet, parquet_lists, arrow, pt,
-    pt_shards, hdf5, hdf5_chunked, hdf5_pairs, h5ad, h5ad_dense, zarr_array, zarr_2_group,
+    npy_fortran, npz_fortran, npz_fortran_compressed, npz_beside, pairs_fortran, pt_shards, hdf5, hdf5_chunked, hdf5_pairs, h5ad,
+    h5ad_dense, zarr_array, zarr_2_group,
 ]  # fmt: skip
 CONVERTED = {
     "npz_compressed", "npz_shards", "npz_pairs_compressed", "csr_compressed", "parquet", "parquet_lists", "arrow", "hdf5_chunked",
-    "h5ad", "zarr_array", "zarr_2_group",
+    "h5ad", "zarr_array", "zarr_2_group", "npy_fortran", "npz_fortran", "npz_fortran_compressed", "pairs_fortran",
 }  # fmt: skip
 SPARSE = {
     "npz_pairs",
@@ -224,6 +260,7 @@ SPARSE = {
     "csr_compressed",
     "safetensors_pairs",
     "pair_shards",
+    "pairs_fortran",
     "hdf5_pairs",
     "h5ad",
 }
@@ -385,9 +422,32 @@ def test_many_shards_are_not_too_many_open_files(tmp_path):
 
 
 def test_a_member_that_inflates_without_end(tmp_path):
-    np.savez_compressed(tmp_path / "x.npz", a=np.zeros((3000, 10_000), np.float32))
+    """What a member inflates to is announced, can be that much, and comes a block at a time."""
+    x = np.zeros((30, 1_000_000), np.float32)
+    x[::3, 7] = 1
+    np.savez_compressed(tmp_path / "x.npz", a=x)
     assert (tmp_path / "x.npz").stat().st_size < 200_000
-    refused(tmp_path / "x.npz", "[a]: size", "500 times", "numpy.save")
+    with in_place(open_source(tmp_path / "x.npz")) as found:
+        assert np.array_equal(found.read(0, 30), x)
+    np.savez_compressed(tmp_path / "y.npz", a=np.zeros((3, (16 << 20) + 1), np.float32))
+    refused(tmp_path / "y.npz", "[a]: row: expected at most 67108864 bytes", "numpy.save")
+    refused(
+        claiming(tmp_path / "z.npz", (1 << 20, 1000)), "[a]: size: expected at most 1032 times the", "write it again"
+    )
+    refused(claiming(tmp_path / "z.npz", (3, 4)), "[a]: member: expected a whole one, found 'the end after 0 of 48")
+
+
+def claiming(path, shape):
+    """Makes an archive whose directory and header claim an array that is not there."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.npy", header.getvalue())
+    content = bytearray(path.read_bytes())
+    at = content.index(b"PK") + 24
+    content[at : at + 4] = struct.pack("<I", len(header.getvalue()) + 4 * shape[0] * shape[1])
+    path.write_bytes(content)
+    return path
 
 
 def test_an_archive_that_is_cut_off_or_damaged(tmp_path):
