@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+import scipy.sparse
 import torch
 import zarr
 from safetensors.numpy import save_file
@@ -180,6 +181,27 @@ def bomb(folder):
     at = content.index(b"PK\x01\x02") + 24
     content[at : at + 4] = struct.pack("<I", len(header) + 4 * 10**9)
     (folder / "x.npz").write_bytes(content)
+    return [folder / "x.npz"]
+
+
+def sparse(form, *options):
+    """Saves rows with SciPy in one of its forms."""
+
+    def make(folder):
+        rows = scipy.sparse.coo_array(good() * (np.arange(120).reshape(20, 6) % 5 < 2))
+        if form == "coo":
+            rows = scipy.sparse.coo_array(
+                (np.tile(rows.data, 2), (np.tile(rows.row, 2), np.tile(rows.col, 2))), rows.shape
+            )
+        scipy.sparse.save_npz(folder / "x.npz", rows.asformat(form))
+        return [folder / "x.npz", *options]
+
+    return make
+
+
+def square_csr(folder):
+    rows = scipy.sparse.csr_array(np.triu(good(20, 20)))
+    np.savez(folder / "x.npz", data=rows.data, indices=rows.indices, indptr=rows.indptr, shape=rows.shape)
     return [folder / "x.npz"]
 
 
@@ -580,6 +602,12 @@ CASES = [
         ".npz: 2-D integers beside objects", several(npz, "x.npz", tokens=TOKENS, acts=RAGGED), 2,
         r"found tokens \(int64, 20 x 4\), acts \(Python objects, 20\); name one with --key NAME",
     ),
+    Case("SciPy's CSC", sparse("csc"), 0, "reading CSC data, indices and indptr of .*x.npz, float32, 20 x 6"),
+    Case("SciPy's CSC with another width in --features", sparse("csc", "--features", "20"), 2, "--features: expected 6, as the file says, found 20; leave"),
+    Case("SciPy's COO with two values in a place", sparse("coo"), 2, "row 0: expected each feature once, found two values of feature 0; save it as CSR with: python -c"),
+    Case("SciPy's BSR", sparse("bsr"), 2, "format: expected csr, csc or coo, found bsr; save it as CSR with: python -c"),
+    Case("SciPy's DIA", sparse("dia"), 2, "format: expected csr, csc or coo, found dia; save it as CSR with: python -c"),
+    Case("a square matrix of rows or columns, unsaid", square_csr, 0, "warning: .*indptr: its bounds may be those of 20 rows or of as many columns; they are read as rows"),
     Case("a member named ../x", slipping_member, 2, "member: expected plain names"),
     Case("stdin", lambda f: ["-"], 2, "found standard input; write the data to a file first"),
     Case("FIFO", fifo, 2, "expected a regular, seekable file, found a pipe"),

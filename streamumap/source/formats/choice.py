@@ -21,8 +21,10 @@ class Choice:
 def with_choice(rows: Any, file: str, chosen: dict[str, str]) -> Any:
     """Returns `rows`, which remember the names of their parts in the container `file`; `chosen` as of `choose_parts`."""
     names = {part: spelled(name) for part, name in chosen.items()}
-    if "indptr" in names:
-        what = f"CSR {names['data']}, {names['indices']} and {names['indptr']}"
+    if "col" in names:
+        what = f"COO {names['data']}, {names['row']} and {names['col']}"
+    elif "indptr" in names:
+        what = f"{getattr(rows, 'form', 'csr').upper()} {names['data']}, {names['indices']} and {names['indptr']}"
     elif "indices" in names:
         what = f"TopK pairs {names['indices']} and {names['values']}"
     else:

@@ -80,7 +80,7 @@ class ToConvert:
         """Writes the parts into `folder` and returns the rows, with the name and fingerprint of the container. Advances by
         rows, about `n_rows` in all. Raises InputError, InputChanged, OutputError."""
         total = sum(part.n_rows for part in self._parts.values())
-        part_advance = _PartsProgress(advance, self.n_rows, total)
+        part_advance = PartsProgress(advance, self.n_rows, total)
         files: Parts = {name: write_part(part, Path(folder), name, part_advance) for name, part in self._parts.items()}
         self.check_unchanged()
         rows = assemble(self.name, files, self.n_features)
@@ -207,7 +207,7 @@ class AppendFile:
         return kind(file, os.fspath(self.path), 0, shape, stored_dtype(self.dtype), self.dtype)
 
 
-class _PartsProgress:
+class PartsProgress:
     """Progress over several parts of `total` rows together, reported as `n_rows` in all."""
 
     def __init__(self, advance: Advance, n_rows: int, total: int):

@@ -13,8 +13,9 @@ from streamumap.source.base import RowSource, as_stored
 from streamumap.source.checks import check_2d, quoted, resolve_dtype, short, wrong
 from streamumap.source.file import OpenFile
 from streamumap.source.formats.choice import with_choice
-from streamumap.source.formats.convert import Part, Parts, ToConvert, assemble
+from streamumap.source.formats.convert import Part, Parts, ToConvert
 from streamumap.source.formats.npy import FileRows
+from streamumap.source.formats.sparse_forms import form_name, join_parts
 from streamumap.source.formats.tensors import CSR_NAMES, MOST_LISTED, VALUES, Named, choose_parts, listed, spelled
 from streamumap.source.reading import Reading
 
@@ -46,10 +47,11 @@ def hdf5_rows(file: OpenFile, reading: Reading) -> RowSource | ToConvert:
         sets: dict[str, Any] = {key or "": target} if is_set else _data_sets(path, target)
         chosen = _choose(path, sets, key if is_set else None)
         parts: Parts = {part: _part(file, sets[name], part, reading.dtype) for part, name in chosen.items()}
-        width = reading.n_features if reading.n_features is not None else _width(path, target, chosen)
+        form, shape = (None, None) if is_set else _form(path, target, chosen)
+        width = reading.n_features if reading.n_features is not None or shape is not None else _width(target)
         fingerprint = {"format": "hdf5", "sets": sorted(sets[name].name for name in chosen.values())}
         fingerprint |= {"blake2b": file.sampled_hash(0, 0, file.n_bytes)} | file.identity
-        rows = assemble(path, parts, width, fingerprint, [file])
+        rows = join_parts(path, parts, width, shape, form, fingerprint, [file])
         return with_choice(rows, path, {part: sets[name].name.lstrip("/") for part, name in chosen.items()})
     except InputError:
         raise
@@ -146,13 +148,18 @@ def _part(file: OpenFile, data_set: Any, part: str, said: str | None) -> Part | 
     return Part(called, shape[0], shape[1], dtype, blocks)
 
 
-def _width(path: str, group: Any, chosen: dict[str, str]) -> int | None:
-    """Returns the width of pairs that the file states, or None."""
-    if "indptr" in chosen:
-        shape = group.attrs.get("shape", group.attrs.get("h5sparse_shape"))
-        kind = str(group.attrs.get("encoding-type", group.attrs.get("h5sparse_format", "csr_matrix")))
-        if not kind.startswith("csr"):
-            raise wrong(path, "format", "csr_matrix", kind, "save it as CSR")
-        return int(shape[1]) if shape is not None and len(shape) == 2 else None
+def _form(path: str, group: Any, chosen: dict[str, str]) -> tuple[str | None, Any]:
+    """Returns the form and the shape of a sparse matrix that anndata or h5sparse names, or None. Raises InputError."""
+    if "indptr" not in chosen:
+        return None, None
+    said = group.attrs.get("encoding-type", group.attrs.get("h5sparse_format"))
+    form = None if said is None else form_name(said)
+    if said is not None and form not in ("csr", "csc"):
+        raise wrong(path, "format", "csr_matrix or csc_matrix", short(said), "save it as CSR")
+    return form, group.attrs.get("shape", group.attrs.get("h5sparse_shape"))
+
+
+def _width(group: Any) -> int | None:
+    """Returns the width of TopK pairs that the file states, or None."""
     width = next((group.attrs[name] for name in ("n_features", "num_features") if name in group.attrs), None)
     return None if width is None else int(width)

@@ -17,9 +17,10 @@ from streamumap.source.checks import quoted, resolve_dtype, short, wrong
 from streamumap.source.file import OpenFile
 from streamumap.source.formats.archive import RESAVE, Archive, is_zip
 from streamumap.source.formats.choice import with_choice
-from streamumap.source.formats.convert import Part, Parts, ToConvert, assemble, column_part
+from streamumap.source.formats.convert import Part, Parts, ToConvert, column_part
 from streamumap.source.formats.npy import FileRows, matrix_shape, tail_warning
 from streamumap.source.formats.npy_header import LONGEST_HEAD, MAGIC, NpyHeader, parse_header
+from streamumap.source.formats.sparse_forms import COO_NAMES, coo_parts, form_name, join_parts
 from streamumap.source.formats.tensors import CSR_NAMES, MOST_LISTED, VALUES, Named, choose_parts, spelled
 from streamumap.source.reading import Reading
 
@@ -43,20 +44,23 @@ def is_npz(file: OpenFile) -> bool:
 
 
 def npz_rows(file: OpenFile, reading: Reading) -> RowSource | ToConvert:
-    """Opens a 2-D array (`reading.key` names it if there are several), TopK pairs `indices` and `values`, or a CSR matrix as
+    """Opens a 2-D array (`reading.key` names it if there are several), TopK pairs `indices` and `values`, or a sparse matrix as
     SciPy saves it. Raises InputError."""
     archive = Archive(file)
     names = archive.names()
     headers = {name: _header(archive, names[name], any_kind=True) for name in names if _is_array(archive, names[name])}
     facts = {name: _fact(archive, names[name]) for name in FACTS if name in headers and _is_fact(headers[name])}
     arrays = {name: _named(file.name, name, it, reading) for name, it in headers.items() if name not in facts}
-    chosen = choose_parts(file.name, arrays, reading.key)
-    width = reading.n_features if reading.n_features is not None else _width(file.name, facts, chosen)
+    form = _form(file.name, facts, arrays) if reading.key is None else None
+    chosen = coo_parts(file.name, form, arrays) or choose_parts(file.name, arrays, reading.key)
+    width = reading.n_features if reading.n_features is not None or "indptr" in chosen else _width(facts)
     parts: Parts = {part: _part(archive, names[name], part, reading.dtype) for part, name in chosen.items()}
-    rows: Any = assemble(file.name, parts, width, {"format": "npz", "members": sorted(chosen.values())}, [file])
+    fingerprint = {"format": "npz", "members": sorted(chosen.values())}
+    rows: Any = join_parts(file.name, parts, width, facts.get("shape"), form, fingerprint, [file])
     if isinstance(rows, ToConvert):
         rows.fingerprint |= {"blake2b": file.sampled_hash(0, 0, file.n_bytes)} | file.identity
-    rows.warnings = tuple(text for name in chosen.values() for text in _tail(archive, names[name], headers[name]))
+    tails = (text for name in chosen.values() for text in _tail(archive, names[name], headers[name]))
+    rows.warnings = tuple(dict.fromkeys((*rows.warnings, *tails)))
     rows.notes = _left_aside(names, headers, {*facts, *chosen.values()})
     return with_choice(rows, file.name, chosen)
 
@@ -94,7 +98,7 @@ def _part(archive: Archive, member: str, part: str, dtype: str | None) -> Part |
     """Opens a matrix, or a vector as a matrix of one column. Raises InputError."""
     called, header = archive.called(member), _header(archive, member)
     declared = dtype if part in VALUES else None
-    shape = matrix_shape(called, header, declared, column=part in CSR_NAMES)
+    shape = matrix_shape(called, header, declared, column=part in (*CSR_NAMES, *COO_NAMES))
     resolved = resolve_dtype(called, header.dtype, declared)
     if not archive.is_stored(member):
         return _compressed(archive, member, header, shape, resolved)
@@ -153,15 +157,16 @@ def _exactly(stream, n_bytes: int) -> bytes:
     return data
 
 
-def _width(name: str, facts: dict[str, np.ndarray], chosen: dict[str, str]) -> int | None:
-    """Returns the width of pairs that the file states, or None."""
-    if "indptr" in chosen:
-        kind = facts["format"].item() if "format" in facts else b"csr"
-        if kind not in (b"csr", "csr"):
-            raise wrong(name, "format", "csr", short(kind), "call .tocsr() before saving")
-        shape = facts.get("shape", np.zeros(0))
-        if shape.shape != (2,) or shape.dtype.kind not in "iu":
-            raise wrong(name, "shape", "two sizes", short(shape.tolist()), "write it again with scipy.sparse.save_npz")
-        return int(shape[1])
+def _form(name: str, facts: dict[str, np.ndarray], arrays: dict[str, Named]) -> str | None:
+    """Returns the form of a sparse matrix that SciPy names, or None."""
+    said = facts["format"].item() if "format" in facts and facts["format"].size == 1 else None
+    form = None if said is None else form_name(said)
+    if said is not None and form is None and all(part in arrays for part in CSR_NAMES):
+        raise wrong(name, "format", "csr, csc or coo", short(said), "call .tocsr() before saving")
+    return form if "shape" in facts or form is None else None
+
+
+def _width(facts: dict[str, np.ndarray]) -> int | None:
+    """Returns the width of TopK pairs that the file states, or None."""
     widths = [facts[field] for field in ("n_features", "num_features") if field in facts]
     return int(widths[0].item()) if widths and widths[0].size == 1 and widths[0].dtype.kind in "iu" else None

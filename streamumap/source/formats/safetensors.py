@@ -13,9 +13,10 @@ from streamumap.source.base import RowSource
 from streamumap.source.checks import check_2d, declared_dtype, quoted, short, wrong
 from streamumap.source.file import OpenFile
 from streamumap.source.formats.choice import with_choice
-from streamumap.source.formats.convert import Parts, ToConvert, assemble
+from streamumap.source.formats.convert import Parts, ToConvert
 from streamumap.source.formats.npy import FileRows
 from streamumap.source.formats.npy_header import checked_shape
+from streamumap.source.formats.sparse_forms import join_parts
 from streamumap.source.formats.tensors import VALUES, Named, choose_parts
 from streamumap.source.reading import Reading
 
@@ -68,7 +69,7 @@ def safetensors_rows(file: OpenFile, reading: Reading) -> RowSource | ToConvert:
     tensors = read_tensors(file)
     chosen = choose_parts(file.name, {name: _named(file, name, it) for name, it in tensors.items()}, reading.key)
     parts: Parts = {part: tensor_rows(file, name, tensors[name], part, reading.dtype) for part, name in chosen.items()}
-    return with_choice(assemble(file.name, parts, reading.n_features), file.name, chosen)
+    return with_choice(join_parts(file.name, parts, reading.n_features), file.name, chosen)
 
 
 def _named(file: OpenFile, name: str, tensor: Tensor) -> Named:

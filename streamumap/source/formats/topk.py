@@ -79,10 +79,11 @@ class TopKSource:
         return ordered_pairs(self.name, rows, counts, *flat, self.n_features, self.dtype)
 
 
-def checked_width(name: str, n_features: Any) -> int:
-    """Returns `n_features`, the width of rows stored as pairs, as an int. Raises InputError."""
+def checked_width(name: str, n_features: Any, called: str = "features") -> int:
+    """Returns `n_features`, the width of rows stored as pairs, as an int. Raises InputError, which calls it `called`."""
     whole = hasattr(n_features, "__index__") and not isinstance(n_features, (bool, np.bool_))
     if not whole or not 1 <= n_features <= LARGEST_WIDTH:
         expected = f"a whole number from 1 to {LARGEST_WIDTH}"
-        raise wrong(name, "features", expected, repr(n_features), "give the width with --features")
+        remedy = "give the width with --features" if called == "features" else "write the matrix again"
+        raise wrong(name, called, expected, repr(n_features), remedy)
     return operator.index(n_features)

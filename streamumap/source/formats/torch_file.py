@@ -10,9 +10,10 @@ from streamumap.source.checks import check_2d, declared_dtype, quoted, resolve_d
 from streamumap.source.file import OpenFile
 from streamumap.source.formats.archive import Archive, is_zip
 from streamumap.source.formats.choice import with_choice
-from streamumap.source.formats.convert import Parts, ToConvert, assemble
+from streamumap.source.formats.convert import Parts, ToConvert
 from streamumap.source.formats.npy import FileRows
-from streamumap.source.formats.tensors import VALUES, Named, choose_parts
+from streamumap.source.formats.sparse_forms import join_parts
+from streamumap.source.formats.tensors import CSR_NAMES, VALUES, Named, choose_parts
 from streamumap.source.reading import Reading
 
 LARGEST_PICKLE = 16 << 20
@@ -54,9 +55,8 @@ def torch_rows(file: OpenFile, reading: Reading) -> RowSource | ToConvert:
     tensors = _placed_tensors(file)
     _check_byte_order(file)
     chosen = choose_parts(file.name, {name: _named(file, *it) for name, it in tensors.items()}, reading.key)
-    said = {part: reading.dtype if part in VALUES else None for part in chosen}
-    parts: Parts = {part: _rows(file, name, tensors[name][0], said[part]) for part, name in chosen.items()}
-    rows = assemble(file.name, parts, reading.n_features)
+    parts: Parts = {part: _rows(file, name, tensors[name][0], part, reading.dtype) for part, name in chosen.items()}
+    rows = join_parts(file.name, parts, reading.n_features)
     is_bare = not any(keys for _, keys in tensors.values())
     return rows if is_bare else with_choice(rows, file.name, chosen)
 
@@ -78,7 +78,8 @@ def _check_byte_order(file: OpenFile) -> None:
             raise wrong(file.name, "byteorder", sys.byteorder, short(order), remedy)
 
 
-def _rows(file: OpenFile, key: str, tensor: Any, said: str | None) -> FileRows:
+def _rows(file: OpenFile, key: str, tensor: Any, part: str, said: str | None) -> FileRows:
+    """Opens a matrix, or a vector of compressed sparse rows as a matrix of one column. Raises InputError."""
     name, dtype = f"{file.name}[{key}]", str(tensor.dtype).removeprefix("torch.")
     if str(tensor.layout) != "torch.strided" or not tensor.is_contiguous():
         raise wrong(name, "layout", "rows one after the other", "others", "save tensor.to_dense().contiguous()")
@@ -86,9 +87,10 @@ def _rows(file: OpenFile, key: str, tensor: Any, said: str | None) -> FileRows:
         stored = np.dtype(np.uint16 if dtype == "bfloat16" else dtype)
     except TypeError as error:
         raise wrong(name, "dtype", "numbers of 8 to 64 bits", dtype, "save tensor.half()") from error
-    declared = declared_dtype(name, "bfloat16" if dtype == "bfloat16" else None, said)
+    declared = declared_dtype(name, "bfloat16" if dtype == "bfloat16" else None, said if part in VALUES else None)
     resolve_dtype(name, stored, declared)
-    shape = check_2d(name, tuple(tensor.shape))
+    is_vector = part in CSR_NAMES and tensor.dim() == 1
+    shape = (len(tensor), 1) if is_vector else check_2d(name, tuple(tensor.shape))
     offset = _file_offset(tensor.data_ptr()) if tensor.numel() else 0
     if offset is None:
         raise wrong(name, "storage", "values in the file", f"a tensor on {tensor.device} without them", REMEDY)

@@ -15,7 +15,8 @@ from streamumap.errors import InputChanged, InputError
 from streamumap.source.base import as_stored
 from streamumap.source.checks import check_2d, quoted, resolve_dtype, short, wrong
 from streamumap.source.formats.choice import with_choice
-from streamumap.source.formats.convert import Part, Parts, ToConvert, assemble
+from streamumap.source.formats.convert import Part, Parts, ToConvert
+from streamumap.source.formats.sparse_forms import form_name, join_parts
 from streamumap.source.formats.tensors import CSR_NAMES, VALUES, Named, choose_parts
 from streamumap.source.reading import Reading
 
@@ -50,8 +51,10 @@ def zarr_rows(folder: str, reading: Reading) -> ToConvert:
         arrays = {"": opened} if isinstance(opened, zarr.Array) else dict(_arrays(opened, ""))
         chosen = choose_parts(folder, {name: _named(folder, array) for name, array in arrays.items()}, None)
         parts: Parts = {part: _part(folder, arrays[name], part, reading.dtype) for part, name in chosen.items()}
-        width = reading.n_features if reading.n_features is not None else _width(opened, chosen)
-        rows = assemble(folder, parts, width, {"format": "zarr", "key": key, "files": store.known}, [store])
+        form, shape = _form(folder, opened, chosen)
+        width = reading.n_features if reading.n_features is not None or shape is not None else _width(opened)
+        fingerprint = {"format": "zarr", "key": key, "files": store.known}
+        rows = join_parts(folder, parts, width, shape, form, fingerprint, [store])
     except InputError:
         raise
     except Exception as error:  # zarr and its codecs have no common class of their own
@@ -166,9 +169,17 @@ def _part(folder: str, array: Any, part: str, said: str | None) -> Part:
     return Part(called, shape[0], shape[1], dtype, blocks)
 
 
-def _width(group: Any, chosen: dict[str, str]) -> int | None:
-    if "indptr" in chosen:
-        shape = group.attrs.get("shape")
-        return int(shape[1]) if shape is not None and len(shape) == 2 else None
+def _form(folder: str, group: Any, chosen: dict[str, str]) -> tuple[str | None, Any]:
+    """Returns the form and the shape of a sparse matrix that anndata names, or None. Raises InputError."""
+    if "indptr" not in chosen:
+        return None, None
+    said = group.attrs.get("encoding-type")
+    form = None if said is None else form_name(said)
+    if said is not None and form not in ("csr", "csc"):
+        raise wrong(folder, "format", "csr_matrix or csc_matrix", short(said), "save it as CSR")
+    return form, group.attrs.get("shape")
+
+
+def _width(group: Any) -> int | None:
     width = group.attrs.get("n_features", group.attrs.get("num_features"))
     return None if width is None else int(width)

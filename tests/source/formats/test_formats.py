@@ -8,6 +8,7 @@ import sys
 import tempfile
 import zipfile
 
+import anndata
 import h5py
 import numpy as np
 import pyarrow as pa
@@ -138,6 +139,47 @@ def csr_compressed(folder):
     return folder / "x.npz"
 
 
+def csc_stored(folder):
+    scipy.sparse.save_npz(folder / "x.npz", scipy.sparse.csc_matrix(rows()), compressed=False)
+    return folder / "x.npz"
+
+
+def csc_compressed(folder):
+    scipy.sparse.save_npz(folder / "x.npz", scipy.sparse.csc_array(rows()))
+    return folder / "x.npz"
+
+
+def csc_plain(folder):
+    """Without SciPy's name of the form: the shape tells."""
+    matrix = scipy.sparse.csc_array(rows())
+    np.savez(folder / "x.npz", data=matrix.data, indices=matrix.indices, indptr=matrix.indptr, shape=matrix.shape)
+    return folder / "x.npz"
+
+
+def coo(folder):
+    matrix = scipy.sparse.coo_array(rows())
+    order = np.random.default_rng(0).permutation(matrix.nnz)
+    values = (matrix.data[order], (matrix.row[order], matrix.col[order]))
+    scipy.sparse.save_npz(folder / "x.npz", scipy.sparse.coo_matrix(values, matrix.shape))
+    return folder / "x.npz"
+
+
+def h5ad_csc(folder):
+    anndata.AnnData(scipy.sparse.csc_matrix(rows())).write_h5ad(folder / "x.h5ad")
+    return folder / "x.h5ad"
+
+
+def zarr_csc(folder):
+    """As anndata lays it out."""
+    matrix, group = scipy.sparse.csc_matrix(rows()), zarr.open_group(folder / "x.zarr", mode="w")
+    group.create_group("obs")
+    inner = group.create_group("X")
+    inner.attrs.update({"encoding-type": "csc_matrix", "shape": list(matrix.shape)})
+    for name in ("data", "indices", "indptr"):
+        inner.create_array(name, data=getattr(matrix, name))
+    return folder / "x.zarr"
+
+
 def safetensors_file(folder):
     safetensors.numpy.save_file({"acts": rows(), "labels": np.arange(N)}, folder / "x.safetensors", {"by": "us"})
     return folder / "x.safetensors"
@@ -246,12 +288,13 @@ def zarr_2_group(folder):
 FORMATS = [
     npy, npy_folder, npy_glob, shard_list, npz_stored, npz_compressed, npz_shards, npz_pairs, npz_pairs_compressed, csr_stored,
     csr_compressed, safetensors_file, safetensors_shards, safetensors_pairs, pair_shards, raw, parquet, parquet_lists, arrow, pt,
-    npy_fortran, npz_fortran, npz_fortran_compressed, npz_beside, pairs_fortran, pt_shards, hdf5, hdf5_chunked, hdf5_pairs, h5ad,
-    h5ad_dense, zarr_array, zarr_2_group,
+    npy_fortran, npz_fortran, npz_fortran_compressed, npz_beside, pairs_fortran, csc_stored, csc_compressed, csc_plain, coo, h5ad_csc,
+    zarr_csc, pt_shards, hdf5, hdf5_chunked, hdf5_pairs, h5ad, h5ad_dense, zarr_array, zarr_2_group,
 ]  # fmt: skip
 CONVERTED = {
     "npz_compressed", "npz_shards", "npz_pairs_compressed", "csr_compressed", "parquet", "parquet_lists", "arrow", "hdf5_chunked",
     "h5ad", "zarr_array", "zarr_2_group", "npy_fortran", "npz_fortran", "npz_fortran_compressed", "pairs_fortran",
+    "csc_stored", "csc_compressed", "csc_plain", "coo", "h5ad_csc", "zarr_csc",
 }  # fmt: skip
 SPARSE = {
     "npz_pairs",
@@ -261,6 +304,12 @@ SPARSE = {
     "safetensors_pairs",
     "pair_shards",
     "pairs_fortran",
+    "csc_stored",
+    "csc_compressed",
+    "csc_plain",
+    "coo",
+    "h5ad_csc",
+    "zarr_csc",
     "hdf5_pairs",
     "h5ad",
 }
