@@ -6,6 +6,7 @@
 # ruff: noqa: E501  (lines of a table)
 
 import errno
+import gzip
 import io
 import json
 import os
@@ -19,9 +20,11 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+import scipy.io
 import scipy.sparse
 import torch
 import zarr
@@ -203,6 +206,34 @@ def square_csr(folder):
     rows = scipy.sparse.csr_array(np.triu(good(20, 20)))
     np.savez(folder / "x.npz", data=rows.data, indices=rows.indices, indptr=rows.indptr, shape=rows.shape)
     return [folder / "x.npz"]
+
+
+def csv(folder):
+    pd.DataFrame(good(), columns=[f"f{i}" for i in range(6)]).assign(label="a").to_csv(folder / "x.csv")
+    return [folder / "x.csv"]
+
+
+def word2vec(folder):
+    (folder / "x.vec").write_text(
+        "20 6\n" + "".join(f"w{i} {' '.join(map(str, row))}\n" for i, row in enumerate(good()))
+    )
+    return [folder / "x.vec"]
+
+
+def mtx(folder):
+    scipy.io.mmwrite(folder / "x.mtx", scipy.sparse.coo_array(good()))
+    return [folder / "x.mtx"]
+
+
+def mat(folder):
+    scipy.io.savemat(folder / "x.mat", {"acts": good()})
+    return [folder / "x.mat"]
+
+
+def fvecs(folder):
+    width = np.full((20, 1), 6, np.int32).view(np.float32)
+    np.hstack([width, good()]).tofile(folder / "x.fvecs")
+    return [folder / "x.fvecs"]
 
 
 BESIDE = {
@@ -545,6 +576,12 @@ CASES = [
     Case("cut header", written(npy()[:40]), 2, "header: expected .* bytes, found the end of the file after 40"),
     Case("wrong magic", written(b"\x89PNG\r\n\x1a\n" + BODY), 2, "magic: expected .*NUMPY"),
     Case("a file of no known kind", written(b"\x89PNG\r\n\x1a\n" + BODY, "x.bin"), 2, "content: expected .*; give --shape and --dtype"),
+    Case("CSV", csv, 2, "found a table of text .CSV. with 6 columns of numbers, 'f0' to 'f5'; save the columns that are its rows .usecols. with: python -c"),
+    Case("vectors of words as text", word2vec, 2, "found vectors of words as text with 6 columns of numbers; save .* with: python -c"),
+    Case("a .npy under gzip", written(gzip.compress(npy(body=BODY)), "x.npy.gz"), 2, "found a file compressed with gzip; unpack it with: python -c"),
+    Case("MatrixMarket", mtx, 2, "found a MatrixMarket file; save it as CSR .* with: python -c"),
+    Case("MATLAB", mat, 2, "found a file of MATLAB; save its largest matrix with: python -c"),
+    Case(".fvecs", fvecs, 2, "found a file of fvecs; save its rows with: python -c"),
     Case("header over 10 kB", written(npy_text("{" + " " * 20_000 + "}")), 2, "header length: expected at most 10000 bytes"),
     Case("nested expression in the header", written(npy_text("[" * 99 + "]" * 99)), 2, "header: expected at most 16 nested brackets"),
     Case("calling expression in the header", written(npy_text(ODD_LITERAL)), 2, "header: expected a Python literal"),

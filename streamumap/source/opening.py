@@ -18,6 +18,7 @@ from streamumap.source.formats.choice import Choice, name_choice
 from streamumap.source.formats.convert import ToConvert
 from streamumap.source.formats.csr import csr_of
 from streamumap.source.formats.iterable import iterable_rows
+from streamumap.source.formats.not_read import known_but_not_read, table
 from streamumap.source.formats.npy_file import open_pairs
 from streamumap.source.formats.options import check_used, check_width_used
 from streamumap.source.formats.raw import raw_rows
@@ -135,6 +136,10 @@ def _open_path(path: str, reading: Reading) -> RowSource | ToConvert:
     if pair is not None:
         return _pair_files(path, [pair], reading)
     if path.endswith(".txt") and os.path.isfile(path):
+        with OpenFile(path) as file:
+            error = table(file)
+        if error is not None:
+            raise error
         return _shards(path, listed(path), reading, in_order=True)
     return open_file(path, reading)
 
@@ -179,6 +184,9 @@ def _format_of(file: OpenFile) -> Format[OpenFile]:
     for format in FILES:
         if format.name_suffices and file.name.endswith(format.extensions):
             return format
+    error = known_but_not_read(file)
+    if error is not None:
+        raise error
     remedy = "give --shape and --dtype if it has no header"
     raise wrong(file.name, "content", KINDS, f"a file that begins with {short(head)}" if head else "0 bytes", remedy)
 
