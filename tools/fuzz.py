@@ -1,6 +1,6 @@
 """Opens damaged inputs by the million. Each must be read, or refused with one sentence, in little time and memory.
 
-    python tools/fuzz.py npy safetensors npz list --runs 250000       random damage to whole files, the same every time
+    python tools/fuzz.py npy safetensors npz list beside csc coo --runs 250000    random damage to whole files, the same every time
     python tools/fuzz.py npy --atheris --runs 250000                  guided by coverage (pip install atheris)
 
 Prints one JSON object for each kind: runs, seconds, the numbers read and refused, and the growth of the process's memory. Fails
@@ -19,9 +19,11 @@ import struct
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import scipy.sparse
 
 from streamumap.errors import InputError
 from streamumap.source import ToConvert, open_source
@@ -56,6 +58,20 @@ def npz() -> bytes:
     return file.getvalue()
 
 
+def beside() -> bytes:
+    """Rows in Fortran order beside text, dates and objects."""
+    file = io.BytesIO()
+    others = {"names": np.array(["a", "b"]), "when": np.zeros(2, "M8[s]"), "run": np.array({"layer": 3}, object)}
+    np.savez(file, acts=np.asfortranarray(ROWS), **others)
+    return file.getvalue()
+
+
+def sparse(form: str) -> bytes:
+    file = io.BytesIO()
+    scipy.sparse.save_npz(file, scipy.sparse.coo_array(ROWS).asformat(form), compressed=False)
+    return file.getvalue()
+
+
 def shard_list() -> bytes:
     return b"rows.npy\nmore.npy\n"
 
@@ -65,6 +81,9 @@ KINDS = {
     "safetensors": (safetensors, "x.safetensors"),
     "npz": (npz, "x.npz"),
     "list": (shard_list, "x.txt"),
+    "beside": (beside, "x.npz"),
+    "csc": (partial(sparse, "csc"), "x.npz"),
+    "coo": (partial(sparse, "coo"), "x.npz"),
 }
 
 

@@ -27,6 +27,10 @@ PIECE_PAIRS = 1 << 19
 SPAN_PAIRS = 1 << 21
 """Pairs that are sorted at a time, unless a row has more."""
 
+FEW_ROWS = 1 << 20
+EMPTY_ROWS = 64
+"""Rows, few or so many for each value, that a shape may claim: memory is taken for each, the file has no byte of it."""
+
 AGAIN = "write the matrix again"
 
 
@@ -39,6 +43,10 @@ class ByRow(ToConvert):
         self._parts, self._opened = parts, opened
         self.n_rows, self.n_features = checked_width(name, shape[0], "rows"), checked_width(name, shape[1])
         self.dtype, self._n_pairs = parts["data"].dtype, parts["data"].n_rows
+        most_rows = max(FEW_ROWS, EMPTY_ROWS * self._n_pairs)
+        if self.n_rows > most_rows:
+            found = f"{self.n_rows}, nearly all of them empty"
+            raise wrong(name, "rows", f"at most {most_rows} for {self._n_pairs} values", found, "leave out empty rows")
         pair_bytes = 4 + index_dtype(self.n_features).itemsize + stored_dtype(self.dtype).itemsize
         self.max_nonzero, self.n_bytes = self._n_pairs, self._n_pairs * pair_bytes + 8 * (self.n_rows + 1)
         self.row_bytes = -(-self.n_bytes // max(1, self.n_rows))

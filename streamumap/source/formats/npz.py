@@ -163,7 +163,7 @@ def _form(name: str, facts: dict[str, np.ndarray], arrays: dict[str, Named]) -> 
     form = None if said is None else form_name(said)
     if said is not None and form is None and all(part in arrays for part in CSR_NAMES):
         raise wrong(name, "format", "csr, csc or coo", short(said), "call .tocsr() before saving")
-    return form if "shape" in facts or form is None else None
+    return form
 
 
 def _width(facts: dict[str, np.ndarray]) -> int | None:

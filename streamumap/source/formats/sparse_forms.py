@@ -17,7 +17,7 @@ OTHERS = ("bsr", "dia")
 def coo_parts(name: str, form: str | None, arrays: Any) -> dict[str, str] | None:
     """Maps the parts of a matrix in COO form to their names, None where `form`, which the file names, is another. Raises
     InputError for forms that are not converted."""
-    if form in OTHERS and "data" in arrays:
+    if form in OTHERS and "data" in arrays and ("offsets" in arrays or "indptr" in arrays):
         raise InputError(f"{name}: format: expected csr, csc or coo, found {form}; {to_csr(name)}")
     is_coo = form == "coo" and all(part in arrays for part in COO_NAMES)
     return {part: part for part in COO_NAMES} if is_coo else None
@@ -39,6 +39,8 @@ def join_parts(
     n_bounds = parts["indptr"].n_rows if "indptr" in parts else 0
     sizes = _sizes(name, shape, width, n_bounds)
     doubt = form is None and sizes[0] == sizes[1]
+    if form in ("csc", "coo") and shape is None:
+        raise wrong(name, "shape", f"two sizes beside {form}", "none", "write it again with scipy.sparse.save_npz")
     if form is None:
         by_column = sizes[0] != n_bounds - 1 == sizes[1]
         form = "csc" if by_column else "csr"

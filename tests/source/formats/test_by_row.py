@@ -111,6 +111,20 @@ def test_an_option_that_contradicts_the_file(tmp_path):
         np.testing.assert_array_equal(found.read(0, N), matrix())
 
 
+@pytest.mark.parametrize("form", ["csc", "coo"])
+def test_a_form_without_a_shape(form, tmp_path):
+    scipy.sparse.save_npz(tmp_path / "x.npz", scipy.sparse.coo_array(matrix()).asformat(form))
+    arrays = dict(np.load(tmp_path / "x.npz"))
+    del arrays["shape"]
+    np.savez(tmp_path / "y.npz", **arrays)
+    assert f"shape: expected two sizes beside {form}, found none" in refusal(tmp_path / "y.npz", n_features=D)
+
+
+def test_arrays_beside_a_format_of_their_own(tmp_path):
+    np.savez(tmp_path / "x.npz", data=matrix(), format="dia")
+    assert np.array_equal(open_source(tmp_path / "x.npz").read(0, N), matrix())
+
+
 def test_forms_that_anndata_does_not_write(tmp_path):
     parts = scipy.sparse.csc_array(matrix())
     with h5py.File(tmp_path / "x.h5", "w") as file:
@@ -151,6 +165,7 @@ def test_parts_that_do_not_belong_together(tmp_path):
         ("data", whole["data"][:-1], "indices: expected"),
         ("indptr", whole["indptr"][:-1], f"indptr: expected {D} + 1 bounds of columns"),
         ("indices", whole["indices"].astype(float), "indices: expected integers, found float64"),
+        ("shape", np.array([2**31, D]), "rows: expected at most 1048576 for"),
         ("shape", np.array([N, D, 1]), "shape: expected two sizes"),
         ("shape", np.array([N, -D]), "features: expected a whole number"),
         ("format", np.array("other"), "format: expected csr, csc or coo, found 'other'"),
