@@ -12,7 +12,9 @@ import json
 import os
 import pickle
 import re
+import shlex
 import struct
+import subprocess
 import sys
 import zipfile
 from dataclasses import dataclass
@@ -32,6 +34,7 @@ from safetensors.numpy import save_file
 
 from streamumap import cli
 from streamumap.request import Request
+from streamumap.source import in_place, open_source
 from streamumap.source.file import OpenFile
 from streamumap.store import blockfile
 from streamumap.store.manifest import as_text, new_manifest
@@ -782,12 +785,24 @@ def test_what_arrives_broken(case, tmp_path, monkeypatch, capsys):
             err.count("streamumap: ") == 1 and len([x for x in err.splitlines() if x.startswith("streamumap: ")]) == 1
         )
         assert not list(tmp_path.rglob("embedding.npy"))
+        if "python -c" in err:
+            check_pasted(err, tmp_path)
     elif args[0] not in ("plan", "inspect"):
         check_map(case, Path(args[0]), tmp_path)
     assert case.says is None or re.search(case.says, err), err
     assert all(path.read_bytes() == content for path, content in before.items())
     message = told(err, case.says, tmp_path)
     RESULTS[case.what] = f"| {case.what} | {case.code} | ✓ {escaped(message) if message else 'works'} |"
+
+
+def check_pasted(err, folder):
+    """Runs the command at the end of a message, and opens what it saves."""
+    before = set(folder.iterdir())
+    command = shlex.split(err[err.index("python -c") :].strip())
+    subprocess.run([sys.executable, *command[1:]], check=True, timeout=60)
+    (saved,) = set(folder.iterdir()) - before
+    with in_place(open_source(saved)) as rows:
+        assert np.isfinite(rows.read(0, rows.n_rows)).all() and rows.n_features in (2, 6)
 
 
 def check_map(case, path, folder):
