@@ -21,7 +21,7 @@ from streamumap.neighbors.cuda.look import SHARES
 from streamumap.neighbors.cuda.round import Round
 from streamumap.neighbors.cuda.sizes import FETCHED_ROWS, PROPOSED, arranged_rows, list_width, passing_width
 from streamumap.neighbors.cuda.sparse_passing import PassingSparse
-from streamumap.neighbors.cuda.window_steps import Lists, search_windows
+from streamumap.neighbors.cuda.window_steps import Lists, forget, search_windows
 from streamumap.neighbors.protocol import ComparedRows, KnnGraph, SearchRequest
 
 Rows = PassingSparse | DenseOnDevice
@@ -43,28 +43,38 @@ def passing(rows: ComparedRows, chunk_rows: int) -> Iterator[Rows]:
 def search_passing(rows: Rows, request: SearchRequest, reached: Callable[[np.ndarray], bool], graph: KnnGraph) -> bool:
     """Fill the graph, except column 0. Returns whether `reached(neighbors of the sampled rows)` accepts it; False where even the last round
     is not enough."""
-    blocks, scratch = request.blocks, request.checkpoint.of("passing")
-    nobody = request.is_zero & rows.metric.unit
-    is_sparse = isinstance(rows, PassingSparse)
-    for number in range(len(SHARES)):
-        this = Round(
-            number, request.seed + (number << 32), blocks["group_rows"], blocks["window_rows"], blocks["chunk_rows"],
-            passing_width(request.k, is_sparse), PROPOSED * list_width(request.k),
-        )  # fmt: skip
-        kept: Keeper = KeptPairs(rows, scratch) if isinstance(rows, PassingSparse) else KeptSketches(rows, scratch)
-        arranging_rows = arranged_rows(this.window_rows) if is_sparse else blocks["other_rows"]
-        arranged = arrange(kept, this, arranging_rows, request.advance)
-        lists = search_windows(arranged, this, nobody[arranged.numbers], request.checkpoint, request.advance)
-        found = (
-            _decided(rows, request, lists, arranged)
-            if isinstance(rows, DenseOnDevice)
-            else _measured(rows, lists, arranged)
-        )
-        for numbers, neighbors, near in found:
-            _keep(graph, rows, request.rows.non_negative, numbers, neighbors, near)
+    rounds = request.checkpoint.of("rounds")
+    begin = rounds.resume(graph._asdict()).get("round", 0)
+    for number in range(begin, len(SHARES)):
+        if number:  # its neighbors are in the graph
+            forget(request.checkpoint, number - 1)
+        _merge_round(rows, request, number, graph)
         if reached(graph.indices[request.sample, 1:]):
             return True
+        rounds.save(lambda: (graph._asdict(), {}), round=number + 1)  # noqa: B023, it is called at once
     return False
+
+
+def _merge_round(rows: Rows, request: SearchRequest, number: int, graph: KnnGraph) -> None:
+    """Merge what round `number` finds into the graph."""
+    blocks, scratch = request.blocks, request.checkpoint.of("passing")
+    is_sparse = isinstance(rows, PassingSparse)
+    this = Round(
+        number, request.seed + (number << 32), blocks["group_rows"], blocks["window_rows"], blocks["chunk_rows"],
+        passing_width(request.k, is_sparse), PROPOSED * list_width(request.k),
+    )  # fmt: skip
+    kept: Keeper = KeptPairs(rows, scratch) if isinstance(rows, PassingSparse) else KeptSketches(rows, scratch)
+    arranging_rows = arranged_rows(this.window_rows) if is_sparse else blocks["other_rows"]
+    arranged = arrange(kept, this, arranging_rows, request.advance)
+    nobody = (request.is_zero & rows.metric.unit)[arranged.numbers]
+    lists = search_windows(arranged, this, nobody, request.checkpoint, request.advance)
+    found = (
+        _decided(rows, request, lists, arranged)
+        if isinstance(rows, DenseOnDevice)
+        else _measured(rows, lists, arranged)
+    )
+    for numbers, neighbors, near in found:
+        _keep(graph, rows, request.rows.non_negative, numbers, neighbors, near)
 
 
 def _measured(rows: Rows, lists: Lists, arranged: Arranged) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
