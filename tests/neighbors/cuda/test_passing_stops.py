@@ -11,11 +11,12 @@ from devices import FORMS, GPU, compared, part, placed
 from neighbor_checks import search_request
 from search_checks import group_rows, same_bytes
 
-from streamumap.errors import Stopped
+from streamumap.errors import OutputError, Stopped
 from streamumap.neighbors.cuda import search as cuda
 from streamumap.neighbors.cuda.round import Round
 from streamumap.run.recorder import Meter
 from streamumap.store import saved_checkpoint
+from streamumap.store.blockfile import BlockFile
 from streamumap.store.checkpoint import NoCheckpoint
 from streamumap.store.saved_checkpoint import SavedCheckpoint
 from streamumap.store.workdir import Workdir
@@ -162,6 +163,22 @@ def test_whatever_is_damaged_is_found_again(n_groups, how, tmp_path, work, right
         again = Process(work, 3 * ALL)
         assert same_bytes(again.search(monkeypatch), right), path.name
         assert len(again.warned) <= 1
+
+
+def test_a_full_disk_is_an_error_though_another_thread_writes(work, right, monkeypatch):
+    process, write = Process(work, 5), BlockFile.write
+
+    def full(file, start, block):
+        if start == 2 and "step1" in file.path.name:
+            raise OutputError("no space")
+        write(file, start, block)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(BlockFile, "write", full)
+        with pytest.raises(OutputError, match="no space"):
+            process.search(monkeypatch)
+    again = Process(work, ALL)
+    assert same_bytes(again.search(monkeypatch), right) and again.found[0] == 1 and not again.warned
 
 
 def test_lists_that_no_step_needs_any_more_take_no_space(work, monkeypatch):
