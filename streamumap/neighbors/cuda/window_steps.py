@@ -18,7 +18,7 @@ from streamumap.events import Advance, no_advance
 from streamumap.machine.ahead import read_ahead
 from streamumap.neighbors.cuda.arranged import Arranged
 from streamumap.neighbors.cuda.join import JOINS, candidates, merge, no_neighbors, reverse_neighbors
-from streamumap.neighbors.cuda.look import LOOKED, Looking, look, reach_of_round
+from streamumap.neighbors.cuda.look import LOOKED, SHARES, Looking, look, reach_of_round
 from streamumap.neighbors.cuda.probe import TILE
 from streamumap.neighbors.cuda.reach import Reach
 from streamumap.neighbors.cuda.round import Round
@@ -54,6 +54,7 @@ def search_windows(
 ) -> Lists:
     """Find lists of all rows, nearest first. `nobody` bool (N,): places of rows that are nobody's neighbors. Advances by N rows for each
     step."""
+    _forget_others(checkpoint, this.number)
     steps = _steps(checkpoint, this.number)
     todo, before = groups(arranged.parts.bounds, this.group_rows), None
     for step, saved in enumerate(steps):
@@ -61,7 +62,8 @@ def search_windows(
             continue  # it was done, and its files are not needed any more
         begin = saved.resume({}).get("group", 0)
         if step and before is None and begin < len(todo):  # what it was made of is gone
-            forget(checkpoint, this.number)
+            for any_step in steps:
+                any_step.forget()
             return search_windows(arranged, this, nobody, checkpoint, advance)
         lists = Lists.create(saved, f"neighbors-round{this.number}-step{step}", len(arranged.numbers), this.width)
         if before is None:
@@ -77,10 +79,13 @@ def search_windows(
     return before
 
 
-def forget(checkpoint: Checkpoint, number: int) -> None:
-    """Remove what is kept of a round."""
-    for step in _steps(checkpoint, number):
-        step.forget()
+def _forget_others(checkpoint: Checkpoint, number: int) -> None:
+    """Remove the lists of other rounds, whose neighbors are in the graph, and those of this one that another search has left."""
+    for other in range(len(SHARES)):
+        steps = _steps(checkpoint, other)
+        if other != number or not any(step.begun for step in steps):
+            for step in steps:
+                step.forget()
 
 
 def _steps(checkpoint: Checkpoint, number: int) -> list[Checkpoint]:
