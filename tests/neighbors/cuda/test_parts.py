@@ -279,6 +279,8 @@ def test_centres_of_more_rows_than_sums_of_32_bits_hold(monkeypatch):
 def test_rows_near_thousands_of_copies_are_compared_with_cells_that_there_are(monkeypatch):
     """The centres of most regions are the same, and all cells near them are of one of these."""
     monkeypatch.setattr(part("regions"), "REGION_ROWS", 10)
+    for name, value in {"ALL_REGIONS": 2, "NEAREST": 2, "CELL_ROWS": 16}.items():  # on a GPU too
+        monkeypatch.setattr(part("cells"), name, value)
     codes = np.random.default_rng(0).integers(-60, 60, (200, WIDTH)).astype(np.int8)
     codes[:150] = codes[0]
     cells = learn_cells(placed(codes), 200, 0)
