@@ -18,14 +18,14 @@ from streamumap.neighbors.cuda.distances import from_measured
 from streamumap.neighbors.cuda.join import merge, no_neighbors
 from streamumap.neighbors.cuda.kept_rows import Keeper, KeptPairs, KeptSketches
 from streamumap.neighbors.cuda.look import SHARES
+from streamumap.neighbors.cuda.passing_rows import PassingRows
 from streamumap.neighbors.cuda.round import Round
 from streamumap.neighbors.cuda.sizes import FETCHED_ROWS, PROPOSED, arranged_rows, list_width, passing_width
-from streamumap.neighbors.cuda.sparse_passing import PassingSparse
 from streamumap.neighbors.cuda.window_steps import Lists, search_windows
 from streamumap.neighbors.protocol import ComparedRows, KnnGraph, SearchRequest
 from streamumap.store.checkpoint import Checkpoint
 
-Rows = PassingSparse | DenseOnDevice
+Rows = PassingRows | DenseOnDevice
 
 
 @contextmanager
@@ -35,7 +35,7 @@ def passing(rows: ComparedRows, chunk_rows: int) -> Iterator[Rows]:
     rows.metric.check("cuda")
     assert rows.device
     if rows.csr is not None:
-        yield PassingSparse(rows.csr, rows.metric, rows.device)
+        yield PassingRows(rows.csr, rows.metric, rows.device)
         return
     with closing(DenseOnDevice(rows.source, rows.metric, chunk_rows, rows.device)) as brought:
         yield brought
@@ -68,12 +68,12 @@ def _merge_round(
 def _round(rows: Rows, request: SearchRequest, number: int, begin: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Yield what round `number` finds as `_measured` does, of dense rows from number `begin` on."""
     blocks, scratch = request.blocks, request.checkpoint.of("passing")
-    is_sparse = isinstance(rows, PassingSparse)
+    is_sparse = isinstance(rows, PassingRows)
     this = Round(
         number, request.seed + (number << 32), blocks["group_rows"], blocks["window_rows"], blocks["chunk_rows"],
         passing_width(request.k, is_sparse), PROPOSED * list_width(request.k),
     )  # fmt: skip
-    kept: Keeper = KeptPairs(rows, scratch) if isinstance(rows, PassingSparse) else KeptSketches(rows, scratch)
+    kept: Keeper = KeptPairs(rows, scratch) if isinstance(rows, PassingRows) else KeptSketches(rows, scratch)
     arranging_rows = arranged_rows(this.window_rows) if is_sparse else blocks["other_rows"]
     arranged = arrange(kept, this, arranging_rows, request.advance)
     nobody = (request.is_zero & rows.metric.unit)[arranged.numbers]

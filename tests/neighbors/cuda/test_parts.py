@@ -16,8 +16,8 @@ from streamumap.neighbors.cuda.arranged import arrange
 from streamumap.neighbors.cuda.cells import learn_cells
 from streamumap.neighbors.cuda.kept_rows import KeptPairs, KeptSketches
 from streamumap.neighbors.cuda.parts import make_parts
+from streamumap.neighbors.cuda.passing_rows import PassingRows
 from streamumap.neighbors.cuda.round import Round
-from streamumap.neighbors.cuda.sparse_passing import PassingSparse
 from streamumap.neighbors.cuda.window import Window, groups, met_parts, nearest_parts, windows
 from streamumap.neighbors.metric import named
 from streamumap.store.checkpoint import NoCheckpoint
@@ -232,7 +232,7 @@ def check_arranged(arranged, ticks, n):
 def test_pairs_are_those_of_the_row_at_each_place(dtype, create):
     rows = np.rint(group_rows(60) * 20).astype(np.float32)
     csr, ticks = compared(rows, "cosine", "packed", dtype).csr, []
-    kept = KeptPairs(PassingSparse(csr, named("cosine"), DEVICE), NoCheckpoint(create))
+    kept = KeptPairs(PassingRows(csr, named("cosine"), DEVICE), NoCheckpoint(create))
     arranged = arrange(kept, as_round(20, 50), 13, ticks.append)
     check_arranged(arranged, ticks, 60)
     by_place = arranged.kept.by_place
