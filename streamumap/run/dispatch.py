@@ -175,9 +175,11 @@ def count_closer(rows: Rows, plan: Plan, sample: np.ndarray, others: np.ndarray,
     name = "cuda" if plan.device else "dense" if rows.csr is None else "packed"
     blocks = plan[stage].blocks
     if blocks.get("pass_rows"):
-        from streamumap.neighbors.cuda import passing_rows
+        from streamumap.neighbors.cuda import count_passing
 
-        return passing_rows.count_closer(rows.to_count(plan), sample, others, blocks["block_rows"], blocks["pass_rows"])
+        return count_passing.count_closer(
+            rows.to_count(plan), sample, others, blocks["block_rows"], blocks["pass_rows"]
+        )
     return backend(name).count_closer(rows.to_count(plan), sample, others, blocks["block_rows"])
 
 

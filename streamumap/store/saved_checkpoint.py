@@ -97,10 +97,11 @@ class SavedCheckpoint:
 
     def save(self, state: Callable[[], tuple[Arrays, Arrays]], **facts: Any) -> None:
         stopping, started = self.run.stopping(), time.monotonic()
+        whole, rows = state()  # may wait until files are written
         for file in self._files.values():
             file.sync()
         try:
-            n_bytes = self._keep(*state(), facts)
+            n_bytes = self._keep(whole, rows, facts)
             self.work.log("unit", stage=self.name, **facts, bytes=n_bytes, seconds=round(time.monotonic() - started, 3))
         except OutputError as e:  # the run's results have their space already: go on without a checkpoint
             if not self.failed:
@@ -132,7 +133,8 @@ class SavedCheckpoint:
         return self._files[name]
 
     def forget(self) -> None:
-        """Removes the saved state."""
+        """Removes the saved state. Files that are still open somewhere take their space until they are closed."""
+        self._begin({})
         self.work.remove(self.path, *self.work.scratch.glob(f"{self.name}[-_]*"))
 
     def _begin(self, content: dict) -> None:

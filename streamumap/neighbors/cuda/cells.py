@@ -56,7 +56,16 @@ class Cells:
         """Find the cell of each row, int64 (n,), and a number that ascends with the distance to its centre, int32 (n,). `codes` int8 (n, w)."""
         if len(self.regions) <= ALL_REGIONS:
             return regions.assign(codes, self.centres, self._live())
-        return self._nearest(codes, regions.nearest_regions(codes, self.regions, NEAREST))
+        return self._nearest(codes, self.nearest_regions(codes))
+
+    def nearest_regions(self, codes: Tensor) -> Tensor:
+        """Find the nearest regions of each row that have cells, nearest first: int32 (n, r). Where many rows are the same, so are the centres of
+        many regions, and but one of them has cells."""
+        full = self.places.tiles.nonzero()[:, 0].int()
+        near = regions.nearest_regions(codes, self.regions[full.long()], min(NEAREST, len(full)))
+        for column in near.T:
+            column.copy_(full[column.long()])
+        return near
 
     def of_region(self) -> Tensor:
         """Get the first cell of each region, and the number of all: int64 (R + 1,)."""
@@ -116,7 +125,7 @@ def learn_cells(sample: Tensor, n_rows: int, seed: int) -> Cells:
     cells = _by_region(regions.find_regions(sample, n_rows, seed), sample[picked])
     near = None
     if len(cells.regions) > ALL_REGIONS:
-        near = regions.nearest_regions(sample, cells.regions, NEAREST)
+        near = cells.nearest_regions(sample)
     for _ in range(LLOYD):
         nearest, _ = cells.find(sample) if near is None else cells._nearest(sample, near)
         regions.move(cells.centres, sample, nearest)

@@ -11,9 +11,9 @@ from torch import Tensor
 from streamumap.machine.ahead import read_ahead
 from streamumap.neighbors.cuda.dense_rows import DenseOnDevice
 from streamumap.neighbors.cuda.device_rows import Measures
+from streamumap.neighbors.cuda.passing_rows import PassingRows
 from streamumap.neighbors.cuda.sizes import WRITERS
 from streamumap.neighbors.cuda.sketch import Projection, Sketches
-from streamumap.neighbors.cuda.sparse_passing import PassingSparse
 from streamumap.source.base import index_dtype, stored_dtype
 from streamumap.source.sparse.csr_rows import CsrRows
 from streamumap.store.blockfile import BlockFile
@@ -29,7 +29,7 @@ class Keeper(Protocol):
     """Keeps `rows`, first as they come, then by place."""
 
     @property
-    def rows(self) -> PassingSparse | DenseOnDevice: ...
+    def rows(self) -> PassingRows | DenseOnDevice: ...
 
     def codes(self, projection: Projection, chunk_rows: int) -> Iterator[tuple[int, Tensor]]:
         """Yield (first, sketches int8 (n, w)) of every chunk of rows, as they come."""
@@ -47,7 +47,7 @@ class Keeper(Protocol):
 class KeptPairs:
     """Keeps rows without their zeros in two files, which `scratch` makes."""
 
-    def __init__(self, rows: PassingSparse, scratch: Checkpoint):
+    def __init__(self, rows: PassingRows, scratch: Checkpoint):
         self.rows, self.scratch, self.by_place = rows, scratch, rows
 
     def codes(self, projection: Projection, chunk_rows: int) -> Iterator[tuple[int, Tensor]]:
@@ -74,7 +74,7 @@ class KeptPairs:
 
                 list(writers.map(write, block.runs))
         arranged = CsrRows(indptr, features, values, csr.n_features, dtype)
-        self.by_place = PassingSparse(arranged, self.rows.metric, self.rows.device)
+        self.by_place = PassingRows(arranged, self.rows.metric, self.rows.device)
 
     def brought(self, runs: Runs, projection: Projection, chunk_rows: int) -> tuple[Tensor, Measures]:
         rows = self.by_place.brought(runs)

@@ -2,47 +2,44 @@
 decide (`chunk.py`)."""
 
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, nullcontext
-from typing import Protocol
+from contextlib import closing, contextmanager
 
 import torch
 from torch import Tensor
 
 from streamumap.neighbors.cuda.chunk import Rule, as_chunk, merge_chunk, precision
 from streamumap.neighbors.cuda.dense_rows import DenseOnDevice
-from streamumap.neighbors.cuda.device_rows import on_device
+from streamumap.neighbors.cuda.device_rows import StreamedRows, on_device
 from streamumap.neighbors.cuda.distances import row_squares
 from streamumap.neighbors.cuda.passing_rows import PassingRows
-from streamumap.neighbors.metric import Metric
 from streamumap.neighbors.protocol import KnnGraph, Nearest, NearestRequest
 
 SCALING = 1e-6
 """Relative distance up to which two rows at length 1 are the same row: both sides sum its squares, in different orders."""
 
 
-class Streamed(Protocol):
-    """What is asked of the rows of the map: of a `device_rows.DeviceRows`, or of rows that pass by."""
-
-    n_rows: int
-    metric: Metric
-    device: str
-
-    def stream(self, chunk_rows: int, start: int = 0) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """Yield (first, rows, scale) of every chunk."""
-
-
 @contextmanager
 def open_search(request: NearestRequest) -> Iterator[Nearest]:
     """Open a search that brings both sides to the device, chunk by chunk as they are asked for."""
-    metric, rows = request.rows.metric, request.rows
-    passes = request.pass_rows and rows.csr is not None
-    with nullcontext(PassingRows(rows, request.pass_rows)) if passes else on_device(rows, request.other_rows) as others:
-        asking = DenseOnDevice(request.new, metric, request.other_rows, others.device)
+    with _opened(request) as others:
+        asking = DenseOnDevice(request.new, request.rows.metric, request.other_rows, others.device)
         with closing(asking):
             yield lambda start, stop: nearest(*asking.chunk(start, stop), others, request)
 
 
-def nearest(queries: Tensor, scale: Tensor, others: Streamed, request: NearestRequest) -> KnnGraph:
+@contextmanager
+def _opened(request: NearestRequest) -> Iterator[StreamedRows]:
+    """Bring the rows of the map to the device: all of them without their zeros, or as they are asked for."""
+    rows = request.rows
+    if request.pass_rows and rows.csr is not None and rows.device:
+        rows.metric.check("cuda")
+        yield PassingRows(rows.csr, rows.metric, rows.device, request.pass_rows)
+        return
+    with on_device(rows, request.other_rows) as others:
+        yield others
+
+
+def nearest(queries: Tensor, scale: Tensor, others: StreamedRows, request: NearestRequest) -> KnnGraph:
     """Find the neighbors of `queries` (Q, D) with their `scale` (Q,), a chunk of new rows, among `others`. Advances by Q rows."""
     n, n_queries, unit = others.n_rows, len(queries), others.metric.unit
     lists = torch.full((n_queries, request.k), -1, dtype=torch.int32, device=queries.device)

@@ -18,13 +18,14 @@ from streamumap.neighbors.cuda.distances import from_measured
 from streamumap.neighbors.cuda.join import merge, no_neighbors
 from streamumap.neighbors.cuda.kept_rows import Keeper, KeptPairs, KeptSketches
 from streamumap.neighbors.cuda.look import SHARES
+from streamumap.neighbors.cuda.passing_rows import PassingRows
 from streamumap.neighbors.cuda.round import Round
 from streamumap.neighbors.cuda.sizes import FETCHED_ROWS, PROPOSED, arranged_rows, list_width, passing_width
-from streamumap.neighbors.cuda.sparse_passing import PassingSparse
 from streamumap.neighbors.cuda.window_steps import Lists, search_windows
 from streamumap.neighbors.protocol import ComparedRows, KnnGraph, SearchRequest
+from streamumap.store.checkpoint import Checkpoint
 
-Rows = PassingSparse | DenseOnDevice
+Rows = PassingRows | DenseOnDevice
 
 
 @contextmanager
@@ -34,7 +35,7 @@ def passing(rows: ComparedRows, chunk_rows: int) -> Iterator[Rows]:
     rows.metric.check("cuda")
     assert rows.device
     if rows.csr is not None:
-        yield PassingSparse(rows.csr, rows.metric, rows.device)
+        yield PassingRows(rows.csr, rows.metric, rows.device)
         return
     with closing(DenseOnDevice(rows.source, rows.metric, chunk_rows, rows.device)) as brought:
         yield brought
@@ -43,28 +44,44 @@ def passing(rows: ComparedRows, chunk_rows: int) -> Iterator[Rows]:
 def search_passing(rows: Rows, request: SearchRequest, reached: Callable[[np.ndarray], bool], graph: KnnGraph) -> bool:
     """Fill the graph, except column 0. Returns whether `reached(neighbors of the sampled rows)` accepts it; False where even the last round
     is not enough."""
-    blocks, scratch = request.blocks, request.checkpoint.of("passing")
-    nobody = request.is_zero & rows.metric.unit
-    is_sparse = isinstance(rows, PassingSparse)
-    for number in range(len(SHARES)):
-        this = Round(
-            number, request.seed + (number << 32), blocks["group_rows"], blocks["window_rows"], blocks["chunk_rows"],
-            passing_width(request.k, is_sparse), PROPOSED * list_width(request.k),
-        )  # fmt: skip
-        kept: Keeper = KeptPairs(rows, scratch) if isinstance(rows, PassingSparse) else KeptSketches(rows, scratch)
-        arranging_rows = arranged_rows(this.window_rows) if is_sparse else blocks["other_rows"]
-        arranged = arrange(kept, this, arranging_rows, request.advance)
-        lists = search_windows(arranged, this, nobody[arranged.numbers], request.checkpoint, request.advance)
-        found = (
-            _decided(rows, request, lists, arranged)
-            if isinstance(rows, DenseOnDevice)
-            else _measured(rows, lists, arranged)
-        )
-        for numbers, neighbors, near in found:
-            _keep(graph, rows, request.rows.non_negative, numbers, neighbors, near)
+    rounds = request.checkpoint.of("rounds")
+    done = rounds.resume(graph._asdict())
+    for number in range(done.get("round", 0), len(SHARES)):
+        _merge_round(rows, request, number, done.pop("row", 0), rounds, graph)
         if reached(graph.indices[request.sample, 1:]):
             return True
+        rounds.save(lambda: (graph._asdict(), {}), round=number + 1)
     return False
+
+
+def _merge_round(
+    rows: Rows, request: SearchRequest, number: int, begin: int, rounds: Checkpoint, graph: KnnGraph
+) -> None:
+    """Merge what round `number` finds into the graph, of dense rows from number `begin` on: they come in order, and take long."""
+    for numbers, neighbors, near in _round(rows, request, number, begin):
+        _keep(graph, rows, request.rows.non_negative, numbers, neighbors, near)
+        if isinstance(rows, DenseOnDevice):
+            rounds.done(lambda: (graph._asdict(), {}), round=number, row=int(numbers[-1]) + 1)
+        del numbers, neighbors, near
+
+
+def _round(rows: Rows, request: SearchRequest, number: int, begin: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield what round `number` finds as `_measured` does, of dense rows from number `begin` on."""
+    blocks, scratch = request.blocks, request.checkpoint.of("passing")
+    is_sparse = isinstance(rows, PassingRows)
+    this = Round(
+        number, request.seed + (number << 32), blocks["group_rows"], blocks["window_rows"], blocks["chunk_rows"],
+        passing_width(request.k, is_sparse), PROPOSED * list_width(request.k),
+    )  # fmt: skip
+    kept: Keeper = KeptPairs(rows, scratch) if isinstance(rows, PassingRows) else KeptSketches(rows, scratch)
+    arranging_rows = arranged_rows(this.window_rows) if is_sparse else blocks["other_rows"]
+    arranged = arrange(kept, this, arranging_rows, request.advance)
+    nobody = (request.is_zero & rows.metric.unit)[arranged.numbers]
+    lists = search_windows(arranged, this, nobody, request.checkpoint, request.advance)
+    if isinstance(rows, DenseOnDevice):
+        yield from _decided(rows, request, lists, arranged, begin)
+    else:
+        yield from _measured(rows, lists, arranged)
 
 
 def _measured(rows: Rows, lists: Lists, arranged: Arranged) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -79,17 +96,23 @@ def _measured(rows: Rows, lists: Lists, arranged: Arranged) -> Iterator[tuple[Te
 
 
 def _decided(
-    rows: DenseOnDevice, request: SearchRequest, lists: Lists, arranged: Arranged
+    rows: DenseOnDevice, request: SearchRequest, lists: Lists, arranged: Arranged, begin: int
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield as `_measured` does, of dense rows, whose candidates the rows themselves measure."""
-    candidates = torch.empty((rows.n_rows, lists.found.shape[1]), dtype=torch.int32)
-    for numbers, neighbors, _ in _measured(rows, lists, arranged):
-        candidates.index_copy_(0, numbers.cpu().long(), neighbors.cpu())
-    for start in range(0, rows.n_rows, request.blocks["query_rows"]):
+    """Yield as `_measured` does, of dense rows from number `begin` on, in order, whose candidates the rows themselves measure."""
+    candidates = _candidates(rows, lists, arranged)
+    for start in range(begin, rows.n_rows, request.blocks["query_rows"]):
         part = candidates[start : start + request.blocks["query_rows"]].to(rows.device)
         numbers = torch.arange(start, start + len(part), dtype=torch.int32, device=rows.device)
         yield numbers, part, measure_chunk(rows, part, start, request.blocks["other_rows"])
         request.advance(len(part))
+
+
+def _candidates(rows: Rows, lists: Lists, arranged: Arranged) -> Tensor:
+    """Gather the candidates of all rows on the host: int32 (N, width)."""
+    out = torch.empty((rows.n_rows, lists.found.shape[1]), dtype=torch.int32)
+    for numbers, neighbors, _ in _measured(rows, lists, arranged):
+        out.index_copy_(0, numbers.cpu().long(), neighbors.cpu())
+    return out
 
 
 def _numbered(numbers: Tensor, places: Tensor) -> Tensor:

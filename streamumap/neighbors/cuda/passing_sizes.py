@@ -1,4 +1,4 @@
-"""Bytes of `passing_rows.py` as formulas, importable without torch, and the sizes by which it works."""
+"""Bytes of `count_passing.py` as formulas, importable without torch, and the sizes by which it works."""
 
 from streamumap.neighbors.cuda.sizes import UPLOAD_ROWS, csr_rows
 from streamumap.neighbors.sparse.sizes import UNEVEN_NONZEROS

@@ -11,6 +11,9 @@ from streamumap.neighbors.cuda.sketch import NEVER, squared_norms
 FEW = 8
 """Centres that stand in any order."""
 
+MOST_SUMMED = (1 << 31) // 127
+"""Most sketches whose sums surely fit 32 bits; of more, sums take 64, of half of the numbers at a time."""
+
 
 def n_regions(n_rows: int) -> int:
     """Return the number of regions of so many rows."""
@@ -32,14 +35,20 @@ def find_regions(sample: Tensor, n_rows: int, seed: int) -> Tensor:
 def move(centres: Tensor, sample: Tensor, nearest: Tensor) -> None:
     """Move centres int8 (n, w) to the means of the sketches that they are nearest to, in place; those of none stay. Sums are of whole numbers,
     so the result is the same every time."""
-    sums = torch.zeros(centres.shape, dtype=torch.int32, device=centres.device)
-    for at in range(0, len(sample), ASSIGN_ROWS):
-        sums.index_add_(0, nearest[at : at + ASSIGN_ROWS], sample[at : at + ASSIGN_ROWS].int())
-    count = torch.bincount(nearest, minlength=len(centres))[:, None]
-    for at in range(0, len(centres), MOVED_CENTRES):
-        part = slice(at, at + MOVED_CENTRES)
-        means = (sums[part] / count[part].clamp_min(1)).round_().to(torch.int8)
-        centres[part] = torch.where(count[part] > 0, means, centres[part])
+    count, width = torch.bincount(nearest, minlength=len(centres))[:, None], centres.shape[1]
+    wide = len(sample) > MOST_SUMMED  # they may all be the same
+    step = width // 2 if wide else width
+    for first in range(0, width, step):
+        own = centres[:, first : first + step]
+        sums = torch.zeros(own.shape, dtype=torch.int64 if wide else torch.int32, device=centres.device)
+        for at in range(0, len(sample), ASSIGN_ROWS):
+            part = sample[at : at + ASSIGN_ROWS, first : first + step]
+            sums.index_add_(0, nearest[at : at + ASSIGN_ROWS], part.to(sums.dtype))
+        for at in range(0, len(centres), MOVED_CENTRES):
+            here = slice(at, at + MOVED_CENTRES)
+            means = (sums[here] / count[here].clamp_min(1)).round_().to(torch.int8)
+            own[here] = torch.where(count[here] > 0, means, own[here])
+        del sums
 
 
 def assign(codes: Tensor, centres: Tensor, live: Tensor | None = None) -> tuple[Tensor, Tensor]:

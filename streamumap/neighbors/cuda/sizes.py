@@ -168,12 +168,22 @@ class Passing:
         rows = min(self.n_rows, int(window * UNEVEN_NONZEROS)) * self.pairs_bytes + window * 28
         if is_sparse:
             rows += min(PROGRAMS, window) * self.n_features * kept_itemsize(self.dtype)
+        rows += self._cells()
         tiles = _tiles(window) + (0 if is_sparse else codes)
         ordering, looking = codes + _ordering(window), tiles + kept + _looking(self.k, self.chunk_rows)
         joining = window * (width * 4 + 44) + kept + self.chunk_rows // 4 * 480 * 32 + (0 if is_sparse else codes)
         counting = min(group, FETCHED_ROWS) * width * 24
         assembling = self.n_rows * 4 + min(self.n_rows, FETCHED_ROWS) * (width * 24 + self.k * 24)
-        return max(self._arranging(), rows + max(ordering, looking, joining + counting), assembling)
+        return max(self._arranging(), self._learning(), rows + max(ordering, looking, joining + counting), assembling)
+
+    def _cells(self) -> int:
+        """Count the centres of cells, and the part and the norm of each."""
+        return self.n_rows // CELL_ROWS * (SKETCH + 8)
+
+    def _learning(self) -> int:
+        """Count what learns the cells: sketches of some rows, the regions near them and what they are nearest to; centres and their sums."""
+        sample = self.n_rows // max(SAMPLE_RUN, -(-self.n_rows // self.window_rows)) + 1
+        return sample * (SKETCH + 120) + 6 * self._cells() + min(sample, ASSIGN_ROWS) * 1400
 
     def _arranging(self) -> int:
         if self.n_nonzero is None:
@@ -206,9 +216,9 @@ class Passing:
         return staged + n * self.k * 8 + max(arranged, searching, assembled + n * 4 + (8 * n if is_sparse else 0))
 
     def disk(self) -> int:
-        """Predict the bytes of files while the search works."""
+        """Predict the bytes of files while the search works: rows, lists before and after a step, the graph between two rounds."""
         kept = self.pairs_bytes if self.n_nonzero is not None else 2 * SKETCH
-        return self.n_rows * (kept + 2 * self.width * 8)
+        return self.n_rows * (kept + 2 * self.width * 8 + self.k * 8)
 
 
 def arranged_rows(window_rows: int) -> int:

@@ -5,8 +5,10 @@ window, and neighbors of neighbors are measured where both rows are in the windo
 those after a step. A window is chosen anew for each step: at first by the means of parts, then by the lists.
 """
 
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,14 +18,17 @@ from streamumap.events import Advance, no_advance
 from streamumap.machine.ahead import read_ahead
 from streamumap.neighbors.cuda.arranged import Arranged
 from streamumap.neighbors.cuda.join import JOINS, candidates, merge, no_neighbors, reverse_neighbors
-from streamumap.neighbors.cuda.look import LOOKED, Looking, look, reach_of_round
+from streamumap.neighbors.cuda.look import LOOKED, SHARES, Looking, look, reach_of_round
 from streamumap.neighbors.cuda.probe import TILE
 from streamumap.neighbors.cuda.reach import Reach
 from streamumap.neighbors.cuda.round import Round
 from streamumap.neighbors.cuda.tiles import make_tiles
 from streamumap.neighbors.cuda.window import Window, groups, met_parts, nearest_parts, windows
 from streamumap.store.blockfile import BlockFile
-from streamumap.store.checkpoint import Checkpoint
+from streamumap.store.checkpoint import Arrays, Checkpoint
+
+Find = Callable[[range], tuple[Tensor, Tensor]]
+"""find(group): the lists of its rows, places int32 and what is measured float32 (n, width)."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,8 @@ def search_windows(
 ) -> Lists:
     """Find lists of all rows, nearest first. `nobody` bool (N,): places of rows that are nobody's neighbors. Advances by N rows for each
     step."""
-    steps = [checkpoint.of(f"round{this.number}-step{step}") for step in range(1 + JOINS)]
+    _forget_others(checkpoint, this.number)
+    steps = _steps(checkpoint, this.number)
     todo, before = groups(arranged.parts.bounds, this.group_rows), None
     for step, saved in enumerate(steps):
         if not saved.begun and any(later.begun for later in steps[step + 1 :]):
@@ -60,24 +66,49 @@ def search_windows(
                 any_step.forget()
             return search_windows(arranged, this, nobody, checkpoint, advance)
         lists = Lists.create(saved, f"neighbors-round{this.number}-step{step}", len(arranged.numbers), this.width)
-        with ThreadPoolExecutor(1) as writer:
-            written: Future = writer.submit(lambda: None)
-            for at, group in enumerate(todo[begin:], begin):
-                if before is None:  # the first step
-                    found, distances = _look(arranged, this, nobody, group, advance)
-                else:
-                    found, distances = _join(arranged, this, before, group, advance)
-                written.result()
-                saved.done(lambda: ({}, {}), group=at)
-                start = int(arranged.parts.bounds[group.start])
-                written = writer.submit(lists.write, start, found.cpu().numpy(), distances.cpu().numpy())
-            written.result()
-            saved.save(lambda: ({}, {}), group=len(todo))
-        if before is not None:
+        if before is None:
+            look = partial(_look, arranged, this, nobody, advance=advance)
+            _write_groups(look, arranged.parts.bounds, todo, begin, lists, saved)
+        else:
+            join = partial(_join, arranged, this, before, advance=advance)
+            _write_groups(join, arranged.parts.bounds, todo, begin, lists, saved)
+            del join
             steps[step - 1].forget()
         before = lists
     assert before is not None
     return before
+
+
+def _forget_others(checkpoint: Checkpoint, number: int) -> None:
+    """Remove the lists of other rounds, whose neighbors are in the graph, and those of this one that another search has left."""
+    for other in range(len(SHARES)):
+        steps = _steps(checkpoint, other)
+        if other != number or not any(step.begun for step in steps):
+            for step in steps:
+                step.forget()
+
+
+def _steps(checkpoint: Checkpoint, number: int) -> list[Checkpoint]:
+    return [checkpoint.of(f"round{number}-step{step}") for step in range(1 + JOINS)]
+
+
+def _write_groups(
+    find: Find, bounds: np.ndarray, todo: list[range], begin: int, lists: Lists, saved: Checkpoint
+) -> None:
+    """Find the lists of all groups from number `begin` on. Those of a group are written while those of the next are found."""
+    with ThreadPoolExecutor(1) as writer:
+        written: Future = writer.submit(lambda: None)
+
+        def state() -> tuple[Arrays, Arrays]:
+            written.result()
+            return {}, {}
+
+        for at, group in enumerate(todo[begin:], begin):
+            found = [array.cpu().numpy() for array in find(group)]
+            written.result()
+            written = writer.submit(lists.write, int(bounds[group.start]), *found)
+            keep = saved.done if at + 1 < len(todo) else saved.save
+            keep(state, group=at + 1)
 
 
 def _look(arranged: Arranged, this: Round, nobody: np.ndarray, group: range, advance: Advance) -> tuple[Tensor, Tensor]:

@@ -3,21 +3,22 @@
 Its recall is measured on a few sampled rows, which tells a search when it is done. The recall in run.json is measured again, on more rows,
 by the quality stage."""
 
-from functools import partial
-
 import numpy as np
 
 from streamumap import quality as measures
 from streamumap.events import Advance, Note
 from streamumap.neighbors.copies import join_copies
 from streamumap.neighbors.given import GivenGraph, look_at_distances
+from streamumap.neighbors.protocol import KnnGraph
 from streamumap.planning.job import SEARCH_ROWS
 from streamumap.run import dispatch
 from streamumap.run.dispatch import Rows
+from streamumap.run.recorder import Meter
 from streamumap.run.run import Run
 from streamumap.run.stages.precision import say_what_is_not_told_apart
 from streamumap.run.stages.quality import ranks_of
 from streamumap.source.views.normalized import DenseRows
+from streamumap.store.saved_checkpoint import SavedCheckpoint
 from streamumap.store.workdir import key_of
 
 FILES = {"knn_indices": np.int32, "knn_distances": np.float32}
@@ -45,26 +46,33 @@ def _search(run: Run, rows: Rows, key: str, is_found: bool) -> None:
         recall, reached = measures.recall(ranks, others), measures.reaches(ranks, others, p.recall)
         return reached
 
+    def search(checkpoint: SavedCheckpoint) -> KnnGraph:
+        return dispatch.search(rows, run.plan, p, sample, enough, advance, checkpoint)
+
     planned = run.plan["neighbors"]
     with run.stage("neighbors", dispatch.search_steps(run.plan), "rows", resumable=True) as (advance, result):
         if not is_found:
-            # Sketches depend on the rows of a block, so a search with other blocks does not continue this one.
-            blocks = {} if planned.backend == "packed" else planned.blocks
-            checkpoint = run.checkpoint("neighbors", key_of(key, blocks), "the k-NN search", advance)
-            search = partial(dispatch.search, rows, run.plan, p, sample, enough, advance, checkpoint)
-            indices, distances = run.retry_on_oom("neighbors", search)
+            indices, distances = run.retry_on_oom("neighbors", lambda: search(_checkpoint(run, key, advance)))
             join_copies(indices, distances, rows.found.duplicate_of)
             run.work.forget("neighbors", "graph", "embedding")
             unit = run.metric.unit
             run.publish("knn_indices", indices, -1, run.kept.numbers_back)
             run.publish("knn_distances", distances, np.nan, lambda block: run.view.unscale(block, unit=unit))
             run.work.done("neighbors", key)
-            checkpoint.forget()
+            _checkpoint(run, key, advance).forget()
         if not reached:  # not measured yet, or not since the exhaustive search
             others = run.neighbors_of(sample)[0]
             enough(others, ranks_of(run, rows, sample, others))
         result.append(f"recall@{p.n_neighbors} {recall:.4f} on {len(sample):,} sampled rows, backend {planned.backend}")
         _done(run, key, recall, len(sample))
+
+
+def _checkpoint(run: Run, key: str, advance: Meter) -> SavedCheckpoint:
+    """The checkpoint of the search as it is planned now. Sketches, and the order of rows in files, depend on the rows of a block, so a search
+    with other blocks does not continue another one, not even after the device ran out of memory."""
+    planned = run.plan["neighbors"]
+    blocks = {} if planned.backend == "packed" else planned.blocks
+    return run.checkpoint("neighbors", key_of(key, blocks), "the k-NN search", advance)
 
 
 def _take(run: Run, rows: Rows, key: str, given: GivenGraph) -> None:

@@ -62,3 +62,40 @@ def test_another_round_makes_the_graph_better(form, scratch):
 
     check_graph(search(rows, 6, "cosine", form, "float16", scratch, reached=twice), rows, 6, "cosine", asked[1])
     assert asked[1] >= asked[0]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("of", ["copies", "zeros"])
+def test_rows_that_are_all_the_same(of, form, scratch):
+    rows = np.full((40, 12), 0 if of == "zeros" else 0.5, np.float32)
+    indices, distances = search(rows, 4, "cosine", form, "float16", scratch, group_rows=10, window_rows=30)
+    assert (indices >= 0).all() and (np.abs(distances) < 1e-6).all()
+    assert all(len(set(row)) == 4 for row in indices)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_copies_and_zero_rows_that_are_most_of_all(form, scratch):
+    rows = group_rows(60)
+    rows[10:40], rows[40:50] = rows[10], 0
+    rows = rows[np.random.default_rng(0).permutation(60)]
+    check_graph(
+        search(rows, 4, "cosine", form, "float32", scratch, group_rows=12, window_rows=60), rows, 4, "cosine", 0.8
+    )
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("n", "group_rows", "window_rows"), [(3, 1, 1), (5, 3, 3), (9, 9, 9)])
+def test_fewer_rows_than_a_tile_and_windows_of_a_group_alone(n, group_rows, window_rows, form, scratch):
+    rows = np.eye(n, 12, dtype=np.float32) + 1
+    found = search(rows, 3, "euclidean", form, "float16", scratch, group_rows=group_rows, window_rows=window_rows)
+    check_graph(found, rows, 3, "euclidean", 0.0)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_as_many_neighbours_as_a_list_may_hold(form, scratch, monkeypatch):
+    for name in ("list_width", "passing_width"):
+        monkeypatch.setattr(part("passing"), name, getattr(part("sizes"), name))
+    rows = np.random.default_rng(0).random((140, 12)).astype(np.float32) + 1
+    found = search(rows, 129, "euclidean", form, "float32", scratch, group_rows=70, window_rows=140)
+    assert (found.indices >= 0).sum(1).min() > 16  # few are proposed in the interpreter
+    check_graph(found, rows, 129, "euclidean", 0.9 if GPU else 0.0)

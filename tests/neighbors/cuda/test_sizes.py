@@ -8,13 +8,17 @@ from devices import DEVICE, GPU, torch
 from neighbor_checks import search_request
 
 from streamumap.events import no_advance
+from streamumap.machine import memory
 from streamumap.neighbors.cuda import search as cuda
 from streamumap.neighbors.cuda import sizes
+from streamumap.neighbors.cuda.decide import measure_chunk
 from streamumap.neighbors.cuda.device_rows import on_device
+from streamumap.neighbors.cuda.passing import passing
 from streamumap.neighbors.metric import COSINE
 from streamumap.neighbors.protocol import ComparedRows
 from streamumap.source import open_source
 from streamumap.source.sparse.csr_rows import pack
+from streamumap.store.checkpoint import NoCheckpoint
 
 pytestmark = [
     pytest.mark.gpu,
@@ -125,3 +129,63 @@ def test_ranks(codes, dtype, csr, peak):
     with on_device(rows, OTHER_ROWS) as brought:
         used, _ = peak(brought.count_closer, SAMPLE, others, OTHER_ROWS, no_advance)
     assert used <= sizes.count_closer(len(SAMPLE), K - 1, FEATURES, OTHER_ROWS)
+
+
+# A window of the rows
+
+MANY, FEW_FEATURES = 2_000_000, 64
+
+
+def made_many(n):
+    """Rows of at most 8 non-zeros, float16 (n, FEW_FEATURES), in groups."""
+    rng = np.random.default_rng(0)
+    rows = np.zeros((n, FEW_FEATURES), np.float16)
+    near = rng.integers(0, FEW_FEATURES, (n // 100 + 1, 12), dtype=np.int8)[rng.integers(0, n // 100 + 1, n)]
+    for _ in range(8):
+        rows[np.arange(n), near[np.arange(n), rng.integers(0, 12, n)]] = rng.random(n, np.float32) + 0.1
+    return rows
+
+
+@pytest.fixture(scope="module")
+def many():
+    return made_many(MANY)
+
+
+def search_windows(rows, sizes_, query_rows, create):
+    names = ("other_rows", "chunk_rows", "group_rows", "window_rows")
+    blocks = {name: getattr(sizes_, name) for name in names} | {"query_rows": query_rows}
+    request = search_request(rows, K, blocks, sample=SAMPLE, checkpoint=NoCheckpoint(create))
+    return cuda.search(replace(request, reached=lambda neighbors, count=None: True))
+
+
+@pytest.mark.parametrize("csr", [True, False])
+@pytest.mark.parametrize("group_rows", [MANY // 2, MANY // 8])
+def test_a_search_by_windows(many, dtype, csr, group_rows, peak, create):
+    """On the device, and on the host beyond what stays of libraries."""
+    nonzero = int(np.count_nonzero(many)) if csr else None
+    rows = packed(packed_rows(many, dtype)) if csr else streamed(many, dtype)
+    sizes_ = sizes.Passing(MANY, FEW_FEATURES, nonzero, dtype, K, group_rows, 3 * group_rows, OTHER_ROWS, OTHER_ROWS)
+    query_rows = MANY if csr else sizes_.decide_rows(sizes_.device())
+    few = made_many(N)
+    given = packed(packed_rows(few, dtype)) if csr else streamed(few, dtype)
+    search_windows(given, sizes_, 2048, create)  # compiles, and starts libraries
+    memory.trim()
+    watch = memory.Watch()
+    watch.lap()
+    before = memory.anonymous_bytes()
+    used, _ = peak(search_windows, rows, sizes_, query_rows, create)
+    used_by_host = watch.lap()[0] - before
+    watch.close()
+    allowed = max(sizes_.device(), 0 if csr else sizes_.deciding(query_rows))
+    assert allowed / 4 < used <= allowed
+    assert used_by_host <= sizes_.host()
+
+
+def test_dense_rows_decide_in_their_bytes(many, dtype, peak):
+    """Candidates of some rows, all of which are among the others."""
+    sizes_ = sizes.Passing(MANY, FEW_FEATURES, None, dtype, K, MANY // 8, MANY // 2, OTHER_ROWS, OTHER_ROWS)
+    query_rows = MANY // 4
+    candidates = torch.randint(MANY, (query_rows, sizes_.width), dtype=torch.int32)
+    with passing(streamed(many, dtype), OTHER_ROWS) as rows:
+        used, _ = peak(lambda: measure_chunk(rows, candidates.to(DEVICE), 0, OTHER_ROWS))
+    assert sizes_.deciding(query_rows) / 4 < used <= sizes_.deciding(query_rows)

@@ -6,7 +6,7 @@ from devices import DEVICE, GPU, METRICS, compared, torch
 from neighbor_checks import hard_rows, some_others
 
 from streamumap.machine import gpu
-from streamumap.neighbors.cuda import passing_rows, passing_sizes, sizes
+from streamumap.neighbors.cuda import count_passing, passing_sizes, sizes
 from streamumap.neighbors.cuda import search as cuda
 from streamumap.neighbors.metric import named
 from streamumap.neighbors.protocol import ComparedRows
@@ -31,15 +31,15 @@ def test_ranks_are_those_in_resident_rows(metric, dtype):
     whole = cuda.count_closer(compared(rows, metric, "packed", dtype), SAMPLE, others, 64)
     for pass_rows, block_rows in ((7, 4), (16, 64), (1000, 13)):
         given = compared(rows, metric, "packed", dtype)
-        assert np.array_equal(passing_rows.count_closer(given, SAMPLE, others, block_rows, pass_rows), whole)
+        assert np.array_equal(count_passing.count_closer(given, SAMPLE, others, block_rows, pass_rows), whole)
 
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_others_come_in_parts(metric, monkeypatch):
     rows, others = cases(metric)
     whole = cuda.count_closer(compared(rows, metric, "packed"), SAMPLE, others, 64)
-    monkeypatch.setattr(passing_rows, "UPLOAD_ROWS", 3)
-    ours = passing_rows.count_closer(compared(rows, metric, "packed"), SAMPLE, others, 64, 20)
+    monkeypatch.setattr(count_passing, "UPLOAD_ROWS", 3)
+    ours = count_passing.count_closer(compared(rows, metric, "packed"), SAMPLE, others, 64, 20)
     assert np.array_equal(ours, whole)
 
 
@@ -47,20 +47,20 @@ def test_others_come_in_parts(metric, monkeypatch):
 def test_a_row_without_neighbours_counts_all_that_are_near(metric):
     rows, none = hard_rows(24), np.full((3, 2), -1)
     whole = cuda.count_closer(compared(rows, metric, "packed"), np.arange(3), none, 64)
-    ours = passing_rows.count_closer(compared(rows, metric, "packed"), np.arange(3), none, 64, 10)
+    ours = count_passing.count_closer(compared(rows, metric, "packed"), np.arange(3), none, 64, 10)
     assert np.array_equal(ours, whole)
 
 
 def test_ticks_are_rows():
     rows, ticks = hard_rows(24), []
     given = compared(rows, "euclidean", "packed")
-    passing_rows.count_closer(given, np.arange(3), np.full((3, 1), -1), 10, 15, ticks.append)
+    count_passing.count_closer(given, np.arange(3), np.full((3, 1), -1), 10, 15, ticks.append)
     assert ticks == [10, 5, 9]
 
 
 def test_a_block_that_does_not_fit_is_done_in_halves(monkeypatch):
     rows, others = cases("cosine")
-    before = passing_rows.count_closer(compared(rows, "cosine", "packed"), SAMPLE, others, 64, 20)
+    before = count_passing.count_closer(compared(rows, "cosine", "packed"), SAMPLE, others, 64, 20)
     inner = cuda.SparseOnDevice.count_below
 
     def small_device(*args):
@@ -70,7 +70,7 @@ def test_a_block_that_does_not_fit_is_done_in_halves(monkeypatch):
 
     gpu.shrunk()
     monkeypatch.setattr(cuda.SparseOnDevice, "count_below", small_device)
-    after = passing_rows.count_closer(compared(rows, "cosine", "packed"), SAMPLE, others, 64, 20)
+    after = count_passing.count_closer(compared(rows, "cosine", "packed"), SAMPLE, others, 64, 20)
     assert np.array_equal(after, before) and "in halves" in gpu.shrunk()[0]
 
 
@@ -88,7 +88,7 @@ def test_device_bytes_are_within_the_plan(pass_rows):
     torch.cuda.empty_cache()
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    passing_rows.count_closer(given, sample, others, 16_384, pass_rows)
+    count_passing.count_closer(given, sample, others, 16_384, pass_rows)
     used = torch.cuda.max_memory_allocated() - before
     there = passing_sizes.device(n, n_features, csr.n_nonzero, "float16", len(sample), pass_rows)
     assert 0.2 * there < used < there + sizes.count_closer_csr(len(sample), others.shape[1])
