@@ -43,8 +43,8 @@ def test_pairs_of_cells_are_sorted_in_the_pieces_of_the_plan(plan, monkeypatch):
 def test_rows_pass_by_as_the_plan_says(plan, monkeypatch):
     from devices import part  # switches Triton's interpreter on where there is no GPU
 
-    passing_rows = part("passing_rows")
-    monkeypatch.setattr(passing_rows, "count_closer", lambda *args: args)
+    count_passing = part("count_passing")
+    monkeypatch.setattr(count_passing, "count_closer", lambda *args: args)
     monkeypatch.setattr(dispatch, "backend", lambda name: SimpleNamespace(count_closer=lambda *args: args))
     rows, sample, others = SimpleNamespace(csr=1, to_count=lambda plan: "rows"), np.arange(3), np.zeros((3, 2))
     block_rows = plan["quality"].blocks["block_rows"]
