@@ -95,6 +95,7 @@ def test_a_search_of_all_with_all_is_extrapolated_as_one(measured):
     assert seconds_of(pairs(10**7), recall=1.0)["neighbors"].seconds == 10_000
 
 
+@pytest.mark.sizes
 def test_a_search_on_a_cpu_that_compares_all_with_all_is_none_by_cells():
     """63,666 rows were compared all with all, 1,000,000 by cells."""
     cpu = Machine(2, 16 * GB)

@@ -25,6 +25,7 @@ def with_blocks(plan, name, **more):
     return replace(plan, stages=tuple(stages))
 
 
+@pytest.mark.sizes
 def test_pairs_of_cells_are_sorted_in_the_pieces_of_the_plan(plan, monkeypatch):
     asked = []
 
@@ -40,6 +41,7 @@ def test_pairs_of_cells_are_sorted_in_the_pieces_of_the_plan(plan, monkeypatch):
     assert asked == [None, levels.Pieces(700, 5000 * 16)]
 
 
+@pytest.mark.sizes
 def test_rows_pass_by_as_the_plan_says(plan, monkeypatch):
     from devices import part  # switches Triton's interpreter on where there is no GPU
 

@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+import pytest
 from planning_checks import CPU, GB, GPU, caps
 
 from streamumap.params import Params
@@ -23,6 +24,7 @@ def stages_of(n_rows, budget_gb):
     return {stage.name: stage for stage in in_memory.stages}
 
 
+@pytest.mark.sizes
 def test_pairs_of_cells_are_sorted_at_once_where_they_fit_and_else_in_pieces():
     assert set(stages_of(3_000_000, 8)["start"].blocks) == {"block_rows", "sample_rows"}
     assert set(stages_of(30_000_000, 40)["start"].blocks) == {"block_rows", "sample_rows"}
@@ -32,6 +34,7 @@ def test_pairs_of_cells_are_sorted_at_once_where_they_fit_and_else_in_pieces():
         assert start.predicted.device_bytes <= budget_gb * GB
 
 
+@pytest.mark.sizes
 def test_the_knn_graph_stays_on_the_device_where_it_fits_and_else_passes_by():
     for n_rows, budget_gb in ((3_000_000, 8), (30_000_000, 8), (100_000_000, 16)):
         graph = stages_of(n_rows, budget_gb)["graph"]

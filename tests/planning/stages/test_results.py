@@ -18,6 +18,7 @@ def test_the_quality_sample_is_measured_in_one_pass_where_there_is_room(n_rows, 
     assert min(size, 500) <= tight.blocks["sample_rows"] <= size
 
 
+@pytest.mark.sizes
 def test_rows_without_zeros_stay_on_the_device_where_they_fit_and_else_pass_by():
     def quality(n_rows, budget_gb):
         job = Job(n_rows, 3072, "float16", n_rows * 32, True)
@@ -31,6 +32,7 @@ def test_rows_without_zeros_stay_on_the_device_where_they_fit_and_else_pass_by()
     assert passing.predicted.device_bytes <= 14 * GB
 
 
+@pytest.mark.sizes
 def test_new_rows_are_placed_among_rows_that_pass_by_where_those_do_not_fit():
     def place(budget_gb):
         placed = Job(1_000_000, 3072, "float16", 1_000_000 * 32, True)
