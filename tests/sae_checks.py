@@ -111,24 +111,23 @@ def sae_lens_constant_norm(folder, x):
     return folder, torch.relu((y - t["b_dec"]) @ t["W_enc"] + t["b_enc"])
 
 
-def sparsify(folder, x):
-    t = {
+def sparsify_tensors():
+    return {
         "encoder.weight": rand(LATENTS, D),
         "encoder.bias": rand(LATENTS) / 3,
         "W_dec": rand(LATENTS, D),
         "b_dec": rand(D),
     }
+
+
+def sparsify(folder, x):
+    t = sparsify_tensors()
     save(folder, t, {"k": K, "d_in": D, "num_latents": LATENTS, "activation": "topk", "transcode": False})
     return folder, chosen(torch.relu((x - t["b_dec"]) @ t["encoder.weight"].T + t["encoder.bias"]))
 
 
 def sparsify_transcoder(folder, x):
-    t = {
-        "encoder.weight": rand(LATENTS, D),
-        "encoder.bias": rand(LATENTS) / 3,
-        "W_dec": rand(LATENTS, D),
-        "b_dec": rand(D),
-    }
+    t = sparsify_tensors()
     save(folder, t, {"k": K, "d_in": D, "transcode": True})
     return folder, chosen(torch.relu(x @ t["encoder.weight"].T + t["encoder.bias"]))
 

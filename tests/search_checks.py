@@ -22,7 +22,7 @@ def group_rows(n, n_features=40, seed=0):
 
 
 def true_recall(rows, lists, sample, metric):
-    """Of neighbours int32 (S, k - 1), counted in float64."""
+    """Computes the recall of neighbours int32 (S, k - 1), counted in float64."""
     d = reference.distance_matrix(rows[sample], rows, metric)
     d[np.arange(len(sample)), sample] = np.inf
     none = 1.0 if metric == "cosine" else np.inf

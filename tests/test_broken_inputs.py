@@ -30,6 +30,7 @@ import scipy.io
 import scipy.sparse
 import torch
 import zarr
+from container_checks import hdf5, zarr_group
 from safetensors.numpy import save_file
 
 from streamumap import cli
@@ -106,18 +107,6 @@ def pt(path, arrays):
 
 def safe(path, arrays):
     save_file(arrays, path)
-
-
-def hdf5(path, arrays):
-    with h5py.File(path, "w") as file:
-        for name, array in arrays.items():
-            file[name] = array
-
-
-def zarr_group(path, arrays):
-    group = zarr.open_group(path, mode="w")
-    for name, array in arrays.items():
-        group.create_array(name, data=array)
 
 
 def parquet(path, columns):

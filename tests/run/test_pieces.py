@@ -1,4 +1,4 @@
-"""What a plan says of pieces that pass by a GPU reaches the algorithms."""
+"""The pieces that a plan lets pass by a GPU reach the algorithms."""
 
 from dataclasses import replace
 from types import SimpleNamespace

@@ -43,7 +43,7 @@ def search(rows, form, checkpoint, reached, advance=lambda n: None):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_search_that_starts_again_after_every_unit_gives_the_same_bytes(form, restarted, scratch, monkeypatch):
-    """Of two rounds, none of which begins again once the next has begun."""
+    """The search does two rounds, and neither begins again once the next has begun."""
     rows, begun = group_rows(N), []
     make = part("passing").arrange
     monkeypatch.setattr(part("passing"), "arrange", lambda *args: [begun.append(args[1].number), make(*args)][1])

@@ -11,6 +11,7 @@ import safetensors.torch
 import torch
 import zarr
 from choice_checks import CUBE, LABELS, ROWS, TOKENS, VECTOR, paste, read, refused
+from container_checks import hdf5, zarr_group
 
 from streamumap import cli, engine
 from streamumap.params import Params
@@ -32,18 +33,6 @@ def pt(path, arrays):
 
 def safetensors_file(path, arrays):
     safetensors.torch.save_file({name: torch.from_numpy(array) for name, array in arrays.items()}, path)
-
-
-def hdf5(path, arrays):
-    with h5py.File(path, "w") as file:
-        for name, array in arrays.items():
-            file[name] = array
-
-
-def zarr_group(path, arrays):
-    group = zarr.open_group(path, mode="w")
-    for name, array in arrays.items():
-        group.create_array(name, data=array)
 
 
 CONTAINERS = {

@@ -471,7 +471,7 @@ def test_many_shards_are_not_too_many_open_files(tmp_path):
 
 
 def test_a_member_that_inflates_without_end(tmp_path):
-    """What a member inflates to is announced, can be that much, and comes a block at a time."""
+    """A member inflates to as much as is announced and can be, a block at a time."""
     x = np.zeros((30, 1_000_000), np.float32)
     x[::3, 7] = 1
     np.savez_compressed(tmp_path / "x.npz", a=x)
