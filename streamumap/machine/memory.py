@@ -34,7 +34,7 @@ NO_LIMIT = 1 << 60
 """Bytes of a cap that caps nothing."""
 
 OF_TORCH = r"cuda(:\d+)?"
-"""What `--device` calls a GPU of this machine."""
+"""Names that `--device` has for a GPU of this machine."""
 
 
 def parse_bytes(text: str | int, name: str = "--budget") -> int:

@@ -63,7 +63,7 @@ class Start:
 
 @dataclass(frozen=True)
 class Pieces:
-    """What a device holds of the levels at a time where it does not hold all: pairs of cells that are sorted together, and bytes
+    """The pieces of the levels that a device holds at a time where it does not hold all: pairs of cells that are sorted together, and bytes
     of a coarse graph."""
 
     most_pairs: int

@@ -79,7 +79,9 @@ def _round(
             how = Looking(near, reach_of_round(tiles, number), blocks["chunk_rows"], PROPOSED * list_width(request.k))
             look(how, tiles, ahead["found"], ahead["distances"], advance)
         elif step < end - 1:
-            ahead["found"] = _join(near, blocks["chunk_rows"], **ahead, advance=advance)
+            old, joined = (ahead["found"], ahead["distances"]), torch.empty_like(ahead["found"])
+            join(near, old[0], blocks["chunk_rows"], old, (joined, old[1]), advance)
+            ahead["found"] = joined
         elif not rows.resident:
             decide(
                 rows,
@@ -115,15 +117,23 @@ def _begin(near: Measures, best: Lists, ahead: Lists) -> None:
     merge(everyone, best["found"], near.measure(everyone, best["found"]), *ahead.values(), *ahead.values())
 
 
-def _join(near: Measures, chunk_rows: int, found: Tensor, distances: Tensor, advance: Advance) -> Tensor:
-    """Merge the neighbors of neighbors into new lists, which are returned; `distances` are changed in place."""
-    reverse = reverse_neighbors(found)
-    joined = torch.empty_like(found)
+def join(
+    near: Measures,
+    lists: Tensor,
+    chunk_rows: int,
+    old: tuple[Tensor, Tensor],
+    new: tuple[Tensor, Tensor],
+    advance: Advance,
+    places: Callable[[Tensor], Tensor] | None = None,
+) -> None:
+    """Merge neighbors of neighbors into the lists and distances `old` of the first rows, to `new`, which may be the same. `lists` int32 (N, w):
+    the rows in the lists of all rows. Where `old` and `new` name rows otherwise, `places` gives these names. Advances by the rows of `old`."""
+    reverse = reverse_neighbors(lists, len(old[0]))
     step = max(1, chunk_rows // 4)
-    for first in range(0, len(found), step):
-        stop = min(first + step, len(found))
-        queries = torch.arange(first, stop, dtype=torch.int32, device=found.device)
-        met = candidates(found, reverse, first, stop)
-        merge(queries, met, near.measure(queries, met), found, distances, joined, distances)
+    for first in range(0, len(old[0]), step):
+        stop = min(first + step, len(old[0]))
+        queries = torch.arange(first, stop, dtype=torch.int32, device=lists.device)
+        met = candidates(lists, reverse, first, stop)
+        measured = near.measure(queries, met)
+        merge(queries, met if places is None else places(met), measured, *old, *new)
         advance(stop - first)
-    return joined

@@ -1,4 +1,4 @@
-"""What is kept of rows in files, by place, while a search holds only a window of them: rows without their zeros, or sketches of dense rows."""
+"""Rows in files, by place, while a search holds only a window of them: without their zeros, or as sketches where they are dense."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -78,10 +78,7 @@ class KeptPairs:
 
     def brought(self, runs: Runs, projection: Projection, chunk_rows: int) -> tuple[Tensor, Measures]:
         rows = self.by_place.brought(runs)
-        codes = torch.empty((rows.n_rows, projection.along.shape[1]), dtype=torch.int8, device=rows.device)
-        for first, part in projection.codes(rows, chunk_rows):
-            codes[first : first + len(part)] = part
-        return codes, rows
+        return projection.all_codes(rows, chunk_rows), rows
 
     def measures(self, runs: Runs) -> Measures:
         return self.by_place.brought(runs)

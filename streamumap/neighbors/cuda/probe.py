@@ -41,6 +41,12 @@ def nearest_columns(
     return out, bits
 
 
+def padded(codes: Tensor) -> Tensor:
+    """Append zeros, up to whole tiles."""
+    room = -len(codes) % TILE
+    return codes if room == 0 else torch.cat([codes, codes.new_zeros(room, codes.shape[1])])
+
+
 def unpack(minima: Tensor, columns: Tensor, bits: int) -> tuple[Tensor, Tensor, Tensor]:
     """Take minima found in these columns apart: place in the list int64, row in the tile int64, whether there is one."""
     return (minima & ((1 << bits) - 1)).long(), columns % TILE, minima < NEVER // 2

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from streamumap.neighbors.cuda.probe import SPLITS, TILE, nearest_columns
+from streamumap.neighbors.cuda.probe import SPLITS, TILE, nearest_columns, padded
 from streamumap.neighbors.cuda.sizes import ASSIGN_ROWS, LIST_BYTES
 from streamumap.neighbors.cuda.sketch import NORM_SHIFT, squared_norms
 from streamumap.neighbors.cuda.tiles import Tiles
@@ -64,9 +64,7 @@ def reach(
 def _by_columns(asking: Tensor, centres: Tensor, within: Tensor) -> Tensor:
     """Estimate the score within which `within` float64 (t,) of the centres lie, from the least in each column: int32 (t,). Of m columns, a share
     of 1 - exp(-within / m) is expected to have one of so many."""
-    width = centres.shape[1]
-    rows = torch.cat([asking, asking.new_zeros(-len(asking) % TILE, width)])
-    others = torch.cat([centres, centres.new_zeros(-len(centres) % TILE, width)])
+    rows, others = padded(asking), padded(centres)
     norms = squared_norms(others)
     norms[len(centres) :] = torch.iinfo(torch.int32).max >> 1
     lengths = torch.full((len(rows) // TILE,), len(others) // TILE, dtype=torch.int32, device=rows.device)

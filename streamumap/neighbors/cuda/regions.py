@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from streamumap.neighbors.cuda.probe import TILE, nearest_columns
+from streamumap.neighbors.cuda.probe import TILE, nearest_columns, padded
 from streamumap.neighbors.cuda.sizes import ASSIGN_ROWS, LLOYD, MOVED_CENTRES, REGION_ROWS, REGION_SAMPLE
 from streamumap.neighbors.cuda.sketch import NEVER, squared_norms
 
@@ -55,7 +55,7 @@ def assign(codes: Tensor, centres: Tensor, live: Tensor | None = None) -> tuple[
     """Find the nearest centre of each row, int64 (n,), and a number that ascends with its distance, int32 (n,). `live` bool (c,): the centres
     that count; None: all."""
     n, device = len(codes), codes.device
-    others = _padded(centres)
+    others = padded(centres)
     norms = squared_norms(others)
     norms[len(centres) :] = NEVER
     if live is not None:
@@ -65,7 +65,7 @@ def assign(codes: Tensor, centres: Tensor, live: Tensor | None = None) -> tuple[
         torch.empty(n, dtype=torch.int32, device=device),
     )
     for at in range(0, n, ASSIGN_ROWS):
-        rows = _padded(codes[at : at + ASSIGN_ROWS])
+        rows = padded(codes[at : at + ASSIGN_ROWS])
         lengths = torch.full((len(rows) // TILE,), len(others) // TILE, dtype=torch.int32, device=device)
         minima, bits = nearest_columns(rows, others, norms, None, lengths)
         least, column = minima[: min(ASSIGN_ROWS, n - at)].min(1)
@@ -101,9 +101,3 @@ def in_line(centres: Tensor) -> Tensor:
         along = some[np.argsort(here @ (other - one), kind="stable")]
         waiting += [along[len(along) // 2 :], along[: len(along) // 2]]
     return torch.from_numpy(np.concatenate(line))
-
-
-def _padded(codes: Tensor) -> Tensor:
-    """Append zeros, up to whole tiles."""
-    room = -len(codes) % TILE
-    return codes if room == 0 else torch.cat([codes, codes.new_zeros(room, codes.shape[1])])

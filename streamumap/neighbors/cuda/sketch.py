@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from streamumap.events import Advance
+from streamumap.events import Advance, no_advance
 from streamumap.neighbors.cuda.sizes import SAMPLE_ROWS
 from streamumap.neighbors.cuda.sizes import SKETCH as WIDTH
 
@@ -42,7 +42,7 @@ NEVER = 1 << 30
 
 @dataclass(frozen=True)
 class Projection:
-    """What makes sketches: rows less `centre` float32 (D,), times `along` float32 (D, width), rounded."""
+    """A projection that makes sketches: rows less `centre` float32 (D,), times `along` float32 (D, width), rounded."""
 
     centre: Tensor
     along: Tensor
@@ -51,6 +51,14 @@ class Projection:
         """Yield (first, sketches int8 (n, width)) of every chunk of `rows`, a DeviceRows."""
         for first, part in rows.projected(self.centre, self.along, chunk_rows):
             yield first, _as_codes(part)
+
+    def all_codes(self, rows, chunk_rows: int, advance: Advance = no_advance) -> Tensor:
+        """Make the sketches of all `rows`: int8 (N, width). Advances by N rows."""
+        codes = torch.empty((rows.n_rows, self.along.shape[1]), dtype=torch.int8, device=rows.device)
+        for first, part in self.codes(rows, chunk_rows):
+            codes[first : first + len(part)] = part
+            advance(len(part))
+        return codes
 
     def of(self, rows: Tensor, unit: bool) -> Tensor:
         """Make the sketches of `rows` (n, D), at length 1 with `unit`: int8 (n, width)."""
@@ -62,12 +70,7 @@ class Projection:
 
 def make_sketches(rows, seed: int, chunk_rows: int, advance: Advance) -> Tensor:
     """Make sketches of `rows`, a DeviceRows: int8 (N, width). Advances by N rows."""
-    projection = learn_projection(rows, seed, chunk_rows)
-    codes = torch.empty((rows.n_rows, projection.along.shape[1]), dtype=torch.int8, device=rows.device)
-    for first, part in projection.codes(rows, chunk_rows):
-        codes[first : first + len(part)] = part
-        advance(len(part))
-    return codes
+    return learn_projection(rows, seed, chunk_rows).all_codes(rows, chunk_rows, advance)
 
 
 def learn_projection(rows, seed: int, chunk_rows: int) -> Projection:

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from streamumap.events import Advance, no_advance
 from streamumap.machine.ahead import read_ahead
+from streamumap.neighbors.cuda.approximate import join
 from streamumap.neighbors.cuda.arranged import Arranged
-from streamumap.neighbors.cuda.join import JOINS, candidates, merge, no_neighbors, reverse_neighbors
+from streamumap.neighbors.cuda.join import JOINS, no_neighbors
 from streamumap.neighbors.cuda.look import LOOKED, SHARES, Looking, look, reach_of_round
 from streamumap.neighbors.cuda.probe import TILE
 from streamumap.neighbors.cuda.reach import Reach
@@ -70,9 +71,9 @@ def search_windows(
             look = partial(_look, arranged, this, nobody, advance=advance)
             _write_groups(look, arranged.parts.bounds, todo, begin, lists, saved)
         else:
-            join = partial(_join, arranged, this, before, advance=advance)
-            _write_groups(join, arranged.parts.bounds, todo, begin, lists, saved)
-            del join
+            joined = partial(_join, arranged, this, before, advance=advance)
+            _write_groups(joined, arranged.parts.bounds, todo, begin, lists, saved)
+            del joined
             steps[step - 1].forget()
         before = lists
     assert before is not None
@@ -109,6 +110,7 @@ def _write_groups(
             written = writer.submit(lists.write, int(bounds[group.start]), *found)
             keep = saved.done if at + 1 < len(todo) else saved.save
             keep(state, group=at + 1)
+        written.result()
 
 
 def _look(arranged: Arranged, this: Round, nobody: np.ndarray, group: range, advance: Advance) -> tuple[Tensor, Tensor]:
@@ -155,12 +157,5 @@ def _join_in(
     for places in read_ahead(before.found.read, window.runs):
         lists[row : row + len(places)] = window.here(torch.from_numpy(places).to(own.device))
         row += len(places)
-    reverse = reverse_neighbors(lists, window.n_own)
-    near = arranged.kept.measures(window.runs)
-    step = max(1, this.chunk_rows // 4)
-    for first in range(0, window.n_own, step):
-        last = min(first + step, window.n_own)
-        queries = torch.arange(first, last, dtype=torch.int32, device=own.device)
-        met = candidates(lists, reverse, first, last)
-        merge(queries, window.places(met), near.measure(queries, met), own, distances, own, distances)
-        advance(last - first)
+    near, both = arranged.kept.measures(window.runs), (own, distances)
+    join(near, lists, this.chunk_rows, both, both, advance, window.places)
